@@ -1,0 +1,42 @@
+# `make demo` and `make test` do all the set-up that they need.
+PYTHON ?= python3
+VENV ?= .venv
+# For another build of torch, e.g. --index-url https://download.pytorch.org/whl/cpu
+TORCH_INSTALL_ARGS ?=
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test lint pocket registry bench clean help
+
+help:  ## Show the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt $(TORCH_INSTALL_ARGS) torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## Train three axes on the bundled model, compose them, draw the curves
+	$(BIN)/prefreg demo
+
+lint: $(INSTALLED)  ## Style, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(INSTALLED)  ## The whole test suite
+	$(BIN)/python -m pytest
+
+pocket: $(INSTALLED)  ## Train the bundled model from nothing (about 15 minutes on 2 cores)
+	$(BIN)/python tools/pocket/build.py
+
+registry: $(INSTALLED)  ## Train the shipped vectors and write registry.db anew
+	$(BIN)/python tools/build_registry.py
+
+bench: $(INSTALLED)  ## Measure every figure of docs/results.md on the bundled model
+	$(BIN)/python benchmarks/pocket_bars.py
+
+clean:  ## Remove what the targets made
+	rm -rf $(VENV) dist demo-output composed .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,73 @@
+"""A registry of preference vectors: θ = θ_base + Σ ηᵢ·φᵢ.
+
+What needs torch is loaded when it is first used, so that `import prefreg` answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from prefreg.axes import (
+    Axis,
+    Message,
+    PreferencePair,
+    Row,
+    SourceRequest,
+    SourceRows,
+)
+from prefreg.errors import (
+    AxisError,
+    BaseModelError,
+    DataError,
+    GateError,
+    OutputError,
+    PrefregError,
+    RegistryError,
+    TrainingError,
+    UsageError,
+    VectorError,
+)
+from prefreg.hookspecs import hookimpl
+from prefreg.terms import Term, parse_term
+
+if TYPE_CHECKING:
+    from prefreg.api import Registry, open, steer
+    from prefreg.data.hub import stream_hub_rows
+
+_LAZY = {
+    "Registry": "prefreg.api",
+    "open": "prefreg.api",
+    "steer": "prefreg.api",
+    "stream_hub_rows": "prefreg.data.hub",
+}
+
+__all__ = [
+    "Axis",
+    "AxisError",
+    "BaseModelError",
+    "DataError",
+    "GateError",
+    "Message",
+    "OutputError",
+    "PreferencePair",
+    "PrefregError",
+    "Registry",
+    "RegistryError",
+    "Row",
+    "SourceRequest",
+    "SourceRows",
+    "Term",
+    "TrainingError",
+    "UsageError",
+    "VectorError",
+    "hookimpl",
+    "open",
+    "parse_term",
+    "steer",
+    "stream_hub_rows",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'prefreg' has no attribute {name!r}")

@@ -1,0 +1,226 @@
+"""The Python API: a registry with everything that the command line does.
+
+    import prefreg
+
+    registry = prefreg.open("registry.db")
+    registry.compose({"helpful": 1, "harmless": 0.5}, "out")
+    registry.load("pocket").set(helpful=1).generate("What colour is the boat?")
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefreg.errors import UsageError
+from prefreg.flows.access import Access
+from prefreg.plugins import InstalledAxis, Plugin, load_axes
+from prefreg.registry import (
+    AliasEvent,
+    BaseRecord,
+    GcReport,
+    Problem,
+    VersionRecord,
+)
+from prefreg.terms import Term, as_terms
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from prefreg.flows.add_axis import AxisPreview, AxisRequest
+    from prefreg.flows.compose import CompositionPlan, CompositionRequest, Composed
+    from prefreg.serving import SteeredModel
+    from prefreg.training import Progress
+
+Terms = Mapping[str, float] | Iterable[str | Term]
+
+
+def open(location: str | Path | None = None) -> "Registry":
+    """Open a registry by its path or SQLAlchemy URL.
+
+    Without a location: `PREFREG_REGISTRY`, else `./registry.db`, else, for reading, the starter
+    that ships with prefreg. The first write creates what is missing.
+    """
+    return Registry(location)
+
+
+@contextmanager
+def steer(
+    model: "PreTrainedModel",
+    *,
+    registry: "str | Path | Registry | None" = None,
+    base: str | None = None,
+    terms: Terms = (),
+    **etas: float,
+) -> Iterator["PreTrainedModel"]:
+    """Steer a loaded transformers model for the length of a `with` block.
+
+    `with prefreg.steer(model, helpful=1, harmless=0.5): model.generate(...)`. The weights get
+    their pristine values back at the end, bit for bit, also after an exception. `base` names the
+    base model where the loaded model does not know where it came from.
+
+    Raises:
+        UsageError: No axis is named, or an axis is malformed or named twice.
+        BaseModelError: The model is not the base that its name says.
+        RegistryError: An axis has no vector on this base.
+    """
+    from prefreg.flows.steering import steer_loaded
+
+    opened = registry if isinstance(registry, Registry) else Registry(registry)
+    wanted = (*as_terms(terms), *as_terms(etas))
+    if not wanted:
+        raise UsageError("steer() needs at least one axis, as in steer(model, helpful=1).")
+    with steer_loaded(model, wanted, base, opened.access):
+        yield model
+
+
+@dataclass(frozen=True, slots=True)
+class AxisReport:
+    """An installed axis with the number of its stored versions."""
+
+    installed: InstalledAxis
+    versions: int
+
+
+class Registry:
+    """A registry of preference vectors.
+
+    Nothing is held open between calls, so processes can share one registry.
+    """
+
+    def __init__(self, location: str | Path | None = None) -> None:
+        """Name the registry; it is opened by each call."""
+        self.access = Access(location)
+
+    def axes(self) -> tuple[list[AxisReport], tuple[Plugin, ...]]:
+        """Return the installed axes, ordered by name, and the broken plugins."""
+        catalog = load_axes()
+        counts: dict[str, int] = {}
+        if self.access.is_present():
+            with self.access.reading() as store:
+                for record in store.versions():
+                    counts[record.axis] = counts.get(record.axis, 0) + 1
+        reports = [AxisReport(found, counts.get(found.axis.name, 0)) for found in catalog.axes]
+        return reports, catalog.broken
+
+    def add_axis(
+        self,
+        request: "AxisRequest | str",
+        *,
+        progress: "Progress | None" = None,
+        note: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> VersionRecord:
+        """Train the ± pair of an axis and store φ as a new version.
+
+        `add_axis("verbosity", base="pocket", seed=1)` takes the fields of `AxisRequest`.
+
+        Raises:
+            AxisError: No such axis is installed.
+            DataError: The rows cannot become preference pairs.
+            UsageError: A setting is unknown or malformed.
+            TrainingError: Memory or disk do not suffice.
+            GateError: A pole collapsed or did not move.
+        """
+        from prefreg.flows.add_axis import AxisRequest, add_axis
+
+        wanted = AxisRequest(request, **options) if isinstance(request, str) else request
+        return add_axis(self.access, wanted, progress, note)
+
+    def preview_axis(self, request: "AxisRequest | str", **options: Any) -> "AxisPreview":
+        """Do everything up to the training: the audit, the settings and a few tokens."""
+        from prefreg.flows.add_axis import AxisRequest, preview_axis
+
+        wanted = AxisRequest(request, **options) if isinstance(request, str) else request
+        return preview_axis(self.access, wanted)
+
+    def compose(
+        self,
+        terms: "Terms | CompositionRequest",
+        output: str | Path = "composed",
+        *,
+        progress: Callable[[int, int, str], None] | None = None,
+        **options: Any,
+    ) -> "Composed":
+        """Write θ_base + Σ ηᵢ·φᵢ as a Hugging Face checkpoint.
+
+        Further options are the fields of `CompositionRequest`.
+
+        Raises:
+            UsageError: A term is malformed or an axis is named twice.
+            RegistryError: A term has no version on the base.
+            BaseModelError: The base is missing, damaged or another one.
+            VectorError: A vector is damaged or does not fit, or the sum is not finite.
+            OutputError: The destination cannot be written or must not be overwritten.
+        """
+        from prefreg.flows.compose import CompositionRequest, compose
+
+        if not isinstance(terms, CompositionRequest):
+            terms = CompositionRequest(as_terms(terms), Path(output), **options)
+        return compose(self.access, terms, progress)
+
+    def plan(self, request: "CompositionRequest") -> "CompositionPlan":
+        """Say what a composition would read, sum and write, without writing."""
+        from prefreg.flows.compose import plan
+
+        return plan(self.access, request)
+
+    def load(self, base: str | None = None, terms: Terms = ()) -> "SteeredModel":
+        """Load a base model with dials, set to `terms`.
+
+        Without a base: the one base that the terms, or the whole registry, allow.
+        """
+        from prefreg.flows.steering import load_steered
+
+        return load_steered(self.access, as_terms(terms), base)
+
+    def vectors(self, axis: str | None = None) -> list[VersionRecord]:
+        """Return the versions of an axis, or all, ordered by axis and number."""
+        with self.access.reading() as store:
+            return store.versions(axis)
+
+    def show(
+        self, axis: str, reference: str | None = None, *, base: str | None = None
+    ) -> VersionRecord:
+        """Return the full record of one version; the newest without a reference."""
+        with self.access.reading() as store:
+            return store.resolve(axis, reference, base=base)
+
+    def bases(self) -> list[BaseRecord]:
+        """Return the base models that the registry knows."""
+        with self.access.reading() as store:
+            return store.bases()
+
+    def alias(self, axis: str, number: int, alias: str) -> VersionRecord:
+        """Point a version alias at a version; the alias's history is kept."""
+        with self.access.writing() as store:
+            store.set_alias(axis, number, alias)
+            return store.resolve(axis, str(number))
+
+    def unalias(self, axis: str, alias: str) -> None:
+        """Delete a version alias; its history is kept."""
+        with self.access.writing() as store:
+            store.delete_alias(axis, alias)
+
+    def alias_history(self, axis: str) -> list[AliasEvent]:
+        """Return what happened to the version aliases of an axis, oldest first."""
+        with self.access.reading() as store:
+            return store.alias_history(axis)
+
+    def remove(self, axis: str, number: int, *, force: bool = False) -> VersionRecord:
+        """Remove a version; one that an alias names only with `force`."""
+        with self.access.writing() as store:
+            record = store.resolve(axis, str(number))
+            store.remove(axis, number, force=force)
+            return record
+
+    def verify(self) -> list[Problem]:
+        """Check every byte against its hash and every row against its bytes."""
+        with self.access.reading() as store:
+            return store.verify()
+
+    def gc(self) -> GcReport:
+        """Remove the bytes that no version needs."""
+        with self.access.writing() as store:
+            return store.gc()

@@ -1,0 +1,137 @@
+"""Use what is stored: compose a checkpoint, or compose in memory and answer."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prefreg.cli.options import TERM, Common, command, human_size, sections
+from prefreg.cli.progress import byte_progress
+from prefreg.errors import UsageError
+from prefreg.terms import Term
+
+if TYPE_CHECKING:
+    from prefreg.flows.compose import Composed, CompositionPlan
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has every term]"
+
+
+@command("compose")
+@click.argument("terms", type=TERM, nargs=-1, metavar="TERM...")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("composed"),
+    show_default="composed/",
+    help="Folder to write; it appears whole or not at all.",
+)
+@click.option("--base", help=_BASE_HELP)
+@click.option(
+    "--method", type=click.Choice(["linear"]), default="linear", help="How φs are combined."
+)
+@click.option("--dtype", type=click.Choice(_DTYPES), help="Output dtype.  [default: the base's]")
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Take terms, base and dtype from a recipe, such as an output's prefreg.json.",
+)
+@click.option("--plan", is_flag=True, help="Say what would be read and written; write nothing.")
+@click.option("--overwrite", is_flag=True, help="Replace a folder that prefreg composed.")
+@click.option("--max-shard-size", metavar="SIZE", help="Shard size, as in 5GB.  [default: base's]")
+@click.option("--verify", is_flag=True, help="Hash every vector again before it is used.")
+@click.option("--force-base", is_flag=True, help="Add vectors to a base they do not belong to.")
+def compose(
+    common: Common, terms: tuple[Term, ...], recipe: Path | None, plan: bool, **options: Any
+) -> None:
+    """Write θ_base + Σ ηᵢ·φᵢ as a Hugging Face checkpoint.
+
+    A TERM is AXIS[@VERSION|@ALIAS]:ETA. Without a version, the newest one on the base is used.
+    """
+    from prefreg.flows.compose import CompositionRequest, read_recipe
+
+    if bool(terms) == (recipe is not None):
+        raise UsageError("Give at least one TERM, as in helpful:1, or --recipe FILE (not both).")
+    options.pop("method")
+    if recipe is not None:
+        request = read_recipe(recipe, **options)
+    else:
+        request = CompositionRequest(terms, **options)
+    registry = common.open_registry()
+    if plan:
+        planned = registry.plan(request)
+        common.emit("compose", planned.as_dict(), _describe_plan(planned))
+        return
+    with byte_progress(common) as progress:
+        composed = registry.compose(request, progress=progress)
+    common.emit("compose", composed.as_dict(), _describe(composed))
+    for warning in composed.warnings:
+        common.note(f"Warning: {warning}")
+
+
+def _describe_plan(plan: "CompositionPlan") -> str:
+    return sections(
+        {
+            "formula": plan.formula,
+            "base": plan.base,
+            "reads": human_size(plan.bytes_read),
+            "writes": f"{human_size(plan.bytes_written)} to {plan.output}",
+            "peak memory": f"about {human_size(plan.peak_memory)} for tensors",
+        }
+    )
+
+
+def _describe(composed: "Composed") -> str:
+    return sections(
+        {
+            "formula": composed.formula,
+            "base": composed.base,
+            "survived": f"{composed.gain:.4f} of the change requested, after rounding"
+            if composed.gain is not None
+            else "nothing was to be added",
+            "written": f"{composed.path} ({human_size(composed.size)})",
+        }
+    )
+
+
+@command("generate")
+@click.argument("terms", type=TERM, nargs=-1, metavar="[TERM...]")
+@click.option("-p", "--prompt", "prompts", required=True, multiple=True, help="What to answer.")
+@click.option("--base", help=_BASE_HELP)
+@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    help="0 takes the likeliest token each time.",
+)
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+def generate(
+    common: Common,
+    terms: tuple[Term, ...],
+    prompts: tuple[str, ...],
+    base: str | None,
+    **options: Any,
+) -> None:
+    """Compose in memory and answer; without a TERM, the base model answers."""
+    from prefreg.evaluation.sampling import Sampling
+
+    model = common.open_registry().load(base, terms)
+    answers = model.generate_all(prompts, Sampling(**options))
+    data = {
+        "terms": list(map(str, terms)),
+        "answers": [
+            {"prompt": prompt, "answer": answer}
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ],
+    }
+    # The answers are the result that was asked for, so --quiet keeps them.
+    common.emit("generate", data, "")
+    if not common.json:
+        click.echo("\n\n".join(answers))
+
+
+COMMANDS = (compose, generate)

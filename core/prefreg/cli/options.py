@@ -1,0 +1,157 @@
+"""What every command shares: the options that stand anywhere, its output, its parameter types."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prefreg.errors import UsageError
+from prefreg.terms import Term, parse_reference, parse_term
+
+if TYPE_CHECKING:
+    from prefreg.api import Registry
+
+JSON_SCHEMA = 1
+
+
+@dataclass(slots=True)
+class Common:
+    """The options that every command takes, before or after its name."""
+
+    registry: str | None = None
+    json: bool = False
+    quiet: bool = False
+
+    def open_registry(self) -> "Registry":
+        """Open the registry that the options name."""
+        from prefreg.api import open as open_registry
+
+        return open_registry(self.registry)
+
+    def emit(self, command: str, data: Any, text: str) -> None:
+        """Write the result to stdout: the JSON document, or the text for people."""
+        if self.json:
+            document = {"schema": JSON_SCHEMA, "command": command, "data": data}
+            click.echo(json.dumps(document, ensure_ascii=False, indent=2))
+        elif not self.quiet and text:
+            click.echo(text)
+
+    def note(self, text: str) -> None:
+        """Tell the user something on stderr that is not the result."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+
+def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def callback(context: click.Context, _: click.Parameter, value: Any) -> None:
+        # Given before and after the subcommand, the later one wins; absent changes nothing.
+        if value:
+            setattr(context.ensure_object(Common), name, value)
+
+    return callback
+
+
+def common_options() -> list[click.Parameter]:
+    """Make the options that stand before or after the name of every command."""
+    return [
+        click.Option(
+            ["--registry"],
+            metavar="PATH_OR_URL",
+            expose_value=False,
+            callback=_store("registry"),
+            help="Registry to use.  [env: PREFREG_REGISTRY; default: ./registry.db, "
+            "else the starter that ships with prefreg]",
+        ),
+        click.Option(
+            ["--json"],
+            is_flag=True,
+            expose_value=False,
+            callback=_store("json"),
+            help="Write the result as one JSON document.",
+        ),
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=_store("quiet"),
+            help="Write nothing but the result asked for and errors.",
+        ),
+    ]
+
+
+class Command(click.Command):
+    """A command that takes the common options too."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Add the common options behind the command's own."""
+        super().__init__(*args, **kwargs)
+        self.params.extend(common_options())
+
+
+def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """Declare a command that takes the common options and is handed them first."""
+    declare = click.command(name, cls=Command, **kwargs)
+    return lambda function: declare(click.pass_obj(function))
+
+
+class TermType(click.ParamType):
+    """A term, `AXIS[@VERSION]:ETA`."""
+
+    name = "term"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Term:
+        """Parse the term; malformed text is wrong usage."""
+        try:
+            return value if isinstance(value, Term) else parse_term(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class ReferenceType(click.ParamType):
+    """A version of an axis, `AXIS[@VERSION|@ALIAS]`."""
+
+    name = "reference"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str | None]:
+        """Parse the reference; malformed text is wrong usage."""
+        try:
+            return value if isinstance(value, tuple) else parse_reference(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+TERM = TermType()
+REFERENCE = ReferenceType()
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Align columns of text; nothing is cut, so that the output can be searched."""
+    cells = [[str(cell) for cell in row] for row in [headers, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join(lines)
+
+
+def sections(fields: Mapping[str, object]) -> str:
+    """Write named values one to a line, aligned."""
+    width = max(map(len, fields), default=0)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in fields.items())
+
+
+def human_size(size: int) -> str:
+    """Write bytes with a binary unit."""
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

@@ -1,0 +1,50 @@
+"""Keep the house: verify, gc, doctor."""
+
+import click
+
+from prefreg.cli.options import Common, command, human_size, sections
+from prefreg.errors import RegistryError
+
+
+@command("verify")
+def verify(common: Common) -> None:
+    """Check every byte of the registry against its hash."""
+    problems = common.open_registry().verify()
+    if problems:
+        raise RegistryError(
+            f"{len(problems)} problems found:\n" + "\n".join(f"- {problem}" for problem in problems)
+        )
+    common.emit("verify", {"problems": []}, "Every version has its bytes, and every hash agrees.")
+
+
+@command("gc")
+@click.option("--cache", is_flag=True, help="Empty the cache of fingerprints too.")
+def gc(common: Common, cache: bool) -> None:
+    """Remove the bytes that no version needs."""
+    report = common.open_registry().gc()
+    data = {"files": report.files, "bytes": report.bytes}
+    text = f"Removed {report.files} files ({human_size(report.bytes)})."
+    if cache:
+        from prefreg.flows.doctor import empty_cache
+
+        freed = empty_cache()
+        data["cache_bytes"] = freed
+        text += f" Emptied the cache ({human_size(freed)})."
+    common.emit("gc", data, text)
+
+
+@command("doctor")
+def doctor(common: Common) -> None:
+    """Look at the environment, the registry, the disk and the plugins."""
+    from prefreg.flows.doctor import examine
+
+    report = examine(common.open_registry().access)
+    lines = [sections({name: value for name, value in report.facts.items()})]
+    lines += [f"\nProblem: {problem}" for problem in report.problems]
+    if not report.problems:
+        lines.append("\nNo problems found.")
+    data = {"facts": report.facts, "problems": list(report.problems)}
+    common.emit("doctor", data, "\n".join(lines))
+
+
+COMMANDS = (verify, gc, doctor)

@@ -1,0 +1,65 @@
+"""Records as JSON: what `--json` writes for versions, bases and aliases."""
+
+from typing import Any
+
+from prefreg.registry import AliasEvent, BaseRecord, VersionRecord
+
+
+def base_view(record: BaseRecord) -> dict[str, Any]:
+    """Describe a base model."""
+    return {
+        "name": record.name,
+        "revision": record.revision,
+        "path": record.path,
+        "weights": record.weights,
+        "tokenizer": record.tokenizer,
+        "template": record.template,
+        "parameters": record.parameters,
+        "dtype": record.dtype,
+        "created": record.created.isoformat(),
+    }
+
+
+def version_summary(record: VersionRecord) -> dict[str, Any]:
+    """Describe a version without its training record."""
+    return {
+        "axis": record.axis,
+        "version": record.number,
+        "axis_aliases": list(record.axis_aliases),
+        "aliases": list(record.aliases),
+        "kind": record.kind,
+        "dtype": record.dtype,
+        "sha256": record.sha256,
+        "size": record.size,
+        "base": {"name": record.base.name, "weights": record.base.weights},
+        "created": record.created.isoformat(),
+        "note": record.note,
+    }
+
+
+def version_view(record: VersionRecord) -> dict[str, Any]:
+    """Describe a version with all that is known of it."""
+    return version_summary(record) | {
+        "base": base_view(record.base),
+        "metadata": record.metadata,
+        "measurements": [
+            {
+                "kind": item.kind,
+                "value": item.value,
+                "protocol": item.protocol,
+                "created": item.created.isoformat(),
+            }
+            for item in record.measurements
+        ],
+    }
+
+
+def alias_view(event: AliasEvent) -> dict[str, Any]:
+    """Describe one change of a version alias."""
+    return {
+        "alias": event.alias,
+        "action": event.action,
+        "version": event.number,
+        "base": event.base.name,
+        "created": event.created.isoformat(),
+    }

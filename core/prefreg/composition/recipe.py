@@ -1,0 +1,153 @@
+"""What a composition says about itself: the recipe for programs, the card for people."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefreg.checkpoints.bases import POCKET, BaseModel
+from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint
+from prefreg.composition.plan import Plan
+from prefreg.composition.survival import FAITHFUL_GAIN, Survival
+from prefreg.errors import BaseModelError
+from prefreg.terms import format_eta
+from prefreg.vectors.tensors import DTYPE_NAMES
+
+SCHEMA = 1
+METHOD = "linear"
+
+
+def recipe(
+    plan: Plan, *, dtype: str | None, files: Mapping[str, str], survival: Survival | None
+) -> dict[str, Any]:
+    """Return all that is needed to make the same folder again, and to check it."""
+    base = plan.base
+    return {
+        "schema": SCHEMA,
+        "formula": plan.formula,
+        "method": METHOD,
+        "dtype": DTYPE_NAMES[dtype] if dtype else None,
+        "base": {
+            "name": base.name,
+            "revision": base.revision,
+            "weights": base.fingerprint.weights,
+            "tokenizer": base.fingerprint.tokenizer,
+            "template": base.fingerprint.template,
+        },
+        "terms": [
+            {
+                "axis": term.record.axis,
+                "version": term.record.number,
+                "eta": term.eta,
+                "sha256": term.record.sha256,
+            }
+            for term in plan.terms
+        ],
+        "survival": survival.to_json() if survival else None,
+        "files": dict(sorted(files.items())),
+    }
+
+
+def recipe_file(content: Mapping[str, Any]) -> bytes:
+    """Return the recipe as the bytes of its file."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def card_file(
+    plan: Plan, *, dtype: str | None, files: Mapping[str, str], survival: Survival | None
+) -> bytes:
+    """Return the model card, with a header that the Hub accepts."""
+    base = plan.base
+    header = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    if base.revision is not None:
+        header.append(f"base_model: {json.dumps(base.name)}")
+    header += ["tags:", "- prefreg", "- preference-vectors", "- merge", "---", ""]
+    lines = [
+        f"# {plan.formula}",
+        "",
+        "A language model composed by prefreg from a base and preference vectors, "
+        "θ = θ_base + Σ ηᵢ·φᵢ, without training. Sums are float32, in the order of the axes' "
+        f"names, rounded once to {DTYPE_NAMES[dtype] if dtype else 'the dtypes of the base'}.",
+        "",
+        f"Base: `{_public_name(base)}`, weights `{base.fingerprint.weights}`",
+        "",
+        "| axis | version | η | sha256 of the vector |",
+        "|---|---|---|---|",
+        *(
+            f"| {term.record.axis} | {term.record.number} | {format_eta(term.eta)} "
+            f"| `{term.record.sha256}` |"
+            for term in plan.terms
+        ),
+        "",
+        *_survival_lines(survival),
+        "| file | sha256 |",
+        "|---|---|",
+        *(f"| {name} | `{digest}` |" for name, digest in sorted(files.items())),
+        "",
+        "`prefreg.json` holds the same as a recipe.",
+    ]
+    return ("\n".join([*header, *lines]) + "\n").encode()
+
+
+def config_file(checkpoint: Checkpoint, dtype: str | None) -> bytes:
+    """Return the base's configuration, byte for byte unless its dtype changes.
+
+    Raises:
+        BaseModelError: It cannot be read.
+    """
+    raw = read_companion(checkpoint.path / CONFIG_FILE)
+    if dtype is None:
+        return raw
+    config = json.loads(raw)
+    changed = _with_dtype(config, DTYPE_NAMES[dtype])
+    if not {"dtype", "torch_dtype"} & changed.keys():
+        changed["dtype"] = DTYPE_NAMES[dtype]
+    if changed == config:
+        return raw
+    return (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def read_companion(path: Path) -> bytes:
+    """Read a small file of the base.
+
+    Raises:
+        BaseModelError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BaseModelError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def sha256(data: bytes) -> str:
+    """Return the hash of a small file's content."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    # Models of several parts repeat the dtype in the configuration of each part.
+    changed = dict(config)
+    for key, value in config.items():
+        if key in ("dtype", "torch_dtype"):
+            changed[key] = name
+        elif key.endswith("_config") and key != "quantization_config" and isinstance(value, dict):
+            changed[key] = _with_dtype(value, name)
+    return changed
+
+
+def _public_name(base: BaseModel) -> str:
+    # The card is made to be published; the path of a folder is nobody else's business.
+    return str(base) if base.revision or base.name == POCKET else Path(base.name).name
+
+
+def _survival_lines(survival: Survival | None) -> list[str]:
+    if survival is None:
+        return []
+    line = (
+        f"Rounding changed {survival.changed:.1%} of the weights that were to change and kept "
+        f"{survival.gain:.1%} of the requested change."
+    )
+    if not survival.faithful:
+        line += f" That is less than {FAITHFUL_GAIN:.0%}: a wider dtype is nearer to the request."
+    return [line, ""]

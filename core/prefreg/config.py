@@ -1,0 +1,48 @@
+"""Where things lie: the registry, the cache, and the switches of the environment."""
+
+import os
+from pathlib import Path
+
+STARTER_NAME = "starter.db"
+
+
+def registry_setting() -> str | None:
+    """Return `PREFREG_REGISTRY`, a path or a SQLAlchemy URL."""
+    return os.environ.get("PREFREG_REGISTRY") or None
+
+
+def default_registry() -> Path:
+    """Return the registry that is used, and created by writers, when none is named."""
+    return Path("registry.db")
+
+
+def starter_registry() -> Path | None:
+    """Return the read-only registry that ships with the package.
+
+    A wheel carries it inside the package; in a clone it is the tracked `registry.db`.
+    """
+    package = Path(__file__).parent
+    for candidate in (package / STARTER_NAME, package.parent.parent / "registry.db"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def cache_folder() -> Path:
+    """Return `PREFREG_CACHE`, else `prefreg` below the user's cache folder."""
+    if setting := os.environ.get("PREFREG_CACHE"):
+        return Path(setting)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefreg"
+
+
+def plugins_to_load() -> frozenset[str] | None:
+    """Return the distributions named in `PREFREG_LOAD_PLUGINS`; None means all of them."""
+    setting = os.environ.get("PREFREG_LOAD_PLUGINS")
+    if setting is None:
+        return None
+    return frozenset(name.strip() for name in setting.split(",") if name.strip())
+
+
+def debugging() -> bool:
+    """Whether `PREFREG_DEBUG` asks for tracebacks."""
+    return os.environ.get("PREFREG_DEBUG", "") not in ("", "0")

@@ -1,0 +1,1 @@
+"""From rows to preference pairs, and from pairs to tokens."""

@@ -1,0 +1,170 @@
+"""From preference pairs to token ids: what the model is really trained on."""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from prefreg.axes import PreferencePair
+from prefreg.data.rendering import (
+    Rendering,
+    close_answer,
+    closing_ids,
+    encode_pairs,
+    end_id,
+    prompt_length,
+)
+from prefreg.errors import BaseModelError, DataError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Policy = Literal["truncate", "drop"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPair:
+    """A pair in tokens; arrays, as Python integers would take seven times the memory."""
+
+    prompt_ids: "array[int]"
+    chosen_ids: "array[int]"
+    rejected_ids: "array[int]"
+
+    def switched(self) -> "TokenPair":
+        """Exchange chosen and rejected."""
+        return TokenPair(self.prompt_ids, self.rejected_ids, self.chosen_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSet:
+    """Pairs in tokens, with what became of those that were too long."""
+
+    pairs: tuple[TokenPair, ...]
+    kept: tuple[int, ...]
+    """For each token pair, the position of its preference pair."""
+    renderings: tuple[Rendering, ...]
+    """The distinct renderings that occur, sorted."""
+    dropped_long: int
+    truncated: int
+    indistinct: int
+    """Pairs dropped because their answers are the same tokens, whole or as cut."""
+    merged: int
+    """Pairs in which a token spans the end of the prompt."""
+
+    def select(self, positions: Sequence[int]) -> tuple[TokenPair, ...]:
+        """Return the token pairs made of the preference pairs at these positions."""
+        by_position = dict(zip(self.kept, self.pairs, strict=True))
+        return tuple(by_position[position] for position in positions)
+
+
+class PreviewToken(NamedTuple):
+    """One token of a preview."""
+
+    role: Literal["prompt", "chosen", "rejected"]
+    id: int
+    text: str
+
+
+def check_max_length(max_length: int, context: int | None) -> None:
+    """Refuse a maximum length that the model has no positions for.
+
+    Raises:
+        UsageError: The length is longer than the context, or no pair could fit into it.
+    """
+    if max_length < 2:
+        raise UsageError(f"A maximum length of {max_length} leaves no room for an answer.")
+    if context is not None and max_length > context:
+        raise UsageError(
+            f"A maximum length of {max_length} is longer than the base model's context of "
+            f"{context} tokens: lower --max-length."
+        )
+
+
+def tokenize_pairs(
+    pairs: Sequence[PreferencePair],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    max_length: int,
+    policy: Policy = "truncate",
+    vocabulary: int | None = None,
+) -> TokenSet:
+    """Write pairs as tokens, none longer than `max_length` with its answer.
+
+    A longer answer is cut at its end (`truncate`), or its pair dropped (`drop`); a pair whose
+    prompt leaves no room for an answer, or whose cut answers are the same, is always dropped.
+
+    Raises:
+        DataError: A pair cannot be rendered, or none is left; the message says why.
+        BaseModelError: The tokenizer has no end of sequence, or writes ids that the model's
+            `vocabulary` does not have.
+    """
+    eos = end_id(tokenizer)
+    closing = closing_ids(tokenizer)
+    found: list[TokenPair] = []
+    kept: list[int] = []
+    renderings: set[Rendering] = set()
+    dropped = truncated = indistinct = merged = 0
+    for position, (rendered, ids) in enumerate(encode_pairs(pairs, tokenizer)):
+        start = prompt_length(rendered, ids, tokenizer, position)
+        merged += start < len(ids[0])
+        renderings.add(rendered.rendering)
+        answers = [close_answer(answer[start:], closing, eos, tokenizer) for answer in ids[1:]]
+        room = max_length - start
+        long = any(len(answer) > room for answer in answers)
+        if room < 1 or (long and policy == "drop"):
+            dropped += 1
+            continue
+        chosen, rejected = (answer[:room] for answer in answers)
+        if chosen == rejected:
+            indistinct += 1
+            continue
+        truncated += long
+        found.append(
+            TokenPair(array("i", ids[0][:start]), array("i", chosen), array("i", rejected))
+        )
+        kept.append(position)
+    if pairs and not found:
+        raise DataError(
+            f"None of {len(pairs)} pairs is left at a maximum length of {max_length} tokens: "
+            f"{dropped} are too long and {indistinct} have answers of the same tokens. "
+            "Raise --max-length or shorten the texts."
+        )
+    _check_vocabulary(found, vocabulary)
+    return TokenSet(
+        pairs=tuple(found),
+        kept=tuple(kept),
+        renderings=tuple(sorted(renderings)),
+        dropped_long=dropped,
+        truncated=truncated,
+        indistinct=indistinct,
+        merged=merged,
+    )
+
+
+def preview_tokens(
+    pairs: Sequence[TokenPair], tokenizer: "PreTrainedTokenizerBase", *, count: int = 3
+) -> list[list[PreviewToken]]:
+    """Show the first pairs token by token."""
+    previews = []
+    for pair in pairs[:count]:
+        tokens: list[PreviewToken] = []
+        for role, ids in (
+            ("prompt", pair.prompt_ids),
+            ("chosen", pair.chosen_ids),
+            ("rejected", pair.rejected_ids),
+        ):
+            texts = tokenizer.convert_ids_to_tokens(list(ids))
+            tokens += [PreviewToken(role, *item) for item in zip(ids, texts, strict=True)]  # type: ignore[arg-type]
+        previews.append(tokens)
+    return previews
+
+
+def _check_vocabulary(pairs: Sequence[TokenPair], vocabulary: int | None) -> None:
+    if vocabulary is None or not pairs:
+        return
+    largest = max(max(*pair.prompt_ids, *pair.chosen_ids, *pair.rejected_ids) for pair in pairs)
+    if largest >= vocabulary:
+        raise BaseModelError(
+            f"The tokenizer writes token {largest}, but the model embeds only {vocabulary} "
+            "tokens: use the tokenizer that the model was trained with."
+        )

@@ -1,0 +1,61 @@
+"""Every error that prefreg raises on purpose, in one tree.
+
+PrefregError            1   a known problem, told in one message
+├── UsageError          2   a malformed term, option or argument
+├── AxisError           1   no such axis, a broken or conflicting plugin
+├── DataError           1   rows that cannot become preference pairs
+├── BaseModelError      1   a base model that is missing, damaged or another one
+├── VectorError         1   a vector that is damaged or does not fit
+├── RegistryError       1   a registry that is missing, damaged, newer or read-only
+├── OutputError         1   a destination that cannot or must not be written
+├── TrainingError       1   a run that could not be carried out
+└── GateError           3   a run that was carried out and did not meet its gate
+
+The number is the exit code of the command line.
+"""
+
+
+class PrefregError(Exception):
+    """A known problem: what was wrong, with which thing, and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(PrefregError):
+    """A malformed term, option or argument."""
+
+    exit_code = 2
+
+
+class AxisError(PrefregError):
+    """No such axis, or a plugin that is broken or conflicts with another."""
+
+
+class DataError(PrefregError):
+    """Rows that cannot become preference pairs."""
+
+
+class BaseModelError(PrefregError):
+    """A base model that is missing, damaged, or not the one that was asked for."""
+
+
+class VectorError(PrefregError):
+    """A preference vector that is damaged or does not fit its base."""
+
+
+class RegistryError(PrefregError):
+    """A registry that is missing, damaged, of a newer schema, or read-only."""
+
+
+class OutputError(PrefregError):
+    """A destination that cannot be written, or must not be overwritten."""
+
+
+class TrainingError(PrefregError):
+    """A training run that could not be carried out."""
+
+
+class GateError(PrefregError):
+    """A training run that was carried out but whose result must not be trusted."""
+
+    exit_code = 3

@@ -1,0 +1,1 @@
+"""Measure what a composition does: sampled answers, rates with intervals, curves."""

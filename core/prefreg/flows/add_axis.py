@@ -1,0 +1,258 @@
+"""Add an axis: rows → pairs → tokens → two poles → φ → version."""
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from prefreg import pocket
+from prefreg.axes import AXIS_NAME
+from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
+from prefreg.data.audit import Audit
+from prefreg.data.pairs import PairSet, build_pairs
+from prefreg.data.tokens import PreviewToken, preview_tokens
+from prefreg.errors import UsageError
+from prefreg.flows.access import Access
+from prefreg.flows.resolve import base_spec, identify
+from prefreg.flows.rows import Origin, open_rows
+from prefreg.plugins import InstalledAxis, load_axes
+from prefreg.registry import NewVersion, VersionRecord
+from prefreg.training import Progress
+from prefreg.training.loading import load_limits, load_tokenizer
+from prefreg.training.pair import PairResult, TrainedPole, train_pair
+from prefreg.training.preflight import check_disk
+from prefreg.training.settings import Settings, resolve_settings
+from prefreg.training.tokenising import tokenise
+from prefreg.vectors import Extraction, MemoryTensors, extract
+
+Note = Callable[[str], None]
+_POCKET = "pocket"
+_STORAGE = {"float32": "F32", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True, slots=True)
+class AxisRequest:
+    """What is asked of a run; every default is the command line's."""
+
+    name: str
+    base: str | None = None
+    data: str | None = None
+    limit: int | None = None
+    revision: str | None = None
+    seed: int = 0
+    max_length: int | None = None
+    note: str | None = None
+    preset: str | None = None
+    config: Path | None = None
+    settings: Sequence[str] = ()
+    """`key=value` of DPOConfig fields, over everything else."""
+    dtype: str = "float32"
+    """Storage dtype of the vector: float32 or bfloat16."""
+    keep_anyway: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run up to its training."""
+
+    installed: InstalledAxis
+    base: BaseModel
+    origin: Origin
+    pairs: PairSet
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class AxisPreview:
+    """What a run would train on."""
+
+    axis: str
+    base: str
+    source: str
+    revision: str | None
+    audit: Audit
+    max_length: int
+    renderings: tuple[str, ...]
+    settings: Mapping[str, Any]
+    examples: tuple[list[PreviewToken], ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the preview in a form that JSON can hold."""
+        return {
+            "axis": self.axis,
+            "base": self.base,
+            "source": self.source,
+            "revision": self.revision,
+            "audit": self.audit.as_dict(),
+            "max_length": self.max_length,
+            "renderings": list(self.renderings),
+            "settings": dict(self.settings),
+            "examples": [[token._asdict() for token in example] for example in self.examples],
+        }
+
+
+def add_axis(
+    access: Access,
+    request: AxisRequest,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> VersionRecord:
+    """Train the ± pair of an axis and store φ; nothing is stored when anything fails."""
+    started = time.perf_counter()
+    run = _prepare(access, request, note)
+    check_disk(Path(tempfile.gettempdir()), 4 * run.base.fingerprint.parameters)
+    result = train_pair(
+        base=run.base,
+        axis=run.installed.axis,
+        pairs=run.pairs,
+        settings=run.settings,
+        seed=request.seed,
+        keep_anyway=request.keep_anyway,
+        progress=progress,
+    )
+    with tempfile.TemporaryDirectory(prefix="prefreg-") as folder:
+        blob = Path(folder) / "vector.safetensors"
+        extraction = _extract(run.base, result, blob, _STORAGE[request.dtype])
+        new = NewVersion(
+            axis=run.installed.axis.name,
+            axis_aliases=run.installed.axis.aliases,
+            kind="dense",
+            dtype="BF16" if request.dtype == "bfloat16" else "F32",
+            base=identify(run.base),
+            metadata=_metadata(run, result, extraction, time.perf_counter() - started),
+            note=request.note,
+        )
+        with access.writing() as store:
+            return store.add(new, blob)
+
+
+def preview_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPreview:
+    """Do everything up to the training, and show a few examples token by token."""
+    run = _prepare(access, request, note)
+    tokenizer = load_tokenizer(run.base)
+    context, vocabulary = load_limits(run.base)
+    tokens = tokenise(
+        run.installed.axis,
+        run.pairs,
+        tokenizer,
+        settings=run.settings,
+        context=context,
+        vocabulary=vocabulary,
+    )
+    return AxisPreview(
+        axis=run.installed.axis.name,
+        base=run.base.name,
+        source=run.origin.origin,
+        revision=run.origin.revision,
+        audit=tokens.audit,
+        max_length=tokens.max_length,
+        renderings=tokens.renderings,
+        settings=run.settings.as_dict(),
+        examples=tuple(preview_tokens(tokens.positive[:3], tokenizer)),
+    )
+
+
+def _prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared:
+    if not AXIS_NAME.fullmatch(request.name):
+        raise UsageError(f"{request.name!r} is no axis name.")
+    installed = load_axes().find(request.name)
+    base = _choose_base(access, request.base, note)
+    settings = resolve_settings(
+        assignments=request.settings,
+        config=request.config,
+        preset=request.preset,
+        default=pocket.TRAINING if base.name == _POCKET else None,
+        max_length=request.max_length,
+    )
+    if access.is_present():
+        with access.reading() as store:
+            store.check_names(installed.axis.name, installed.axis.aliases)
+    origin = open_rows(
+        installed.axis,
+        data=request.data,
+        base=base.name,
+        limit=request.limit,
+        revision=request.revision,
+        seed=request.seed,
+    )
+    pairs = build_pairs(origin.pairs, axis_name=installed.axis.name, seed=request.seed)
+    return Prepared(installed, base, origin, pairs, settings)
+
+
+def _choose_base(access: Access, spec: str | None, note: Note | None) -> BaseModel:
+    if spec is None:
+        last = None
+        if access.is_present():
+            with access.reading() as store:
+                last = store.last_base()
+        spec = base_spec(last) if last is not None else _POCKET
+        if note is not None:
+            note(f"Base model: {spec} (choose another with --base).")
+    return resolve_base(spec)
+
+
+def _extract(base: BaseModel, result: PairResult, blob: Path, dtype: str) -> Extraction:
+    shapes = {name: tuple(tensor.shape) for name, tensor in result.base.items()}
+    names = on_disk_names(shapes, result.prefix, base.checkpoint)
+
+    def named(weights: Mapping[str, Any]) -> MemoryTensors:
+        return MemoryTensors({names[name]: tensor for name, tensor in weights.items()})
+
+    return extract(
+        positive=named(result.positive.weights),
+        negative=named(result.negative.weights),
+        reference=named(result.base),
+        destination=blob,
+        dtype=dtype,
+    )
+
+
+def _metadata(
+    run: Prepared, result: PairResult, extraction: Extraction, seconds: float
+) -> dict[str, Any]:
+    return {
+        "plugin": {
+            "name": run.installed.plugin.name,
+            "distribution": run.installed.plugin.distribution,
+            "version": run.installed.plugin.version,
+            "licence": run.installed.axis.licence,
+        },
+        "data": {
+            "source": run.origin.source,
+            "origin": run.origin.origin,
+            "revision": run.origin.revision,
+            "fingerprint": run.pairs.fingerprint,
+            "renderings": list(result.renderings),
+            "audit": result.audit.as_dict(),
+        },
+        "training": {"seed": result.seed, "settings": result.settings},
+        "poles": {
+            "positive": _pole(result.positive),
+            "negative": _pole(result.negative),
+        },
+        "geometry": {
+            "norm": extraction.norm,
+            "positive_norm": extraction.positive_norm,
+            "negative_norm": extraction.negative_norm,
+            "cosine_poles": extraction.cosine_poles,
+            "zeros": extraction.zeros,
+            "storage_error": extraction.storage_error,
+            "norms": dict(extraction.norms),
+        },
+        "environment": {
+            "packages": result.packages,
+            "hardware": result.hardware,
+            "peak_memory": result.peak_memory,
+        },
+        "seconds": {**result.seconds, "total": seconds},
+    }
+
+
+def _pole(pole: TrainedPole) -> dict[str, Any]:
+    return {
+        "report": asdict(pole.report),
+        "curve": [asdict(point) for point in pole.curve],
+        "failures": [failure.as_dict() for failure in pole.failures],
+    }

@@ -1,0 +1,226 @@
+"""Compose: terms → versions and base → plan → folder."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prefreg.composition import Plan, PlannedTerm, Survival, write_composition
+from prefreg.composition.layout import parse_size, plan_files
+from prefreg.composition.output import Progress
+from prefreg.composition.recipe import METHOD, SCHEMA
+from prefreg.errors import PrefregError, UsageError, VectorError
+from prefreg.flows.access import Access
+from prefreg.flows.resolve import Resolution, resolve_terms
+from prefreg.terms import Term, parse_reference
+from prefreg.vectors.tensors import BLOCK_ELEMENTS, parse_dtype
+
+_DEFAULT_OUTPUT = Path("composed")
+
+
+@dataclass(frozen=True, slots=True)
+class CompositionRequest:
+    """What is asked of a composition; every default is the command line's."""
+
+    terms: tuple[Term, ...]
+    output: Path = _DEFAULT_OUTPUT
+    base: str | None = None
+    dtype: str | None = None
+    """Output dtype, as in `bfloat16`; the base's own, tensor by tensor, if absent."""
+    overwrite: bool = False
+    max_shard_size: str | None = None
+    verify: bool = False
+    force_base: bool = False
+    hashes: tuple[tuple[str, str], ...] = ()
+    """What a recipe says of the vectors: axis and sha256."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A composition that was written."""
+
+    path: Path
+    formula: str
+    base: str
+    size: int
+    survival: Survival | None
+    warnings: tuple[str, ...]
+
+    @property
+    def gain(self) -> float | None:
+        """The share of the requested change that the rounding left."""
+        return self.survival.gain if self.survival else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result in a form that JSON can hold."""
+        return {
+            "path": str(self.path),
+            "formula": self.formula,
+            "base": self.base,
+            "size": self.size,
+            "survival": self.survival.to_json() if self.survival else None,
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CompositionPlan:
+    """What a composition would do; all sizes in bytes."""
+
+    formula: str
+    base: str
+    output: Path
+    bytes_read: int
+    bytes_written: int
+    peak_memory: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan in a form that JSON can hold."""
+        return {
+            "formula": self.formula,
+            "base": self.base,
+            "output": str(self.output),
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "peak_memory": self.peak_memory,
+        }
+
+
+def compose(
+    access: Access, request: CompositionRequest, progress: Progress | None = None
+) -> Composed:
+    """Write the composition that is asked for."""
+    found, made = _resolve(access, request)
+    written = write_composition(
+        made,
+        request.output,
+        dtype=request.dtype,
+        overwrite=request.overwrite,
+        max_shard_size=request.max_shard_size,
+        progress=progress,
+    )
+    _relocate(access, request, found)
+    warnings = tuple(_warnings(found, written.survival))
+    return Composed(
+        written.path, written.formula, str(found.base), written.size, written.survival, warnings
+    )
+
+
+def plan(access: Access, request: CompositionRequest) -> CompositionPlan:
+    """Say what a composition would read and write."""
+    found, made = _resolve(access, request)
+    size = request.max_shard_size
+    files = plan_files(
+        found.base.checkpoint,
+        dtype=parse_dtype(request.dtype) if request.dtype else None,
+        max_shard_size=parse_size(size) if size else None,
+    )
+    stored = sum(tensor.spec.nbytes for tensor in found.base.checkpoint.tensors.values())
+    vectors = sum(term.record.size for term in made.active)
+    # A block of the base, of the sum and of the largest product, each in float32.
+    peak = 4 * BLOCK_ELEMENTS * 4
+    return CompositionPlan(
+        formula=made.formula,
+        base=str(found.base),
+        output=request.output,
+        bytes_read=stored + vectors,
+        bytes_written=sum(file.size for file in files),
+        peak_memory=peak,
+    )
+
+
+def read_recipe(path: Path, **options: Any) -> CompositionRequest:
+    """Read a recipe, such as the `prefreg.json` of an output; options given win over it.
+
+    Raises:
+        UsageError: The file is no recipe.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _read_recipe(content, {key: value for key, value in options.items() if value})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is no recipe: {reason}.") from error
+    except PrefregError as error:
+        raise UsageError(f"{path} is no recipe: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is no recipe: it needs 'schema', 'base' and 'terms' with axis, eta and "
+            f"version ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _read_recipe(content: Mapping[str, Any], options: Mapping[str, Any]) -> CompositionRequest:
+    if content["schema"] != SCHEMA or content.get("method", METHOD) != METHOD:
+        raise UsageError(f"Only schema {SCHEMA} and method {METHOD!r} are known.")
+    terms, hashes = [], []
+    for item in content["terms"]:
+        axis, _ = parse_reference(str(item["axis"]))
+        version = item.get("version")
+        terms.append(Term(axis, float(item["eta"]), None if version is None else str(version)))
+        if "sha256" in item:
+            hashes.append((axis, str(item["sha256"])))
+    base = content["base"]
+    spec = f"{base['name']}@{base['revision']}" if base.get("revision") else str(base["name"])
+    known = {"base": spec, "dtype": content.get("dtype")} | dict(options)
+    return CompositionRequest(tuple(terms), hashes=tuple(hashes), **known)
+
+
+def _resolve(access: Access, request: CompositionRequest) -> tuple[Resolution, Plan]:
+    if not request.terms:
+        raise UsageError("A composition needs at least one term, as in helpful:1.")
+    with access.reading() as store:
+        found = resolve_terms(store, request.terms, request.base, force_base=request.force_base)
+        _check_hashes(found, request)
+        terms = [
+            PlannedTerm(
+                term.record, term.eta, store.vector_source(term.record, rehash=request.verify)
+            )
+            for term in found.terms
+        ]
+    return found, Plan(found.base, terms, force_base=request.force_base)
+
+
+def _check_hashes(found: Resolution, request: CompositionRequest) -> None:
+    stored = {term.record.axis: term.record for term in found.terms}
+    for axis, sha256 in request.hashes:
+        record = stored.get(axis)
+        if record is not None and record.sha256 != sha256:
+            raise VectorError(
+                f"The recipe names a vector of {axis} with sha256 {sha256[:12]}, but {record} has "
+                f"{record.sha256[:12]}. It was made with another registry."
+            )
+
+
+def _relocate(access: Access, request: CompositionRequest, found: Resolution) -> None:
+    """Record where a base that had moved was found, if this registry can be written."""
+    if request.base is None or not Path(found.base.name).is_absolute():
+        return
+    with access.reading() as store:
+        record = store.base(found.base.fingerprint.weights)
+        known = record.path if record else None
+    if known is None or known == found.base.name or Path(known).is_dir():
+        return
+    with access.writing() as store:
+        store.relocate_base(found.base.fingerprint.weights, found.base.name)
+
+
+def _warnings(found: Resolution, survival: Survival | None) -> list[str]:
+    warnings = []
+    if survival is not None and not survival.faithful:
+        warnings.append(
+            f"rounding kept {survival.gain:.0%} of the requested change; "
+            "compose with --dtype float32 to keep it."
+        )
+    base = found.base.fingerprint
+    for term in found.terms:
+        recorded = term.record.base
+        if (recorded.tokenizer, recorded.template) != (base.tokenizer, base.template):
+            warnings.append(
+                f"{term.record} was trained with another tokenizer or chat template than "
+                f"{found.base} has."
+            )
+    return warnings

@@ -1,0 +1,83 @@
+"""Look at everything that a run depends on."""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefreg.config import cache_folder
+from prefreg.errors import PrefregError
+from prefreg.flows.access import Access
+from prefreg.plugins import load_axes
+
+_PACKAGES = ("prefreg", "torch", "transformers", "trl", "datasets", "safetensors", "sqlalchemy")
+_LITTLE_DISK = 2 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """Facts by name, and problems in words."""
+
+    facts: dict[str, str]
+    problems: tuple[str, ...]
+
+
+def examine(access: Access) -> Examination:
+    """Collect the facts of the environment and name what is wrong with it."""
+    problems: list[str] = []
+    facts = {
+        "python": f"{platform.python_version()} on {platform.platform()}",
+        "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES),
+        "devices": _devices(),
+        "memory": _memory(),
+    }
+    free = shutil.disk_usage(Path.cwd()).free
+    facts["disk"] = f"{free / 1024**3:.1f} GiB free in {Path.cwd()}"
+    if free < _LITTLE_DISK:
+        problems.append(f"Only {free / 1024**3:.1f} GiB of disk are free; training needs more.")
+    facts["cache"] = f"{cache_folder()} ({_size(cache_folder()) / 1024:.0f} KiB)"
+    facts["hub"] = "offline" if os.environ.get("HF_HUB_OFFLINE") else "online"
+    facts["hub token"] = "set" if os.environ.get("HF_TOKEN") else "not set"
+    problems += _registry(access, facts)
+    catalog = load_axes()
+    facts["axes"] = ", ".join(found.axis.name for found in catalog.axes) or "none"
+    problems += [f"The plugin {plugin.name!r} is broken: {plugin.error}" for plugin in catalog.broken]
+    return Examination(facts, tuple(problems))
+
+
+def empty_cache() -> int:
+    """Remove what prefreg cached and return how many bytes that freed."""
+    folder = cache_folder()
+    freed = _size(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    return freed
+
+
+def _registry(access: Access, facts: dict[str, str]) -> list[str]:
+    try:
+        with access.reading() as store:
+            facts["registry"] = f"{store.location} ({len(store.versions())} versions)"
+            return [str(problem) for problem in store.verify()]
+    except PrefregError as error:
+        facts["registry"] = "none"
+        return [str(error)]
+
+
+def _devices() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return ", ".join(names)
+    return f"CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def _memory() -> str:
+    pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return f"{pages * page / 1024**3:.1f} GiB"
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

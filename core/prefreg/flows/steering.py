@@ -1,0 +1,113 @@
+"""Load a base model with dials, or put dials on a model that is loaded already."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
+from prefreg.errors import BaseModelError, UsageError
+from prefreg.flows.access import Access
+from prefreg.flows.resolve import resolve_on, resolve_terms
+from prefreg.serving import Dials, SteeredModel
+from prefreg.terms import Term
+from prefreg.vectors import DenseVector, read_tensor
+
+def load_model(base: BaseModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a base model and its tokenizer in the dtype of its checkpoint, never remote code."""
+    model = AutoModelForCausalLM.from_pretrained(base.path, dtype="auto", local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
+    return model.eval(), tokenizer
+
+
+def load_steered(access: Access, terms: Sequence[Term], base: str | None) -> SteeredModel:
+    """Load a base model with dials, set to `terms`.
+
+    Raises:
+        RegistryError: A term has no version, or several bases fit and none was named.
+        BaseModelError: The base is missing or has changed.
+    """
+    if base is not None and not terms:
+        found = resolve_base(base)  # needs no registry: the base may be used as it is
+    else:
+        with access.reading() as store:
+            found = resolve_terms(store, terms, base).base
+    model, tokenizer = load_model(found)
+    dials = make_dials(model, found)
+    return SteeredModel(dials, tokenizer, VectorShelf(found, access)).set(terms)
+
+
+@contextmanager
+def steer_loaded(
+    model: PreTrainedModel, terms: Sequence[Term], base: str | None, access: Access
+) -> Iterator[None]:
+    """Turn the weights of a loaded model, and give them back bit for bit.
+
+    Raises:
+        UsageError: The model does not know where it came from and `base` is absent.
+        BaseModelError: The model is not that base.
+        RegistryError: A term has no version on that base.
+    """
+    spec = base or model.config.name_or_path
+    if not spec:
+        raise UsageError("The model does not say where it came from; name its base with base=.")
+    found = resolve_base(spec)
+    dials = make_dials(model, found)
+    check_same_weights(model, dials, found)
+    vectors = VectorShelf(found, access)(terms)
+    try:
+        dials.apply(vectors)
+        yield
+    finally:
+        dials.restore()
+
+
+def make_dials(model: PreTrainedModel, base: BaseModel) -> Dials:
+    """Put dials on a loaded model whose parameters are those of `base`.
+
+    Raises:
+        BaseModelError: The parameters do not match the names of the checkpoint.
+    """
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return Dials(model, on_disk_names(shapes, model.base_model_prefix, base.checkpoint))
+
+
+def check_same_weights(model: PreTrainedModel, dials: Dials, base: BaseModel) -> None:
+    """Compare a loaded model with its base on disk, each tensor in the model's dtype.
+
+    Raises:
+        BaseModelError: A tensor differs.
+    """
+    for name, parameter in model.named_parameters():
+        stored = read_tensor(base.checkpoint.tensors[dials.stored_name(name)])
+        if not torch.equal(stored.to(parameter.dtype), parameter.detach().cpu()):
+            raise BaseModelError(
+                f"The loaded model is not the base {base.name}: tensor {name!r} differs. "
+                "Steer the untouched base model, or name another with base=."
+            )
+
+
+class VectorShelf:
+    """Finds the vectors of terms on one base, and keeps those it has opened."""
+
+    def __init__(self, base: BaseModel, access: Access) -> None:
+        """Look vectors of `base` up in the registry."""
+        self._base = base
+        self._access = access
+        self._vectors: dict[str, DenseVector] = {}
+
+    def __call__(self, terms: Sequence[Term]) -> list[tuple[float, DenseVector]]:
+        """Return coefficient and vector of every term that is not at 0, in canonical order."""
+        with self._access.reading() as store:
+            found = resolve_on(store, terms, self._base.fingerprint.weights)
+            for term in found:
+                if term.record.sha256 not in self._vectors:
+                    source = store.vector_source(term.record)
+                    self._vectors[term.record.sha256] = DenseVector.open(source)
+        return [(term.eta, self._vectors[term.record.sha256]) for term in found if term.eta]

@@ -1,0 +1,43 @@
+"""The registry: versions of preference vectors, their bytes and everything known of them.
+
+Importing this package is cheap; SQLAlchemy is loaded when `Store` is first used.
+"""
+
+from typing import TYPE_CHECKING
+
+from prefreg.registry.records import (
+    INLINE_LIMIT,
+    AliasEvent,
+    BaseIdentity,
+    BaseRecord,
+    GcReport,
+    Measurement,
+    NewVersion,
+    Problem,
+    VersionRecord,
+)
+
+if TYPE_CHECKING:
+    from prefreg.registry.store import Store
+else:
+
+    def __getattr__(name: str) -> object:
+        if name == "Store":
+            from prefreg.registry.store import Store
+
+            return Store
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "INLINE_LIMIT",
+    "AliasEvent",
+    "BaseIdentity",
+    "BaseRecord",
+    "GcReport",
+    "Measurement",
+    "NewVersion",
+    "Problem",
+    "Store",
+    "VersionRecord",
+]

@@ -1,0 +1,91 @@
+"""The schema's revision: checked before every use, raised under the write lock."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from sqlalchemy import Connection, inspect, text
+
+from prefreg.errors import RegistryError
+from prefreg.registry.opening import Database
+
+REVISIONS = ("0001",)
+"""Every revision, oldest first; known here so that reading needs no Alembic."""
+
+_OUR_TABLES = frozenset({"alembic_version", "axes", "blobs", "versions"})
+
+Standing = Literal["absent", "older", "current"]
+
+
+def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> None:
+    """Make sure that a registry can be read as it is.
+
+    Raises:
+        RegistryError: It is empty, of another schema, or something else.
+    """
+    with database.reading() as session:
+        standing = find_standing(session.connection(), database.location, revisions)
+    if standing == "absent":
+        raise RegistryError(
+            f"The registry {database.location} is empty: it has no tables yet. "
+            "`prefreg add-axis` and `prefreg import` fill it."
+        )
+    if standing == "older":
+        raise RegistryError(
+            f"The registry {database.location} has an older schema than this prefreg reads. "
+            "The first command that writes to it upgrades it; `prefreg gc` is enough. "
+            "Keep a copy if an older prefreg still needs it."
+        )
+
+
+def upgrade_schema(database: Database) -> None:
+    """Create the tables, or bring them to the newest revision, unless they are there.
+
+    Raises:
+        RegistryError: The database is of a newer schema, or something else.
+    """
+    with database.reading() as session:
+        if find_standing(session.connection(), database.location) == "current":
+            return
+    with database.writing() as session:
+        connection = session.connection()
+        # Asked again under the lock: of several processes only the first may migrate.
+        if find_standing(connection, database.location) != "current":
+            _migrate(connection)
+
+
+def find_standing(
+    connection: Connection, location: str, revisions: Sequence[str] = REVISIONS
+) -> Standing:
+    """Say how a database's revision stands to ours.
+
+    Raises:
+        RegistryError: It is newer than ours, or the tables are of something else.
+    """
+    tables = set(inspect(connection).get_table_names())
+    if not tables & _OUR_TABLES and (not tables or connection.dialect.name != "sqlite"):
+        return "absent"
+    if not tables >= _OUR_TABLES:
+        raise RegistryError(
+            f"{location} is a database, but not a prefreg registry. Name another file."
+        )
+    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if revision == revisions[-1]:
+        return "current"
+    if revision in revisions:
+        return "older"
+    raise RegistryError(
+        f"The registry {location} has schema {revision!r}, newer than this prefreg's "
+        f"{revisions[-1]!r}. Upgrade prefreg."
+    )
+
+
+def _migrate(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    folder = str(Path(__file__).parent / "migrations")
+    config.set_main_option("script_location", folder.replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

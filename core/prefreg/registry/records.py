@@ -1,0 +1,118 @@
+"""What enters and leaves the registry: plain values, never rows or sessions."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+INLINE_LIMIT = 4 * 1024 * 1024
+"""Vectors of at most this many bytes live inside the database."""
+
+Kind = Literal["dense", "low-rank"]
+StorageDtype = Literal["F32", "BF16"]
+AliasAction = Literal["set", "moved", "deleted", "removed"]
+
+
+@dataclass(frozen=True, slots=True)
+class BaseIdentity:
+    """A base model: what it was called, where it lay, and what it holds."""
+
+    name: str
+    revision: str | None
+    path: str | None
+    """Its folder, or None where it is found by its name alone."""
+    weights: str
+    """The fingerprint of its weights, which is its identity."""
+    tokenizer: str | None
+    template: str | None
+    parameters: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class BaseRecord(BaseIdentity):
+    """A base model that the registry knows."""
+
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """A version to be added; the registry gives it its number."""
+
+    axis: str
+    axis_aliases: tuple[str, ...]
+    kind: Kind
+    dtype: StorageDtype
+    base: BaseIdentity
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """The full record of its training, as JSON."""
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Something learned about a version after it was added."""
+
+    kind: str
+    value: Any
+    protocol: str
+    """How it was measured."""
+    created: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """A version of an axis' preference vector, with all that is known of it."""
+
+    axis: str
+    number: int
+    axis_aliases: tuple[str, ...]
+    """The axis' aliases as they were when the version was added."""
+    aliases: tuple[str, ...]
+    """The version aliases that point here now."""
+    kind: str
+    dtype: str
+    sha256: str
+    size: int
+    base: BaseRecord
+    """The base as it was when the version was added, at the place where it was last seen."""
+    note: str | None
+    metadata: dict[str, Any]
+    created: datetime
+    measurements: tuple[Measurement, ...]
+
+    def __str__(self) -> str:
+        return f"{self.axis}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasEvent:
+    """One change of a version alias; the latest event of an alias says where it points."""
+
+    axis: str
+    base: BaseRecord
+    alias: str
+    number: int | None
+    """The version it points to from now on, or None where it is gone."""
+    created: datetime
+    action: AliasAction
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong in a registry: what, with which thing, and what to do."""
+
+    what: str
+    thing: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.thing}: {self.what}. {self.advice}"
+
+
+@dataclass(frozen=True, slots=True)
+class GcReport:
+    """What a collection removed."""
+
+    files: int
+    bytes: int

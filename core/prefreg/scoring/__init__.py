@@ -1,0 +1,1 @@
+"""Answer log-probabilities, and what a trained pole changed in them."""

@@ -1,0 +1,85 @@
+"""The words of a composition: `axis[@version|@alias]:eta`."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from prefreg.axes import AXIS_NAME
+from prefreg.errors import UsageError
+
+ALIAS_NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]*")
+_ETA = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_FORM = "Write AXIS:ETA, as in helpful:1 or harmless@2:-0.5."
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One axis with its coefficient."""
+
+    axis: str
+    """The axis or one of its aliases, as written."""
+    eta: float
+    reference: str | None = None
+    """A version number (all digits) or a version alias; the newest version if absent."""
+
+    def __str__(self) -> str:
+        at = f"@{self.reference}" if self.reference else ""
+        return f"{self.axis}{at}:{format_eta(self.eta)}"
+
+
+def format_eta(eta: float) -> str:
+    """Write a coefficient as briefly as reads back to the same number."""
+    return repr(int(eta)) if eta == int(eta) and abs(eta) < 1e15 else repr(eta)
+
+
+def parse_reference(text: str) -> tuple[str, str | None]:
+    """Split `axis[@reference]` into axis and reference.
+
+    Raises:
+        UsageError: Either part is malformed.
+    """
+    axis, at, reference = text.partition("@")
+    if not AXIS_NAME.fullmatch(axis):
+        raise UsageError(f"{text!r} does not begin with an axis name. {_FORM}")
+    if at and not (reference.isascii() and reference.isdigit() or ALIAS_NAME.fullmatch(reference)):
+        raise UsageError(f"{reference!r} in {text!r} is neither a version number nor an alias.")
+    return axis, reference or None
+
+
+def parse_term(text: str) -> Term:
+    """Read one term.
+
+    Raises:
+        UsageError: The text is malformed or its coefficient is not a finite number.
+    """
+    if text.count(":") != 1:
+        raise UsageError(f"{text!r} is not a term. {_FORM}")
+    head, _, number = text.partition(":")
+    axis, reference = parse_reference(head)
+    if not _ETA.fullmatch(number):
+        raise UsageError(f"{number!r} in {text!r} is not a number. {_FORM}")
+    eta = float(number)
+    if not math.isfinite(eta):
+        raise UsageError(f"{number!r} in {text!r} is not finite. {_FORM}")
+    return Term(axis, eta, reference)
+
+
+def as_terms(terms: Mapping[str, float] | Iterable[str | Term]) -> tuple[Term, ...]:
+    """Read terms from text, from `{"helpful@2": 1.0}`, or take them as they are.
+
+    Raises:
+        UsageError: A term is malformed or its coefficient is not a finite number.
+    """
+    if isinstance(terms, Mapping):
+        return tuple(_make_term(name, eta) for name, eta in terms.items())
+    if isinstance(terms, str):
+        return (parse_term(terms),)
+    return tuple(term if isinstance(term, Term) else parse_term(term) for term in terms)
+
+
+def _make_term(name: str, eta: float) -> Term:
+    axis, reference = parse_reference(name)
+    if not math.isfinite(eta):
+        raise UsageError(f"The coefficient {eta} of {name!r} is not finite.")
+    return Term(axis, float(eta), reference)

@@ -1,0 +1,208 @@
+"""The ± pair of an axis: one reference pass, two runs of DPO, a report and guards for each."""
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from prefreg.axes import Axis
+from prefreg.checkpoints.bases import BaseModel
+from prefreg.data.audit import Audit
+from prefreg.data.pairs import PairSet
+from prefreg.errors import TrainingError
+from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
+from prefreg.scoring.report import PoleReport, compare
+from prefreg.training.environment import hardware, package_versions, peak_memory
+from prefreg.training.guards import Failure, check_pole, enforce
+from prefreg.training.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.training.preflight import check_memory, estimate_memory
+from prefreg.training.progress import Progress
+from prefreg.training.settings import Settings
+from prefreg.training.tokenising import TokenisedPairs, plainly_switched, tokenise
+from prefreg.training.trainer import CurvePoint, train_pole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Weights = dict[str, torch.Tensor]
+Pole = Literal["positive", "negative"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedPole:
+    """One pole: its weights, how it got there and what it learnt."""
+
+    weights: Weights
+    """Parameters by their names in memory, float32 on the CPU, tied ones once."""
+    report: PoleReport
+    curve: list[CurvePoint]
+    failures: tuple[Failure, ...]
+    """Thresholds that it missed, and is kept all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairResult:
+    """Both poles with everything that is recorded about their training."""
+
+    positive: TrainedPole
+    negative: TrainedPole
+    base: Weights
+    prefix: str
+    """The part of the parameters' names that older checkpoints leave out."""
+    audit: Audit
+    renderings: tuple[str, ...]
+    """How pairs were written: `chat`, `none` (no chat template) or `text`."""
+    settings: dict[str, Any]
+    """As resolved, with the maximum length that was used."""
+    seed: int
+    seconds: dict[str, float]
+    """Time by stage: loading, reference, positive, negative, scoring."""
+    packages: dict[str, str]
+    hardware: str
+    peak_memory: dict[str, int]
+
+
+def train_pair(
+    *,
+    base: BaseModel,
+    axis: Axis,
+    pairs: PairSet,
+    settings: Settings,
+    seed: int,
+    keep_anyway: bool = False,
+    progress: Progress | None = None,
+) -> PairResult:
+    """Train θ₊ and θ₋ from the base.
+
+    Both poles see the same pairs in the same order. The same seed gives the same weights, bit
+    for bit, on the same machine with as many threads.
+
+    Raises:
+        UsageError: The maximum length exceeds the model's context.
+        DataError: The pairs cannot be written as tokens, or none is left.
+        BaseModelError: The base cannot be loaded.
+        TrainingError: Memory is short, or training diverged.
+        GateError: A pole missed a threshold and `keep_anyway` is false.
+    """
+    run = _Run(base, axis, settings, seed, progress)
+    with quiet():
+        tokenizer = load_tokenizer(base)
+        context, vocabulary = load_limits(base)
+        tokens = tokenise(
+            axis, pairs, tokenizer, settings=settings, context=context, vocabulary=vocabulary
+        )
+        model = run.load()
+        size = sum(parameter.numel() for parameter in model.parameters())
+        check_memory(estimate_memory(model.config, size, settings, tokens.max_length))
+        original, prefix = _weights(model), model.base_model_prefix
+        references = run.reference(model, tokens)
+
+        def train(pole: Pole, model: "PreTrainedModel", reference: PairLogProbs) -> TrainedPole:
+            trained = run.train(pole, model, tokenizer, tokens, reference, original)
+            enforce(trained.failures, axis_name=axis.name, keep_anyway=keep_anyway)
+            return trained
+
+        positive = train("positive", model, references[0])
+        # trl patches the model that it trains, so the other pole gets a fresh one; the first
+        # goes before it comes.
+        del model
+        gc.collect()
+        negative = train("negative", run.load(), references[1])
+    return PairResult(
+        positive=positive,
+        negative=negative,
+        base=original,
+        prefix=prefix,
+        audit=tokens.audit,
+        renderings=tokens.renderings,
+        settings=settings.as_dict() | {"max_length": tokens.max_length},
+        seed=seed,
+        seconds=run.seconds,
+        packages=package_versions(),
+        hardware=hardware(),
+        peak_memory=peak_memory(),
+    )
+
+
+@dataclass(slots=True)
+class _Run:
+    """What every stage of one call needs, and the time that each took."""
+
+    base: BaseModel
+    axis: Axis
+    settings: Settings
+    seed: int
+    progress: Progress | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def load(self) -> "PreTrainedModel":
+        with self._timed("loading"):
+            return load_model(self.base)
+
+    def reference(
+        self, model: "PreTrainedModel", tokens: TokenisedPairs
+    ) -> tuple[PairLogProbs, PairLogProbs]:
+        """Score the base once; where the switch is the plain one, that serves both poles."""
+        with self._timed("reference"):
+            positive = answer_log_probs(model, tokens.positive, progress=self._steps("reference"))
+            if plainly_switched(self.axis):
+                return positive, positive.switched()
+            steps = self._steps("reference of negative")
+            return positive, answer_log_probs(model, tokens.negative, progress=steps)
+
+    def train(
+        self,
+        pole: Pole,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        tokens: TokenisedPairs,
+        reference: PairLogProbs,
+        original: Weights,
+    ) -> TrainedPole:
+        pairs = tokens.positive if pole == "positive" else tokens.negative
+        with self._timed(pole):
+            try:
+                curve = train_pole(
+                    model,
+                    tokenizer,
+                    pairs[tokens.train],
+                    reference[tokens.train],
+                    settings=self.settings,
+                    max_length=tokens.max_length,
+                    seed=self.seed,
+                    progress=self._losses(pole),
+                )
+            except TrainingError as error:
+                raise TrainingError(f"Axis {self.axis.name!r}, {pole} pole: {error}") from error
+        with self._timed("scoring"):
+            steps = self._steps(f"scoring {pole}")
+            scores = answer_log_probs(model, pairs[tokens.report], progress=steps)
+        report = compare(scores, reference[tokens.report], split=tokens.split)
+        weights = _weights(model)
+        return TrainedPole(weights, report, curve, check_pole(pole, report, weights, original))
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def _steps(self, stage: str) -> Callable[[int, int], None] | None:
+        progress = self.progress
+        return (lambda step, total: progress(stage, step, total)) if progress else None
+
+    def _losses(self, stage: str) -> Callable[[int, int, float | None], None] | None:
+        progress = self.progress
+        return (lambda step, total, loss: progress(stage, step, total, loss)) if progress else None
+
+
+def _weights(model: "PreTrainedModel") -> Weights:
+    """Copy the parameters; unlike `state_dict`, this lists tied ones once and no buffers."""
+    return {
+        name: parameter.detach().to("cpu", torch.float32, copy=True)
+        for name, parameter in model.named_parameters()
+    }

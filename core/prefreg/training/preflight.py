@@ -1,0 +1,94 @@
+"""Whether memory and disk are enough, before anything is trained."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from prefreg.errors import TrainingError
+from prefreg.training.settings import Settings
+
+_GIB = 2**30
+_TRAINED_BYTES = 16
+"""A float32 parameter, its gradient and two moments of Adam."""
+_COPIES_BYTES = 12
+"""Float32 copies kept on the CPU: the base, the first pole and the second."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes that a run is expected to take at its peak."""
+
+    model: int
+    """The parameters with gradients and optimiser state, where training happens."""
+    activations: int
+    copies: int
+    """Copies of the weights, in main memory."""
+
+
+def estimate_memory(
+    config: Any, parameters: int, settings: Settings, max_length: int
+) -> MemoryNeed:
+    """Estimate what training a pole of this model takes.
+
+    Activations are those of a Llama block: about 16 hidden and 4 intermediate vectors a token
+    and layer are kept for the backward pass, or one hidden vector with checkpointing.
+    """
+    values = settings.values
+    text = config.get_text_config()
+    hidden = int(text.hidden_size)
+    inner = int(getattr(text, "intermediate_size", None) or 4 * hidden)
+    tokens = 2 * int(values["per_device_train_batch_size"]) * max_length
+    checkpointing = values.get("activation_checkpointing", values.get("gradient_checkpointing"))
+    block = 4 * tokens * (16 * hidden + 4 * inner)
+    layers = int(text.num_hidden_layers)
+    activations = block + layers * 4 * tokens * hidden if checkpointing else layers * block
+    return MemoryNeed(parameters * _TRAINED_BYTES, activations, parameters * _COPIES_BYTES)
+
+
+def check_memory(need: MemoryNeed) -> None:
+    """Refuse a run that memory is too small for.
+
+    Raises:
+        TrainingError: It needs more than is free; the message says what to lower.
+    """
+    host = psutil.virtual_memory().available
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        _compare(need.model + need.activations, free, "GPU memory", need.model)
+        _compare(need.copies, host, "main memory", need.copies)
+    else:
+        total = need.model + need.activations + need.copies
+        _compare(total, host, "memory", need.model + need.copies)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse a run whose vector would not fit on the disk.
+
+    Raises:
+        TrainingError: The disk has fewer bytes free than needed.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise TrainingError(
+            f"The vector needs {needed / _GIB:.1f} GiB in {folder}, where {free / _GIB:.1f} GiB "
+            "are free: free some, or use another disk."
+        )
+
+
+def _compare(needed: int, free: int, kind: str, fixed: int) -> None:
+    if needed <= free:
+        return
+    advice = (
+        "the base is too large for this machine; use a smaller one or more memory"
+        if fixed > free
+        else "lower per_device_train_batch_size (and raise gradient_accumulation_steps as much), "
+        "lower --max-length, or set activation_checkpointing=true"
+    )
+    raise TrainingError(
+        f"Training needs about {needed / _GIB:.1f} GiB of {kind}, and {free / _GIB:.1f} GiB are "
+        f"free: {advice}."
+    )

@@ -1,0 +1,190 @@
+"""The settings of a run: `--set` over `--config` over `--preset` over the base's default."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from prefreg.errors import UsageError
+from prefreg.training.keys import check_value, refusal
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # The paper's table: 4 pairs a device × 4 accumulated × 8 devices are 128 pairs a step.
+        # prefreg trains in one process, so accumulation stands in for the devices.
+        "paper": {
+            "num_train_epochs": 2.0,
+            "max_steps": -1,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 32,
+            "learning_rate": 1e-6,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0.03,
+            "weight_decay": 0.05,
+            "adam_beta1": 0.9,
+            "adam_beta2": 0.95,
+            "max_grad_norm": 1.0,
+            "max_length": 512,
+            "beta": 0.1,
+        },
+        # A first look at an axis: fewer and larger steps, 960 pairs at most.
+        "quick": {
+            "num_train_epochs": 1.0,
+            "max_steps": 60,
+            "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": 1e-5,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0.1,
+            "weight_decay": 0.0,
+            "adam_beta1": 0.9,
+            "adam_beta2": 0.95,
+            "max_grad_norm": 1.0,
+            "max_length": 512,
+            "beta": 0.1,
+        },
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Resolved settings, as names and values of DPOConfig."""
+
+    values: Mapping[str, Any]
+    asked: frozenset[str]
+    """The names that the user set, which nothing adjusts in silence."""
+
+    def max_length(self, context: int | None) -> int:
+        """Return the maximum length; a default gives way to a shorter context of the model."""
+        length = int(self.values["max_length"])
+        if context is not None and "max_length" not in self.asked:
+            return min(length, context)
+        return length
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings sorted by name."""
+        return dict(sorted(self.values.items()))
+
+
+def resolve_settings(
+    *,
+    assignments: Sequence[str] = (),
+    config: Path | None = None,
+    preset: str | None = None,
+    default: Mapping[str, object] | None = None,
+    max_length: int | None = None,
+) -> Settings:
+    """Merge the layers of settings and check every value.
+
+    `default` is the base's own and lies over the paper's; `max_length` is that of the option.
+
+    Raises:
+        UsageError: A name is unknown or prefreg's own, or a value does not fit.
+    """
+    asked: list[Mapping[str, Any]] = []
+    if config is not None:
+        asked.append(_checked(read_config(config), str(config)))
+    asked.append(_checked(_read_assignments(assignments), "--set"))
+    if max_length is not None:
+        given = {value["max_length"] for value in asked if "max_length" in value}
+        if given - {max_length}:
+            raise UsageError(
+                f"--max-length {max_length} and max_length={given.pop()} contradict each other: "
+                "give one of them."
+            )
+        asked.append(_checked({"max_length": max_length}, "--max-length"))
+    lower = _preset(preset) if preset is not None else dict(default or {})
+    values: dict[str, Any] = dict(PRESETS["paper"])
+    for layer in (lower, *asked):
+        if "num_train_epochs" in layer and "max_steps" not in layer:
+            values["max_steps"] = -1  # else the steps of a lower layer would win over the epochs
+        values |= layer
+    settings = Settings(values, frozenset(name for layer in asked for name in layer))
+    _try(settings)
+    return settings
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises:
+        UsageError: The file is missing or not a YAML mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"There is no file {path} to read settings from.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}.") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UsageError(f"{path} is not a YAML mapping of setting to value.")
+    return content
+
+
+def _read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    values = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"{text!r} is not KEY=VALUE, as in max_steps=100.")
+        try:
+            values[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"The value of {text!r} is not YAML: {reason}.") from error
+    return values
+
+
+def _preset(name: str) -> Mapping[str, Any]:
+    if name not in PRESETS:
+        raise UsageError(f"There is no preset {name!r}. There are: {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Check names and types of what the user set; return the values in their types."""
+    if not values:
+        return {}
+    types = config_types()
+    checked = {}
+    for name, value in values.items():
+        if reason := refusal(name):
+            raise UsageError(f"{where}: {name!r} is prefreg's own setting: {reason}.")
+        if name not in types:
+            near = difflib.get_close_matches(name, [key for key in types if not refusal(key)], 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"{where}: DPOConfig has no setting {name!r}.{hint}")
+        checked[name] = check_value(name, value, types[name], where)
+    return checked
+
+
+def config_types() -> dict[str, Any]:
+    """Return the settings that DPOConfig knows, with their annotations."""
+    # trl and with it torch take seconds to import: only a run that sets something pays.
+    import dataclasses
+
+    from trl.trainer.dpo_config import DPOConfig
+
+    return {field.name: field.type for field in dataclasses.fields(DPOConfig) if field.init}
+
+
+def _try(settings: Settings) -> None:
+    """Let DPOConfig judge the combination of values."""
+    from prefreg.training.trainer import dpo_config
+
+    try:
+        dpo_config(settings, output_dir="unused", seed=0, max_length=2)
+    except UsageError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"DPOConfig refuses these settings: {reason}") from error

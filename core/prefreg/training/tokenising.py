@@ -1,0 +1,98 @@
+"""Both poles' pairs in tokens, position by position."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from prefreg.axes import Axis, PreferencePair
+from prefreg.data.audit import Audit
+from prefreg.data.pairs import PairSet, switch_pairs
+from prefreg.data.tokens import TokenPair, TokenSet, check_max_length, tokenize_pairs
+from prefreg.errors import DataError
+from prefreg.training.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_SCORED_WITHOUT_HELDOUT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedPairs:
+    """The pairs that a run trains on and those that its report is about."""
+
+    positive: tuple[TokenPair, ...]
+    """The training pairs, then the held-out ones."""
+    negative: tuple[TokenPair, ...]
+    train: slice
+    report: slice
+    split: str
+    """What the report is about: `heldout`, or `train` where nothing is held out."""
+    max_length: int
+    renderings: tuple[str, ...]
+    audit: Audit
+
+
+def plainly_switched(axis: Axis) -> bool:
+    """Whether the negative pole's pairs are those of the positive one with answers exchanged."""
+    return axis.switch is PreferencePair.switched
+
+
+def tokenise(
+    axis: Axis,
+    pairs: PairSet,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    settings: Settings,
+    context: int | None = None,
+    vocabulary: int | None = None,
+) -> TokenisedPairs:
+    """Write the pairs of both poles as tokens; what one pole has to drop, the other drops too.
+
+    Raises:
+        UsageError: The maximum length exceeds the model's context.
+        DataError: A pair cannot be written, or none is left to train on.
+        BaseModelError: The tokenizer does not fit the model.
+    """
+    max_length = settings.max_length(context)
+    check_max_length(max_length, context)
+    both = (*pairs.train, *pairs.heldout)
+
+    def write(texts: Sequence[PreferencePair]) -> TokenSet:
+        return tokenize_pairs(texts, tokenizer, max_length=max_length, vocabulary=vocabulary)
+
+    found = write(both)
+    if plainly_switched(axis):
+        kept = found.kept
+        positive = found.pairs
+        negative = tuple(pair.switched() for pair in positive)
+    else:
+        other = write(switch_pairs(axis, both))
+        kept = tuple(sorted(set(found.kept) & set(other.kept)))
+        positive, negative = found.select(kept), other.select(kept)
+    trained = sum(position < len(pairs.train) for position in kept)
+    if not trained:
+        raise DataError(
+            f"No training pair of axis {axis.name!r} fits into {max_length} tokens: "
+            "raise --max-length or shorten the texts."
+        )
+    heldout = len(kept) - trained
+    scored = slice(trained, len(kept)) if heldout else slice(0, _SCORED_WITHOUT_HELDOUT)
+    return TokenisedPairs(
+        positive=positive,
+        negative=negative,
+        train=slice(0, trained),
+        report=scored,
+        split="heldout" if heldout else "train",
+        max_length=max_length,
+        renderings=found.renderings,
+        audit=replace(
+            pairs.audit,
+            train=trained,
+            heldout=heldout,
+            dropped_long=len(both) - len(kept) - found.indistinct,
+            truncated=found.truncated,
+            indistinct=found.indistinct,
+            merged=found.merged,
+        ),
+    )

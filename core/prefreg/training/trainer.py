@@ -1,0 +1,192 @@
+"""A thin adapter over TRL's DPOTrainer: our tokens, our reference, no files, no chatter."""
+
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+
+from prefreg.data.rendering import padding_id
+from prefreg.data.tokens import TokenPair
+from prefreg.errors import TrainingError, UsageError
+from prefreg.scoring.log_probs import PairLogProbs
+from prefreg.training.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+StepProgress = Callable[[int, int, float | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One step of training."""
+
+    step: int
+    loss: float
+    margin: float
+    """Mean reward margin of the step's pairs: β times the margin in nats."""
+
+
+class PairTrainer(DPOTrainer):
+    """DPOTrainer on a data set that is tokenised and has its reference log-probabilities.
+
+    trl 1.16 ignores such columns unless `precompute_ref_log_probs` is set, and then computes
+    them again. The two methods are private: a test watches their signatures and their effect.
+    """
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+
+def train_pole(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    pairs: Sequence[TokenPair],
+    reference: PairLogProbs,
+    *,
+    settings: Settings,
+    max_length: int,
+    seed: int,
+    progress: StepProgress | None = None,
+) -> list[CurvePoint]:
+    """Train `model` in place to prefer the chosen answers; the loss starts at log 2.
+
+    Raises:
+        TrainingError: The loss is no longer finite, or memory ran out.
+    """
+    recorder = _Recorder(progress)
+    with tempfile.TemporaryDirectory(prefix="prefreg-") as folder, _explained():
+        trainer = PairTrainer(
+            model=model,
+            args=dpo_config(settings, output_dir=folder, seed=seed, max_length=max_length),
+            data_collator=DataCollatorForPreference(pad_token_id=padding_id(tokenizer)),
+            train_dataset=_dataset(pairs, reference),
+            processing_class=tokenizer,
+            callbacks=[recorder],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return recorder.curve
+
+
+def dpo_config(settings: Settings, *, output_dir: str, seed: int, max_length: int) -> DPOConfig:
+    """Make TRL's configuration of the user's settings and prefreg's own.
+
+    Raises:
+        UsageError: Half precision is asked for on a CPU.
+    """
+    values = _with_one_checkpointing(settings.values)
+    cpu = bool(values.get("use_cpu")) or not torch.accelerator.is_available()
+    if cpu and (values.get("bf16") or values.get("fp16")):
+        raise UsageError("bf16 and fp16 need a GPU: on a CPU, training is in float32.")
+    # Float32 unless asked: updates at the paper's learning rate are lost in bfloat16.
+    own: dict[str, Any] = {
+        "bf16": bool(values.get("bf16")),
+        "use_cpu": cpu,
+        "dataloader_pin_memory": bool(values.get("dataloader_pin_memory", not cpu)),
+        "output_dir": output_dir,
+        "seed": seed,
+        # Accelerate's sampler is seeded by a constant where this is not set.
+        "data_seed": seed,
+        "max_length": max_length,
+        "pad_to_multiple_of": values.get("pad_to_multiple_of"),
+        "precompute_ref_log_probs": True,
+        "report_to": [],
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        # The filter would show the average of earlier losses where one is not finite.
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "log_level": "error",
+    }
+    return DPOConfig(**(values | own))
+
+
+def _with_one_checkpointing(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn `gradient_checkpointing`, which trl turns on by default, into its newer name.
+
+    transformers warns of the older one, even where it is false, once it knows the newer.
+    """
+    values = dict(settings)
+    for suffix, default in (("", False), ("_kwargs", None)):
+        older, newer = f"gradient_checkpointing{suffix}", f"activation_checkpointing{suffix}"
+        value = values.pop(newer, values.pop(older, default))
+        values[newer if newer in DPOConfig.__dataclass_fields__ else older] = value
+    return values
+
+
+class _Recorder(TrainerCallback):
+    """Keep the curve, pass progress on and stop at a loss that is not finite."""
+
+    def __init__(self, progress: StepProgress | None) -> None:
+        self.curve: list[CurvePoint] = []
+        self._progress = progress
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        step = int(state.global_step)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss is {loss} at step {step} of {state.max_steps}: lower learning_rate."
+            )
+        self.curve.append(CurvePoint(step, loss, float(logs["rewards/margins"])))
+        if self._progress:
+            self._progress(step, int(state.max_steps), loss)
+
+
+def _dataset(pairs: Sequence[TokenPair], reference: PairLogProbs) -> Dataset:
+    columns = {
+        "prompt_ids": _lists([pair.prompt_ids for pair in pairs]),
+        "chosen_ids": _lists([pair.chosen_ids for pair in pairs]),
+        "rejected_ids": _lists([pair.rejected_ids for pair in pairs]),
+        "ref_chosen_logps": pa.array(reference.chosen.numpy()),
+        "ref_rejected_logps": pa.array(reference.rejected.numpy()),
+    }
+    return Dataset(pa.table(columns))
+
+
+def _lists(rows: Sequence[Sequence[int]]) -> pa.Array:
+    """Make a column of lists without a Python object per token."""
+    ends = np.cumsum([0, *map(len, rows)])
+    values = np.concatenate([np.asarray(row, dtype=np.int32) for row in rows])
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(values))
+
+
+@contextmanager
+def _explained() -> "Iterator[None]":
+    """Say what to change where memory runs out or trl refuses a setting only when it trains."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # The CPU's allocator raises a plain RuntimeError.
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            raise
+        raise TrainingError(
+            "Memory ran out: lower per_device_train_batch_size (and raise "
+            "gradient_accumulation_steps as much), lower --max-length, or set "
+            "activation_checkpointing=true."
+        ) from error
+    except (ValueError, NotImplementedError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise TrainingError(f"trl cannot train with these settings: {reason}") from error

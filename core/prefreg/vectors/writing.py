@@ -1,0 +1,65 @@
+"""Writing dense vectors: equal tensors give equal files."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefreg.checkpoints.safetensors_io import SafetensorsWriter
+from prefreg.errors import OutputError, VectorError
+from prefreg.vectors.dense import METADATA, STORAGE_DTYPES
+from prefreg.vectors.sources import TensorSource
+from prefreg.vectors.tensors import TORCH_DTYPES, blocks, is_finite, to_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file that is complete on the disk."""
+
+    sha256: str
+    size: int
+
+
+@contextmanager
+def dense_writer(
+    destination: Path, shapes: dict[str, tuple[int, ...]], dtype: str
+) -> Iterator[SafetensorsWriter]:
+    """Write a dense vector beside its destination and move it there when it is whole.
+
+    Raises:
+        OutputError: The file cannot be written.
+        VectorError: There is nothing to write, or the dtype is not one of storage.
+    """
+    if dtype not in STORAGE_DTYPES:
+        raise VectorError(f"Vectors are stored in {' or '.join(STORAGE_DTYPES)}, not in {dtype!r}.")
+    if not shapes:
+        raise VectorError("A vector without tensors cannot be stored.")
+    partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
+    try:
+        tensors = [(name, dtype, shape) for name, shape in shapes.items()]
+        with SafetensorsWriter(partial, tensors, METADATA) as writer:
+            yield writer
+        partial.replace(destination)
+    except OSError as error:
+        raise OutputError(f"{destination} cannot be written: {error.strerror}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_dense(source: TensorSource, destination: Path, *, dtype: str = "F32") -> WrittenFile:
+    """Store a vector that is already a difference.
+
+    Raises:
+        VectorError: A tensor holds NaN or infinity, or there is none.
+        OutputError: The file cannot be written.
+    """
+    shapes = {name: source.shape(name) for name in source.names}
+    with dense_writer(destination, shapes, dtype) as writer:
+        for spec in writer.specs:
+            for start, stop in blocks(spec.elements):
+                stored = source.block(spec.name, start, stop).to(TORCH_DTYPES[dtype])
+                if not is_finite(stored):
+                    raise VectorError(f"{spec.name!r} of the vector holds NaN or infinity.")
+                writer.write(to_bytes(stored))
+        return WrittenFile(writer.finish(), writer.size)

@@ -1,0 +1,1 @@
+"""The first-party axes: one module each, reached only through entry points."""

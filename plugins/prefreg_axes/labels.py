@@ -1,0 +1,20 @@
+"""The label rules and columns that the first-party axes share."""
+
+from prefreg import Message, PreferencePair, Row
+
+
+def prefer(row: Row, index: int, prompt: tuple[Message, ...] | None = None) -> PreferencePair:
+    """Make the pair in which `response_{index}` (0 or 1) is chosen and the other rejected."""
+    group = row.get("group")
+    return PreferencePair(
+        prompt=prompt or (Message("user", row["prompt"]),),
+        chosen=(Message("assistant", row[f"response_{index}"]),),
+        rejected=(Message("assistant", row[f"response_{1 - index}"]),),
+        group=None if group is None else str(group),
+    )
+
+
+def prefer_numbered(row: Row, column: str) -> PreferencePair | None:
+    """Choose the response whose number stands in `column`; no such number is a tie."""
+    index = row[column]
+    return prefer(row, index) if index in (0, 1) else None

@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+import tiny
+
+# No deadline: two busy cores are slower than any; no data base: tests leave nothing behind.
+settings.register_profile("steady", deadline=None, database=None)
+settings.load_profile("steady")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("PREFREG_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of saved models that no test may change."""
+    folder = tmp_path_factory.mktemp("saved")
+    tiny.save(tiny.llama(tied=False), folder / "llama")
+    tiny.save(tiny.llama(tied=False), folder / "sharded", max_shard_size="10KB")
+    tiny.save(tiny.llama(tied=True), folder / "tied")
+    tiny.save(tiny.gpt2(), folder / "gpt2")
+    return folder

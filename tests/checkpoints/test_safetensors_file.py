@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save, save_file
+
+from prefreg.checkpoints.safetensors_file import TensorSpec, plan_file, read_header
+from prefreg.errors import BaseModelError, PrefregError, VectorError
+
+SOUND = save({"b": torch.zeros(2, 3), "a": torch.ones(4)}, metadata={"format": "pt"})
+
+
+def with_header(header: object, *, data: int = 4) -> bytes:
+    body = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(body).to_bytes(8, "little") + body + bytes(data)
+
+
+def entry(**changes: object) -> dict[str, object]:
+    return {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **changes}
+
+
+def read(content: bytes, folder: Path) -> dict[str, TensorSpec]:
+    path = folder / "model.safetensors"
+    path.write_bytes(content)
+    return read_header(path).tensors
+
+
+def test_a_header_tells_where_every_tensor_lies(tmp_path: Path) -> None:
+    content = with_header(
+        {"a": entry(), "b": entry(dtype="BF16", shape=[2, 1], data_offsets=[4, 8])}, data=8
+    )
+    start = len(content) - 8
+    assert read(content, tmp_path) == {
+        "a": TensorSpec("a", "F32", (1,), start, 4),
+        "b": TensorSpec("b", "BF16", (2, 1), start + 4, 4),
+    }
+
+
+def test_empty_and_scalar_tensors_are_sound(tmp_path: Path) -> None:
+    content = with_header(
+        {"a": entry(shape=[]), "b": entry(shape=[0, 7], data_offsets=[4, 4])}, data=4
+    )
+    assert [spec.elements for spec in read(content, tmp_path).values()] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "ends inside its header"),
+        (b"\x01\x00", "ends inside its header"),
+        ((10**12).to_bytes(8, "little") + b"{}", "claims 1000000000000 bytes"),
+        (with_header(b"{"), "not JSON"),
+        (with_header(b"\xff\xfe"), "not JSON"),
+        (with_header(b"[" * 100_000), "not JSON"),
+        (with_header([]), "not a JSON object"),
+        (with_header(b'{"a": {}, "a": {}}'), "stands twice"),
+        (with_header({"a": 1}), "not described by"),
+        (with_header({"a": entry(extra=1)}), "not described by"),
+        (with_header({"a\x1b": entry()}), "cannot be printed"),
+        (with_header({"\ud800": entry()}), "cannot be printed"),
+        (with_header({"a": entry(dtype="F33")}), "unknown dtype 'F33'"),
+        (with_header({"a": entry(dtype=["F32"])}), "unknown dtype"),
+        (with_header({"a": entry(shape=[-1])}), "no valid shape"),
+        (with_header({"a": entry(shape=[True])}), "no valid shape"),
+        (with_header({"a": entry(shape=[1.0])}), "no valid shape"),
+        (with_header({"a": entry(data_offsets=[4, 0])}), "no valid offsets"),
+        (with_header({"a": entry(data_offsets=[0, 4, 8])}), "no valid offsets"),
+        (with_header({"a": entry(shape=[2])}), "shape and dtype do not make"),
+        (with_header({"a": entry(), "b": entry()}), "'b' overlaps another"),
+        (with_header({"a": entry(data_offsets=[4, 8])}, data=8), "leaves a gap"),
+        (with_header({"a": entry()}, data=5), "tensors end at byte"),
+        (with_header({"a": entry()}, data=3), "tensors end at byte"),
+        (with_header({"__metadata__": {"format": 1}, "a": entry()}), "not a map of strings"),
+    ],
+)
+def test_a_damaged_header_is_refused_with_its_reason(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
+    with pytest.raises(BaseModelError, match=reason) as caught:
+        read(content, tmp_path)
+    assert "model.safetensors is not a sound safetensors file" in str(caught.value)
+
+
+def test_the_caller_chooses_the_class_of_the_error(tmp_path: Path) -> None:
+    with pytest.raises(VectorError, match="cannot be read: No such file"):
+        read_header(tmp_path / "absent.safetensors", VectorError)
+
+
+@given(st.integers(0, len(SOUND) - 1))
+def test_a_truncated_file_is_always_refused(
+    tmp_path_factory: pytest.TempPathFactory, length: int
+) -> None:
+    with pytest.raises(PrefregError):
+        read(SOUND[:length], tmp_path_factory.getbasetemp())
+
+
+@given(st.integers(0, (len(SOUND) - 40) * 8 - 1), st.integers(1, 3))
+def test_flipped_bits_of_a_header_are_refused_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, position: int, count: int
+) -> None:
+    damaged = bytearray(SOUND)
+    for bit in range(position, position + count):
+        damaged[bit // 8] ^= 1 << bit % 8
+    try:
+        specs = read(bytes(damaged), tmp_path_factory.getbasetemp())
+    except PrefregError:
+        return
+    assert sum(spec.nbytes for spec in specs.values()) == 40
+
+
+def test_a_plan_is_the_layout_that_the_library_writes(tmp_path: Path) -> None:
+    tensors = {
+        "z": torch.arange(3, dtype=torch.float32),
+        "ä": torch.arange(4, dtype=torch.bfloat16),
+        "m": torch.arange(5, dtype=torch.int64),
+        "a": torch.arange(6, dtype=torch.bfloat16).reshape(2, 3),
+        "f": torch.tensor([True, False, True]),
+    }
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    written = (tmp_path / "model.safetensors").read_bytes()
+    names = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
+    header, specs = plan_file(
+        [(name, names[t.dtype], tuple(t.shape)) for name, t in tensors.items()], {"format": "pt"}
+    )
+    assert written.startswith(header)
+    assert {spec.name: spec for spec in specs} == read(written, tmp_path)

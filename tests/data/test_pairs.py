@@ -1,0 +1,136 @@
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefreg.axes import Axis, PreferencePair, Row
+from prefreg.data.pairs import build_pairs, fingerprint_pairs, label_rows, switch_pairs
+from prefreg.errors import DataError
+
+
+def pair(prompt: str, chosen: str = "yes", rejected: str = "no", group: str | None = None) -> Any:
+    return PreferencePair.from_texts(prompt=prompt, chosen=chosen, rejected=rejected, group=group)
+
+
+def build(pairs: Sequence[PreferencePair | None], seed: int = 0) -> Any:
+    return build_pairs(pairs, axis_name="kind", seed=seed)
+
+
+def axis(label: Any, switch: Any = PreferencePair.switched) -> Axis:
+    return Axis("kind", "Kindness.", {"none": lambda request: []}, label=label, switch=switch)
+
+
+def test_everything_dropped_is_counted() -> None:
+    audit = build(
+        [
+            None,
+            pair("a"),
+            pair("a"),  # a repetition
+            pair("b", "same", "same"),
+            pair("c", "x", "y"),
+            pair("c", "y", "x"),  # contradicts the one before
+            pair("d", "three words here", "one"),
+        ]
+    ).audit
+    assert (audit.rows, audit.ties, audit.duplicates, audit.identical) == (7, 1, 1, 1)
+    assert (audit.contradictions, audit.pairs, audit.train, audit.heldout) == (2, 2, 2, 0)
+    assert (audit.chosen_longer, audit.equal_length) == (0.5, 0.5)
+    assert (audit.chosen_words, audit.rejected_words) == (2.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ([], "its source gave no rows"),
+        ([None, None], "of 2 rows, 2 ties"),
+        ([pair("c", "x", "y"), pair("c", "y", "x")], "2 contradicting"),
+    ],
+)
+def test_nothing_left_is_an_error_with_counts(rows: list[Any], reason: str) -> None:
+    with pytest.raises(DataError, match=f"'kind' has nothing to train on: .*{reason}"):
+        build(rows)
+
+
+def test_a_tenth_is_held_out_and_at_most_200() -> None:
+    assert len(build([pair(str(n)) for n in range(10)]).heldout) == 1
+    assert len(build([pair(str(n)) for n in range(100)]).heldout) == 10
+    assert len(build([pair(str(n)) for n in range(2500)]).heldout) == 200
+    assert len(build([pair(str(n)) for n in range(9)]).heldout) == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=80), st.integers(0, 9))
+def test_no_group_stands_on_both_sides(groups: list[int], seed: int) -> None:
+    made = build([pair(str(n), group=str(group)) for n, group in enumerate(groups)], seed)
+    assert len(made.train) + len(made.heldout) == len(groups)
+    assert made.train
+    assert not {p.group for p in made.train} & {p.group for p in made.heldout}
+    assert bool(made.heldout) == (len(set(groups)) >= 10)
+
+
+def test_the_held_out_pairs_ignore_the_seed_and_the_order_follows_it() -> None:
+    pairs = [pair(str(n)) for n in range(40)]
+    first, again, other = build(pairs, 1), build(pairs[::-1], 1), build(pairs, 2)
+    assert first == again
+    assert first.heldout == other.heldout
+    assert first.train != other.train
+    assert set(first.train) == set(other.train)
+
+
+def test_the_fingerprint_is_of_the_pairs_and_not_of_their_order() -> None:
+    one, two = pair("a"), pair("b")
+    assert fingerprint_pairs([one, two]) == fingerprint_pairs([two, one])
+    assert fingerprint_pairs([one, two]) != fingerprint_pairs([one, two.switched()])
+    assert build([one, two]).fingerprint == fingerprint_pairs([one, two])
+
+
+def test_prompts_shared_with_a_separate_held_out_set_are_counted() -> None:
+    made = build_pairs(
+        [pair("a"), pair("b")], axis_name="kind", seed=0, heldout=[pair("b", "x", "y"), pair("c")]
+    )
+    assert (made.audit.shared_prompts, made.audit.train, made.audit.heldout) == (1, 2, 2)
+
+
+def test_an_error_of_the_label_rule_names_axis_row_and_columns() -> None:
+    def label(row: Row) -> PreferencePair:
+        return pair(row["prompt"])
+
+    with pytest.raises(DataError) as caught:
+        list(label_rows(axis(label), [{"prompt": "a"}, {"question": "b"}]))
+    assert str(caught.value) == (
+        "The label rule of axis 'kind' failed on row 2 (columns: question): KeyError: 'prompt'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("label", "reason"),
+    [
+        (lambda row: "text", "returned a str"),
+        (lambda row: PreferencePair.from_row(row), "column 'chosen', 'rejected' is missing"),
+        (lambda row: PreferencePair("a", [1], "b"), "neither all strings nor all tuples"),
+        (lambda row: PreferencePair((), (), ()), "with an empty tuple of messages"),
+    ],
+)
+def test_a_wrong_answer_of_the_label_rule_is_named(label: Any, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        list(label_rows(axis(label), [{"prompt": "a"}]))
+
+
+def test_a_row_that_is_no_mapping_is_named() -> None:
+    with pytest.raises(DataError, match="Row 1 of axis 'kind' is a str"):
+        list(label_rows(axis(lambda row: None), ["text"]))  # type: ignore[list-item]
+
+
+def test_half_a_surrogate_pair_is_an_error() -> None:
+    with pytest.raises(DataError, match="Row 2 of axis 'kind' holds half"):
+        build([pair("a"), pair("\ud800")])
+
+
+def test_a_switch_that_fails_is_named() -> None:
+    broken = axis(lambda row: None, switch=lambda p: p.nothing)
+    with pytest.raises(DataError, match="The switch of axis 'kind' failed: AttributeError"):
+        switch_pairs(broken, [pair("a")])
+    with pytest.raises(DataError, match="The switch of axis 'kind' returned a NoneType"):
+        switch_pairs(axis(lambda row: None, switch=lambda p: None), [pair("a")])  # type: ignore[arg-type,return-value]

@@ -1,0 +1,74 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefreg.errors import VectorError
+from prefreg.vectors.algebra import add, cosine, dot, negate, norm, scale
+from prefreg.vectors.sources import MemoryTensors
+
+Numbers = st.lists(st.floats(-100, 100, width=32), min_size=4, max_size=4)
+
+
+def vector(values: list[float]) -> MemoryTensors:
+    numbers = torch.tensor(values, dtype=torch.float32)
+    return MemoryTensors({"a": numbers[:2], "b": numbers[2:].reshape(1, 2)})
+
+
+def values(source: MemoryTensors) -> list[float]:
+    return [value for name in source.names for value in source.tensor(name).flatten().tolist()]
+
+
+def test_geometry_of_vectors_worked_by_hand() -> None:
+    one, other = vector([1.0, 2.0, 2.0, 0.0]), vector([0.0, 3.0, 0.0, 4.0])
+    assert norm(one) == 3.0
+    assert norm(other) == 5.0
+    assert dot(one, other) == 6.0
+    assert cosine(one, other) == 6.0 / 15.0
+    assert values(add(one, scale(other, 0.5))) == [1.0, 3.5, 2.0, 2.0]
+
+
+def test_sums_are_taken_in_double_precision() -> None:
+    # In float32 a billion and one is a billion.
+    assert dot(vector([1e9, 1.0, 0, 0]), vector([1.0, 1.0, 0, 0])) == 1e9 + 1
+
+
+@given(Numbers, Numbers)
+def test_negation_turns_a_vector_round(a: list[float], b: list[float]) -> None:
+    one, other = vector(a), vector(b)
+    assert values(negate(negate(one))) == values(one)
+    assert dot(negate(one), other) == -dot(one, other)
+    assert set(values(add(one, negate(one)))) == {0.0}
+
+
+@given(Numbers, Numbers)
+def test_addition_does_not_depend_on_order(a: list[float], b: list[float]) -> None:
+    assert values(add(vector(a), vector(b))) == values(add(vector(b), vector(a)))
+
+
+@given(Numbers, st.floats(-8, 8, width=32))
+def test_scaling_scales_the_length(a: list[float], eta: float) -> None:
+    expected = abs(eta) * norm(vector(a))
+    assert math.isclose(norm(scale(vector(a), eta)), expected, rel_tol=1e-6, abs_tol=1e-30)
+
+
+def test_the_cosine_with_zeros_is_refused() -> None:
+    with pytest.raises(VectorError, match="not defined"):
+        cosine(vector([0.0] * 4), vector([1.0] * 4))
+
+
+def test_vectors_of_other_names_or_shapes_are_refused() -> None:
+    other = MemoryTensors({"a": torch.zeros(3), "c": torch.zeros(1)})
+    with pytest.raises(VectorError) as caught:
+        add(vector([1.0] * 4), other)
+    assert str(caught.value) == (
+        "The first vector and the second vector do not match: the second vector lacks 'b'; "
+        "the first vector lacks 'c'; of different shapes: 'a [2] against [3]'."
+    )
+
+
+def test_integers_have_no_direction() -> None:
+    with pytest.raises(VectorError, match="'a' are not float tensors"):
+        MemoryTensors({"a": torch.tensor([1])})
