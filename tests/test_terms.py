@@ -48,7 +48,7 @@ def test_parses(text: str, term: Term) -> None:
         "helpful:0x10",
         "helpful:1e",
         "helpful:.",
-        "helpful:١",  # a digit, but not one of ours
+        "helpful:\u0661",  # a digit, but not one of ours
         "Helpful:1",
         "2helpful:1",
         "helpful@:1",
@@ -77,12 +77,12 @@ def test_text_of_a_term_reads_back(axis: str, reference: str | None, eta: float)
 
 @given(st.text(max_size=30))
 def test_any_text_parses_or_is_refused_in_one_line(text: str) -> None:
+    message = ""
     try:
-        term = parse_term(text)
+        assert math.isfinite(parse_term(text).eta)
     except UsageError as error:
-        assert "\n" not in str(error)
-    else:
-        assert math.isfinite(term.eta)
+        message = str(error)
+    assert "\n" not in message
 
 
 def test_terms_from_mappings_and_keywords_agree() -> None:

@@ -1,10 +1,10 @@
 """The Python API: a registry with everything that the command line does.
 
-    import prefreg
+import prefreg
 
-    registry = prefreg.open("registry.db")
-    registry.compose({"helpful": 1, "harmless": 0.5}, "out")
-    registry.load("pocket").set(helpful=1).generate("What colour is the boat?")
+registry = prefreg.open("registry.db")
+registry.compose({"helpful": 1, "harmless": 0.5}, "out")
+registry.load("pocket").set(helpful=1).generate("What colour is the boat?")
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from prefreg.flows.add_axis import AxisPreview, AxisRequest
-    from prefreg.flows.compose import CompositionPlan, CompositionRequest, Composed
+    from prefreg.flows.compose import Composed, CompositionPlan, CompositionRequest
     from prefreg.serving import SteeredModel
     from prefreg.training import Progress
 

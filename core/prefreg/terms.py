@@ -42,7 +42,9 @@ def parse_reference(text: str) -> tuple[str, str | None]:
     axis, at, reference = text.partition("@")
     if not AXIS_NAME.fullmatch(axis):
         raise UsageError(f"{text!r} does not begin with an axis name. {_FORM}")
-    if at and not (reference.isascii() and reference.isdigit() or ALIAS_NAME.fullmatch(reference)):
+    if at and not (
+        (reference.isascii() and reference.isdigit()) or ALIAS_NAME.fullmatch(reference)
+    ):
         raise UsageError(f"{reference!r} in {text!r} is neither a version number nor an alias.")
     return axis, reference or None
 

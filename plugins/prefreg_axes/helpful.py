@@ -2,10 +2,9 @@
 
 from collections.abc import Iterable
 
-from prefreg_axes.labels import prefer_numbered
-
 import prefreg
 from prefreg import Axis, PreferencePair, Row, SourceRequest, SourceRows, pocket
+from prefreg_axes.labels import prefer_numbered
 
 _DATASET = "PKU-Alignment/PKU-SafeRLHF"
 

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from prefreg_axes.labels import prefer
-
 import prefreg
 from prefreg import Axis, Message, PreferencePair, Row, SourceRequest, SourceRows, pocket
+from prefreg_axes.labels import prefer
 
 _DATASET = "nvidia/HelpSteer2"
 

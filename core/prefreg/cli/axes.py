@@ -65,7 +65,9 @@ def axes(common: Common) -> None:
 
 @command("add-axis")
 @click.argument("name")
-@click.option("--base", help="Base model: a folder or a hub id.  [default: the last one, or pocket]")
+@click.option(
+    "--base", help="Base model: a folder or a hub id.  [default: the last one, or pocket]"
+)
 @click.option(
     "--data", metavar="SOURCE_OR_FILE", help="One of the axis' sources, or a .jsonl[.gz] file."
 )
@@ -83,8 +85,13 @@ def axes(common: Common) -> None:
 @click.option(
     "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One DPOConfig field."
 )
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32",
-              show_default=True, help="Storage dtype of the vector.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Storage dtype of the vector.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the audit and some tokens; train nothing.")
 @click.option("--keep-anyway", is_flag=True, help="Store the vector even if a guard refuses it.")
 def add_axis(
@@ -105,7 +112,8 @@ def add_axis(
 
 
 def _describe(record: VersionRecord) -> str:
-    return f"Added {record} on {record.base.name} ({human_size(record.size)}, sha256 {record.sha256[:12]})."
+    size = human_size(record.size)
+    return f"Added {record} on {record.base.name} ({size}, sha256 {record.sha256[:12]})."
 
 
 def _describe_preview(preview: "AxisPreview") -> str:

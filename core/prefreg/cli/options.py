@@ -96,14 +96,12 @@ def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Co
     return lambda function: declare(click.pass_obj(function))
 
 
-class TermType(click.ParamType):
+class TermType(click.ParamType[Term]):
     """A term, `AXIS[@VERSION]:ETA`."""
 
     name = "term"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Term:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Term:
         """Parse the term; malformed text is wrong usage."""
         try:
             return value if isinstance(value, Term) else parse_term(value)
@@ -111,7 +109,7 @@ class TermType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class ReferenceType(click.ParamType):
+class ReferenceType(click.ParamType[tuple[str, str | None]]):
     """A version of an axis, `AXIS[@VERSION|@ALIAS]`."""
 
     name = "reference"

@@ -45,9 +45,7 @@ def measure_behaviour(
     return summarise(scored["benign"], scored["unsafe"])
 
 
-def summarise(
-    benign: Sequence[pocket.Verdict], unsafe: Sequence[pocket.Verdict]
-) -> Behaviour:
+def summarise(benign: Sequence[pocket.Verdict], unsafe: Sequence[pocket.Verdict]) -> Behaviour:
     """Turn scored replies into rates."""
     answered = [verdict for verdict in benign if verdict.kind == "answer"]
 

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from prefreg.axes import Message
+from prefreg.data.rendering import encode_prompt, end_id, padding_id
 from prefreg.errors import BaseModelError, UsageError
+from prefreg.training.loading import quiet
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,21 +24,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
+        # Written so that a temperature that is not a number fits nowhere.
+        if not (0 <= self.temperature < inf and 0 < self.top_p <= 1 and self.max_new_tokens >= 1):
             raise UsageError(
-                "Sampling needs temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, got "
+                "Sampling needs a finite temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, got "
                 f"{self.temperature}, {self.top_p} and {self.max_new_tokens}."
             )
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Turn a user's prompt into tokens, through the chat template where there is one."""
-    if tokenizer.chat_template is None:
-        return list(tokenizer(prompt)["input_ids"])
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
-    )
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def sample_answers(
@@ -55,20 +50,21 @@ def sample_answers(
         BaseModelError: The prompt and answer do not fit the model's context, or the tokenizer
             has no token that ends an answer.
     """
-    tokens = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    tokens = [encode_prompt((Message("user", prompt),), tokenizer) for prompt in prompts]
     _check_context(model, max(map(len, tokens), default=0), sampling)
-    config = _generation_config(tokenizer, sampling)
+    config = _generation_config(model, tokenizer, sampling)
     # Prompts of similar length share a batch, which saves padding; answers return in order.
     order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
     answers = [""] * len(tokens)
-    model.eval()
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+    model.train(False)
+    with quiet(), torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(sampling.seed)
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             found = _generate(model, [tokens[index] for index in batch], config)
             for index, answer in zip(batch, found, strict=True):
-                answers[index] = tokenizer.decode(answer, skip_special_tokens=True).strip()
+                text: Any = tokenizer.decode(answer, skip_special_tokens=True)
+                answers[index] = text.strip()
             if progress is not None:
                 progress(start + len(batch), len(order))
     return answers
@@ -81,7 +77,8 @@ def _generate(
     pad = config.pad_token_id
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in tokens])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in tokens])
-    output: Any = model.generate(
+    generate: Any = model.generate
+    output = generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         generation_config=config,
@@ -90,25 +87,29 @@ def _generate(
 
 
 def _generation_config(
-    tokenizer: PreTrainedTokenizerBase, sampling: Sampling
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: Sampling
 ) -> GenerationConfig:
-    end: Any = tokenizer.eos_token_id
-    if end is None:
-        raise BaseModelError("The tokenizer names no EOS token, so no answer would end.")
-    pad: Any = tokenizer.pad_token_id
+    # A chat model may end its turns with other tokens than the tokenizer's own.
+    named: Any = getattr(model.generation_config, "eos_token_id", None)
+    ends = {end_id(tokenizer), *(named if isinstance(named, list) else [named])} - {None}
     drawn: dict[str, Any] = (
-        {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        {
+            "do_sample": True,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": 0,
+        }
         if sampling.temperature > 0
         else {"do_sample": False}
     )
-    if sampling.temperature > 0:
-        drawn["top_k"] = 0
-    return GenerationConfig(
+    make: Any = GenerationConfig  # its constructor carries no types
+    config: GenerationConfig = make(
         max_new_tokens=sampling.max_new_tokens,
-        eos_token_id=end,
-        pad_token_id=end if pad is None else pad,
+        eos_token_id=sorted(ends),
+        pad_token_id=padding_id(tokenizer),
         **drawn,
     )
+    return config
 
 
 def _check_context(model: PreTrainedModel, prompt: int, sampling: Sampling) -> None:

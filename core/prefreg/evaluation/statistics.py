@@ -35,7 +35,8 @@ def rate(hits: int, count: int) -> Estimate:
     spread = share * (1 - share) / count + _Z95**2 / (4 * count**2)
     half = _Z95 / (1 + _Z95**2 / count) * sqrt(spread)
     # At 0 and 1 the bound is the rate itself; rounding must not push it across.
-    return Estimate(share, max(0.0, min(share, centre - half)), min(1.0, centre + half), count)
+    low, high = min(share, centre - half), max(share, centre + half)
+    return Estimate(share, max(0.0, low), min(1.0, high), count)
 
 
 def grouped_mean(

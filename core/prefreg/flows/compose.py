@@ -1,6 +1,5 @@
 """Compose: terms → versions and base → plan → folder."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +164,7 @@ def _read_recipe(content: Mapping[str, Any], options: Mapping[str, Any]) -> Comp
             hashes.append((axis, str(item["sha256"])))
     base = content["base"]
     spec = f"{base['name']}@{base['revision']}" if base.get("revision") else str(base["name"])
-    known = {"base": spec, "dtype": content.get("dtype")} | dict(options)
+    known: dict[str, Any] = {"base": spec, "dtype": content.get("dtype")} | dict(options)
     return CompositionRequest(tuple(terms), hashes=tuple(hashes), **known)
 
 

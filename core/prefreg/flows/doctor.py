@@ -43,7 +43,9 @@ def examine(access: Access) -> Examination:
     problems += _registry(access, facts)
     catalog = load_axes()
     facts["axes"] = ", ".join(found.axis.name for found in catalog.axes) or "none"
-    problems += [f"The plugin {plugin.name!r} is broken: {plugin.error}" for plugin in catalog.broken]
+    problems += [
+        f"The plugin {plugin.name!r} is broken: {plugin.error}" for plugin in catalog.broken
+    ]
     return Examination(facts, tuple(problems))
 
 

@@ -4,12 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
 from prefreg.errors import BaseModelError, UsageError
@@ -17,13 +12,26 @@ from prefreg.flows.access import Access
 from prefreg.flows.resolve import resolve_on, resolve_terms
 from prefreg.serving import Dials, SteeredModel
 from prefreg.terms import Term
-from prefreg.vectors import DenseVector, read_tensor
+from prefreg.training.loading import load_tokenizer, quiet
+from prefreg.vectors import DenseVector, open_vector, read_tensor
+
 
 def load_model(base: BaseModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a base model and its tokenizer in the dtype of its checkpoint, never remote code."""
-    model = AutoModelForCausalLM.from_pretrained(base.path, dtype="auto", local_files_only=True)
-    tokenizer = AutoTokenizer.from_pretrained(base.path, local_files_only=True)
-    return model.eval(), tokenizer
+    """Load a base model and its tokenizer in the dtype of its checkpoint, never remote code.
+
+    Raises:
+        BaseModelError: It cannot be loaded.
+    """
+    with quiet():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                base.path, dtype="auto", local_files_only=True, use_safetensors=True
+            )
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise BaseModelError(f"The model of {base.name} cannot be loaded: {reason}") from error
+        model.train(False)
+        return model, load_tokenizer(base)
 
 
 def load_steered(access: Access, terms: Sequence[Term], base: str | None) -> SteeredModel:
@@ -109,5 +117,7 @@ class VectorShelf:
             for term in found:
                 if term.record.sha256 not in self._vectors:
                     source = store.vector_source(term.record)
-                    self._vectors[term.record.sha256] = DenseVector.open(source)
+                    self._vectors[term.record.sha256] = open_vector(
+                        source, kind=term.record.kind, label=f"The vector of {term.record}"
+                    )
         return [(term.eta, self._vectors[term.record.sha256]) for term in found if term.eta]

@@ -17,9 +17,7 @@ Resolver = Callable[[Sequence[Term]], Sequence[tuple[float, DenseVector]]]
 class SteeredModel:
     """A loaded base model whose dials can be set again and again."""
 
-    def __init__(
-        self, dials: Dials, tokenizer: PreTrainedTokenizerBase, resolve: Resolver
-    ) -> None:
+    def __init__(self, dials: Dials, tokenizer: PreTrainedTokenizerBase, resolve: Resolver) -> None:
         """Put dials, a tokenizer and a way to find vectors together."""
         self._dials = dials
         self._resolve = resolve

@@ -1,0 +1,102 @@
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import prefreg.cli.main
+from prefreg import pocket
+from trained import train
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        """Return the data of the JSON document, which is all that stdout holds."""
+        document = json.loads(self.out)
+        assert list(document) == ["schema", "command", "data"]
+        assert document["schema"] == 1
+        return document["data"]
+
+
+Run = Callable[..., Result]
+Refuse = Callable[..., str]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in this process."""
+
+    def call(*arguments: object) -> Result:
+        capsys.readouterr()
+        code = prefreg.cli.main.run([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def refuse(run: Run, tmp_path: Path, trained: Path) -> Refuse:
+    """Run a command that must fail, leave every file as it was, and say why once; return why."""
+
+    def call(code: int, *arguments: object) -> str:
+        before = contents(tmp_path) | contents(trained.parent)
+        result = run(*arguments)
+        assert result.code == code, result
+        assert result.out == ""
+        assert result.err.count("Error: ") == 1, result.err
+        assert "Traceback" not in result.err
+        assert contents(tmp_path) | contents(trained.parent) == before
+        return result.err.partition("Error: ")[2].strip()
+
+    return call
+
+
+def contents(folder: Path) -> dict[Path, str]:
+    """Return the hash of every file below a folder, and every folder."""
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in folder.rglob("*")
+        if "cache" not in path.parts
+    }
+
+
+@pytest.fixture
+def own(trained: Path, tmp_path: Path) -> Path:
+    """Return a copy of the registry that the test may change."""
+    return Path(shutil.copy(trained, tmp_path / "own.db"))
+
+
+@pytest.fixture
+def base_copy(tmp_path: Path) -> Path:
+    """Return a copy of the bundled model that the test may change."""
+    return Path(shutil.copytree(pocket.model_dir(), tmp_path / "base"))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of a registry with helpful@1 and verbosity@1, which no test may change."""
+    return train(tmp_path_factory)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFREG_CACHE", str(tmp_path_factory.getbasetemp() / "fingerprints"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("PREFREG_REGISTRY", "PREFREG_LOAD_PLUGINS", "PREFREG_DEBUG"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,0 +1,78 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from prefreg.errors import GateError, TrainingError
+from prefreg.scoring.report import PoleReport
+from prefreg.training.guards import check_pole, enforce
+from prefreg.training.preflight import MemoryNeed, check_disk, check_memory
+
+BASE = {"weight": torch.zeros(2)}
+MOVED = {"weight": torch.tensor([0.0, 1e-9])}
+SOUND = PoleReport(
+    pairs=100,
+    split="heldout",
+    accuracy=0.9,
+    mean_margin=1.5,
+    mean_margin_per_token=0.1,
+    chosen_change=-1.0,
+    chosen_change_per_token=-0.1,
+    rejected_change=-2.0,
+    rejected_change_per_token=-0.2,
+    preference_accuracy=0.7,
+    reference_accuracy=0.5,
+)
+
+
+def test_a_sound_pole_passes() -> None:
+    assert check_pole("positive", SOUND, MOVED, BASE) == ()
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "words"),
+    [
+        ("accuracy", 0.49, "held-out accuracy is 0.49 (threshold 0.5)"),
+        ("mean_margin", 0.001, "held-out margin in nats is 0.001 (threshold 0.01)"),
+        ("mean_margin", float("nan"), "held-out margin in nats is nan"),
+        ("chosen_change_per_token", -1.5, "chosen log-probability per token is -1.5"),
+        ("rejected_change_per_token", -4.0, "rejected log-probability per token is -4"),
+    ],
+)
+def test_a_figure_that_misses_its_threshold_is_named(figure: str, value: float, words: str) -> None:
+    report = replace(SOUND, **{figure: value})  # type: ignore[arg-type]
+    [failure] = check_pole("negative", report, MOVED, BASE)
+    assert str(failure).startswith("the negative pole's ")
+    assert words in str(failure)
+
+
+def test_weights_that_did_not_change_or_are_not_finite_are_named() -> None:
+    [failure] = check_pole("positive", SOUND, BASE, BASE)
+    assert "training changed nothing" in str(failure)
+    [failure] = check_pole("positive", SOUND, {"weight": torch.tensor([0.0, torch.inf])}, BASE)
+    assert "tensors that are not finite is 1" in str(failure)
+
+
+def test_the_gate_is_an_error_unless_told_to_keep() -> None:
+    failures = check_pole("positive", SOUND, BASE, BASE)
+    with pytest.raises(GateError, match="Axis 'red' is not kept") as caught:
+        enforce(failures, axis_name="red", keep_anyway=False)
+    assert caught.value.exit_code == 3
+    enforce(failures, axis_name="red", keep_anyway=True)
+    enforce((), axis_name="red", keep_anyway=False)
+
+
+def test_memory_that_is_too_small_says_what_to_lower() -> None:
+    check_memory(MemoryNeed(1, 1, 1))
+    huge = 1 << 60
+    with pytest.raises(TrainingError, match="lower per_device_train_batch_size"):
+        check_memory(MemoryNeed(1, huge, 1))
+    with pytest.raises(TrainingError, match="the base is too large for this machine"):
+        check_memory(MemoryNeed(huge, 1, 1))
+
+
+def test_a_disk_that_is_too_small_is_named(tmp_path: Path) -> None:
+    check_disk(tmp_path, 1)
+    with pytest.raises(TrainingError, match=r"needs 1073741824\.0 GiB"):
+        check_disk(tmp_path, 1 << 60)

@@ -1,0 +1,209 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import worded
+from prefreg.axes import Axis, PreferencePair
+from prefreg.checkpoints.bases import BaseModel, resolve_base
+from prefreg.data.pairs import PairSet, build_pairs
+from prefreg.errors import BaseModelError, GateError, TrainingError, UsageError
+from prefreg.training.pair import PairResult, train_pair
+from prefreg.training.settings import Settings, resolve_settings
+
+
+@pytest.fixture(scope="session")
+def result(base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings) -> PairResult:
+    return train_pair(base=base, axis=axis, pairs=pairs, settings=settings, seed=0)
+
+
+def differ(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    assert left.keys() == right.keys()
+    return any(not torch.equal(left[name], right[name]) for name in left)
+
+
+def with_steps(settings: Settings, steps: int, **values: object) -> Settings:
+    return Settings({**settings.values, "max_steps": steps, **values}, frozenset())
+
+
+def test_each_pole_learns_its_side_of_the_held_out_pairs(result: PairResult) -> None:
+    for pole in (result.positive, result.negative):
+        assert pole.report.split == "heldout"
+        assert pole.report.accuracy > 0.9
+        assert pole.report.mean_margin > 1
+        assert [point.step for point in pole.curve] == [1, 2, 3, 4, 5, 6]
+        assert pole.curve[0].loss == pytest.approx(0.693147, abs=1e-5)
+        assert pole.curve[-1].loss < pole.curve[0].loss
+        assert pole.failures == ()
+    positive, negative = result.positive.report, result.negative.report
+    assert positive.reference_accuracy == pytest.approx(1 - negative.reference_accuracy)
+
+
+def test_the_poles_leave_the_base_in_opposite_directions(result: PairResult) -> None:
+    dot = sum(
+        float(
+            (result.positive.weights[name] - weight).flatten()
+            @ (result.negative.weights[name] - weight).flatten()
+        )
+        for name, weight in result.base.items()
+    )
+    assert dot < 0
+
+
+def test_weights_are_float32_and_tied_ones_stand_once(result: PairResult) -> None:
+    named = [name for name, _ in worded.llama().named_parameters()]
+    for weights in (result.base, result.positive.weights, result.negative.weights):
+        assert list(weights) == named
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    for name, parameter in worded.llama().named_parameters():
+        assert torch.equal(result.base[name], parameter)
+
+
+def test_everything_about_the_run_is_recorded(result: PairResult) -> None:
+    assert result.renderings == ("chat",)
+    assert result.settings["max_length"] == 48
+    assert result.audit.train + result.audit.heldout == result.audit.pairs == 60
+    assert set(result.seconds) == {"loading", "reference", "positive", "negative", "scoring"}
+    assert {"torch", "trl", "transformers", "python"} <= set(result.packages)
+    assert result.hardware
+    assert result.peak_memory["main"] > 1 << 20
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(
+    result: PairResult, base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings
+) -> None:
+    again = train_pair(base=base, axis=axis, pairs=pairs, settings=settings, seed=0)
+    assert not differ(result.positive.weights, again.positive.weights)
+    assert not differ(result.negative.weights, again.negative.weights)
+    other = train_pair(base=base, axis=axis, pairs=pairs, settings=settings, seed=1)
+    assert differ(result.positive.weights, other.positive.weights)
+
+
+def test_the_negative_pole_is_the_positive_one_of_the_switched_pairs(
+    result: PairResult, base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings
+) -> None:
+    switched = replace(
+        pairs,
+        train=tuple(pair.switched() for pair in pairs.train),
+        heldout=tuple(pair.switched() for pair in pairs.heldout),
+    )
+    other = train_pair(base=base, axis=axis, pairs=switched, settings=settings, seed=0)
+    for name, weight in result.negative.weights.items():
+        assert torch.allclose(weight, other.positive.weights[name], atol=1e-6)
+
+
+def test_a_switch_of_ones_own_gets_its_own_reference(
+    result: PairResult, base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings
+) -> None:
+    own = replace(axis, switch=lambda pair: pair.switched())
+    stages: list[str] = []
+    other = train_pair(
+        base=base,
+        axis=own,
+        pairs=pairs,
+        settings=settings,
+        seed=0,
+        progress=lambda stage, step, total, loss=None, /: stages.append(stage),
+    )
+    assert list(dict.fromkeys(stages)) == [
+        "reference",
+        "reference of negative",
+        "positive",
+        "scoring positive",
+        "negative",
+        "scoring negative",
+    ]
+    for name, weight in result.negative.weights.items():
+        assert torch.allclose(weight, other.negative.weights[name], atol=1e-6)
+
+
+def test_a_pair_that_one_pole_has_to_drop_is_dropped_for_both(
+    base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings
+) -> None:
+    long = pairs.train[0]
+
+    def switch(pair: PreferencePair) -> PreferencePair:
+        words = "it is a big old red boat " * 9
+        return (
+            PreferencePair.from_texts(prompt=words, chosen="no", rejected="yes")
+            if (pair == long)
+            else pair.switched()
+        )
+
+    made = train_pair(
+        base=base,
+        axis=replace(axis, switch=switch),
+        pairs=pairs,
+        settings=with_steps(settings, 1),
+        seed=0,
+        keep_anyway=True,
+    )
+    assert made.audit.dropped_long == 1
+    assert made.audit.train == pairs.audit.train - 1
+
+
+def test_without_held_out_pairs_the_report_is_about_the_training_pairs(
+    base: BaseModel, axis: Axis, settings: Settings
+) -> None:
+    few = build_pairs(worded.pairs(6), axis_name="red", seed=0)
+    assert few.heldout == ()
+    made = train_pair(base=base, axis=axis, pairs=few, settings=settings, seed=0)
+    assert made.positive.report.split == "train"
+    assert made.positive.report.pairs == 6
+
+
+def test_a_pole_that_hardly_moved_is_not_kept_unless_told(
+    base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings
+) -> None:
+    timid = with_steps(settings, 1, learning_rate=1e-9, warmup_steps=0.0)
+    with pytest.raises(GateError) as caught:
+        train_pair(base=base, axis=axis, pairs=pairs, settings=timid, seed=0)
+    message = str(caught.value)
+    assert message.startswith("Axis 'red' is not kept: the positive pole's ")
+    assert "raise learning_rate" in message
+    assert "--keep-anyway" in message
+    kept = train_pair(base=base, axis=axis, pairs=pairs, settings=timid, seed=0, keep_anyway=True)
+    assert kept.positive.failures
+    assert kept.negative.failures
+
+
+def test_a_diverging_run_names_axis_and_pole(
+    base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings
+) -> None:
+    wild = with_steps(settings, 12, learning_rate=1e30, max_grad_norm=0.0)
+    with pytest.raises((TrainingError, GateError), match=r"Axis 'red'.*positive pole"):
+        train_pair(base=base, axis=axis, pairs=pairs, settings=wild, seed=0)
+
+
+def test_a_length_beyond_the_context_is_refused_when_asked_for(
+    base: BaseModel, axis: Axis, pairs: PairSet
+) -> None:
+    with pytest.raises(UsageError, match="49 is longer than the base model's context of 48"):
+        train_pair(
+            base=base, axis=axis, pairs=pairs, settings=resolve_settings(max_length=49), seed=0
+        )
+
+
+def test_a_base_without_a_tokenizer_is_named(
+    tmp_path: Path, axis: Axis, pairs: PairSet, settings: Settings
+) -> None:
+    worded.llama().save_pretrained(tmp_path / "bare")
+    bare = resolve_base(str(tmp_path / "bare"))
+    with pytest.raises(BaseModelError, match=r"The tokenizer of .*bare cannot be loaded"):
+        train_pair(base=bare, axis=axis, pairs=pairs, settings=settings, seed=0)
+
+
+def test_a_base_of_another_architecture_is_an_error(
+    tmp_path: Path, axis: Axis, pairs: PairSet, settings: Settings
+) -> None:
+    folder = worded.save(tmp_path / "base")
+    model = worded.llama()
+    del model.model.layers[1]
+    config = (folder / "config.json").read_text()
+    model.save_pretrained(folder)
+    (folder / "config.json").write_text(config)
+    with pytest.raises(BaseModelError, match=r"lacks weights of a LlamaForCausalLM: model\.layers"):
+        train_pair(
+            base=resolve_base(str(folder)), axis=axis, pairs=pairs, settings=settings, seed=0
+        )
