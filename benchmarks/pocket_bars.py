@@ -9,7 +9,6 @@ import argparse
 import json
 import random
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -64,10 +63,10 @@ class Bench:
         """Return the version of an axis for a seed."""
         if not self.registry.access.is_present():
             return None
-        note = SHUFFLED if shuffled else None
         for record in self.registry.vectors():
             trained_with = record.metadata["training"]["seed"]
-            if (record.axis, record.note, trained_with) == (axis, note, seed):
+            is_shuffled = record.note == SHUFFLED
+            if (record.axis, is_shuffled, trained_with) == (axis, shuffled, seed):
                 return record
         return None
 

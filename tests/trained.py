@@ -11,9 +11,9 @@ AXES = ("helpful", "verbosity")
 
 
 @functools.cache
-def train(factory: pytest.TempPathFactory) -> Path:
+def train(folder: Path) -> Path:
     """Train both axes for a few steps and return the registry, which no test may change."""
-    folder = factory.mktemp("trained")
+    folder.mkdir()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("PREFREG_CACHE", str(folder / "cache"))
         registry = prefreg.open(folder / "trained.db")

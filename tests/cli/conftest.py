@@ -56,7 +56,7 @@ def refuse(run: Run, tmp_path: Path, trained: Path) -> Refuse:
         result = run(*arguments)
         assert result.code == code, result
         assert result.out == ""
-        assert result.err.count("Error: ") == 1, result.err
+        assert ("\n" + result.err).count("\nError: ") == 1, result.err
         assert "Traceback" not in result.err
         assert contents(tmp_path) | contents(trained.parent) == before
         return result.err.partition("Error: ")[2].strip()
@@ -88,7 +88,7 @@ def base_copy(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of a registry with helpful@1 and verbosity@1, which no test may change."""
-    return train(tmp_path_factory)
+    return train(tmp_path_factory.getbasetemp() / "trained")
 
 
 @pytest.fixture(autouse=True)

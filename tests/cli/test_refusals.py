@@ -27,9 +27,8 @@ MALFORMED = [
 
 @pytest.mark.parametrize(("term", "reason"), MALFORMED)
 def test_a_malformed_term_is_wrong_usage(refuse, trained, term: str, reason: str) -> None:
-    message = refuse(2, "--registry", trained, "compose", term)
-    assert reason in message
-    assert refuse(2, "--registry", trained, "generate", term, "-p", "Hello") == message
+    assert reason in refuse(2, "--registry", trained, "compose", term)
+    assert reason in refuse(2, "--registry", trained, "generate", term, "-p", "Hello")
 
 
 def test_compose_needs_a_term_or_a_recipe(refuse, trained) -> None:
@@ -175,7 +174,7 @@ def test_a_file_of_ties_leaves_nothing_to_learn(refuse, own: Path, tmp_path: Pat
     message = refuse(
         1, "--registry", own, "add-axis", "helpful", "--base", "pocket", "--data", file
     )
-    assert "pair" in message
+    assert "of 2 rows, 2 with identical answers" in message
 
 
 def test_a_file_that_only_calls_itself_gzip_is_told(refuse, own: Path, tmp_path: Path) -> None:
@@ -219,7 +218,6 @@ SETTINGS = [
     ("max_steps=0", "max_steps"),
     ("learning_rate=-1", "must be above zero"),
     ("learning_rate=.nan", "is not finite"),
-    ("loss_type=nonsense", "loss_type"),
     ("max_steps=[", "is not YAML"),
 ]
 
@@ -300,9 +298,9 @@ def test_an_output_that_is_a_file_is_refused(refuse, trained, tmp_path: Path) ->
 
 
 RECIPES = [
-    ("", "is no recipe"),
+    ("", "it holds no mapping"),
     ("{", "is no recipe"),
-    ("[]", "is no recipe"),
+    ("[]", "it holds no mapping"),
     ('{"schema": 2, "base": {"name": "pocket"}, "terms": []}', "Only schema 1"),
     ('{"schema": 1, "terms": []}', "it needs 'schema', 'base' and 'terms'"),
 ]

@@ -8,7 +8,7 @@ from trained import train
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of a registry with helpful@1 and verbosity@1, which no test may change."""
-    return train(tmp_path_factory)
+    return train(tmp_path_factory.getbasetemp() / "trained")
 
 
 @pytest.fixture(autouse=True)

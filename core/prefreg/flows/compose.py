@@ -152,7 +152,9 @@ def read_recipe(path: Path, **options: Any) -> CompositionRequest:
         ) from error
 
 
-def _read_recipe(content: Mapping[str, Any], options: Mapping[str, Any]) -> CompositionRequest:
+def _read_recipe(content: Any, options: Mapping[str, Any]) -> CompositionRequest:
+    if not isinstance(content, Mapping):
+        raise UsageError("it holds no mapping with 'schema', 'base' and 'terms'.")
     if content["schema"] != SCHEMA or content.get("method", METHOD) != METHOD:
         raise UsageError(f"Only schema {SCHEMA} and method {METHOD!r} are known.")
     terms, hashes = [], []

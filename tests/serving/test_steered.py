@@ -1,0 +1,173 @@
+"""Models with live dials, from the registry to the weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import prefreg
+from prefreg import BaseModelError, RegistryError, UsageError, pocket
+
+
+def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    assert first.keys() == second.keys()
+    # As bytes: 0.0 and -0.0 would be equal numbers.
+    return all(
+        torch.equal(first[name].view(torch.int32), second[name].view(torch.int32))
+        for name in first
+    )
+
+
+@pytest.fixture
+def loaded() -> PreTrainedModel:
+    """Return the bundled model as a user of transformers loads it."""
+    return AutoModelForCausalLM.from_pretrained(pocket.model_dir())
+
+
+@pytest.fixture
+def base(loaded: PreTrainedModel) -> dict[str, torch.Tensor]:
+    return weights(loaded)
+
+
+def test_a_dial_turns_the_weights_and_back_bit_for_bit(trained: Path, base) -> None:
+    steered = prefreg.open(trained).load("pocket")
+    assert equal(weights(steered.model), base)
+    once = weights(steered.set(helpful=1).model)
+    assert not equal(once, base)
+    for eta in (0.3, -2, 0.7, 1):
+        steered.set(helpful=eta, verbose=-eta)
+    assert equal(weights(steered.set(helpful=1).model), once)
+    assert equal(weights(steered.set().model), base)
+    assert equal(weights(steered.set(helpful=0, verbose=0.0).model), base)
+
+
+def test_a_composed_folder_has_exactly_the_weights_of_the_dials(trained: Path) -> None:
+    terms = {"helpful": 0.7, "verbosity@1": -0.3}
+    registry = prefreg.open(trained)
+    registry.compose(terms, "out")
+    composed = AutoModelForCausalLM.from_pretrained("out")
+    assert equal(weights(composed), weights(registry.load(terms=terms).model))
+
+
+def test_dials_are_named_in_every_way_a_term_is(trained: Path) -> None:
+    steered = prefreg.open(trained).load()
+    expected = weights(steered.set(helpful=1).model)
+    for terms in ({"help": 1}, {"helpful@1": 1.0}, ["helpfulness:1"], [prefreg.Term("help", 1.0)]):
+        assert equal(weights(steered.set(terms).model), expected)
+    assert [str(term) for term in steered.set({"helpful@1": 0.5}, verbose=-1).terms] == [
+        "helpful@1:0.5",
+        "verbose:-1",
+    ]
+
+
+def test_a_dial_that_does_not_exist_changes_nothing(trained: Path) -> None:
+    steered = prefreg.open(trained).load("pocket").set(helpful=1)
+    before = weights(steered.model)
+    with pytest.raises(RegistryError, match="harmless"):
+        steered.set(harmless=1)
+    with pytest.raises(UsageError, match="named twice"):
+        steered.set({"help": 1}, helpful=1)
+    with pytest.raises(UsageError, match="not finite"):
+        steered.set(helpful=float("nan"))
+    assert equal(weights(steered.model), before)
+    assert [str(term) for term in steered.terms] == ["helpful:1"]
+
+
+def test_a_sum_that_overflows_gives_the_base_back(trained: Path, base) -> None:
+    steered = prefreg.open(trained).load("pocket")
+    with pytest.raises(prefreg.VectorError, match="finite"):
+        steered.set(helpful=3e38, verbose=3e38).set(helpful=1e300)
+    assert equal(weights(steered.model), base)
+
+
+def test_a_base_without_terms_needs_no_registry(tmp_path: Path, base) -> None:
+    assert equal(weights(prefreg.open(tmp_path / "missing.db").load("pocket").model), base)
+
+
+def test_a_steered_model_answers(trained: Path) -> None:
+    steered = prefreg.open(trained).load("pocket", {"helpful": 1})
+    answer = steered.generate("What colour is the boat?", max_new_tokens=12)
+    assert answer
+    assert steered.generate("What colour is the boat?", max_new_tokens=12) == answer
+    with pytest.raises(UsageError, match="Sampling needs"):
+        steered.generate("What?", temperature=-1)
+
+
+def test_steering_ends_with_the_block(trained: Path, loaded, base) -> None:
+    with prefreg.steer(loaded, registry=trained, helpful=1) as model:
+        assert model is loaded
+        turned = weights(loaded)
+    assert not equal(turned, base)
+    assert equal(weights(loaded), base)
+    assert equal(turned, weights(prefreg.open(trained).load("pocket").set(helpful=1).model))
+
+
+def test_steering_ends_also_with_an_exception(trained: Path, loaded, base) -> None:
+    with pytest.raises(KeyboardInterrupt), prefreg.steer(loaded, registry=trained, helpful=1):
+        raise KeyboardInterrupt
+    assert equal(weights(loaded), base)
+
+
+def test_a_changed_model_is_not_steered(trained: Path, loaded) -> None:
+    with torch.no_grad():
+        next(loaded.parameters()).view(-1)[0] += 1
+    before = weights(loaded)
+    with (
+        pytest.raises(BaseModelError, match="is not the base"),
+        prefreg.steer(loaded, registry=trained, helpful=1),
+    ):
+        pytest.fail("the block must not run")
+    assert equal(weights(loaded), before)
+
+
+def test_steering_within_steering_is_refused_and_both_end(trained: Path, loaded, base) -> None:
+    with prefreg.steer(loaded, registry=trained, helpful=1):
+        turned = weights(loaded)
+        with (
+            pytest.raises(BaseModelError, match="is not the base"),
+            prefreg.steer(loaded, registry=trained, verbose=1),
+        ):
+            pytest.fail("the block must not run")
+        assert equal(weights(loaded), turned)
+    assert equal(weights(loaded), base)
+
+
+def test_steering_needs_an_axis(trained: Path, loaded) -> None:
+    with (
+        pytest.raises(UsageError, match="at least one axis"),
+        prefreg.steer(loaded, registry=trained),
+    ):
+        pytest.fail("the block must not run")
+
+
+def test_steering_by_an_unknown_axis_leaves_the_model(trained: Path, loaded, base) -> None:
+    with pytest.raises(RegistryError), prefreg.steer(loaded, registry=trained, harmless=1):
+        pytest.fail("the block must not run")
+    assert equal(weights(loaded), base)
+
+
+def test_a_model_that_forgot_its_origin_needs_a_base(trained: Path, loaded, base) -> None:
+    loaded.config.name_or_path = ""
+    with (
+        pytest.raises(UsageError, match="base="),
+        prefreg.steer(loaded, registry=trained, helpful=1),
+    ):
+        pytest.fail("the block must not run")
+    with prefreg.steer(loaded, registry=trained, base="pocket", helpful=1):
+        assert not equal(weights(loaded), base)
+
+
+def test_a_model_in_bfloat16_is_steered_and_restored(trained: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(pocket.model_dir(), dtype=torch.bfloat16)
+    before = weights(model)
+    with prefreg.steer(model, registry=trained, helpful=2):
+        turned = weights(model)
+        assert model.dtype == torch.bfloat16
+    after = weights(model)
+    assert any(not torch.equal(before[name], turned[name]) for name in before)
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -1,0 +1,125 @@
+"""What the documents show is what the commands do."""
+
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+import prefreg
+from prefreg import hookspecs
+from prefreg.cli.main import run
+from prefreg.plugins import read_plugin
+
+ROOT = Path(__file__).parent.parent
+REGISTRY = ROOT / "registry.db"
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand where a user of a fresh clone stands, with a copy of the shipped registry."""
+    shutil.copy(REGISTRY, tmp_path / "registry.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PREFREG_REGISTRY", raising=False)
+    return tmp_path
+
+
+def console_steps(document: Path) -> list[tuple[list[str], str]]:
+    steps = []
+    for block in re.findall(r"```console\n(.*?)```", document.read_text("utf-8"), re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            steps.append((shlex.split(command), output))
+    return steps
+
+
+def without_hashes(text: str) -> str:
+    return re.sub(r"sha256 [0-9a-f]{12}", "sha256 …", text)
+
+
+def test_the_console_blocks_of_the_readme_are_what_happens(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = console_steps(ROOT / "README.md")
+    assert len(steps) >= 6
+    for (program, *arguments), expected in steps:
+        assert program == "prefreg"
+        assert run(arguments) == 0, arguments
+        shown = capsys.readouterr()
+        # A terminal shows both; the note about the base comes first.
+        assert without_hashes(shown.err + shown.out) == without_hashes(expected), arguments
+
+
+def shape(value: object) -> object:
+    """Reduce a document to its keys; lists to their first entry, long tables to one."""
+    if isinstance(value, dict):
+        if len(value) > 14 and all(isinstance(item, int | float) for item in value.values()):
+            return "table"
+        return {key: shape(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [shape(item) for item in value[:1]]
+    return None
+
+
+def matches(shown: object, real: object) -> bool:
+    """Whether a documented shape is the real one; a table is shown by one entry."""
+    if real == "table":
+        return isinstance(shown, dict) and len(shown) == 1
+    if isinstance(shown, dict) and isinstance(real, dict):
+        return shown.keys() == real.keys() and all(matches(shown[key], real[key]) for key in shown)
+    if isinstance(shown, list) and isinstance(real, list):
+        return len(shown) == len(real) and all(map(matches, shown, real))
+    return shown == real
+
+
+def test_every_json_document_has_the_shape_that_is_documented(
+    clone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    cases = re.findall(r"<!-- (.*?) -->\n```json\n(.*?)```", text, re.DOTALL)
+    assert len(cases) >= 14
+    for command, document in cases:
+        assert run([*shlex.split(command), "--json"]) == 0, command
+        real = json.loads(capsys.readouterr().out)
+        assert matches(shape(json.loads(document)), shape(real)), command
+
+
+def test_every_command_is_documented() -> None:
+    from prefreg.cli.main import prefreg as group
+
+    text = (ROOT / "docs" / "commands.md").read_text("utf-8")
+    for name in group.commands:
+        assert re.search(rf"^## {name}\b", text, re.MULTILINE), name
+
+
+def test_every_hook_has_its_heading_and_the_example_axis_works() -> None:
+    text = (ROOT / "plugins" / "README.md").read_text("utf-8")
+    for name in vars(hookspecs):
+        if name.startswith("prefreg_"):
+            assert f"### {name}(" in text
+    example = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert example is not None
+    module = type("module", (), {})()
+    namespace: dict[str, object] = {}
+    exec(example[1], namespace)
+    module.prefreg_register_axes = namespace["prefreg_register_axes"]
+    (axis,) = read_plugin(module, "formality")
+    (row,) = axis.sources["built-in"](prefreg.SourceRequest())
+    pair = axis.label(row)
+    assert pair is not None
+    assert pair.switched().switched() == pair
+
+
+def test_the_links_of_the_documents_lead_somewhere() -> None:
+    for document in (ROOT / "README.md", ROOT / "plugins" / "README.md", *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text("utf-8")):
+            if not target.startswith("http"):
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_public_names_are_sorted_and_exist() -> None:
+    assert list(prefreg.__all__) == sorted(prefreg.__all__)
+    for name in prefreg.__all__:
+        assert getattr(prefreg, name) is not None
