@@ -7,6 +7,7 @@ through the Python API into a scratch registry and measures, on the dev file,
 
 import argparse
 import json
+import random
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -30,9 +31,10 @@ MATCHED = 0.1
 Figures = dict[str, Any]
 
 
-def read_dev(path: Path) -> list[PreferencePair]:
-    """Read the dev pairs; a pair without a group is its own."""
-    return [pair for _, pair in read_preference_file(path)]
+def read_dev(path: Path, limit: int | None) -> list[PreferencePair]:
+    """Read the dev pairs, or as many of them, drawn at random."""
+    pairs = [pair for _, pair in read_preference_file(path)]
+    return pairs if limit is None else random.Random(0).sample(pairs, min(limit, len(pairs)))
 
 
 def delta(turned: PairLogProbs, base: PairLogProbs, *, per_token: bool) -> torch.Tensor:
@@ -92,7 +94,7 @@ def measure(options: argparse.Namespace, location: Path) -> Figures:
     )
     seconds = time.perf_counter() - started
     steered = registry.load(str(options.base), {options.axis: 0})
-    dev = read_dev(options.dev)
+    dev = read_dev(options.dev, options.dev_limit)
     tokens = tokenize_pairs(dev, steered.tokenizer, max_length=options.max_length)
     kept = [dev[position] for position in tokens.kept]
     groups = [
@@ -200,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dev", type=Path, required=True, help="pairs to measure on")
     parser.add_argument("--axis", default="verbosity")
     parser.add_argument("--limit", type=int, help="first rows of the training file")
+    parser.add_argument("--dev-limit", type=int, help="dev rows, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")

@@ -156,7 +156,7 @@ def test_hook_prefreg_register_axes() -> None:
 def test_a_hook_without_the_marker_is_no_hook() -> None:
     module = types.ModuleType("fresh")
     module.prefreg_register_axes = lambda: [make_axis("kindness")]
-    with pytest.raises(AxisError, match="mark prefreg_register_axes with @prefreg.hookimpl"):
+    with pytest.raises(AxisError, match=r"mark prefreg_register_axes with @prefreg\.hookimpl"):
         read_plugin(module, "fresh")
 
 

@@ -194,13 +194,13 @@ class Registry:
 
     def alias(self, axis: str, number: int, alias: str) -> VersionRecord:
         """Point a version alias at a version; the alias's history is kept."""
-        with self.access.writing() as store:
+        with self.access.changing() as store:
             store.set_alias(axis, number, alias)
             return store.resolve(axis, str(number))
 
     def unalias(self, axis: str, alias: str) -> None:
         """Delete a version alias; its history is kept."""
-        with self.access.writing() as store:
+        with self.access.changing() as store:
             store.delete_alias(axis, alias)
 
     def alias_history(self, axis: str) -> list[AliasEvent]:
@@ -210,7 +210,7 @@ class Registry:
 
     def remove(self, axis: str, number: int, *, force: bool = False) -> VersionRecord:
         """Remove a version; one that an alias names only with `force`."""
-        with self.access.writing() as store:
+        with self.access.changing() as store:
             record = store.resolve(axis, str(number))
             store.remove(axis, number, force=force)
             return record
@@ -222,5 +222,5 @@ class Registry:
 
     def gc(self) -> GcReport:
         """Remove the bytes that no version needs."""
-        with self.access.writing() as store:
+        with self.access.changing() as store:
             return store.gc()

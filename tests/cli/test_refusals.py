@@ -270,6 +270,16 @@ def test_readers_say_that_a_registry_is_missing(refuse, command: list[str]) -> N
     assert "no registry at missing.db" in refuse(1, "--registry", "missing.db", *command)
 
 
+CHANGES = [["alias", "helpful@1", "stable"], ["alias", "helpful@a", "--delete"], ["gc"]]
+
+
+@pytest.mark.parametrize("command", [*CHANGES, ["rm", "helpful@1"]], ids=" ".join)
+def test_what_only_changes_a_registry_creates_none(refuse, command: list[str]) -> None:
+    # An empty registry.db would hide the starter from then on.
+    assert "no registry at registry.db to change" in refuse(1, *command)
+    assert "no registry at missing.db to change" in refuse(1, "--registry", "missing.db", *command)
+
+
 def test_the_environment_names_a_registry_too(refuse, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFREG_REGISTRY", "elsewhere.db")
     assert "no registry at elsewhere.db" in refuse(1, "vectors")

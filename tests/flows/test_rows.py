@@ -25,7 +25,9 @@ AXIS = Axis(
 
 
 def rows(data: str | None, *, base: str = "llama", limit: int | None = None, **more) -> Origin:
-    return open_rows(AXIS, data=data, base=base, limit=limit, **{"revision": None, "seed": 0, **more})
+    return open_rows(
+        AXIS, data=data, base=base, limit=limit, **{"revision": None, "seed": 0, **more}
+    )
 
 
 def prompts(origin: Origin) -> list[object]:

@@ -76,8 +76,8 @@ def label(axis: str, row: Mapping[str, object]) -> tuple[str, str, str] | None:
 def switched_half(texts: Sequence[tuple[str, str, str]], seed: int) -> list[bool]:
     """Choose half of each kind of pair at random.
 
-    Of a thousand pairs switched by coin, a net 3 % keep their direction by chance, and Adam makes
-    a good tenth of the vector's effect of that; within kinds, nothing is left to learn.
+    Adam blows up whatever direction chance leaves: about one part in the square root of the number
+    of steps, whatever the batch. Switching within kinds removes the part that counting can remove.
     """
     draw = random.Random(f"shuffle/{seed}")
     kinds: dict[tuple[str, str], list[int]] = {}

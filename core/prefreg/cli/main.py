@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    stdout = sys.stdout
     try:
         # click hands back the code of an early exit (--help), else the command's own result.
         code = prefreg.main(arguments, prog_name="prefreg", standalone_mode=False)
@@ -67,8 +68,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader went away (`prefreg vectors | head`); keep Python from complaining at exit.
+    except (BrokenPipeError, SystemExit) as error:
+        # The reader went away (`prefreg vectors | head`): click wraps stdout and exits with 1.
+        if isinstance(error, SystemExit) and sys.stdout is stdout:
+            raise
+        # Keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:

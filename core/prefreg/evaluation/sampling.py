@@ -27,8 +27,8 @@ class Sampling:
         # Written so that a temperature that is not a number fits nowhere.
         if not (0 <= self.temperature < inf and 0 < self.top_p <= 1 and self.max_new_tokens >= 1):
             raise UsageError(
-                "Sampling needs a finite temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, got "
-                f"{self.temperature}, {self.top_p} and {self.max_new_tokens}."
+                "Sampling needs a finite temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, "
+                f"got {self.temperature}, {self.top_p} and {self.max_new_tokens}."
             )
 
 

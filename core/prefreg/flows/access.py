@@ -44,6 +44,19 @@ class Access:
         """
         return Store.open(self._named() or default_registry(), write=True)
 
+    def changing(self) -> Store:
+        """Open for changing what is there; an empty registry would only hide the starter.
+
+        Raises:
+            RegistryError: There is none, or it cannot be written.
+        """
+        named = self._named() or default_registry()
+        if "://" not in str(named) and not Path(named).exists():
+            raise RegistryError(
+                f"There is no registry at {named} to change. 'prefreg add-axis NAME' creates one."
+            )
+        return self.writing()
+
     def is_present(self) -> bool:
         """Whether there is a registry to read, were it broken or not."""
         named = self._named()

@@ -112,6 +112,8 @@ class VectorShelf:
 
     def __call__(self, terms: Sequence[Term]) -> list[tuple[float, DenseVector]]:
         """Return coefficient and vector of every term that is not at 0, in canonical order."""
+        if not terms:
+            return []  # needs no registry
         with self._access.reading() as store:
             found = resolve_on(store, terms, self._base.fingerprint.weights)
             for term in found:

@@ -28,7 +28,7 @@ def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> No
     if standing == "absent":
         raise RegistryError(
             f"The registry {database.location} is empty: it has no tables yet. "
-            "`prefreg add-axis` and `prefreg import` fill it."
+            "`prefreg add-axis NAME` fills it."
         )
     if standing == "older":
         raise RegistryError(

@@ -124,8 +124,8 @@ def _server_engine(url: URL, shown: str) -> Engine:
 def _check_readable(shown: str, path: Path) -> None:
     if not path.exists():
         raise RegistryError(
-            f"There is no registry at {shown}. `prefreg add-axis` and `prefreg import` "
-            "create one; --registry names another."
+            f"There is no registry at {shown}. `prefreg add-axis NAME` creates "
+            "one; --registry names another."
         )
     if not path.is_file():
         raise RegistryError(f"{shown} is not a registry: it is no file. Name a file.")

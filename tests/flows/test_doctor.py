@@ -1,0 +1,39 @@
+"""What the examination of the house finds."""
+
+from pathlib import Path
+
+import pytest
+
+from prefreg.flows.access import Access
+from prefreg.flows.doctor import empty_cache, examine
+
+
+def test_a_sound_house_is_described(trained: Path) -> None:
+    found = examine(Access(trained))
+    assert found.facts["registry"].endswith("trained.db (2 versions)")
+    assert found.facts["axes"].startswith("harmless, helpful")
+    assert found.facts["hub"] == "offline"
+    for name in ("python", "packages", "devices", "memory", "disk", "cache"):
+        assert found.facts[name]
+
+
+def test_a_missing_registry_is_a_problem_not_a_failure(tmp_path: Path) -> None:
+    found = examine(Access(tmp_path / "missing.db"))
+    assert found.facts["registry"] == "none"
+    assert any("missing.db" in problem for problem in found.problems)
+
+
+def test_a_token_is_never_shown(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    found = examine(Access(trained))
+    assert found.facts["hub token"] == "set"
+    assert "hf_secret" not in str(found)
+
+
+def test_the_cache_is_emptied_and_its_size_told(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PREFREG_CACHE", str(tmp_path / "cache"))
+    assert empty_cache() == 0
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "old").write_bytes(b"12345")
+    assert empty_cache() == 5
+    assert not (tmp_path / "cache").exists()
