@@ -27,7 +27,9 @@ def _read_all(path: Path) -> None:
 
 
 def test_a_missing_registry_is_told_to_readers_and_made_by_writers(path: Path) -> None:
-    with pytest.raises(RegistryError, match=r"no registry at .*registry.db. `prefreg add-axis`"):
+    with pytest.raises(
+        RegistryError, match=r"no registry at .*registry.db. `prefreg add-axis NAME`"
+    ):
         Store.open(path, write=False)
     assert not path.exists()
     Store.open(path, write=True).close()

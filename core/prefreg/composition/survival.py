@@ -49,8 +49,10 @@ class SurvivalMeter:
         got = result.to(torch.float32) - base.to(torch.float32)
         self._requested += count_nonzero(wanted)
         self._changed += count_nonzero(got)
-        self._overlap += float(torch.sum(got * wanted, dtype=torch.float64))
-        self._square += float(torch.sum(wanted * wanted, dtype=torch.float64))
+        # Products in float64: at an extreme coefficient the squares overflow float32.
+        exact = wanted.to(torch.float64)
+        self._overlap += float(torch.sum(got * exact))
+        self._square += float(torch.sum(exact * exact))
 
     def result(self) -> Survival | None:
         """Return the survival, or None where no change was requested.
