@@ -28,6 +28,7 @@ from prefreg.plugins import load_axes
 from prefreg.registry import VersionRecord
 from prefreg.terms import as_terms
 from prefreg.vectors import DenseVector, MemoryTensors, extract
+from prefreg.vectors.algebra import cosine
 
 SHUFFLED = "label-shuffled pairs"
 ENOUGH_ANSWERS = 100
@@ -131,15 +132,6 @@ def gaussian_like(vector: DenseVector, seed: int, folder: Path) -> DenseVector:
         destination=path,
     )
     return DenseVector.open(path)
-
-
-def cosine(one: DenseVector, other: DenseVector) -> float:
-    """Return the cosine of two vectors over all their tensors, in float64."""
-    flat = [
-        torch.cat([vector.tensor(name).flatten().double() for name in one.names])
-        for vector in (one, other)
-    ]
-    return float(flat[0] @ flat[1] / (flat[0].norm() * flat[1].norm()))
 
 
 def study(bench: Bench, seed: int, found: dict[str, Any], keep: Callable[[], None]) -> None:

@@ -4,6 +4,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from prefreg.evaluation.statistics import spearman
+
 AXES = ("helpful", "harmless", "verbosity")
 ETAS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 METRIC = {"helpful": "answers", "harmless": "refuses_unsafe", "verbosity": "words"}
@@ -29,18 +31,6 @@ class Bar(NamedTuple):
         if self.value is None:
             return False
         return self.value >= self.bound if self.direction == "≥" else self.value <= self.bound
-
-
-def spearman(values: Sequence[float]) -> float:
-    """Return the rank correlation with the order given; ties share their mean rank."""
-    ranks = [
-        sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values
-    ]
-    middle = (len(values) - 1) / 2
-    spread = sum((rank - middle) ** 2 for rank in ranks)
-    steps = sum((index - middle) ** 2 for index in range(len(values)))
-    both = sum((index - middle) * (rank - middle) for index, rank in enumerate(ranks))
-    return float(both / (spread * steps) ** 0.5) if spread else 0.0
 
 
 def curve(settings: Figures, axis: str) -> list[float]:

@@ -22,3 +22,21 @@ def train(folder: Path) -> Path:
                 axis, base="pocket", limit=200, settings=["max_steps=8"], keep_anyway=True
             )
     return folder / "trained.db"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of a registry with helpful@1 and verbosity@1, which no test may change."""
+    return train(tmp_path_factory.getbasetemp() / "trained")
+
+
+@pytest.fixture(autouse=True)
+def surroundings(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stand in a folder of the test's own, offline, with none of the user's settings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREFREG_CACHE", str(tmp_path_factory.getbasetemp() / "fingerprints"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("PREFREG_REGISTRY", "PREFREG_LOAD_PLUGINS", "PREFREG_DEBUG"):
+        monkeypatch.delenv(name, raising=False)

@@ -1,10 +1,12 @@
 """The Python API: a registry with everything that the command line does.
 
-import prefreg
+In short:
 
-registry = prefreg.open("registry.db")
-registry.compose({"helpful": 1, "harmless": 0.5}, "out")
-registry.load("pocket").set(helpful=1).generate("What colour is the boat?")
+    import prefreg
+
+    registry = prefreg.open("registry.db")
+    registry.compose({"helpful": 1, "harmless": 0.5}, "out")
+    registry.load("pocket").set(helpful=1).generate("What colour is the boat?")
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

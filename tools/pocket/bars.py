@@ -2,8 +2,10 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+
+from prefreg.evaluation.statistics import spearman
 
 METRIC = {"helpful": "answers", "harmless": "refuses_unsafe", "verbosity": "words"}
 ETAS = ("-1.0", "-0.5", "base", "+0.5", "+1.0")
@@ -13,18 +15,6 @@ Table = dict[str, dict[str, float]]
 def cell(table: Table, axis: str, eta: str) -> dict[str, float]:
     """Return what was measured of an axis at an eta."""
     return table["base"] if eta == "base" else table[f"{axis}:{eta}"]
-
-
-def spearman(values: Sequence[float]) -> float:
-    """Return the rank correlation with the order given; ties share their mean rank."""
-    ranks = [
-        sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values
-    ]
-    middle = (len(values) - 1) / 2
-    spread = sum((rank - middle) ** 2 for rank in ranks)
-    steps = sum((index - middle) ** 2 for index in range(len(values)))
-    both = sum((index - middle) * (rank - middle) for index, rank in enumerate(ranks))
-    return both / (spread * steps) ** 0.5 if spread else 0.0
 
 
 def bars(table: Table) -> Iterator[tuple[str, float, str, float]]:

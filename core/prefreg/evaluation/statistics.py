@@ -66,3 +66,15 @@ def grouped_mean(
     means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     low, high = np.quantile(means, [0.025, 0.975])
     return Estimate(float(np.mean(values)), float(low), float(high), len(values))
+
+
+def spearman(values: Sequence[float]) -> float:
+    """Return the rank correlation with the order given; ties share their mean rank."""
+    ranks = [
+        sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values
+    ]
+    middle = (len(values) - 1) / 2
+    spread = sum((rank - middle) ** 2 for rank in ranks)
+    steps = sum((index - middle) ** 2 for index in range(len(values)))
+    both = sum((index - middle) * (rank - middle) for index, rank in enumerate(ranks))
+    return float(both / (spread * steps) ** 0.5) if spread else 0.0

@@ -205,7 +205,7 @@ def _relocate(access: Access, request: CompositionRequest, found: Resolution) ->
         known = record.path if record else None
     if known is None or known == found.base.name or Path(known).is_dir():
         return
-    with access.writing() as store:
+    with access.changing() as store:
         store.relocate_base(found.base.fingerprint.weights, found.base.name)
 
 

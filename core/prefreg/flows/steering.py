@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
 from prefreg.errors import BaseModelError, UsageError
@@ -12,26 +12,8 @@ from prefreg.flows.access import Access
 from prefreg.flows.resolve import resolve_on, resolve_terms
 from prefreg.serving import Dials, SteeredModel
 from prefreg.terms import Term
-from prefreg.training.loading import load_tokenizer, quiet
+from prefreg.training.loading import load_model, load_tokenizer, quiet
 from prefreg.vectors import DenseVector, open_vector, read_tensor
-
-
-def load_model(base: BaseModel) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a base model and its tokenizer in the dtype of its checkpoint, never remote code.
-
-    Raises:
-        BaseModelError: It cannot be loaded.
-    """
-    with quiet():
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                base.path, dtype="auto", local_files_only=True, use_safetensors=True
-            )
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise BaseModelError(f"The model of {base.name} cannot be loaded: {reason}") from error
-        model.train(False)
-        return model, load_tokenizer(base)
 
 
 def load_steered(access: Access, terms: Sequence[Term], base: str | None) -> SteeredModel:
@@ -46,7 +28,9 @@ def load_steered(access: Access, terms: Sequence[Term], base: str | None) -> Ste
     else:
         with access.reading() as store:
             found = resolve_terms(store, terms, base).base
-    model, tokenizer = load_model(found)
+    with quiet():
+        model, tokenizer = load_model(found, "auto"), load_tokenizer(found)
+    model.train(False)
     dials = make_dials(model, found)
     return SteeredModel(dials, tokenizer, VectorShelf(found, access)).set(terms)
 

@@ -1,9 +1,9 @@
-"""Load a base for training: float32, from disk, without remote code, without chatter."""
+"""Load a base from disk: without remote code, without chatter."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -48,8 +48,10 @@ def load_tokenizer(base: BaseModel) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_model(base: BaseModel) -> "PreTrainedModel":
-    """Load the base's weights in float32, the precision of training.
+def load_model(
+    base: BaseModel, dtype: torch.dtype | Literal["auto"] = torch.float32
+) -> "PreTrainedModel":
+    """Load the base's weights: in float32, the precision of training, or in their own (`auto`).
 
     Raises:
         BaseModelError: The model cannot be loaded, or its files lack some of its weights.
@@ -59,7 +61,7 @@ def load_model(base: BaseModel) -> "PreTrainedModel":
     try:
         model, info = loader.from_pretrained(
             base.path,
-            dtype=torch.float32,
+            dtype=dtype,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
