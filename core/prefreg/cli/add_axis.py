@@ -1,0 +1,92 @@
+"""Adding an axis: train its ± pair and store φ in the registry."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prefreg.cli.options import Common, command, human_size, sections
+from prefreg.cli.progress import stage_progress
+from prefreg.cli.views import version_view
+from prefreg.registry import VersionRecord
+
+if TYPE_CHECKING:
+    from prefreg.flows.add_axis import AxisPreview
+
+
+@command("add-axis")
+@click.argument("name")
+@click.option(
+    "--base", help="Base model: a folder or a hub id.  [default: the last one, or pocket]"
+)
+@click.option(
+    "--data", metavar="SOURCE_OR_FILE", help="One of the axis' sources, or a .jsonl[.gz] file."
+)
+@click.option("--limit", type=click.IntRange(1), help="Read at most this many rows.")
+@click.option("--revision", help="Revision of the data set.  [default: the newest]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data order.")
+@click.option("--max-length", type=click.IntRange(2), help="Tokens of prompt and answer together.")
+@click.option("--note", help="A line to remember the version by.")
+@click.option("--preset", help="A set of hyper-parameters: paper or quick.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="YAML file of DPOConfig fields.",
+)
+@click.option(
+    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="One DPOConfig field."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Storage dtype of the vector.",
+)
+@click.option("--dry-run", is_flag=True, help="Show the audit and some tokens; train nothing.")
+@click.option("--keep-anyway", is_flag=True, help="Store the vector even if a guard refuses it.")
+def add_axis(
+    common: Common, name: str, dry_run: bool, assignments: tuple[str, ...], **options: Any
+) -> None:
+    """Train the ± pair of an axis and store φ = θ₊ − θ₋ as a new version."""
+    from prefreg.flows.add_axis import AxisRequest
+
+    request = AxisRequest(name, settings=assignments, **options)
+    registry = common.open_registry()
+    if dry_run:
+        preview = registry.preview_axis(request)
+        common.emit("add-axis", preview.as_dict(), _describe_preview(preview))
+        return
+    with stage_progress(common) as progress:
+        record = registry.add_axis(request, progress=progress, note=common.note)
+    common.emit("add-axis", version_view(record), _describe(record))
+
+
+def _describe(record: VersionRecord) -> str:
+    size = human_size(record.size)
+    return f"Added {record} on {record.base.name} ({size}, sha256 {record.sha256[:12]})."
+
+
+def _describe_preview(preview: "AxisPreview") -> str:
+    facts: dict[str, object] = {
+        "axis": preview.axis,
+        "base": preview.base,
+        "source": preview.source + (f"@{preview.revision}" if preview.revision else ""),
+        "rendering": ", ".join(preview.renderings),
+        "max length": preview.max_length,
+    }
+    audit = {
+        name: f"{value:.3f}" if isinstance(value, float) else value
+        for name, value in preview.audit.as_dict().items()
+    }
+    lines = [sections(facts), "", "audit", sections(audit), "", "settings"]
+    lines.append(sections(preview.settings))
+    for number, example in enumerate(preview.examples, 1):
+        lines += ["", f"example {number}"]
+        for role in ("prompt", "chosen", "rejected"):
+            tokens = " ".join(f"{token.text}·{token.id}" for token in example if token.role == role)
+            lines.append(f"  {role:<9}{tokens}")
+    return "\n".join(lines)
+
+
+COMMANDS = (add_axis,)
