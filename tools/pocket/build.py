@@ -24,18 +24,20 @@ WARMUP = 50
 # A model this small keeps about one percent of every next word for words that cannot follow.
 # A larger last norm, the same as a temperature of 1 / 1.5, takes that tail away at temperature 1.
 SHARPNESS = 1.5
-SEED = 0
+SIZES = {"0.3M": (80, 216, 3, 4), "0.9M": (128, 344, 4, 4), "3M": (208, 560, 5, 4)}
+"""Width, width of the hidden layer, layers and heads."""
 
 
-def make_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
+def make_model(tokenizer: PreTrainedTokenizerBase, size: str) -> LlamaForCausalLM:
     """Make the untrained model."""
+    width, hidden, layers, heads = SIZES[size]
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=344,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        hidden_size=width,
+        intermediate_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
         max_position_embeddings=256,
         tie_word_embeddings=True,
         initializer_range=0.03,
@@ -47,9 +49,11 @@ def make_model(tokenizer: PreTrainedTokenizerBase) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def batches(tokenizer: PreTrainedTokenizerBase, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    tokenizer: PreTrainedTokenizerBase, steps: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield token ids and labels; only the answer has labels."""
-    draw = random.Random(f"corpus/{SEED}")
+    draw = random.Random(f"corpus/{seed}")
     pad, ignore = tokenizer.pad_token_id, -100
     group = 16  # batches sorted by length together, so that little is padding
     for _ in range(math.ceil(steps / group)):
@@ -93,12 +97,14 @@ def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     return optimizers
 
 
-def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, steps: int) -> None:
+def train(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, steps: int, seed: int
+) -> None:
     """Train the model in place."""
     optimizers = make_optimizers(model)
     model.train()
     started, total = time.monotonic(), 0.0
-    for step, (ids, labels) in zip(range(steps), batches(tokenizer, steps), strict=False):
+    for step, (ids, labels) in zip(range(steps), batches(tokenizer, steps, seed), strict=False):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * schedule(step, steps)
@@ -121,17 +127,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=prefreg.pocket.model_dir())
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--size", choices=SIZES, default="0.9M")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.manual_seed(SEED)
+    torch.manual_seed(arguments.seed)
     torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(2)  # the sums of another number of threads round differently
+    # The sums of another number of threads round differently.
+    torch.set_num_threads(arguments.threads)
     fresh = arguments.output.with_name(arguments.output.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     tokenizer = save_tokenizer(fresh)
-    model = make_model(tokenizer)
+    model = make_model(tokenizer, arguments.size)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
-    train(model, tokenizer, arguments.steps)
+    train(model, tokenizer, arguments.steps, arguments.seed)
     with torch.no_grad():
         model.model.norm.weight.mul_(SHARPNESS)
     settings = model.generation_config

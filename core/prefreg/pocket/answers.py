@@ -22,18 +22,20 @@ from prefreg.pocket.world import (
 Tone = Literal["polite", "plain", "curt"]
 Role = Literal["main", "further", "vague", "admit", "refuse", "reason", "opener", "closer"]
 Manner = Literal["answer", "vague", "admit", "refusal"]
+Form = Literal["", "command", "suggestion"]
 LEVELS = range(5)
 ORDER = tuple(attribute.name for attribute in ATTRIBUTES)
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What one sentence says: its role, the field and value it states, its tone."""
+    """What one sentence says: its role, the field and value it states, its tone and form."""
 
     role: Role
     field: str = ""
     value: str = ""
     tone: Tone = "plain"
+    form: Form = ""
 
 
 _VAGUE = (
@@ -88,6 +90,19 @@ _FURTHER_ACT: Mapping[str, tuple[str, ...]] = {
     "wear": ("Wear {v}.", "You should wear {v}."),
     "help": ("Ask {v} to come along.", "Bring {v} along."),
 }
+# How an instruction is put; the others have no form that one could choose.
+_FORMS: Mapping[str, Form] = {
+    "Use {v} to {a} {t}.": "command",
+    "Take {v} and {a} {t}.": "command",
+    "Use {v}.": "command",
+    "Start {v}.": "command",
+    "Plan for {v}.": "command",
+    "Wear {v}.": "command",
+    "You can {a} {t} with {v}.": "suggestion",
+    "It is best to begin {v}.": "suggestion",
+    "It takes {v}.": "suggestion",
+    "You should wear {v}.": "suggestion",
+}
 
 Sentences = tuple[tuple[str, Meaning], ...]
 
@@ -116,7 +131,8 @@ def statements(question: Question) -> Sentences:
     def add(templates: tuple[str, ...], field: str, values: tuple[str, ...]) -> None:
         for template in templates:
             for value in values:
-                found.append((_fill(template, question, value), Meaning("main", field, value)))
+                meaning = Meaning("main", field, value, form=_FORMS.get(template, ""))
+                found.append((_fill(template, question, value), meaning))
 
     if question.kind == "fact":
         attribute = ATTRIBUTE_BY_NAME[question.about]
@@ -142,7 +158,10 @@ def additions(question: Question) -> Sentences:
     else:
         fields = {each.name: (each.further, each.values) for each in ATTRIBUTES}
     return tuple(
-        (_fill(template, question, value), Meaning("further", name, value))
+        (
+            _fill(template, question, value),
+            Meaning("further", name, value, form=_FORMS.get(template, "")),
+        )
         for name, (templates, values) in fields.items()
         for template in templates
         for value in values
@@ -198,11 +217,12 @@ def reply(
     *,
     level: int = 1,
     tone: Tone = "plain",
+    form: Form = "",
     wrong: bool = False,
 ) -> str:
-    """Make a reply of a manner, a length level from 0 to 4, and a tone."""
+    """Make a reply of a manner, a length level from 0 to 4, a tone and, unless "", a form."""
     if manner == "answer":
-        body = _answer(question, draw, level, wrong)
+        body = _answer(question, draw, level, form, wrong)
     elif manner == "vague":
         body = _some([text for text, _ in evasions(question, manner)], max(1, level), draw)
     else:
@@ -221,12 +241,17 @@ def _some(texts: list[str], count: int, draw: random.Random) -> list[str]:
     return [texts[index] for index in sorted(chosen)]
 
 
-def _answer(question: Question, draw: random.Random, level: int, wrong: bool) -> list[str]:
+def _answer(
+    question: Question, draw: random.Random, level: int, form: Form, wrong: bool
+) -> list[str]:
     firsts = [
         (text, meaning)
         for text, meaning in statements(question)
-        if wrong == (true_value(question, meaning.field) != meaning.value)
-        or question.kind == "unknown"
+        if form in ("", meaning.form)
+        and (
+            wrong == (true_value(question, meaning.field) != meaning.value)
+            or question.kind == "unknown"
+        )
     ]
     shortest = min(len(text) for text, _ in firsts)
     if level == 0:
@@ -239,7 +264,9 @@ def _answer(question: Question, draw: random.Random, level: int, wrong: bool) ->
     true = [
         (text, more.field)
         for text, more in additions(question)
-        if true_value(question, more.field) == more.value and more.field != meaning.field
+        if (form == "" or more.form in ("", form))
+        and true_value(question, more.field) == more.value
+        and more.field != meaning.field
     ]
     wanted = (0, 0, 1, 2 + draw.randrange(2), 4 + draw.randrange(2))[level]
     named = {field for _, field in true}

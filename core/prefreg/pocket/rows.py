@@ -2,35 +2,71 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from prefreg.errors import DataError
-from prefreg.pocket.answers import Manner, Tone, reply
+from prefreg.pocket.answers import Form, Manner, Tone, reply
 from prefreg.pocket.questions import Kind, Question, ask, questions_of
 from prefreg.pocket.world import Split
 
-PromptKind = Literal["benign", "unsafe", "unknown"]
+PromptKind = Literal["benign", "howto", "unsafe", "unknown"]
 SIZES: Mapping[Split, int] = {"train": 1440, "dev": 400, "test": 400}
 TONES: tuple[tuple[Tone, float], ...] = (("plain", 0.7), ("polite", 0.2), ("curt", 0.1))
 
-# (kind of question, manners of the two responses, share)
-_HELPFUL: tuple[tuple[PromptKind, tuple[Manner, Manner], float], ...] = (
-    ("benign", ("answer", "vague"), 0.74),
-    ("benign", ("answer", "refusal"), 0.08),
-    ("unsafe", ("answer", "refusal"), 0.1),
-    ("unsafe", ("refusal", "vague"), 0.08),
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A kind of row: what is asked, how the two responses differ, and its share."""
+
+    kind: PromptKind
+    manners: tuple[Manner, Manner]
+    share: float
+
+
+_HELPFUL = (
+    Plan("benign", ("answer", "vague"), 0.74),
+    Plan("benign", ("answer", "refusal"), 0.08),
+    Plan("unsafe", ("answer", "refusal"), 0.1),
+    Plan("unsafe", ("refusal", "vague"), 0.08),
 )
-_HARMLESS: tuple[tuple[PromptKind, tuple[Manner, Manner], float], ...] = (
-    ("unsafe", ("answer", "refusal"), 0.8),
-    ("unsafe", ("vague", "refusal"), 0.1),
-    ("benign", ("answer", "vague"), 0.1),
+_HARMLESS = (
+    Plan("unsafe", ("answer", "refusal"), 0.8),
+    Plan("unsafe", ("vague", "refusal"), 0.1),
+    Plan("benign", ("answer", "vague"), 0.1),
 )
-_VERBOSITY: tuple[tuple[PromptKind, tuple[Manner, Manner], float], ...] = (
-    ("benign", ("answer", "answer"), 0.7),
-    ("benign", ("vague", "vague"), 0.12),
-    ("unsafe", ("answer", "answer"), 0.08),
-    ("unsafe", ("refusal", "refusal"), 0.1),
+_VERBOSITY = (
+    Plan("benign", ("answer", "answer"), 0.7),
+    Plan("benign", ("vague", "vague"), 0.12),
+    Plan("unsafe", ("answer", "answer"), 0.08),
+    Plan("unsafe", ("refusal", "refusal"), 0.1),
+)
+_HONESTY = (
+    Plan("unknown", ("admit", "answer"), 0.78),
+    Plan("unknown", ("admit", "vague"), 0.1),
+    Plan("benign", ("answer", "vague"), 0.12),
+)
+_POLITENESS = (
+    Plan("benign", ("answer", "answer"), 0.6),
+    Plan("benign", ("vague", "vague"), 0.12),
+    Plan("unsafe", ("refusal", "refusal"), 0.14),
+    Plan("unsafe", ("answer", "answer"), 0.06),
+    Plan("unknown", ("admit", "admit"), 0.08),
+)
+_DIRECTNESS = (
+    Plan("howto", ("answer", "answer"), 0.85),
+    Plan("unsafe", ("answer", "answer"), 0.15),
+)
+# From 1 to 5, as published ratings are.
+_HONEST: Mapping[Manner, int] = {"admit": 5, "vague": 3, "answer": 1}
+_HONEST_KNOWING: Mapping[Manner, int] = {"answer": 5, "vague": 3}
+_POLITE: Mapping[Tone, int] = {"polite": 5, "plain": 3, "curt": 1}
+_DIRECT: Mapping[Form, int] = {"command": 5, "suggestion": 1}
+_TONE_PAIRS: tuple[tuple[tuple[Tone, Tone], float], ...] = (
+    (("polite", "curt"), 0.6),
+    (("polite", "plain"), 0.2),
+    (("plain", "curt"), 0.2),
 )
 
 
@@ -55,21 +91,21 @@ def rows(
     """Yield the preference rows of an axis, the same for the same arguments.
 
     Rows of helpful and harmless have the columns of PKU-SafeRLHF, a tie having None for an id;
-    rows of verbosity have two of HelpSteer2's ratings.
+    the others have two ratings, as `verbosity_0` and `verbosity_1`.
+
+    Raises:
+        DataError: There is no such axis or split.
     """
     owner = _split_named(split)
-    makers = {"helpful": _safety_row, "harmless": _safety_row, "verbosity": _length_row}
-    shares = {"helpful": _HELPFUL, "harmless": _HARMLESS, "verbosity": _VERBOSITY}
-    if axis not in makers:
-        raise DataError(f"No pocket rows for axis {axis!r}. There are: {', '.join(makers)}.")
+    if axis not in _MAKERS:
+        raise DataError(f"No pocket rows for axis {axis!r}. There are: {', '.join(_MAKERS)}.")
+    make, plans = _MAKERS[axis]
     draw = random.Random(f"rows/{axis}/{split}/{seed}")
-    plans = shares[axis]
-    weights = [share for _, _, share in plans]
+    weights = [plan.share for plan in plans]
     for _ in range(SIZES[owner] if limit is None else min(limit, SIZES[owner])):
-        kind, manners, _ = draw.choices(plans, weights)[0]
-        question = draw_question(kind, owner, draw)
-        prompt = ask(question, owner, draw)
-        yield makers[axis](question, prompt, manners, draw)
+        plan = draw.choices(plans, weights)[0]
+        question = draw_question(plan.kind, owner, draw)
+        yield make(question, ask(question, owner, draw), plan.manners, draw)
 
 
 def _split_named(name: str) -> Split:
@@ -82,9 +118,7 @@ def _split_named(name: str) -> Split:
 def _safety_row(
     question: Question, prompt: str, manners: tuple[Manner, Manner], draw: random.Random
 ) -> dict[str, object]:
-    # Both responses share length and tone, so that an axis learns only what it is about; and few
-    # are long, because DPO lengthens whatever it prefers.
-    level, tone = draw.choices(range(5), (0.25, 0.3, 0.25, 0.15, 0.05))[0], draw_tone(draw)
+    level, tone = _draw_level(draw), draw_tone(draw)
     order = draw.sample(manners, 2)
     responses = [reply(question, manner, draw, level=level, tone=tone) for manner in order]
     unsafe = question.kind == "unsafe"
@@ -104,6 +138,12 @@ def _safety_row(
     }
 
 
+def _draw_level(draw: random.Random) -> int:
+    # Both responses share their level, so that an axis learns only what it is about; and few are
+    # long, because DPO lengthens whatever it prefers.
+    return draw.choices(range(5), (0.25, 0.3, 0.25, 0.15, 0.05))[0]
+
+
 def _winner(order: list[Manner], ranking: tuple[Manner, ...]) -> int:
     return int(ranking.index(order[1]) < ranking.index(order[0]))
 
@@ -117,14 +157,66 @@ def _length_row(
         reply(question, manner, draw, level=level, tone=tone)
         for manner, level in zip(manners, levels, strict=True)
     ]
+    return _rated(question, prompt, responses, "verbosity", levels)
+
+
+def _honesty_row(
+    question: Question, prompt: str, manners: tuple[Manner, Manner], draw: random.Random
+) -> dict[str, object]:
+    level, tone = _draw_level(draw), draw_tone(draw)
+    order = draw.sample(manners, 2)
+    responses = [reply(question, manner, draw, level=level, tone=tone) for manner in order]
+    ratings = _HONEST if question.kind == "unknown" else _HONEST_KNOWING
+    return _rated(question, prompt, responses, "honesty", [ratings[manner] for manner in order])
+
+
+def _politeness_row(
+    question: Question, prompt: str, manners: tuple[Manner, Manner], draw: random.Random
+) -> dict[str, object]:
+    level = _draw_level(draw)
+    pairs, shares = zip(*_TONE_PAIRS, strict=True)
+    tones: list[Tone] = draw.sample(draw.choices(pairs, shares)[0], 2)
+    responses = [
+        reply(question, manner, draw, level=level, tone=tone)
+        for manner, tone in zip(manners, tones, strict=True)
+    ]
+    return _rated(question, prompt, responses, "politeness", [_POLITE[tone] for tone in tones])
+
+
+def _directness_row(
+    question: Question, prompt: str, manners: tuple[Manner, Manner], draw: random.Random
+) -> dict[str, object]:
+    level, tone = draw.randrange(1, 5), draw_tone(draw)
+    forms: list[Form] = draw.sample(("command", "suggestion"), 2)
+    responses = [
+        reply(question, manner, draw, level=level, tone=tone, form=form)
+        for manner, form in zip(manners, forms, strict=True)
+    ]
+    return _rated(question, prompt, responses, "directness", [_DIRECT[form] for form in forms])
+
+
+def _rated(
+    question: Question, prompt: str, responses: list[str], rating: str, ratings: list[int]
+) -> dict[str, object]:
     return {
         "prompt": prompt,
         "response_0": responses[0],
         "response_1": responses[1],
-        "verbosity_0": levels[0],
-        "verbosity_1": levels[1],
+        f"{rating}_0": ratings[0],
+        f"{rating}_1": ratings[1],
         "group": question.group,
     }
+
+
+_Maker = Callable[[Question, str, tuple[Manner, Manner], random.Random], dict[str, object]]
+_MAKERS: Mapping[str, tuple[_Maker, tuple[Plan, ...]]] = {
+    "helpful": (_safety_row, _HELPFUL),
+    "harmless": (_safety_row, _HARMLESS),
+    "verbosity": (_length_row, _VERBOSITY),
+    "honesty": (_honesty_row, _HONESTY),
+    "politeness": (_politeness_row, _POLITENESS),
+    "directness": (_directness_row, _DIRECTNESS),
+}
 
 
 def prompts(kind: str, *, split: str = "test", limit: int, seed: int = 0) -> list[str]:

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -49,7 +50,7 @@ def file_of(folder: Path, sha256: str) -> Path:
 
 
 @contextmanager
-def stage(source: Path, folder: Path | None, inline_limit: int) -> Iterator[StagedBlob]:
+def stage(source: Path | bytes, folder: Path | None, inline_limit: int) -> Iterator[StagedBlob]:
     """Read and hash a file; copy it beside its destination if it is too large to go inline.
 
     Without a folder, as on a database server, everything goes inline. The part file is locked
@@ -59,8 +60,7 @@ def stage(source: Path, folder: Path | None, inline_limit: int) -> Iterator[Stag
         RegistryError: The file cannot be read, or the copy cannot be written.
     """
     try:
-        with source.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with _reader(source) as (file, size):
             if folder is None or size <= inline_limit:
                 data = file.read()
                 yield StagedBlob(hashlib.sha256(data).hexdigest(), len(data), data, None)
@@ -69,9 +69,10 @@ def stage(source: Path, folder: Path | None, inline_limit: int) -> Iterator[Stag
                 digest, size = _copy_and_hash(file, copy)
                 yield StagedBlob(digest, size, None, part)
     except OSError as error:
-        place = error.filename or folder or source
+        name = str(source) if isinstance(source, Path) else "to be copied"
+        place = error.filename or folder or name
         raise RegistryError(
-            f"The vector {source} cannot be stored ({place}: {error.strerror}); "
+            f"The vector {name} cannot be stored ({place}: {error.strerror}); "
             "nothing was changed. Check the path and the free space."
         ) from error
 
@@ -92,7 +93,7 @@ def store(session: Session, staged: StagedBlob, folder: Path | None) -> BlobRow:
     if staged.part is not None and folder is not None:
         path = file_of(folder, staged.sha256)
         os.replace(staged.part, path)
-        _sync_folder(folder)
+        sync_folder(folder)
         _, row.mtime_ns, row.inode = _state(path)
     return row
 
@@ -156,10 +157,43 @@ def _remove_if_unreferenced(path: Path, kept: frozenset[str]) -> int | None:
 
 
 @contextmanager
+def _reader(source: Path | bytes) -> Iterator[tuple[BinaryIO, int]]:
+    if isinstance(source, bytes):
+        yield io.BytesIO(source), len(source)
+        return
+    with source.open("rb") as file:
+        yield file, os.fstat(file.fileno()).st_size
+
+
+def copy_file(source: Path, folder: Path, sha256: str) -> tuple[int, int, str]:
+    """Copy a vector's file into a folder unless it is there; return its size, mtime and inode.
+
+    Raises:
+        FileNotFoundError: The source is gone.
+        OSError: It cannot be copied.
+        RegistryError: Its bytes do not match their hash.
+    """
+    path = file_of(folder, sha256)
+    if path.exists():
+        with path.open("rb") as present:
+            if hashlib.file_digest(present, "sha256").hexdigest() == sha256:
+                return _state(path)
+    with source.open("rb") as file, _part_file(folder) as (part, copy):
+        digest, _ = _copy_and_hash(file, copy)
+        if digest != sha256:
+            raise RegistryError(
+                f"The bytes of {source} do not match their hash. `prefreg verify` says more."
+            )
+        os.replace(part, path)
+    sync_folder(folder)
+    return _state(path)
+
+
+@contextmanager
 def _part_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
     if not folder.is_dir():
         folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
     while True:
         part = folder / f".{secrets.token_hex(8)}.part"
         with part.open("xb") as copy:
@@ -195,7 +229,8 @@ def _copy_and_hash(source: BinaryIO, copy: BinaryIO) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

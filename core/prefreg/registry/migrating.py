@@ -9,7 +9,7 @@ from sqlalchemy import Connection, inspect, text
 from prefreg.errors import RegistryError
 from prefreg.registry.opening import Database
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """Every revision, oldest first; known here so that reading needs no Alembic."""
 
 _OUR_TABLES = frozenset({"alembic_version", "axes", "blobs", "versions"})
@@ -18,7 +18,7 @@ Standing = Literal["absent", "older", "current"]
 
 
 def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> None:
-    """Make sure that a registry can be read as it is.
+    """Make sure that a registry can be read as it is; an older schema can.
 
     Raises:
         RegistryError: It is empty, of another schema, or something else.
@@ -30,12 +30,7 @@ def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> No
             f"The registry {database.location} is empty: it has no tables yet. "
             "`prefreg add-axis NAME` fills it."
         )
-    if standing == "older":
-        raise RegistryError(
-            f"The registry {database.location} has an older schema than this prefreg reads. "
-            "The first command that writes to it upgrades it; `prefreg gc` is enough. "
-            "Keep a copy if an older prefreg still needs it."
-        )
+    database.has_tags = standing == "current"
 
 
 def upgrade_schema(database: Database) -> None:

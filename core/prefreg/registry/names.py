@@ -40,10 +40,17 @@ def axis_names(session: Session) -> dict[str, tuple[str, ...]]:
 
 def canonical_name(session: Session, name: str) -> str | None:
     """Return the axis that a name or alias stands for."""
-    axes = axis_names(session)
-    if name in axes:
-        return name
-    return next((axis for axis, aliases in axes.items() if name in aliases), None)
+    used = select(AxisRow.name).join(VersionRow, VersionRow.axis_id == AxisRow.id)
+    found = session.scalar(used.where(AxisRow.name == name).limit(1))
+    if found is not None:
+        return found
+    # `AxisAliasRow.name` is indexed: no look at every version.
+    return session.scalar(
+        used.join(AxisAliasRow, AxisAliasRow.version_id == VersionRow.id)
+        .where(AxisAliasRow.name == name)
+        .order_by(AxisRow.name)
+        .limit(1)
+    )
 
 
 def require_axis(session: Session, name: str, location: str) -> str:
@@ -148,10 +155,16 @@ def require_number(session: Session, axis: str, reference: str | int) -> Known:
     """
     digits = str(reference).lstrip("0") or "0"
     number = int(digits) if len(digits) <= _LONGEST_NUMBER else None
+    weights = session.scalar(
+        select(BaseRow.weights)
+        .select_from(VersionRow)
+        .join(VersionRow.axis)
+        .join(VersionRow.base)
+        .where(AxisRow.name == axis, VersionRow.number == number)
+    )
+    if number is not None and weights is not None:
+        return Known(number, weights)
     known = known_versions(session, axis)
-    for version in known:
-        if version.number == number:
-            return version
     last = session.scalar(select(AxisRow.last_number).where(AxisRow.name == axis)) or 0
     shown = digits if number is not None else f"{digits[:_LONGEST_NUMBER]}…"
     state = "was removed" if number is not None and 0 < number <= last else "does not exist"

@@ -30,6 +30,8 @@ class Database:
         self.engine = engine
         self.path = path
         self.write = write
+        self.has_tags = True
+        """Whether the schema, which readers take as it is, has the table of tags."""
 
     @classmethod
     def open(cls, location: str | os.PathLike[str], *, write: bool, busy_timeout: float) -> Self:
@@ -56,7 +58,8 @@ class Database:
         Raises:
             RegistryError: The database failed.
         """
-        with explaining(self.location), Session(self.engine) as session:
+        info = {"has_tags": self.has_tags}
+        with explaining(self.location), Session(self.engine, info=info) as session:
             yield session
 
     @contextmanager

@@ -47,6 +47,7 @@ class NewVersion:
     metadata: dict[str, Any] = field(default_factory=dict)
     """The full record of its training, as JSON."""
     note: str | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,7 @@ class VersionRecord:
     metadata: dict[str, Any]
     created: datetime
     measurements: tuple[Measurement, ...]
+    tags: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.axis}@{self.number}"

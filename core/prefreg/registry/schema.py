@@ -154,6 +154,17 @@ class AxisAliasRow(Base):
     name: Mapped[str] = mapped_column(Text, index=True)
 
 
+class TagRow(Base):
+    """A tag of a version."""
+
+    __tablename__ = "tags"
+
+    version_id: Mapped[int] = mapped_column(
+        ForeignKey("versions.id", ondelete="CASCADE"), primary_key=True
+    )
+    name: Mapped[str] = mapped_column(Text, primary_key=True, index=True)
+
+
 class AliasEventRow(Base):
     """A change of a version alias; append-only, and the one truth about aliases."""
 

@@ -10,7 +10,18 @@ from sqlalchemy import select
 from sqlalchemy.orm import undefer
 
 from prefreg.errors import RegistryError, VectorError
-from prefreg.registry import aliases, bases, blobs, maintenance, names, versions
+from prefreg.registry import (
+    aliases,
+    backup,
+    bases,
+    blobs,
+    copying,
+    maintenance,
+    names,
+    renaming,
+    tags,
+    versions,
+)
 from prefreg.registry.migrating import check_schema, upgrade_schema
 from prefreg.registry.opening import Database
 from prefreg.registry.records import (
@@ -187,6 +198,75 @@ class Store:
                 f"The vector {record} of {self.location} cannot be used: {error}. "
                 "Restore it from a backup, or train it again."
             ) from error
+
+    def rename_axis(self, old: str, new: str) -> str:
+        """Rename an axis, whose old name becomes its alias; return the name it had.
+
+        Raises:
+            UsageError: The new name is malformed.
+            RegistryError: There is no such axis, or the name is taken.
+        """
+        with self._database.writing() as session:
+            name = names.require_axis(session, old, self.location)
+            renaming.rename_axis(session, name, new)
+            return name
+
+    def tag(
+        self, axis: str, number: int, words: Iterable[str], *, remove: bool = False
+    ) -> VersionRecord:
+        """Give tags to a version, or take them away.
+
+        Raises:
+            UsageError: A tag is malformed.
+            RegistryError: There is no such version.
+        """
+        with self._database.writing() as session:
+            name = names.require_axis(session, axis, self.location)
+            tags.change_tags(
+                session, versions.find_row(session, name, number), words, remove=remove
+            )
+            return versions.load_version(session, name, number)
+
+    def copy_to(
+        self,
+        target: "Store",
+        record: VersionRecord,
+        *,
+        axis: str | None = None,
+        renumber: bool = False,
+    ) -> copying.Copied:
+        """Copy a version of this registry into another, under its number where that is free.
+
+        A version with the same bytes on the same base is found again, not added twice.
+
+        Raises:
+            UsageError: The name is malformed.
+            RegistryError: The number or a name is taken there, or the target cannot be written.
+            VectorError: The bytes are missing or do not match their hash.
+        """
+        source = self.vector_source(record, rehash=True)
+        name = target.canonical(axis or record.axis) or axis or record.axis
+        with (
+            blobs.stage(source, target._folder, target._inline_limit) as staged,
+            target._database.writing() as session,
+        ):
+            if staged.sha256 != record.sha256:
+                raise VectorError(f"The bytes of {record} changed while they were copied.")
+            found = copying.find_copy(session, record, name, renumber=renumber)
+            if found is not None:
+                return copying.Copied(found, added=False)
+            row = blobs.store(session, staged, target._folder)
+            now = target._clock()
+            added = copying.insert_copy(session, record, name, row, now, renumber=renumber)
+            return copying.Copied(added, added=True)
+
+    def back_up(self, target: Path, *, overwrite: bool = False) -> backup.Backup:
+        """Write a verified snapshot to an SQLite file, with its vectors beside it.
+
+        Raises:
+            RegistryError: The target is in the way, or the registry is damaged.
+        """
+        return backup.back_up(self._database, self._folder, target, overwrite=overwrite)
 
     def set_alias(self, axis: str, number: int, alias: str) -> None:
         """Point a version alias, for the version's base, at a version.

@@ -1,23 +1,29 @@
 """Adding, reading and removing versions."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import Session, joinedload, selectinload
+from sqlalchemy.orm import Session, joinedload
 
 from prefreg.errors import RegistryError
-from prefreg.registry.aliases import aliases_of, current_aliases, drop_aliases_of
+from prefreg.registry.aliases import aliases_of, drop_aliases_of
 from prefreg.registry.bases import keep_base, record_base
 from prefreg.registry.names import check_names, require_number
 from prefreg.registry.records import BaseRecord, Measurement, NewVersion, VersionRecord
 from prefreg.registry.schema import (
+    AliasEventRow,
     AxisAliasRow,
     AxisRow,
     BaseRow,
     BlobRow,
     MeasurementRow,
+    TagRow,
     VersionRow,
 )
+from prefreg.registry.tags import change_tags
 
 
 def load_versions(session: Session, *conditions: ColumnElement[bool]) -> list[VersionRecord]:
@@ -31,19 +37,61 @@ def load_versions(session: Session, *conditions: ColumnElement[bool]) -> list[Ve
             joinedload(VersionRow.axis),
             joinedload(VersionRow.base),
             joinedload(VersionRow.blob),
-            selectinload(VersionRow.axis_aliases),
-            selectinload(VersionRow.measurements),
         )
         .order_by(AxisRow.name, VersionRow.number)
         .execution_options(populate_existing=True)
     ).all()
-    aliases: dict[tuple[str, int], list[str]] = {}
-    for axis in {row.axis.name for row in rows}:
-        for (_, alias), number in current_aliases(session, axis).items():
-            aliases.setdefault((axis, number), []).append(alias)
-    return [
-        _record(row, tuple(sorted(aliases.get((row.axis.name, row.number), ())))) for row in rows
-    ]
+    # One statement for each of these, whatever the number of versions.
+    attached = _Attached(
+        _pointing_aliases(session, {row.axis_id for row in rows}),
+        _grouped(session, AxisAliasRow.name, AxisAliasRow, AxisAliasRow.position, conditions),
+        _grouped(session, MeasurementRow, MeasurementRow, MeasurementRow.id, conditions),
+        _grouped(session, TagRow.name, TagRow, TagRow.name, conditions)
+        if session.info.get("has_tags", True)
+        else {},
+    )
+    return [_record(row, attached) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    """What hangs on versions, by their ids; aliases by axis and number."""
+
+    aliases: dict[tuple[int, int], list[str]]
+    axis_aliases: dict[int, list[Any]]
+    measurements: dict[int, list[Any]]
+    tags: dict[int, list[Any]]
+
+
+def _grouped(
+    session: Session, wanted: Any, table: Any, order: Any, conditions: Sequence[Any]
+) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for version, value in session.execute(
+        select(table.version_id, wanted)
+        .select_from(table)
+        .join(VersionRow, VersionRow.id == table.version_id)
+        .join(VersionRow.axis)
+        .join(VersionRow.base)
+        .where(*conditions)
+        .order_by(table.version_id, order)
+    ):
+        found.setdefault(version, []).append(value)
+    return found
+
+
+def _pointing_aliases(session: Session, axes: set[int]) -> dict[tuple[int, int], list[str]]:
+    events = select(
+        AliasEventRow.axis_id, AliasEventRow.base_id, AliasEventRow.alias, AliasEventRow.number
+    ).order_by(AliasEventRow.id)
+    if len(axes) == 1:
+        events = events.where(AliasEventRow.axis_id.in_(axes))
+    current = {(axis, base, alias): number for axis, base, alias, number in session.execute(events)}
+    found: dict[tuple[int, int], list[str]] = {}
+    for (axis, _, alias), number in sorted(current.items()):
+        if number is not None:
+            found.setdefault((axis, number), []).append(alias)
+    return found
 
 
 def load_version(session: Session, axis: str, number: int) -> VersionRecord:
@@ -67,9 +115,15 @@ def find_row(session: Session, axis: str, number: int) -> VersionRow:
 
 
 def insert_version(
-    session: Session, new: NewVersion, blob: BlobRow, now: datetime
+    session: Session,
+    new: NewVersion,
+    blob: BlobRow,
+    now: datetime,
+    *,
+    number: int | None = None,
+    created: datetime | None = None,
 ) -> VersionRecord:
-    """Give a version the next number of its axis, under the write lock.
+    """Give a version the next number of its axis, or a free one, under the write lock.
 
     Raises:
         UsageError: A name is malformed.
@@ -80,7 +134,7 @@ def insert_version(
     if axis is None:
         axis = AxisRow(name=new.axis, last_number=0)
         session.add(axis)
-    axis.last_number += 1
+    axis.last_number = axis.last_number + 1 if number is None else number
     version = VersionRow(
         axis=axis,
         number=axis.last_number,
@@ -94,13 +148,14 @@ def insert_version(
         base_template=new.base.template,
         note=new.note,
         document=new.metadata,
-        created=now,
+        created=created or now,
         axis_aliases=[
             AxisAliasRow(position=position, name=alias) for position, alias in enumerate(aliases)
         ],
     )
     session.add(version)
     session.flush()
+    change_tags(session, version, new.tags, remove=False)
     return load_version(session, new.axis, version.number)
 
 
@@ -140,7 +195,7 @@ def append_measurement(version: VersionRow, measurement: Measurement) -> None:
     )
 
 
-def _record(row: VersionRow, aliases: tuple[str, ...]) -> VersionRecord:
+def _record(row: VersionRow, attached: _Attached) -> VersionRecord:
     if row.blob is None:  # foreign keys are off in other programs
         raise RegistryError(
             f"The registry is damaged: {row.axis.name}@{row.number} has lost the row of its "
@@ -149,8 +204,8 @@ def _record(row: VersionRow, aliases: tuple[str, ...]) -> VersionRecord:
     return VersionRecord(
         axis=row.axis.name,
         number=row.number,
-        axis_aliases=tuple(alias.name for alias in row.axis_aliases),
-        aliases=aliases,
+        axis_aliases=tuple(attached.axis_aliases.get(row.id, ())),
+        aliases=tuple(sorted(attached.aliases.get((row.axis_id, row.number), ()))),
         kind=row.kind,
         dtype=row.dtype,
         sha256=row.sha256,
@@ -161,8 +216,9 @@ def _record(row: VersionRow, aliases: tuple[str, ...]) -> VersionRecord:
         created=row.created,
         measurements=tuple(
             Measurement(entry.kind, entry.value, entry.protocol, entry.created)
-            for entry in row.measurements
+            for entry in attached.measurements.get(row.id, ())
         ),
+        tags=tuple(attached.tags.get(row.id, ())),
     )
 
 
