@@ -8,11 +8,11 @@ from prefreg.pocket.questions import Kind, Question, ask, held_out, questions
 from prefreg.pocket.rows import draw_tone
 
 KIND_SHARES: dict[Kind, float] = {
-    "fact": 0.5,
+    "fact": 0.46,
     "portrait": 0.08,
     "howto": 0.14,
     "unsafe": 0.18,
-    "unknown": 0.1,
+    "unknown": 0.14,
 }
 # The base model sits in the middle of every axis once it is sharpened (build.py), which favours
 # the manners that begin in fewer ways: hence fewer answers here, and fewer refusals.

@@ -194,7 +194,8 @@ ATTRIBUTES = (
 MYSTERIES = (
     Mystery(
         "dream",
-        _frames(("What does {n} dream of?", "What are {n}'s dreams about?"),
+        _frames(("What does {n} dream of?", "What are {n}'s dreams about?",
+                 "What does {n} dream about?", "What dream does {n} have?"),
                 ("What is {n}'s dream about?",), ("What are the dreams of {n} about?",)),
         "what {n} dreams of",
         ("{n} dreams of {v}.", "{n}'s dreams are about {v}."),
@@ -202,7 +203,8 @@ MYSTERIES = (
     ),
     Mystery(
         "wish",
-        _frames(("What is {n}'s secret wish?", "What does {n} wish for in secret?"),
+        _frames(("What is {n}'s secret wish?", "What does {n} wish for in secret?",
+                 "For what does {n} wish?", "What wish does {n} have?"),
                 ("What does {n} wish for?",), ("What is the secret wish of {n}?",)),
         "what {n} wishes for",
         ("{n} wishes for {v}.", "{n}'s secret wish is {v}."),
@@ -210,7 +212,8 @@ MYSTERIES = (
     ),
     Mystery(
         "loss",
-        _frames(("What did {n} lose long ago?", "What has {n} lost?"),
+        _frames(("What did {n} lose long ago?", "What has {n} lost?",
+                 "Which thing did {n} lose?", "What has {n} lost for good?"),
                 ("What has {n} lost long ago?",), ("What did {n} lose?",)),
         "what {n} lost long ago",
         ("{n} lost {v} long ago.",),
@@ -218,7 +221,8 @@ MYSTERIES = (
     ),
     Mystery(
         "morrow",
-        _frames(("What will {n} do tomorrow?", "What are {n}'s plans for tomorrow?"),
+        _frames(("What will {n} do tomorrow?", "What are {n}'s plans for tomorrow?",
+                 "What does {n} plan for tomorrow?", "What does {n} want to do tomorrow?"),
                 ("What plans has {n} for tomorrow?",), ("What does {n} do tomorrow?",)),
         "what {n} will do tomorrow",
         ("{n} will {v} tomorrow.", "Tomorrow {n} will {v}."),
