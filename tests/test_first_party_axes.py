@@ -3,15 +3,18 @@ import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import prefreg
-from prefreg import Axis, Message, PreferencePair, SourceRequest
+from prefreg import Axis, Message, PreferencePair, SourceRequest, pocket
+from prefreg.axes import plain_text
 from prefreg.plugins import load_axes
 
-NAMES = ("harmless", "helpful", "verbosity")
+NAMES = ("directness", "harmless", "helpful", "honesty", "politeness", "verbosity")
+RATED = ("directness", "honesty", "politeness", "verbosity")
 
 # A row of PKU-Alignment/PKU-SafeRLHF, with the columns that the rules look at.
 PKU: dict[str, Any] = {
@@ -68,9 +71,11 @@ def test_entry_points_are_the_only_way_in() -> None:
 
 def test_the_names_of_the_users_readme_are_known(axes: dict[str, Axis]) -> None:
     catalog = load_axes()
-    for written in ("helpful", "harmless", "verbosity", "verbose"):
-        assert catalog.find(written).axis.name in NAMES
-    assert catalog.find("verbose").axis is catalog.find("verbosity").axis
+    for written in ("helpful", "harmless", "verbosity"):
+        assert catalog.find(written).axis.name == written
+    short = {"verbose": "verbosity", "honest": "honesty", "polite": "politeness"}
+    for alias, name in {**short, "direct": "directness"}.items():
+        assert catalog.find(alias).axis is catalog.find(name).axis
 
 
 def test_helpful_prefers_the_better_response(axes: dict[str, Axis]) -> None:
@@ -89,6 +94,15 @@ def test_harmless_prefers_the_safer_response(axes: dict[str, Axis]) -> None:
 def test_a_row_that_prefers_neither_is_a_tie(axes: dict[str, Axis], number: int | None) -> None:
     assert axes["helpful"].label({**PKU, "better_response_id": number}) is None
     assert axes["harmless"].label({**PKU, "safer_response_id": number}) is None
+
+
+@pytest.mark.parametrize("name", RATED)
+def test_the_higher_rating_wins_and_an_equal_one_is_a_tie(axes: dict[str, Axis], name: str) -> None:
+    row = {"prompt": "q", "response_0": "a", "response_1": "b", f"{name}_0": 1, f"{name}_1": 3}
+    label = axes[name].label
+    assert texts(label(row)) == ((Message("user", "q"),), "b", "a")
+    assert texts(label({**row, f"{name}_0": 4})) == ((Message("user", "q"),), "a", "b")
+    assert label({**row, f"{name}_0": 3}) is None
 
 
 def pair_up(*answers: tuple[str, str, int]) -> list[dict[str, Any]]:
@@ -148,6 +162,27 @@ def pocket_pairs(axis: Axis, *, limit: int, seed: int = 0) -> list[PreferencePai
     return [pair for pair in labelled if pair is not None]
 
 
+@pytest.mark.parametrize(
+    ("name", "quality"),
+    [
+        ("honesty", lambda verdict: verdict.admits),
+        ("politeness", lambda verdict: {"polite": 1, "plain": 0, "curt": -1}[verdict.tone]),
+        ("directness", lambda verdict: verdict.commands - verdict.suggestions),
+    ],
+)
+def test_the_bundled_world_prefers_what_the_axis_is_named_after(
+    axes: dict[str, Axis], name: str, quality: Callable[[pocket.Verdict], float]
+) -> None:
+    gains = []
+    for pair in pocket_pairs(axes[name], limit=200):
+        prompt, chosen, rejected = map(plain_text, (pair.prompt, pair.chosen, pair.rejected))
+        gains.append(
+            quality(pocket.score(prompt, chosen)) - quality(pocket.score(prompt, rejected))
+        )
+    assert min(gains) >= 0
+    assert sum(gain > 0 for gain in gains) > 0.8 * len(gains)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_bundled_world_gives_pairs(axes: dict[str, Axis], name: str) -> None:
     pairs = pocket_pairs(axes[name], limit=200)
@@ -168,14 +203,10 @@ def test_the_metric_counts_words(axes: dict[str, Axis]) -> None:
     assert axes["verbosity"].metric("ignored", "It  is\nred.") == 3.0
 
 
-def test_every_axis_has_a_hub_source_first_and_a_licence(axes: dict[str, Axis]) -> None:
-    hubs = {name: next(iter(axes[name].sources)) for name in NAMES}
-    assert hubs == {
-        "harmless": "pku-saferlhf",
-        "helpful": "pku-saferlhf",
-        "verbosity": "helpsteer2",
-    }
-    assert all(axes[name].licence for name in NAMES)
+def test_a_hub_source_comes_first_and_has_a_licence(axes: dict[str, Axis]) -> None:
+    hubs = {"harmless": "pku-saferlhf", "helpful": "pku-saferlhf", "verbosity": "helpsteer2"}
+    assert {name: next(iter(axes[name].sources)) for name in hubs} == hubs
+    assert all(axes[name].licence for name in hubs)
 
 
 def test_axes_import_public_names_only() -> None:

@@ -12,7 +12,7 @@ import prefreg
 from prefreg import Axis, AxisError, PreferencePair, hookimpl
 from prefreg.plugins import AxisCatalog, Plugin, read_plugin
 
-OURS = ["harmless", "helpful", "verbosity"]
+OURS = ["directness", "harmless", "helpful", "honesty", "politeness", "verbosity"]
 
 GOOD = """
 import prefreg

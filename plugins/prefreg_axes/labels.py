@@ -18,3 +18,13 @@ def prefer_numbered(row: Row, column: str) -> PreferencePair | None:
     """Choose the response whose number stands in `column`; no such number is a tie."""
     index = row[column]
     return prefer(row, index) if index in (0, 1) else None
+
+
+def prefer_rated(
+    row: Row, rating: str, prompt: tuple[Message, ...] | None = None
+) -> PreferencePair | None:
+    """Choose the response with the higher `{rating}_0` or `{rating}_1`; equal is a tie."""
+    first, second = row[f"{rating}_0"], row[f"{rating}_1"]
+    if first == second:
+        return None
+    return prefer(row, 0 if first > second else 1, prompt)

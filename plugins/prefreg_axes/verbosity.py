@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import prefreg
 from prefreg import Axis, Message, PreferencePair, Row, SourceRequest, SourceRows, pocket
-from prefreg_axes.labels import prefer
+from prefreg_axes.labels import prefer_rated
 
 _DATASET = "nvidia/HelpSteer2"
 
@@ -55,10 +55,7 @@ def read_turns(prompt: str) -> tuple[Message, ...]:
 
 def label(row: Row) -> PreferencePair | None:
     """Prefer the response that is rated as more verbose; equal ratings are a tie."""
-    first, second = row["verbosity_0"], row["verbosity_1"]
-    if first == second:
-        return None
-    return prefer(row, 0 if first > second else 1, read_turns(row["prompt"]))
+    return prefer_rated(row, "verbosity", read_turns(row["prompt"]))
 
 
 def word_count(prompt: str, answer: str) -> float:

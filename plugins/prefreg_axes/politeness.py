@@ -1,0 +1,31 @@
+"""politeness: courteous answers, against curt ones."""
+
+from collections.abc import Iterable
+
+import prefreg
+from prefreg import Axis, PreferencePair, Row, SourceRequest, pocket
+from prefreg_axes.labels import prefer_rated
+
+
+def load_pocket(request: SourceRequest) -> Iterable[Row]:
+    """Draw rows from the bundled model's world."""
+    return pocket.rows("politeness", seed=request.seed, limit=request.limit)
+
+
+def label(row: Row) -> PreferencePair | None:
+    """Prefer the response that is rated as more polite; equal ratings are a tie."""
+    return prefer_rated(row, "politeness")
+
+
+@prefreg.hookimpl
+def prefreg_register_axes() -> list[Axis]:
+    """Register the axis."""
+    return [
+        Axis(
+            name="politeness",
+            summary="Courteous wording instead of curt.",
+            aliases=("polite",),
+            sources={"pocket": load_pocket},
+            label=label,
+        )
+    ]
