@@ -102,9 +102,8 @@ def opened(plan: Plan) -> Iterator[OpenPlan]:
         terms = []
         for term in plan.active:
             name = label(term.record)
-            vector = stack.enter_context(
-                open_vector(term.source, kind=term.record.kind, label=f"The vector of {name}")
-            )
+            vector = open_vector(term.source, kind=term.record.kind, label=f"The vector of {name}")
+            stack.callback(vector.close)
             _require_fit(name, vector, plan.base.checkpoint)
             terms.append(OpenTerm(term.eta, vector, frozenset(vector.names)))
         yield OpenPlan(tuple(terms), tied_copies(plan.base.checkpoint))

@@ -13,7 +13,7 @@ from prefreg.flows.resolve import resolve_on, resolve_terms
 from prefreg.serving import Dials, SteeredModel
 from prefreg.terms import Term
 from prefreg.training.loading import load_model, load_tokenizer, quiet
-from prefreg.vectors import DenseVector, open_vector, read_tensor
+from prefreg.vectors import Vector, open_vector, read_tensor
 
 
 def load_steered(access: Access, terms: Sequence[Term], base: str | None) -> SteeredModel:
@@ -92,9 +92,9 @@ class VectorShelf:
         """Look vectors of `base` up in the registry."""
         self._base = base
         self._access = access
-        self._vectors: dict[str, DenseVector] = {}
+        self._vectors: dict[str, Vector] = {}
 
-    def __call__(self, terms: Sequence[Term]) -> list[tuple[float, DenseVector]]:
+    def __call__(self, terms: Sequence[Term]) -> list[tuple[float, Vector]]:
         """Return coefficient and vector of every term that is not at 0, in canonical order."""
         if not terms:
             return []  # needs no registry

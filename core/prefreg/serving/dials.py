@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefreg.composition.engine import compose_tensor, require_finite
-from prefreg.vectors.dense import DenseVector
+from prefreg.vectors.sources import TensorSource
 
 
 class Dials:
@@ -31,7 +31,7 @@ class Dials:
         """Return the name that checkpoint and vectors use for an in-memory parameter."""
         return self._names[name]
 
-    def apply(self, terms: Sequence[tuple[float, DenseVector]]) -> None:
+    def apply(self, terms: Sequence[tuple[float, TensorSource]]) -> None:
         """Set every parameter to the composition of `terms`, given in canonical order.
 
         Raises:
@@ -49,7 +49,7 @@ class Dials:
         for name, parameter in self.model.named_parameters():
             parameter.data.copy_(self._pristine[name])
 
-    def _compose(self, name: str, terms: Sequence[tuple[float, DenseVector]]) -> torch.Tensor:
+    def _compose(self, name: str, terms: Sequence[tuple[float, TensorSource]]) -> torch.Tensor:
         base = self._pristine[name]
         stored = self._names[name]
         parts = [

@@ -8,9 +8,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefreg.evaluation.sampling import Sampling, sample_answers
 from prefreg.serving.dials import Dials
 from prefreg.terms import Term, as_terms
-from prefreg.vectors.dense import DenseVector
+from prefreg.vectors.sources import TensorSource
 
-Resolver = Callable[[Sequence[Term]], Sequence[tuple[float, DenseVector]]]
+Resolver = Callable[[Sequence[Term]], Sequence[tuple[float, TensorSource]]]
 """Find the vectors of terms on this model's base, in canonical order."""
 
 

@@ -1,21 +1,26 @@
-"""Opening a stored vector of whatever kind."""
+"""Opening a stored vector of any kind."""
 
 from pathlib import Path
 
 from prefreg.errors import VectorError
 from prefreg.vectors.dense import DenseVector
+from prefreg.vectors.lowrank import LowRankVector
+
+Vector = DenseVector | LowRankVector
+_KINDS: dict[str, type[DenseVector] | type[LowRankVector]] = {
+    "dense": DenseVector,
+    "low-rank": LowRankVector,
+}
 
 
-def open_vector(
-    source: Path | bytes, *, kind: str = "dense", label: str | None = None
-) -> DenseVector:
+def open_vector(source: Path | bytes, *, kind: str = "dense", label: str | None = None) -> Vector:
     """Open the vector in a file or in a registry's bytes; `label` names it in messages.
 
     Raises:
         VectorError: It cannot be read, is damaged, or is of a kind that is not known here.
     """
-    if kind != "dense":
+    if kind not in _KINDS:
         raise VectorError(
             f"A vector of kind {kind!r} cannot be read by this version of prefreg. Upgrade it."
         )
-    return DenseVector.open(source, label=label)
+    return _KINDS[kind].open(source, label=label)

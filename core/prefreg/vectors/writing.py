@@ -1,4 +1,4 @@
-"""Writing dense vectors: equal tensors give equal files."""
+"""Writing vectors: equal tensors give equal files, and a file is there whole or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -35,11 +35,24 @@ def dense_writer(
         raise VectorError(f"Vectors are stored in {' or '.join(STORAGE_DTYPES)}, not in {dtype!r}.")
     if not shapes:
         raise VectorError("A vector without tensors cannot be stored.")
+    tensors = [(name, dtype, shape) for name, shape in shapes.items()]
+    with (
+        written_whole(destination) as partial,
+        SafetensorsWriter(partial, tensors, METADATA) as writer,
+    ):
+        yield writer
+
+
+@contextmanager
+def written_whole(destination: Path) -> Iterator[Path]:
+    """Yield the name of a file beside the destination, which takes its place when all went well.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
     try:
-        tensors = [(name, dtype, shape) for name, shape in shapes.items()]
-        with SafetensorsWriter(partial, tensors, METADATA) as writer:
-            yield writer
+        yield partial
         partial.replace(destination)
     except OSError as error:
         raise OutputError(f"{destination} cannot be written: {error.strerror}.") from error

@@ -1,0 +1,141 @@
+"""A matrix as the product b·a of two thin ones, and its exact arithmetic."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from prefreg.errors import VectorError
+
+TILE_ROWS = 8
+"""Rows that are multiplied at once. Tiles begin at multiples of this and never at a block's edge,
+so that an element of the product has the same bits whichever block it was asked for in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """φ of one weight: b·a, with b of (rows, rank) and a of (rank, columns)."""
+
+    b: torch.Tensor
+    a: torch.Tensor
+
+    @property
+    def rank(self) -> int:
+        """How many columns b has; the rank of the product is at most that."""
+        return self.b.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the product."""
+        return self.b.shape[0], self.a.shape[1]
+
+    def scaled(self, factor: float) -> "Factors":
+        """Return the factors of `factor`·φ: one side alone carries sign and scale."""
+        return Factors(self.b, self.a * factor)
+
+    def transposed(self) -> "Factors":
+        """Return the factors of the transposed product."""
+        return Factors(self.a.T.contiguous(), self.b.T.contiguous())
+
+    def wide(self) -> "Factors":
+        """Return the factors in float64, in which products of float32 are exact."""
+        return Factors(self.b.double(), self.a.double())
+
+
+FactorMap = Mapping[str, Factors]
+"""The factors of a low-rank vector, by the names of the weights on disk."""
+
+
+def concatenate(parts: Sequence[Factors]) -> Factors:
+    """Return the factors of a sum, exactly: [b₁, b₂, …]·[a₁; a₂; …].
+
+    Adding the factors themselves would multiply every b with every a.
+    """
+    return Factors(torch.cat([part.b for part in parts], 1), torch.cat([part.a for part in parts]))
+
+
+def subtract(positive: FactorMap, negative: FactorMap) -> dict[str, Factors]:
+    """Return φ = φ₊ − φ₋; a weight that only one of them changes keeps that one's rank.
+
+    Raises:
+        VectorError: A weight has another shape in one than in the other.
+    """
+    result = {}
+    for name in sorted(positive.keys() | negative.keys()):
+        parts = [factors[name] for factors in (positive, _negated(negative)) if name in factors]
+        if len({part.shape for part in parts}) != 1:
+            raise VectorError(f"{name!r} has another shape in one pole than in the other.")
+        result[name] = concatenate(parts)
+    return result
+
+
+def dot(first: FactorMap, second: FactorMap) -> float:
+    """Return the inner product of two vectors without making a dense matrix.
+
+    ⟨b₁a₁, b₂a₂⟩ is the trace of (b₁ᵀb₂)(a₂a₁ᵀ). A weight that one of them lacks counts as zero.
+    """
+    return sum(inner(first[name], second[name]) for name in sorted(first.keys() & second.keys()))
+
+
+def inner(one: Factors, other: Factors) -> float:
+    """Return the inner product of two products."""
+    left, right = one.wide(), other.wide()
+    return float(torch.sum((left.b.T @ right.b) * (left.a @ right.a.T)))
+
+
+def norms(factors: FactorMap) -> dict[str, float]:
+    """Return the Frobenius norm of every weight's product."""
+    # Rounding can turn the square of a product of zeros slightly negative.
+    return {name: math.sqrt(max(0.0, inner(part, part))) for name, part in factors.items()}
+
+
+def multiply(wide: Factors, start: int, stop: int) -> torch.Tensor:
+    """Return the flat elements `start:stop` of a product in float32, summed in float64."""
+    rows, columns = wide.shape
+    first, last = start // columns, -(-stop // columns)
+    low = first - first % TILE_ROWS
+    high = min(rows, last + -last % TILE_ROWS)
+    tiles = [
+        (wide.b[row : row + TILE_ROWS] @ wide.a).to(torch.float32)
+        for row in range(low, high, TILE_ROWS)
+    ]
+    return torch.cat(tiles).flatten()[start - low * columns : stop - low * columns]
+
+
+@dataclass(frozen=True, slots=True)
+class Recompressed:
+    """Factors of a lower rank, and what that cost."""
+
+    factors: Factors
+    error: float
+    """‖φ − φ of the lower rank‖."""
+    norm: float
+    """‖φ‖."""
+
+
+def recompress(factors: Factors, rank: int) -> Recompressed:
+    """Return the nearest product of at most this rank.
+
+    By QR of both factors and a singular value decomposition between them, of the size of the
+    rank: no matrix as large as the weight is made. Factors that are small enough already come
+    back as they are.
+    """
+    wide = factors.wide()
+    if factors.rank <= rank:
+        return Recompressed(factors, 0.0, math.sqrt(max(0.0, inner(factors, factors))))
+    left, left_core = torch.linalg.qr(wide.b)
+    right, right_core = torch.linalg.qr(wide.a.T)
+    u, values, vt = torch.linalg.svd(left_core @ right_core.T)
+    kept = values[:rank].sqrt()
+    b = left @ (u[:, : len(kept)] * kept)
+    a = (kept[:, None] * vt[: len(kept)]) @ right.T
+    return Recompressed(
+        Factors(b.to(torch.float32), a.to(torch.float32)),
+        error=float(values[rank:].norm()),
+        norm=float(values.norm()),
+    )
+
+
+def _negated(factors: FactorMap) -> dict[str, Factors]:
+    return {name: part.scaled(-1.0) for name, part in factors.items()}
