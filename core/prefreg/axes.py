@@ -151,6 +151,8 @@ class Axis:
     """Score an answer, `(prompt, answer) -> float`, larger along the positive pole."""
     licence: str | None = field(default=None, kw_only=True)
     """The licence of the data, as an SPDX identifier where there is one."""
+    owner: str | None = field(default=None, kw_only=True, compare=False, repr=False)
+    """The plugin that brought the axis, for messages; set when it is loaded."""
 
     def __post_init__(self) -> None:
         for name in (self.name, *self.aliases):

@@ -130,7 +130,9 @@ def test_half_a_surrogate_pair_is_an_error() -> None:
 
 def test_a_switch_that_fails_is_named() -> None:
     broken = axis(lambda row: None, switch=lambda p: p.nothing)
-    with pytest.raises(DataError, match="The switch of axis 'kind' failed: AttributeError"):
+    with pytest.raises(
+        DataError, match="The switch of axis 'kind' failed on pair 1: AttributeError"
+    ):
         switch_pairs(broken, [pair("a")])
     with pytest.raises(DataError, match="The switch of axis 'kind' returned a NoneType"):
         switch_pairs(axis(lambda row: None, switch=lambda p: None), [pair("a")])  # type: ignore[arg-type,return-value]

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from prefreg.axes import Axis, Message, PreferencePair, Row
+from prefreg.axes import Axis, PreferencePair, Row
+from prefreg.containment import label_row, switch_pair
 from prefreg.data.audit import Audit, measure_length
 from prefreg.data.files import encodable
 from prefreg.errors import DataError
@@ -38,31 +39,7 @@ def label_rows(axis: Axis, rows: Iterable[Row]) -> Iterator[PreferencePair | Non
         DataError: A row is no mapping, or the rule failed on it or returned something else.
     """
     for number, row in enumerate(rows, start=1):
-        if not isinstance(row, Mapping):
-            raise DataError(
-                f"Row {number} of axis {axis.name!r} is a {type(row).__name__}, "
-                "not a mapping of columns: correct the source."
-            )
-        where = f"row {number} (columns: {', '.join(map(str, row)) or 'none'})"
-        try:
-            pair = axis.label(row)
-        except DataError as error:
-            raise DataError(f"Axis {axis.name!r}, {where}: {error}") from error
-        except Exception as error:
-            raise DataError(
-                f"The label rule of axis {axis.name!r} failed on {where}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if pair is not None and not isinstance(pair, PreferencePair):
-            raise DataError(
-                f"The label rule of axis {axis.name!r} returned a {type(pair).__name__} for "
-                f"{where}, neither a PreferencePair nor None."
-            )
-        if pair is not None and (problem := _shape_problem(pair)):
-            raise DataError(
-                f"The label rule of axis {axis.name!r} returned a pair for {where} {problem}."
-            )
-        yield pair
+        yield label_row(axis, row, number)
 
 
 def switch_pairs(axis: Axis, pairs: Sequence[PreferencePair]) -> tuple[PreferencePair, ...]:
@@ -71,23 +48,7 @@ def switch_pairs(axis: Axis, pairs: Sequence[PreferencePair]) -> tuple[Preferenc
     Raises:
         DataError: The axis's switch failed or returned something else than a pair.
     """
-    switched = []
-    for pair in pairs:
-        try:
-            other = axis.switch(pair)
-        except Exception as error:
-            raise DataError(
-                f"The switch of axis {axis.name!r} failed: {type(error).__name__}: {error}"
-            ) from error
-        if not isinstance(other, PreferencePair):
-            raise DataError(
-                f"The switch of axis {axis.name!r} returned a {type(other).__name__}, "
-                "not a PreferencePair."
-            )
-        if problem := _shape_problem(other):
-            raise DataError(f"The switch of axis {axis.name!r} returned a pair {problem}.")
-        switched.append(other)
-    return tuple(switched)
+    return tuple(switch_pair(axis, pair, number) for number, pair in enumerate(pairs, start=1))
 
 
 def build_pairs(
@@ -136,19 +97,6 @@ def fingerprint_pairs(pairs: Iterable[PreferencePair]) -> str:
     for digest in sorted(map(_digest, pairs)):
         total.update(digest)
     return total.hexdigest()
-
-
-def _shape_problem(pair: PreferencePair) -> str | None:
-    """Say what a plugin got wrong in a pair that it made without `from_texts` or `from_row`."""
-    texts = (pair.prompt, pair.chosen, pair.rejected)
-    if all(isinstance(text, str) for text in texts):
-        return None
-    for text in texts:
-        if not isinstance(text, tuple) or not all(isinstance(turn, Message) for turn in text):
-            return "whose texts are neither all strings nor all tuples of Message"
-        if not text:
-            return "with an empty tuple of messages"
-    return None
 
 
 def _clean(

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from prefreg.axes import Axis, PreferencePair, SourceRequest, SourceRows
+from prefreg.axes import Axis, PreferencePair, SourceRequest
+from prefreg.containment import read_source
 from prefreg.data.files import read_preference_file
 from prefreg.data.pairs import label_rows
 from prefreg.errors import DataError, UsageError
@@ -34,7 +35,7 @@ def open_rows(
         DataError: There is no such source or file, or it cannot be read.
     """
     if data is None:
-        data = _default_source(axis, base)
+        data = default_source(axis, base)
     if data in axis.sources:
         return _open_source(axis, data, SourceRequest(limit, revision, seed))
     path = Path(data)
@@ -49,7 +50,8 @@ def open_rows(
     return Origin(pairs, "file", path.name, None)
 
 
-def _default_source(axis: Axis, base: str) -> str:
+def default_source(axis: Axis, base: str) -> str:
+    """Name the source that is read when none is named."""
     # The bundled model knows only the words of its own world.
     if base == _POCKET and _POCKET in axis.sources:
         return _POCKET
@@ -57,9 +59,6 @@ def _default_source(axis: Axis, base: str) -> str:
 
 
 def _open_source(axis: Axis, name: str, request: SourceRequest) -> Origin:
-    found = axis.sources[name](request)
-    if isinstance(found, SourceRows):
-        rows, origin, revision = found.rows, found.origin, found.revision
-    else:
-        rows, origin, revision = found, name, None
-    return Origin(label_rows(axis, islice(rows, request.limit)), name, origin, revision)
+    found = read_source(axis, name, request)
+    rows = islice(found.rows, request.limit)
+    return Origin(label_rows(axis, rows), name, found.origin, found.revision)
