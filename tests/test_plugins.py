@@ -12,7 +12,16 @@ import prefreg
 from prefreg import Axis, AxisError, PreferencePair, hookimpl
 from prefreg.plugins import AxisCatalog, Plugin, read_plugin
 
-OURS = ["directness", "harmless", "helpful", "honesty", "politeness", "verbosity"]
+OURS = [
+    "directness",
+    "harmless",
+    "helpful",
+    "honesty",
+    "humanlike",
+    "politeness",
+    "psychocounsel",
+    "verbosity",
+]
 
 GOOD = """
 import prefreg

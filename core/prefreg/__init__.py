@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefreg.axes import (
     Axis,
+    LicensedSource,
     Message,
     PreferencePair,
     Row,
@@ -46,6 +47,7 @@ __all__ = [
     "BaseModelError",
     "DataError",
     "GateError",
+    "LicensedSource",
     "Message",
     "OutputError",
     "PreferencePair",

@@ -130,12 +130,18 @@ class Registry:
         wanted = AxisRequest(request, **options) if isinstance(request, str) else request
         return add_axis(self.access, wanted, progress, note)
 
-    def preview_axis(self, request: "AxisRequest | str", **options: Any) -> "AxisPreview":
+    def preview_axis(
+        self,
+        request: "AxisRequest | str",
+        *,
+        note: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> "AxisPreview":
         """Do everything up to the training: the audit, the settings and a few tokens."""
         from prefreg.flows.add_axis import AxisRequest, preview_axis
 
         wanted = AxisRequest(request, **options) if isinstance(request, str) else request
-        return preview_axis(self.access, wanted)
+        return preview_axis(self.access, wanted, note)
 
     def compose(
         self,

@@ -125,6 +125,23 @@ class SourceRows:
 
 
 Source = Callable[[SourceRequest], Iterable[Row] | SourceRows]
+
+
+@dataclass(frozen=True, slots=True)
+class LicensedSource:
+    """A source whose data have a licence; it is called as the source itself is."""
+
+    load: Source
+    dataset: str
+    """What the licence is of, by its name on the hub."""
+    licence: str
+    """An SPDX identifier where there is one."""
+
+    def __call__(self, request: SourceRequest) -> Iterable[Row] | SourceRows:
+        """Read the rows."""
+        return self.load(request)
+
+
 LabelRule = Callable[[Row], PreferencePair | None]
 Switch = Callable[[PreferencePair], PreferencePair]
 Metric = Callable[[str, str], float]
@@ -150,7 +167,9 @@ class Axis:
     metric: Metric | None = None
     """Score an answer, `(prompt, answer) -> float`, larger along the positive pole."""
     licence: str | None = field(default=None, kw_only=True)
-    """The licence of the data, as an SPDX identifier where there is one."""
+    """The licence of the data of every source that states none of its own."""
+    default_data: tuple[str, ...] = field(default=(), kw_only=True)
+    """What `--data` says when nobody gives it, as `("a:0.7", "b:0.3")`; else the first source."""
     owner: str | None = field(default=None, kw_only=True, compare=False, repr=False)
     """The plugin that brought the axis, for messages; set when it is loaded."""
 
@@ -163,3 +182,14 @@ class Axis:
                 )
         if not self.sources:
             raise AxisError(f"Axis {self.name!r} has no source of rows.")
+
+    def licence_of(self, source: str) -> str | None:
+        """Return the licence of a source's data; None if nobody stated one."""
+        found = self.sources[source]
+        return found.licence if isinstance(found, LicensedSource) else self.licence
+
+    @property
+    def licences(self) -> tuple[str, ...]:
+        """Return the licences of all sources, each once."""
+        found = (self.licence_of(source) for source in self.sources)
+        return tuple(dict.fromkeys(licence for licence in found if licence))

@@ -3,15 +3,17 @@
 from collections.abc import Iterable
 
 import prefreg
-from prefreg import Axis, PreferencePair, Row, SourceRequest, SourceRows, pocket
+from prefreg import Axis, LicensedSource, PreferencePair, Row, SourceRequest, SourceRows, pocket
 from prefreg_axes.labels import prefer_numbered
 
 _DATASET = "PKU-Alignment/PKU-SafeRLHF"
+_WINNER = "better_response_id"
 
 
 def load_pku(request: SourceRequest) -> SourceRows:
     """Stream PKU-SafeRLHF from the hub."""
-    return prefreg.stream_hub_rows(_DATASET, request=request)
+    columns = ("prompt", "response_0", "response_1", _WINNER)
+    return prefreg.stream_hub_rows(_DATASET, request=request, columns=columns)
 
 
 def load_pocket(request: SourceRequest) -> Iterable[Row]:
@@ -21,7 +23,7 @@ def load_pocket(request: SourceRequest) -> Iterable[Row]:
 
 def label(row: Row) -> PreferencePair | None:
     """Prefer the response that `better_response_id` names."""
-    return prefer_numbered(row, "better_response_id")
+    return prefer_numbered(row, _WINNER)
 
 
 @prefreg.hookimpl
@@ -32,8 +34,10 @@ def prefreg_register_axes() -> list[Axis]:
             name="helpful",
             summary="Answers what was asked instead of evading it.",
             aliases=("helpfulness", "help"),
-            sources={"pku-saferlhf": load_pku, "pocket": load_pocket},
+            sources={
+                "pku-saferlhf": LicensedSource(load_pku, _DATASET, "CC-BY-NC-4.0"),
+                "pocket": load_pocket,
+            },
             label=label,
-            licence="CC-BY-NC-4.0",
         )
     ]

@@ -28,3 +28,10 @@ def prefer_rated(
     if first == second:
         return None
     return prefer(row, 0 if first > second else 1, prompt)
+
+
+def prefer_chosen(row: Row, *, prompt: str = "prompt") -> PreferencePair:
+    """Read a row that names its winner, the text of the question standing in `prompt`."""
+    return PreferencePair.from_texts(
+        prompt=row[prompt], chosen=row["chosen"], rejected=row["rejected"]
+    )

@@ -4,7 +4,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import prefreg
-from prefreg import Axis, Message, PreferencePair, Row, SourceRequest, SourceRows, pocket
+from prefreg import (
+    Axis,
+    LicensedSource,
+    Message,
+    PreferencePair,
+    Row,
+    SourceRequest,
+    SourceRows,
+    pocket,
+)
 from prefreg_axes.labels import prefer_rated
 
 _DATASET = "nvidia/HelpSteer2"
@@ -14,7 +23,8 @@ def load_helpsteer2(request: SourceRequest) -> SourceRows:
     """Stream HelpSteer2 from the hub and pair its responses by prompt."""
     # Two rows of the hub make one row here.
     doubled = replace(request, limit=None if request.limit is None else 2 * request.limit)
-    found = prefreg.stream_hub_rows(_DATASET, request=doubled)
+    columns = ("prompt", "response", "verbosity")
+    found = prefreg.stream_hub_rows(_DATASET, request=doubled, columns=columns)
     return replace(found, rows=pair_by_prompt(found.rows))
 
 
@@ -71,9 +81,11 @@ def prefreg_register_axes() -> list[Axis]:
             name="verbosity",
             summary="Longer, more detailed answers.",
             aliases=("verbose", "length"),
-            sources={"helpsteer2": load_helpsteer2, "pocket": load_pocket},
+            sources={
+                "helpsteer2": LicensedSource(load_helpsteer2, _DATASET, "CC-BY-4.0"),
+                "pocket": load_pocket,
+            },
             label=label,
             metric=word_count,
-            licence="CC-BY-4.0",
         )
     ]

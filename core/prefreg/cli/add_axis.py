@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     "--base", help="Base model: a folder or a hub id.  [default: the last one, or pocket]"
 )
 @click.option(
-    "--data", metavar="SOURCE_OR_FILE", help="One of the axis' sources, or a .jsonl[.gz] file."
+    "--data",
+    multiple=True,
+    metavar="SOURCE_OR_FILE[:WEIGHT]",
+    help="One of the axis' sources, or a .jsonl[.gz] file; repeat it for several. "
+    "SOURCE@REVISION pins one.",
 )
 @click.option("--limit", type=click.IntRange(1), help="Read at most this many rows.")
 @click.option("--revision", help="Revision of the data set.  [default: the newest]")
@@ -43,6 +47,16 @@ if TYPE_CHECKING:
     show_default=True,
     help="Storage dtype of the vector.",
 )
+@click.option(
+    "--length-balanced",
+    is_flag=True,
+    help="Leave pairs out so that the longer answer is the chosen one half of the time.",
+)
+@click.option(
+    "--accept-licence",
+    is_flag=True,
+    help="Use data whose licence forbids commercial use.",
+)
 @click.option("--dry-run", is_flag=True, help="Show the audit and some tokens; train nothing.")
 @click.option("--keep-anyway", is_flag=True, help="Store the vector even if a guard refuses it.")
 def add_axis(
@@ -54,7 +68,7 @@ def add_axis(
     request = AxisRequest(name, settings=assignments, **options)
     registry = common.open_registry()
     if dry_run:
-        preview = registry.preview_axis(request)
+        preview = registry.preview_axis(request, note=common.note)
         common.emit("add-axis", preview.as_dict(), _describe_preview(preview))
         return
     with stage_progress(common) as progress:
@@ -79,6 +93,10 @@ def _describe_preview(preview: "AxisPreview") -> str:
         name: f"{value:.3f}" if isinstance(value, float) else value
         for name, value in preview.audit.as_dict().items()
     }
+    if len(preview.sources) > 1:
+        for part in preview.sources:
+            ended = ", then it ended" if part["ended"] else ""
+            facts[f"- {part['source']}"] = f"{part['rows']} rows ({part['share']:.2f}){ended}"
     lines = [sections(facts), "", "audit", sections(audit), "", "settings"]
     lines.append(sections(preview.settings))
     for number, example in enumerate(preview.examples, 1):

@@ -14,7 +14,7 @@ def axes(common: Common) -> None:
                 "summary": report.installed.axis.summary,
                 "aliases": list(report.installed.axis.aliases),
                 "sources": list(report.installed.axis.sources),
-                "licence": report.installed.axis.licence,
+                "licence": ", ".join(report.installed.axis.licences) or None,
                 "plugin": report.installed.plugin.name,
                 "distribution": report.installed.plugin.distribution,
                 "distribution_version": report.installed.plugin.version,

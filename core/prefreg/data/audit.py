@@ -12,7 +12,7 @@ class Audit:
     """Counts of rows and pairs, and figures about the pairs that were kept."""
 
     rows: int
-    """Rows that came in: `pairs` and the four counts of dropped ones add up to it."""
+    """Rows that came in: `pairs` and the five counts of dropped ones add up to it."""
     ties: int
     identical: int
     """Pairs whose two answers are the same text."""
@@ -20,6 +20,8 @@ class Audit:
     """Exact repetitions of an earlier pair."""
     contradictions: int
     """Pairs that also occur in the opposite order; both are dropped, for both poles."""
+    unbalanced: int
+    """Pairs left out so that length predicts nothing; none without --length-balanced."""
     pairs: int
     train: int
     heldout: int
@@ -56,7 +58,7 @@ class LengthBias:
 
 def measure_length(pairs: Sequence[PreferencePair]) -> LengthBias:
     """Compare the lengths of chosen and rejected answers."""
-    lengths = [(_words(pair.chosen), _words(pair.rejected)) for pair in pairs]
+    lengths = [(word_count(pair.chosen), word_count(pair.rejected)) for pair in pairs]
     count = max(len(lengths), 1)
     return LengthBias(
         chosen_longer=sum(chosen > rejected for chosen, rejected in lengths) / count,
@@ -66,5 +68,6 @@ def measure_length(pairs: Sequence[PreferencePair]) -> LengthBias:
     )
 
 
-def _words(text: Text) -> int:
+def word_count(text: Text) -> int:
+    """Count the words of a text, messages joined."""
     return len(plain_text(text).split())

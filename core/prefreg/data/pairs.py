@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from prefreg.axes import Axis, PreferencePair, Row
 from prefreg.containment import label_row, switch_pair
 from prefreg.data.audit import Audit, measure_length
+from prefreg.data.balance import balance_lengths
 from prefreg.data.files import encodable
 from prefreg.errors import DataError
 
@@ -19,6 +20,8 @@ HELDOUT_LIMIT = 200
 at 200 the standard error of an accuracy of .5 is .035."""
 SMALLEST_SPLIT = 10
 """Fewer groups than this are all trained on."""
+SMALLEST_BALANCE = 0.2
+"""A balanced run that keeps a smaller share of its pairs is refused: its axis is length itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +60,12 @@ def build_pairs(
     axis_name: str,
     seed: int,
     heldout: Sequence[PreferencePair] | None = None,
+    length_balanced: bool = False,
 ) -> PairSet:
     """Drop what cannot teach, hold out whole groups, and shuffle the rest.
 
-    The held-out pairs depend on the data alone; the order of the training pairs depends on the
-    data and the seed, not on the order in which the rows came.
+    The held-out pairs depend on the data alone (balanced ones on the seed too); the order of the
+    training pairs depends on the data and the seed, not on the order in which the rows came.
 
     Raises:
         DataError: Nothing is left to train on; the message says what was dropped.
@@ -73,7 +77,11 @@ def build_pairs(
         train, held = _split(kept)
     else:
         train, held = list(kept.values()), list(heldout)
-    pairs = [*kept.values(), *(heldout or ())]
+    if length_balanced:
+        train = _balance(train, axis_name, seed)
+        held = balance_lengths(held, seed=seed) if heldout is None else held
+    count = len(train) + (len(held) if heldout is None else 0)
+    pairs = [*train, *held]
     random.Random(seed).shuffle(train)
     held_prompts = {_prompt_key(pair) for pair in held}
     audit = Audit(
@@ -82,7 +90,8 @@ def build_pairs(
         identical=counts["identical"],
         duplicates=counts["duplicates"],
         contradictions=counts["contradictions"],
-        pairs=len(kept),
+        unbalanced=len(kept) - count,
+        pairs=count,
         train=len(train),
         heldout=len(held),
         shared_prompts=len(held_prompts & {_prompt_key(pair) for pair in train}),
@@ -149,6 +158,17 @@ def _split(
     held = held or {min(groups, key=lambda key: (len(groups[key]), key))}
     train = [pair for pair in kept.values() if _group_key(pair) not in held]
     return train, [pair for pair in kept.values() if _group_key(pair) in held]
+
+
+def _balance(pairs: Sequence[PreferencePair], axis_name: str, seed: int) -> list[PreferencePair]:
+    balanced = balance_lengths(pairs, seed=seed)
+    if len(balanced) < SMALLEST_BALANCE * len(pairs):
+        raise DataError(
+            f"Axis {axis_name!r}: of {len(pairs)} training pairs only {len(balanced)} are left "
+            "once length predicts nothing, so length is what these data teach. "
+            "Leave --length-balanced out, or pass other data with --data."
+        )
+    return balanced
 
 
 def _group_key(pair: PreferencePair) -> bytes:

@@ -38,7 +38,8 @@ class AxisRequest:
 
     name: str
     base: str | None = None
-    data: str | None = None
+    data: str | Sequence[str] | None = None
+    """Sources and files, each `NAME[@REVISION][:WEIGHT]`."""
     limit: int | None = None
     revision: str | None = None
     seed: int = 0
@@ -51,6 +52,10 @@ class AxisRequest:
     dtype: str = "float32"
     """Storage dtype of the vector: float32 or bfloat16."""
     keep_anyway: bool = False
+    accept_licence: bool = False
+    """Use data whose licence forbids commercial use."""
+    length_balanced: bool = False
+    """Leave pairs out so that the length of an answer predicts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ class Prepared:
     base: BaseModel
     origin: Origin
     pairs: PairSet
+    length_balanced: bool
     settings: Settings
 
 
@@ -72,6 +78,8 @@ class AxisPreview:
     base: str
     source: str
     revision: str | None
+    sources: list[dict[str, Any]]
+    """What was read of each source."""
     audit: Audit
     max_length: int
     renderings: tuple[str, ...]
@@ -85,6 +93,7 @@ class AxisPreview:
             "base": self.base,
             "source": self.source,
             "revision": self.revision,
+            "sources": self.sources,
             "audit": self.audit.as_dict(),
             "max_length": self.max_length,
             "renderings": list(self.renderings),
@@ -146,6 +155,7 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
         base=run.base.name,
         source=run.origin.origin,
         revision=run.origin.revision,
+        sources=run.origin.describe_parts(),
         audit=tokens.audit,
         max_length=tokens.max_length,
         renderings=tokens.renderings,
@@ -176,9 +186,16 @@ def _prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepare
         limit=request.limit,
         revision=request.revision,
         seed=request.seed,
+        accept_licence=request.accept_licence,
+        note=note,
     )
-    pairs = build_pairs(origin.pairs, axis_name=installed.axis.name, seed=request.seed)
-    return Prepared(installed, base, origin, pairs, settings)
+    pairs = build_pairs(
+        origin.pairs,
+        axis_name=installed.axis.name,
+        seed=request.seed,
+        length_balanced=request.length_balanced,
+    )
+    return Prepared(installed, base, origin, pairs, request.length_balanced, settings)
 
 
 def _choose_base(access: Access, spec: str | None, note: Note | None) -> BaseModel:
@@ -223,6 +240,8 @@ def _metadata(
             "source": run.origin.source,
             "origin": run.origin.origin,
             "revision": run.origin.revision,
+            "sources": run.origin.describe_parts(),
+            "length_balanced": run.length_balanced,
             "fingerprint": run.pairs.fingerprint,
             "renderings": list(result.renderings),
             "audit": result.audit.as_dict(),

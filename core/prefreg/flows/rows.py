@@ -1,64 +1,146 @@
-"""Where the rows of a run come from: one of the axis's sources, or a file."""
+"""Where the rows of a run come from: the sources of an axis, files, or several of them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from prefreg.axes import Axis, PreferencePair, SourceRequest
 from prefreg.containment import read_source
 from prefreg.data.files import read_preference_file
+from prefreg.data.licences import check_licence, forbids_commercial_use
+from prefreg.data.mixing import interleave
 from prefreg.data.pairs import label_rows
-from prefreg.errors import DataError, UsageError
+from prefreg.errors import UsageError
+from prefreg.flows.wanted import WantedRows, read_wanted
 
 _POCKET = "pocket"
+Labelled = Iterator[PreferencePair | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Labelled rows with the place that they came from."""
+@dataclass(slots=True)
+class Part:
+    """One source of a run, with what has been read of it so far."""
 
-    pairs: Iterator[PreferencePair | None]
     source: str
     """The source's name, or `file`."""
     origin: str
     revision: str | None
+    licence: str | None
+    licence_accepted: bool
+    weight: float | None
+    rows: int = 0
+    ties: int = 0
+    ended: bool = False
+    """Whether there was nothing more to read."""
+
+    def count(self, pairs: Labelled) -> Labelled:
+        """Pass labelled rows on and count them."""
+        for pair in pairs:
+            self.rows += 1
+            self.ties += pair is None
+            yield pair
+        self.ended = True
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Labelled rows with the places that they come from, which count while they are read."""
+
+    pairs: Labelled
+    parts: tuple[Part, ...] = field(default=())
+
+    @property
+    def source(self) -> str:
+        """Return the names of the sources."""
+        return " + ".join(part.source for part in self.parts)
+
+    @property
+    def origin(self) -> str:
+        """Return where the sources have their rows from."""
+        return " + ".join(part.origin for part in self.parts)
+
+    @property
+    def revision(self) -> str | None:
+        """Return the revision of a single source; of several, each part has its own."""
+        return self.parts[0].revision if len(self.parts) == 1 else None
+
+    def describe_parts(self) -> list[dict[str, Any]]:
+        """Return what was read of each source, in a form that JSON can hold."""
+        total = sum(part.rows for part in self.parts)
+        return [
+            {
+                "source": part.source,
+                "origin": part.origin,
+                "revision": part.revision,
+                "licence": part.licence,
+                "licence_accepted": part.licence_accepted,
+                "weight": part.weight,
+                "rows": part.rows,
+                "ties": part.ties,
+                "share": part.rows / max(total, 1),
+                "ended": part.ended,
+            }
+            for part in self.parts
+        ]
 
 
 def open_rows(
-    axis: Axis, *, data: str | None, base: str, limit: int | None, revision: str | None, seed: int
+    axis: Axis,
+    *,
+    data: str | Sequence[str] | None,
+    base: str,
+    limit: int | None,
+    revision: str | None,
+    seed: int,
+    accept_licence: bool = False,
+    note: Callable[[str], None] | None = None,
 ) -> Origin:
-    """Open a source by its name, or a file by its path; without either, the base's default.
+    """Open sources by their names and files by their paths; without any, the base's default.
 
     Raises:
-        UsageError: A revision is asked of a file.
-        DataError: There is no such source or file, or it cannot be read.
+        UsageError: A weight or revision is malformed or asked of a file.
+        DataError: There is no such source or file, it cannot be read, or its licence forbids
+            commercial use and that was not accepted.
     """
-    if data is None:
-        data = default_source(axis, base)
-    if data in axis.sources:
-        return _open_source(axis, data, SourceRequest(limit, revision, seed))
-    path = Path(data)
-    if not path.exists():
-        known = ", ".join(axis.sources)
-        raise DataError(
-            f"{data!r} is neither a source of the axis {axis.name!r} ({known}) nor a file."
-        )
-    if revision is not None:
-        raise UsageError(f"--revision pins a source on a hub; {data} is a file.")
-    pairs = (pair for _, pair in islice(read_preference_file(path), limit))
-    return Origin(pairs, "file", path.name, None)
+    texts = (data,) if isinstance(data, str) else tuple(data or _default_data(axis, base))
+    wanted = read_wanted(axis, texts, revision)
+    # Every licence is shown before anything is read.
+    for each in wanted:
+        if not each.is_file:
+            shown = check_licence(axis, each.name, accepted=accept_licence)
+            if shown is not None and note is not None:
+                note(shown)
+    opened = [_open(axis, each, limit, seed) for each in wanted]
+    weights = [each.weight for each in wanted if each.weight is not None]
+    rows = interleave([part.count(pairs) for part, pairs in opened], weights or None)
+    return Origin(islice(rows, limit), tuple(part for part, _ in opened))
 
 
 def default_source(axis: Axis, base: str) -> str:
-    """Name the source that is read when none is named."""
+    """Name the one source that stands for an axis on a base."""
     # The bundled model knows only the words of its own world.
     if base == _POCKET and _POCKET in axis.sources:
         return _POCKET
     return next(iter(axis.sources))
 
 
-def _open_source(axis: Axis, name: str, request: SourceRequest) -> Origin:
-    found = read_source(axis, name, request)
-    rows = islice(found.rows, request.limit)
-    return Origin(label_rows(axis, rows), name, found.origin, found.revision)
+def _default_data(axis: Axis, base: str) -> tuple[str, ...]:
+    source = default_source(axis, base)
+    return (source,) if source == base == _POCKET else axis.default_data or (source,)
+
+
+def _open(axis: Axis, wanted: WantedRows, limit: int | None, seed: int) -> tuple[Part, Labelled]:
+    if wanted.is_file:
+        path = Path(wanted.name)
+        part = Part("file", path.name, None, None, False, wanted.weight)
+        return part, (pair for _, pair in read_preference_file(path))
+    name = wanted.name
+    found = read_source(axis, name, SourceRequest(limit, wanted.revision, seed))
+    if wanted.revision is not None and found.revision is None:
+        raise UsageError(f"Source {name!r} of axis {axis.name!r} has no revisions to pin.")
+    licence = axis.licence_of(name)
+    accepted = licence is not None and forbids_commercial_use(licence)
+    part = Part(name, found.origin, found.revision, licence, accepted, wanted.weight)
+    return part, label_rows(axis, found.rows)
