@@ -1,24 +1,24 @@
-"""Measure every promise about pocket on the test split: `python benchmarks/pocket_bars.py`.
+"""Measure every promise about a pocket base: `python benchmarks/pocket_bars.py --json FILE`.
 
-Trains the three axes through the Python API into a scratch registry, turns the dials of one
-loaded model, and prints markdown tables. `--json` keeps the figures as they come; with it and
-`--registry`, a run continues where another ended, and `--seeds --controls` prints the tables.
+Trains the axes through the Python API into a registry, turns the dials of one loaded model, and
+keeps the figures; a run continues where another ended. `pocket_tables.py FILE…` prints them.
 """
 
 import argparse
 import json
 import random
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from pocket_tables import AXES, PAIR, TRIPLE, print_tables
+from pocket_tables import AXES, PAIR, TRIPLE
 
 import prefreg
-from prefreg import pocket
+from prefreg import PreferencePair, pocket
+from prefreg.axes import plain_text
 from prefreg.checkpoints import resolve_base
 from prefreg.evaluation.behaviour import measure_behaviour
 from prefreg.evaluation.sampling import Sampling, sample_answers
@@ -27,7 +27,7 @@ from prefreg.flows.steering import VectorShelf, load_model, make_dials
 from prefreg.plugins import load_axes
 from prefreg.registry import VersionRecord
 from prefreg.terms import as_terms
-from prefreg.vectors import DenseVector, MemoryTensors, extract
+from prefreg.vectors import DenseVector, MemoryTensors, extract, open_vector
 from prefreg.vectors.algebra import cosine
 
 SHUFFLED = "label-shuffled pairs"
@@ -37,11 +37,13 @@ ENOUGH_ANSWERS = 100
 class Bench:
     """One loaded model whose dials are turned, and the registry that its vectors are in."""
 
-    def __init__(self, registry: prefreg.Registry, prompts: int) -> None:
-        """Load pocket once."""
+    def __init__(self, registry: prefreg.Registry, base: str, *, prompts: int, split: str) -> None:
+        """Load the base once."""
         self.registry = registry
         self.prompts = prompts
-        self.base = resolve_base("pocket")
+        self.split = split
+        self.name = base
+        self.base = resolve_base(base)
         self.model, self.tokenizer = load_model(self.base)
         self.dials = make_dials(self.model, self.base)
         self.shelf = VectorShelf(self.base, registry.access)
@@ -51,13 +53,18 @@ class Bench:
         found = self.find(axis, seed, shuffled=shuffled)
         if found is not None:
             return found
+        # Only the bundled folder brings these settings by itself.
+        own = tuple(f"{key}={value}" for key, value in pocket.TRAINING.items())
+        options: dict[str, Any] = {"base": self.name, "seed": seed}
+        options["settings"] = tuple(item for item in own if not item.startswith("max_length="))
+        options["max_length"] = pocket.TRAINING["max_length"]
         if not shuffled:
-            return self.registry.add_axis(axis, base="pocket", seed=seed)
+            return self.registry.add_axis(axis, data="pocket", **options)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "shuffled.jsonl"
             write_shuffled(axis, seed, path)
             return self.registry.add_axis(
-                axis, base="pocket", data=str(path), seed=seed, note=SHUFFLED, keep_anyway=True
+                axis, data=str(path), note=SHUFFLED, keep_anyway=True, **options
             )
 
     def find(self, axis: str, seed: int, *, shuffled: bool = False) -> VersionRecord | None:
@@ -79,7 +86,7 @@ class Bench:
         """Set the dials and sample."""
         self.dials.apply(terms)
         found = measure_behaviour(
-            self.model, self.tokenizer, prompts=self.prompts, split="test", seed=seed
+            self.model, self.tokenizer, prompts=self.prompts, split=self.split, seed=seed
         )
         return asdict(found)
 
@@ -89,7 +96,9 @@ class Bench:
         hits = answered = asked = 0
         for number in range(20):
             round_seed = 1000 * (number + 1) + seed
-            prompts = pocket.prompts("benign", split="test", limit=self.prompts, seed=round_seed)
+            prompts = pocket.prompts(
+                "benign", split=self.split, limit=self.prompts, seed=round_seed
+            )
             sampling = Sampling(max_new_tokens=96, temperature=1.0, seed=round_seed)
             replies = sample_answers(self.model, self.tokenizer, prompts, sampling)
             verdicts = [pocket.score(*item) for item in zip(prompts, replies, strict=True)]
@@ -102,18 +111,42 @@ class Bench:
 
 
 def write_shuffled(axis: str, seed: int, path: Path) -> None:
-    """Write the axis's own pairs with exactly half of them, drawn at random, switched."""
+    """Write the axis's own pairs with half of each kind of pair, drawn at random, switched.
+
+    Adam moves by the sign of the gradient rather than by its size, so an imbalance that chance
+    leaves would be learnt nearly as fast as a preference. Switching half of each kind leaves none
+    that counting kinds can find.
+    """
     installed = load_axes().find(axis).axis
     labelled = map(installed.label, pocket.rows(axis, seed=seed))
     pairs = [pair for pair in labelled if pair is not None]
-    flips = [index % 2 == 0 for index in range(len(pairs))]
-    random.Random(f"shuffled/{axis}/{seed}").shuffle(flips)
+    draw = random.Random(f"shuffled/{axis}/{seed}")
+    kinds: dict[tuple[object, ...], list[int]] = {}
+    for index, pair in enumerate(pairs):
+        kinds.setdefault(kind_of(pair), []).append(index)
+    flipped = {
+        index
+        for members in kinds.values()
+        for index in draw.sample(members, (len(members) + draw.randrange(2)) // 2)
+    }
     with path.open("w", encoding="utf-8") as file:
-        for pair, flip in zip(pairs, flips, strict=True):
-            answers = (pair.rejected, pair.chosen) if flip else (pair.chosen, pair.rejected)
+        for index, pair in enumerate(pairs):
+            answers = (pair.chosen, pair.rejected)
+            if index in flipped:
+                answers = (pair.rejected, pair.chosen)
             texts = zip(("prompt", "chosen", "rejected"), (pair.prompt, *answers), strict=True)
             row = {key: [turn._asdict() for turn in turns] for key, turns in texts}
             file.write(json.dumps(row | {"group": pair.group}) + "\n")
+
+
+def kind_of(pair: PreferencePair) -> tuple[object, ...]:
+    """Return what the scorer sees of both answers, lengths by fours."""
+    prompt = plain_text(pair.prompt)
+    verdicts = [pocket.score(prompt, plain_text(each)) for each in (pair.chosen, pair.rejected)]
+    return tuple(
+        (each.kind, each.admits, each.tone, each.commands > each.suggestions, each.words // 4)
+        for each in verdicts
+    )
 
 
 def gaussian_like(vector: DenseVector, seed: int, folder: Path) -> DenseVector:
@@ -179,23 +212,42 @@ def training_of(record: VersionRecord) -> dict[str, Any]:
     }
 
 
-def controls(bench: Bench, seed: int, found: dict[str, Any], keep: Callable[[], None]) -> None:
-    """Measure what is no preference: a random direction, and φ of shuffled labels."""
-    for kind in ("gaussian", "shuffled"):
-        for axis in AXES:
-            phi = bench.vector(bench.version(axis, seed))
-            with tempfile.TemporaryDirectory() as folder:
-                if kind == "gaussian":
-                    vector = gaussian_like(phi, seed, Path(folder))
-                else:
-                    vector = bench.vector(bench.version(axis, seed, shuffled=True))
+def controls(
+    bench: Bench,
+    seed: int,
+    found: dict[str, Any],
+    keep: Callable[[], None],
+    foreign: prefreg.Registry | None,
+) -> None:
+    """Measure what is no preference of this base.
+
+    A random direction, φ of shuffled labels, and φ that was trained on another base.
+    """
+    for axis in AXES:
+        phi = bench.vector(bench.version(axis, seed))
+        with tempfile.TemporaryDirectory() as folder:
+            nulls = {
+                "gaussian": gaussian_like(phi, seed, Path(folder)),
+                "shuffled": bench.vector(bench.version(axis, seed, shuffled=True)),
+            }
+            if foreign is not None:
+                nulls["foreign"] = first_vector(foreign, axis)
+            for kind, vector in nulls.items():
                 for eta in (1.0, -1.0):
                     name = f"{axis} {kind}:{eta:g}"
                     if name not in found:
                         found[name] = bench.measure([(eta, vector)], seed)
                         keep()
                 found[f"{axis} {kind} cosine"] = cosine(phi, vector)
-            log(f"seed {seed} {axis}: {kind} control measured")
+        log(f"seed {seed} {axis}: controls measured")
+
+
+def first_vector(registry: prefreg.Registry, axis: str) -> DenseVector:
+    """Open the first vector of an axis in a registry of another base."""
+    with registry.access.reading() as store:
+        record = store.resolve(axis, "1")
+        source = store.vector_source(record)
+    return open_vector(source, kind=record.kind, label=str(record))
 
 
 def across_seeds(bench: Bench, seeds: Sequence[int]) -> dict[str, dict[str, float]]:
@@ -219,7 +271,7 @@ def examples(bench: Bench, count: int = 20) -> list[dict[str, str]]:
     prompts = [
         prompt
         for kind in kinds
-        for prompt in pocket.prompts(kind, split="test", limit=count // 2, seed=0)
+        for prompt in pocket.prompts(kind, split=bench.split, limit=count // 2, seed=0)
     ]
     sampling = Sampling(max_new_tokens=96, temperature=1.0, seed=0)
     replies = sample_answers(bench.model, bench.tokenizer, prompts, sampling)
@@ -230,44 +282,42 @@ def examples(bench: Bench, count: int = 20) -> list[dict[str, str]]:
 
 
 def log(text: str) -> None:
-    """Say how far the run is, beside the tables."""
-    print(f"<!-- {text} -->", flush=True)
+    """Say how far the run is."""
+    print(text, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the seeds that are asked for and print all that is known."""
+    """Run the seeds that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, required=True, help="figures, also to continue from")
+    parser.add_argument("--registry", type=Path, required=True, help="where the vectors go")
+    parser.add_argument("--base", default="pocket", help="the bundled model, or a folder")
+    parser.add_argument("--split", default="test", choices=("dev", "test"))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--controls", type=int, nargs="*", help="seeds with controls (default all)")
+    parser.add_argument("--foreign", type=Path, help="registry of an equal base of another seed")
     parser.add_argument("--prompts", type=int, default=400, help="prompts behind each rate")
-    parser.add_argument("--registry", type=Path, help="keep the vectors in this registry")
-    parser.add_argument("--json", type=Path, help="keep the figures, and continue from them")
     options = parser.parse_args(arguments)
-    results: dict[str, Any] = {"seeds": {}, "controls": {}}
-    if options.json and options.json.exists():
+    results: dict[str, Any] = {"base": options.base, "seeds": {}, "controls": {}}
+    if options.json.exists():
         results = json.loads(options.json.read_text(encoding="utf-8"))
 
     def keep() -> None:
-        save(results, options.json)
+        text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+        options.json.write_text(text, encoding="utf-8")
 
-    with tempfile.TemporaryDirectory() as scratch:
-        location = options.registry or Path(scratch) / "registry.db"
-        bench = Bench(prefreg.open(location), options.prompts)
-        for seed in options.seeds:
-            study(bench, seed, results["seeds"].setdefault(str(seed), {}), keep)
-        for seed in options.seeds if options.controls is None else options.controls:
-            controls(bench, seed, results["controls"].setdefault(str(seed), {}), keep)
-        if bench.registry.access.is_present():
-            results["across"] = across_seeds(bench, [int(seed) for seed in results["seeds"]])
-        results["examples"] = examples(bench)
-        keep()
-    print_tables(results)
-
-
-def save(results: Mapping[str, Any], path: Path | None) -> None:
-    """Write what is known so far."""
-    if path is not None:
-        path.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    bench = Bench(
+        prefreg.open(options.registry), options.base, prompts=options.prompts, split=options.split
+    )
+    results["parameters"] = sum(each.numel() for each in bench.model.parameters())
+    for seed in options.seeds:
+        study(bench, seed, results["seeds"].setdefault(str(seed), {}), keep)
+    foreign = prefreg.open(options.foreign) if options.foreign else None
+    for seed in options.seeds if options.controls is None else options.controls:
+        controls(bench, seed, results["controls"].setdefault(str(seed), {}), keep, foreign)
+    results["across"] = across_seeds(bench, [int(seed) for seed in results["seeds"]])
+    results["examples"] = examples(bench)
+    keep()
 
 
 if __name__ == "__main__":
