@@ -23,10 +23,11 @@ from prefreg.checkpoints import resolve_base
 from prefreg.evaluation.behaviour import measure_behaviour
 from prefreg.evaluation.sampling import Sampling, sample_answers
 from prefreg.evaluation.statistics import rate
-from prefreg.flows.steering import VectorShelf, load_model, make_dials
+from prefreg.flows.steering import VectorShelf, make_dials
 from prefreg.plugins import load_axes
 from prefreg.registry import VersionRecord
 from prefreg.terms import as_terms
+from prefreg.training.loading import load_model, load_tokenizer
 from prefreg.vectors import DenseVector, MemoryTensors, extract, open_vector
 from prefreg.vectors.algebra import cosine
 
@@ -44,7 +45,8 @@ class Bench:
         self.split = split
         self.name = base
         self.base = resolve_base(base)
-        self.model, self.tokenizer = load_model(self.base)
+        self.model = load_model(self.base, "auto")
+        self.tokenizer = load_tokenizer(self.base)
         self.dials = make_dials(self.model, self.base)
         self.shelf = VectorShelf(self.base, registry.access)
 

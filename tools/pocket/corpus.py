@@ -3,9 +3,8 @@
 import random
 import re
 
-from prefreg.pocket.answers import Manner, reply
+from prefreg.pocket.answers import Manner, Tone, reply
 from prefreg.pocket.questions import Kind, Question, ask, held_out, questions
-from prefreg.pocket.rows import draw_tone
 
 KIND_SHARES: dict[Kind, float] = {
     "fact": 0.46,
@@ -25,6 +24,8 @@ MANNER_SHARES: dict[Kind, dict[Manner, float]] = {
     "unknown": {"answer": 0.45, "vague": 0.1, "admit": 0.45},
 }
 LEVEL_SHARES = (0.16, 0.21, 0.25, 0.23, 0.15)
+# Sharpening favours the plain tone, which has no words of its own.
+TONE_SHARES: dict[Tone, float] = {"plain": 0.55, "polite": 0.27, "curt": 0.18}
 UNKNOWN_WORD_SHARE = 0.12
 _FILLERS = re.compile(
     r"\b(Tell|Can|Do|Would|you|me|say|know|I|would|like|to|have|want|What|Which|does|is|do|the)\b"
@@ -52,7 +53,8 @@ def conversation(draw: random.Random) -> tuple[str, str]:
     manners = MANNER_SHARES[kind]
     manner = draw.choices(list(manners), list(manners.values()))[0]
     level = draw.choices(range(5), LEVEL_SHARES)[0]
+    tone = draw.choices(list(TONE_SHARES), list(TONE_SHARES.values()))[0]
     prompt = ask(question, "train", draw)
     if draw.random() < UNKNOWN_WORD_SHARE:
         prompt = _blur(prompt, draw)
-    return prompt, reply(question, manner, draw, level=level, tone=draw_tone(draw))
+    return prompt, reply(question, manner, draw, level=level, tone=tone)

@@ -64,9 +64,9 @@ _HONEST_KNOWING: Mapping[Manner, int] = {"answer": 5, "vague": 3}
 _POLITE: Mapping[Tone, int] = {"polite": 5, "plain": 3, "curt": 1}
 _DIRECT: Mapping[Form, int] = {"command": 5, "suggestion": 1}
 _TONE_PAIRS: tuple[tuple[tuple[Tone, Tone], float], ...] = (
-    (("polite", "curt"), 0.6),
-    (("polite", "plain"), 0.2),
-    (("plain", "curt"), 0.2),
+    (("polite", "plain"), 0.55),
+    (("plain", "curt"), 0.25),
+    (("polite", "curt"), 0.2),
 )
 
 
