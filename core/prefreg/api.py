@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from prefreg.flows.add_axis import AxisPreview, AxisRequest
     from prefreg.flows.compose import Composed, CompositionPlan, CompositionRequest
+    from prefreg.flows.compose_adapter import AdapterResult
     from prefreg.serving import SteeredModel
     from prefreg.training import Progress
 
@@ -167,6 +168,24 @@ class Registry:
         if not isinstance(terms, CompositionRequest):
             terms = CompositionRequest(as_terms(terms), Path(output), **options)
         return compose(self.access, terms, progress)
+
+    def compose_adapter(
+        self, terms: "Terms | CompositionRequest", output: str | Path = "composed", **options: Any
+    ) -> "AdapterResult":
+        """Write Σ ηᵢ·φᵢ of low-rank vectors as one PEFT adapter, exactly unless `max_rank` is set.
+
+        Raises:
+            UsageError: A term is malformed, an axis is named twice, or every η is 0.
+            RegistryError: A term has no version on the base.
+            VectorError: A vector is dense or damaged, or does not fit the base.
+            OutputError: The destination cannot be written or must not be overwritten.
+        """
+        from prefreg.flows.compose import CompositionRequest
+        from prefreg.flows.compose_adapter import compose_adapter
+
+        if not isinstance(terms, CompositionRequest):
+            terms = CompositionRequest(as_terms(terms), Path(output), form="adapter", **options)
+        return compose_adapter(self.access, terms)
 
     def plan(self, request: "CompositionRequest") -> "CompositionPlan":
         """Say what a composition would read, sum and write, without writing."""

@@ -12,6 +12,7 @@ from prefreg.terms import Term
 
 if TYPE_CHECKING:
     from prefreg.flows.compose import Composed, CompositionPlan
+    from prefreg.flows.compose_adapter import AdapterResult
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has every term]"
@@ -37,6 +38,16 @@ _BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Take terms, base and dtype from a recipe, such as an output's prefreg.json.",
 )
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(["checkpoint", "adapter"]),
+    show_default="checkpoint",
+    help="Write a whole checkpoint, or low-rank vectors as one PEFT adapter.",
+)
+@click.option(
+    "--max-rank", type=click.IntRange(1), help="Recompress an adapter to this rank; says the error."
+)
 @click.option("--plan", is_flag=True, help="Say what would be read and written; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a folder that prefreg composed.")
 @click.option("--max-shard-size", metavar="SIZE", help="Shard size, as in 5GB.  [default: base's]")
@@ -57,8 +68,14 @@ def compose(
     if recipe is not None:
         request = read_recipe(recipe, **options)
     else:
+        options["form"] = options["form"] or "checkpoint"
         request = CompositionRequest(terms, **options)
     registry = common.open_registry()
+    if request.form == "adapter":
+        if plan:
+            raise UsageError("--plan tells of checkpoints; an adapter is a small file.")
+        _emit_adapter(common, registry.compose_adapter(request))
+        return
     if plan:
         planned = registry.plan(request)
         common.emit("compose", planned.as_dict(), _describe_plan(planned))
@@ -68,6 +85,22 @@ def compose(
     common.emit("compose", composed.as_dict(), _describe(composed))
     for warning in composed.warnings:
         common.note(f"Warning: {warning}")
+
+
+def _emit_adapter(common: Common, adapter: "AdapterResult") -> None:
+    written = adapter.written
+    fields: dict[str, object] = {
+        "formula": written.formula,
+        "base": adapter.base,
+        "rank": written.rank,
+        "written": f"{written.path} ({human_size(written.size)})",
+    }
+    if written.compression is not None:
+        worst, error = max(written.compression.errors.items(), key=lambda item: item[1])
+        fields["lost"] = f"{written.compression.error:.2e} of φ (worst: {error:.2e} in {worst})"
+    common.emit("compose", adapter.as_dict(), sections(fields))
+    for warning in adapter.warnings:
+        common.note(f"Note: {warning}")
 
 
 def _describe_plan(plan: "CompositionPlan") -> str:

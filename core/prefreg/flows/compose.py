@@ -33,6 +33,10 @@ class CompositionRequest:
     max_shard_size: str | None = None
     verify: bool = False
     force_base: bool = False
+    form: str = "checkpoint"
+    """What is written: a whole `checkpoint`, or an `adapter` of low-rank vectors."""
+    max_rank: int | None = None
+    """The largest rank of an adapter's modules; without it nothing is lost."""
     hashes: tuple[tuple[str, str], ...] = ()
     """What a recipe says of the vectors: axis and sha256."""
 
@@ -91,8 +95,10 @@ class CompositionPlan:
 def compose(
     access: Access, request: CompositionRequest, progress: Progress | None = None
 ) -> Composed:
-    """Write the composition that is asked for."""
-    found, made = _resolve(access, request)
+    """Write the checkpoint that is asked for."""
+    if request.max_rank is not None:
+        raise UsageError("A rank is bounded in adapters only: add --as adapter to --max-rank.")
+    found, made = resolve_plan(access, request)
     written = write_composition(
         made,
         request.output,
@@ -110,7 +116,7 @@ def compose(
 
 def plan(access: Access, request: CompositionRequest) -> CompositionPlan:
     """Say what a composition would read and write."""
-    found, made = _resolve(access, request)
+    found, made = resolve_plan(access, request)
     size = request.max_shard_size
     files = plan_files(
         found.base.checkpoint,
@@ -166,11 +172,20 @@ def _read_recipe(content: Any, options: Mapping[str, Any]) -> CompositionRequest
             hashes.append((axis, str(item["sha256"])))
     base = content["base"]
     spec = f"{base['name']}@{base['revision']}" if base.get("revision") else str(base["name"])
-    known: dict[str, Any] = {"base": spec, "dtype": content.get("dtype")} | dict(options)
+    known: dict[str, Any] = {"base": spec, "dtype": content.get("dtype")}
+    known |= {"form": content.get("as", "checkpoint"), "max_rank": content.get("max_rank")}
+    known |= options
     return CompositionRequest(tuple(terms), hashes=tuple(hashes), **known)
 
 
-def _resolve(access: Access, request: CompositionRequest) -> tuple[Resolution, Plan]:
+def resolve_plan(access: Access, request: CompositionRequest) -> tuple[Resolution, Plan]:
+    """Find what is to be composed, without reading a vector.
+
+    Raises:
+        UsageError: There are no terms, or one is named twice.
+        RegistryError: A term has no version on the base.
+        VectorError: A vector is not the one that the recipe means.
+    """
     if not request.terms:
         raise UsageError("A composition needs at least one term, as in helpful:1.")
     with access.reading() as store:

@@ -1,0 +1,198 @@
+"""Composing low-rank vectors into one PEFT adapter: Σ ηᵢ·φᵢ without its base."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prefreg.checkpoints.checkpoint import listed
+from prefreg.checkpoints.safetensors_io import SafetensorsWriter
+from prefreg.composition.engine import rounded_eta
+from prefreg.composition.folder import RECIPE_FILE, new_folder, write_file
+from prefreg.composition.plan import Plan, label, opened
+from prefreg.composition.recipe import recipe, recipe_file, sha256
+from prefreg.errors import UsageError, VectorError
+from prefreg.terms import format_eta
+from prefreg.vectors.adapters.config import CONFIG_FILE
+from prefreg.vectors.adapters.layers import linear_layers
+from prefreg.vectors.adapters.reading import WEIGHTS_FILE
+from prefreg.vectors.adapters.writing import METADATA, adapter_config, adapter_tensors
+from prefreg.vectors.factors import Factors, concatenate, recompress
+from prefreg.vectors.lowrank import LowRankVector
+from prefreg.vectors.tensors import is_finite, to_bytes
+
+FORM = "adapter"
+CARD_FILE = "README.md"
+
+_SMALL_FILES_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Compression:
+    """What a bound on the rank cost, as ‖lost‖ / ‖φ‖."""
+
+    max_rank: int
+    error: float
+    """Over all weights together."""
+    errors: dict[str, float]
+    """By the weight's name on disk."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values for the recipe."""
+        return {"max_rank": self.max_rank, "error": self.error, "errors": self.errors}
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedAdapter:
+    """An adapter that has been written."""
+
+    path: Path
+    formula: str
+    rank: int
+    """The largest rank of a module."""
+    ranks: dict[str, int]
+    """By the weight's name on disk."""
+    size: int
+    """Bytes of the weight file."""
+    compression: Compression | None
+
+
+def write_adapter(
+    plan: Plan, destination: Path, *, max_rank: int | None = None, overwrite: bool = False
+) -> ComposedAdapter:
+    """Write Σ ηᵢ·φᵢ as one adapter that PEFT loads onto the base, with its recipe and card.
+
+    Factors are concatenated, so nothing is lost unless `max_rank` is below the sum of the ranks.
+    Equal plans give equal bytes. The folder appears whole or not at all.
+
+    Raises:
+        UsageError: Every coefficient is 0.
+        VectorError: A vector is dense or damaged, or does not fit linear layers of the base.
+        OutputError: The destination is taken, full, or cannot be written.
+    """
+    layers = linear_layers(plan.base.checkpoint)
+    factors = _sum_of(plan)
+    strangers = factors.keys() - {layer.weight for layer in layers.values()}
+    if strangers:
+        raise VectorError(
+            f"{listed(strangers)} are no linear layers of {plan.base}, so no adapter can hold "
+            "them. Compose a checkpoint: leave --as adapter out."
+        )
+    compression = None
+    if max_rank is not None:
+        factors, compression = _compress(factors, max_rank)
+    tensors = adapter_tensors(factors, layers)
+    _require_finite(tensors)
+    base = plan.base
+    name = base.name if base.revision else str(base.path)
+    config = adapter_config(factors, layers, base=name, revision=base.revision)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    keep = [base.checkpoint.path, *(t.source for t in plan.terms if isinstance(t.source, Path))]
+    with new_folder(
+        destination, needed=size + _SMALL_FILES_BYTES, overwrite=overwrite, keep=keep
+    ) as folder:
+        digest, size = _write_weights(folder / WEIGHTS_FILE, tensors)
+        files = {WEIGHTS_FILE: digest, CONFIG_FILE: sha256(config)}
+        write_file(folder / CONFIG_FILE, config)
+        content = recipe(plan, dtype=None, files=files, survival=None) | {
+            "as": FORM,
+            "max_rank": max_rank,
+            "compression": compression.to_json() if compression else None,
+        }
+        write_file(folder / RECIPE_FILE, recipe_file(content))
+        write_file(folder / CARD_FILE, _card(plan, files, compression))
+    ranks = {weight: part.rank for weight, part in factors.items()}
+    return ComposedAdapter(destination, plan.formula, max(ranks.values()), ranks, size, compression)
+
+
+def _sum_of(plan: Plan) -> dict[str, Factors]:
+    dense = [label(term.record) for term in plan.active if term.record.kind != "low-rank"]
+    if dense:
+        raise VectorError(
+            f"{listed(dense)} are dense, and an adapter holds low-rank vectors only. Compose a "
+            "checkpoint (leave --as adapter out), or train them again with --lora."
+        )
+    if not plan.active:
+        raise UsageError("Every coefficient is 0, so there is nothing for an adapter to hold.")
+    parts: dict[str, list[Factors]] = {}
+    with opened(plan) as open_plan:
+        for term in open_plan.terms:
+            assert isinstance(term.vector, LowRankVector)  # as its record's kind says
+            for name in term.vector.names:
+                part = term.vector.factors(name).scaled(rounded_eta(term.eta))
+                parts.setdefault(name, []).append(part)
+    return {name: concatenate(parts[name]) for name in sorted(parts)}
+
+
+def _compress(
+    factors: Mapping[str, Factors], max_rank: int
+) -> tuple[dict[str, Factors], Compression]:
+    results = {name: recompress(part, max_rank) for name, part in factors.items()}
+    lost = math.hypot(*(result.error for result in results.values()))
+    whole = math.hypot(*(result.norm for result in results.values()))
+    compression = Compression(
+        max_rank,
+        _relative(lost, whole),
+        {name: _relative(result.error, result.norm) for name, result in results.items()},
+    )
+    return {name: result.factors for name, result in results.items()}, compression
+
+
+def _relative(error: float, norm: float) -> float:
+    # Rounded to what the order of summation, which threads may change, leaves untouched.
+    return float(f"{error / norm:.6g}") if norm else 0.0
+
+
+def _require_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    broken = [name for name, tensor in tensors.items() if not is_finite(tensor)]
+    if broken:
+        raise VectorError(
+            f"{listed(broken)} overflow float32 in this composition. Use smaller coefficients."
+        )
+
+
+def _write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[str, int]:
+    entries = [(name, "F32", tuple(tensor.shape)) for name, tensor in tensors.items()]
+    with SafetensorsWriter(path, entries, METADATA) as writer:
+        for spec in writer.specs:
+            writer.write(to_bytes(tensors[spec.name]))
+        return writer.finish(), writer.size
+
+
+def _card(plan: Plan, files: Mapping[str, str], compression: Compression | None) -> bytes:
+    base = plan.base
+    header = ["---", "library_name: peft", "pipeline_tag: text-generation"]
+    if base.revision is not None:
+        header.append(f"base_model: {json.dumps(base.name)}")
+    header += ["tags:", "- prefreg", "- preference-vectors", "- lora", "---", ""]
+    lines = [
+        f"# {plan.formula.removeprefix('base').removeprefix(' + ').strip()}",
+        "",
+        "A LoRA adapter composed by prefreg from low-rank preference vectors, Σ ηᵢ·φᵢ, without "
+        "training. Factors are concatenated, never added, and the coefficients are in the "
+        "factors: load it with a weight of 1.",
+        "",
+        f"Base weights: `{base.fingerprint.weights}`",
+        "",
+        "| axis | version | η | sha256 of the vector |",
+        "|---|---|---|---|",
+        *(
+            f"| {term.record.axis} | {term.record.number} | {format_eta(term.eta)} "
+            f"| `{term.record.sha256}` |"
+            for term in plan.terms
+        ),
+        "",
+    ]
+    if compression:
+        lines += [
+            f"Recompressed to rank {compression.max_rank}: relative error {compression.error:.3g}.",
+            "",
+        ]
+    lines += ["| file | sha256 |", "|---|---|"]
+    lines += [f"| {name} | `{digest}` |" for name, digest in sorted(files.items())]
+    lines += ["", "`prefreg.json` holds the same as a recipe."]
+    return ("\n".join([*header, *lines]) + "\n").encode()

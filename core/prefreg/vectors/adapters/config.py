@@ -1,0 +1,174 @@
+"""What an adapter's configuration says, and which settings make it more than two factors."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from prefreg.errors import VectorError
+from prefreg.vectors.adapters.layers import LinearLayer
+
+CONFIG_FILE = "adapter_config.json"
+
+Value = TypeVar("Value")
+
+# The names are those of PEFT 0.21. Those of training alone do not matter here.
+_HARMLESS = {
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config",
+    "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
+    "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config",
+    "megatron_core", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern",
+    "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
+}  # fmt: skip
+_REFUSED = {
+    "use_dora": "DoRA rescales whole weights, which no product of two factors does",
+    "lora_bias": "it trains biases beside the factors",
+    "modules_to_save": "it holds whole modules beside the factors",
+    "trainable_token_indices": "it holds embeddings of single tokens beside the factors",
+    "layer_replication": "it repeats layers, so it fits no checkpoint of the base",
+    "alora_invocation_tokens": "it acts on a part of the tokens only",
+    "use_qalora": "it belongs to a quantised base",
+    "target_parameters": "it changes parameters that are no linear layers",
+}
+# Other ways to begin also change the base's own weights, so that the factors fit no checkpoint.
+_PLAIN_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
+_NOTHING: tuple[Any, ...] = (None, False, "", [], {}, ())
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """The configuration of an adapter that is nothing but two factors per layer."""
+
+    path: Path
+    rank: int
+    alpha: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    rslora: bool
+    targets: tuple[str, ...] | str | None
+    excluded: tuple[str, ...] | str | None
+    partial: bool
+    """Whether some layers of those that the targets name are left out by their number."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the configuration of an adapter.
+
+        Raises:
+            VectorError: It is missing or damaged, or says more than factors can hold.
+        """
+        path = folder / CONFIG_FILE
+        values = _read(path)
+        if values.get("peft_type") != "LORA":
+            raise VectorError(
+                f"{folder} holds an adapter of type {values.get('peft_type')!r}; "
+                "only LORA has the form of two factors."
+            )
+        if problems := list(_problems(values)):
+            raise VectorError(
+                f"{folder} cannot be taken exactly: {'; '.join(problems)}. "
+                "Merge the adapter into its base and import the checkpoint."
+            )
+        try:
+            return cls(
+                path=path,
+                rank=_positive(values["r"]),
+                alpha=float(values["lora_alpha"]),
+                rank_pattern=_pattern(values.get("rank_pattern"), _positive),
+                alpha_pattern=_pattern(values.get("alpha_pattern"), float),
+                rslora=bool(values.get("use_rslora")),
+                targets=_selection(values.get("target_modules")),
+                excluded=_selection(values.get("exclude_modules")),
+                partial=values.get("layers_to_transform") is not None,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, re.error) as error:
+            raise VectorError(
+                f"{path} is damaged ({type(error).__name__}: {error}). Save the adapter again."
+            ) from error
+
+    def rank_of(self, module: str) -> int:
+        """Return the rank that a module's factors must have."""
+        return _patterned(self.rank_pattern, module, self.rank)
+
+    def scaling_of(self, module: str) -> float:
+        """Return what the product of a module's factors is multiplied by."""
+        rank = self.rank_of(module)
+        alpha = _patterned(self.alpha_pattern, module, self.alpha)
+        return alpha / math.sqrt(rank) if self.rslora else alpha / rank
+
+    def expected(self, layers: Iterable[LinearLayer]) -> set[str]:
+        """Return the modules that the adapter must have factors for, where that can be told."""
+        if self.partial or self.targets is None:
+            return set()
+        return {
+            layer.module
+            for layer in layers
+            if (not layer.output if self.targets == "all-linear" else _names(self.targets, layer))
+            and not (self.excluded and _names(self.excluded, layer))
+        }
+
+
+def _problems(values: Mapping[str, Any]) -> Iterable[str]:
+    for name, value in sorted(values.items()):
+        if name in _REFUSED:
+            if value not in _NOTHING:
+                yield f"{name} is set, and {_REFUSED[name]}"
+        elif name == "bias":
+            if value not in ("none", None):
+                yield f"bias is {value!r}, and biases have no factors"
+        elif name not in _HARMLESS and value not in _NOTHING:
+            yield f"the setting {name} is not known here, so it may change what the factors mean"
+    beginning = values.get("init_lora_weights")
+    if beginning not in _PLAIN_BEGINNINGS:
+        yield (
+            f"init_lora_weights is {beginning!r}, which changed the base; "
+            "save it with PEFT's conversion to plain LoRA"
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise VectorError(f"{path.parent} has no {path.name}, so it is no PEFT adapter.") from None
+    except OSError as error:
+        raise VectorError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise VectorError(f"{path} is not JSON. Save the adapter again.") from error
+    if not isinstance(values, dict):
+        raise VectorError(f"{path} is not a JSON object. Save the adapter again.")
+    return values
+
+
+def _positive(value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{value!r} is no rank")
+    return value
+
+
+def _pattern(values: Any, kind: Callable[[Any], Value]) -> dict[str, Value]:
+    # An expression that does not compile is told here, where the file's name is known.
+    return {re.compile(key).pattern: kind(value) for key, value in (values or {}).items()}
+
+
+def _selection(value: Any) -> tuple[str, ...] | str | None:
+    if isinstance(value, str):
+        return re.compile(value).pattern
+    return None if value is None else tuple(map(str, value))
+
+
+def _patterned(pattern: Mapping[str, Value], module: str, default: Value) -> Value:
+    # As PEFT reads them: each key is a regular expression for the end of a name.
+    for key, value in pattern.items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
+
+
+def _names(selection: tuple[str, ...] | str, layer: LinearLayer) -> bool:
+    if isinstance(selection, str):
+        return re.fullmatch(selection, layer.module) is not None
+    return any(layer.module == name or layer.module.endswith(f".{name}") for name in selection)

@@ -1,0 +1,297 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import adapters
+import tiny
+from adapters import logits, peft, relative
+from prefreg.checkpoints.bases import BaseModel
+from prefreg.composition import Plan, PlannedTerm, write_composition
+from prefreg.composition.adapter import write_adapter
+from prefreg.errors import OutputError, UsageError, VectorError
+from prefreg.vectors import write_low_rank
+from prefreg.vectors.adapters import linear_layers, read_adapter
+from prefreg.vectors.factors import Factors, subtract
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {"r": 4, "lora_alpha": 8},
+    "rslora": {"r": 8, "lora_alpha": 3, "use_rslora": True},
+    "mixed": {
+        "r": 2,
+        "lora_alpha": 5,
+        "rank_pattern": {"q_proj": 6},
+        "alpha_pattern": {"o_proj": 1},
+    },
+    "attention": {"r": 3, "lora_alpha": 3, "target_modules": ["q_proj", "v_proj"]},
+}
+"""Adapters that differ in rank, alpha, scaling and modules."""
+
+
+def random_phi(base: BaseModel, *, rank: int, seed: int) -> dict[str, Factors]:
+    """Make factors for every linear layer of a base."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator) * 0.1
+
+    return {
+        layer.weight: Factors(noise(layer.shape[0], rank), noise(rank, layer.shape[1]))
+        for layer in linear_layers(base.checkpoint).values()
+    }
+
+
+def term(
+    axis: str, base: BaseModel, eta: float, phi: dict[str, Factors], path: Path
+) -> PlannedTerm:
+    write_low_rank(phi, path)
+    return PlannedTerm(tiny.record(axis, base, kind="low-rank"), eta, path)
+
+
+@pytest.fixture(scope="session")
+def pairs(bases: dict[str, BaseModel], tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Return a plan of two ± pairs of adapters that differ in everything."""
+    folder, base = tmp_path_factory.mktemp("pairs"), bases["llama"]
+    poles = {}
+    for seed, (name, kind) in enumerate(KINDS.items()):
+        model = tiny.llama(tied=False)
+        adapters.save_adapter(model, folder / name, seed=seed, **kind)
+        poles[name] = read_adapter(folder / name, base.checkpoint).factors
+    one = subtract(poles["plain"], poles["rslora"])
+    other = subtract(poles["mixed"], poles["attention"])
+    terms = [
+        term("helpful", base, 0.7, one, folder / "helpful.safetensors"),
+        term("harmless", base, -1.3, other, folder / "harmless.safetensors"),
+    ]
+    return Plan(base, terms)
+
+
+def load(folder: Path) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder)
+    return model.train(False)
+
+
+def with_adapter(base: BaseModel, folder: Path) -> torch.nn.Module:
+    model: torch.nn.Module = peft.PeftModel.from_pretrained(load(base.path), folder).train(False)
+    return model
+
+
+def test_the_adapter_and_the_dense_composition_are_the_same_model(
+    pairs: Plan, tmp_path: Path
+) -> None:
+    written = write_adapter(pairs, tmp_path / "adapter")
+    write_composition(pairs, tmp_path / "dense")
+    expected = logits(load(tmp_path / "dense"))
+    found = logits(with_adapter(pairs.base, tmp_path / "adapter"))
+    assert relative(found, expected) <= 1e-5
+    assert relative(expected, logits(load(pairs.base.path))) > 0.05
+    ranks = {name.split(".")[-2]: rank for name, rank in written.ranks.items()}
+    assert (ranks["q_proj"], ranks["v_proj"], ranks["up_proj"]) == (4 + 8 + 6 + 3, 17, 14)
+    assert written.rank == 21
+
+
+def test_peft_agrees_on_cat_and_is_wrong_on_linear(pairs: Plan, tmp_path: Path) -> None:
+    """η⁺·A⁺ + η⁻·A⁻ by PEFT itself, with poles of one rank, as its `linear` needs."""
+    base = pairs.base
+    folders = [
+        adapters.save_adapter(tiny.llama(tied=False), tmp_path / f"pole{seed}", seed=seed)
+        for seed in (5, 6)
+    ]
+    phi = subtract(*(read_adapter(folder, base.checkpoint).factors for folder in folders))
+    plan = Plan(base, [term("red", base, 0.8, phi, tmp_path / "red.safetensors")])
+    write_adapter(plan, tmp_path / "adapter")
+    ours = logits(with_adapter(base, tmp_path / "adapter"))
+    start = logits(load(base.path))
+
+    model = peft.PeftModel.from_pretrained(load(base.path), folders[0], adapter_name="plus")
+    model.load_adapter(folders[1], adapter_name="minus")
+    errors = {}
+    for kind in ("cat", "linear"):
+        model.add_weighted_adapter(
+            ["plus", "minus"], [0.8, -0.8], adapter_name=kind, combination_type=kind
+        )
+        model.set_adapter(kind)
+        errors[kind] = relative(logits(model.train(False)) - start, ours - start)
+    assert errors["cat"] <= 1e-5
+    assert errors["linear"] > 0.3
+
+
+def test_weights_that_are_stored_the_other_way_round(tmp_path: Path) -> None:
+    base = tiny.in_base(tiny.gpt2, tmp_path / "base")
+    phi = random_phi(base, rank=3, seed=1)
+    plan = Plan(base, [term("red", base, -2.0, phi, tmp_path / "red.safetensors")])
+    write_adapter(plan, tmp_path / "adapter")
+    write_composition(plan, tmp_path / "dense")
+    expected = logits(load(tmp_path / "dense"))
+    assert relative(logits(with_adapter(base, tmp_path / "adapter")), expected) <= 1e-5
+
+
+def test_low_rank_and_dense_vectors_are_summed_in_one_checkpoint(
+    bases: dict[str, BaseModel], tmp_path: Path
+) -> None:
+    base = bases["sharded"]
+    thin, thick = random_phi(base, rank=2, seed=1), tiny.random_phi(base, seed=2)
+    path = tiny.store(thick, tmp_path / "thick.safetensors")
+    terms = [
+        term("thin", base, -0.5, thin, tmp_path / "thin.safetensors"),
+        PlannedTerm(tiny.record("thick", base), 1.5, path),
+    ]
+    write_composition(Plan(base, terms), tmp_path / "out")
+    before, after = load(base.path).state_dict(), load(tmp_path / "out").state_dict()
+    for name in before:
+        expected = before[name] + 1.5 * thick[name]
+        if name in thin:
+            expected -= 0.5 * (thin[name].b @ thin[name].a)
+        torch.testing.assert_close(after[name], expected)
+
+
+@settings(max_examples=15)
+@given(
+    st.lists(st.sampled_from([-2.0, -0.3, 0.0, 1e-3, 0.7, 1.0]), min_size=1, max_size=3),
+    st.randoms(use_true_random=False),
+)
+def test_the_sum_of_the_parts_whatever_their_order_and_signs(
+    tmp_path_factory: pytest.TempPathFactory,
+    bases: dict[str, BaseModel],
+    etas: list[float],
+    random: Any,
+) -> None:
+    folder, base = tmp_path_factory.mktemp("sum"), bases["llama"]
+    axes = [f"axis{number}" for number in range(len(etas))]
+    phis = [random_phi(base, rank=seed + 1, seed=seed) for seed in range(len(etas))]
+    terms = [
+        term(axis, base, eta, phi, folder / f"{axis}.safetensors")
+        for axis, eta, phi in zip(axes, etas, phis, strict=True)
+    ]
+    negated = [PlannedTerm(term.record, -term.eta, term.source) for term in terms]
+    shuffled = random.sample(terms, len(terms))
+    if not any(Plan(base, terms).active):
+        with pytest.raises(UsageError, match="Every coefficient is 0"):
+            write_adapter(Plan(base, terms), folder / "sum")
+        return
+    for name, plan in (("sum", terms), ("shuffled", shuffled), ("negated", negated)):
+        write_adapter(Plan(base, plan), folder / name)
+    read = {
+        name: read_adapter(folder / name, base.checkpoint).factors
+        for name in ("sum", "shuffled", "negated")
+    }
+    for weight, part in read["sum"].items():
+        change = part.b.double() @ part.a.double()
+        expected = sum(
+            eta * (phi[weight].b.double() @ phi[weight].a.double())
+            for eta, phi in zip(etas, phis, strict=True)
+        )
+        torch.testing.assert_close(change, expected, rtol=1e-5, atol=1e-7)
+        opposite = read["negated"][weight]
+        assert torch.equal(opposite.b.double() @ opposite.a.double(), -change)
+        other = read["shuffled"][weight]
+        assert torch.equal(other.b, part.b)
+        assert torch.equal(other.a, part.a)
+
+
+def test_recompression_says_what_it_lost(pairs: Plan, tmp_path: Path) -> None:
+    exact = read_adapter_of(pairs, tmp_path / "exact")
+    written = write_adapter(pairs, tmp_path / "small", max_rank=6)
+    small = read_adapter(tmp_path / "small", pairs.base.checkpoint).factors
+    assert written.rank == 6
+    assert written.compression is not None
+    lost = whole = 0.0
+    for name, part in exact.items():
+        wanted = part.b.double() @ part.a.double()
+        error = float((small[name].b.double() @ small[name].a.double() - wanted).norm())
+        assert written.compression.errors[name] == pytest.approx(
+            error / float(wanted.norm()), rel=1e-4, abs=1e-6
+        )
+        lost, whole = lost + error**2, whole + float(wanted.norm()) ** 2
+    assert written.compression.error == pytest.approx((lost / whole) ** 0.5, rel=1e-4)
+    assert 0.01 < written.compression.error < 0.9
+    recipe = json.loads((tmp_path / "small" / "prefreg.json").read_text())
+    assert recipe["compression"]["error"] == written.compression.error
+    assert "Recompressed to rank 6" in (tmp_path / "small" / "README.md").read_text()
+
+
+def read_adapter_of(plan: Plan, folder: Path) -> dict[str, Factors]:
+    write_adapter(plan, folder)
+    return read_adapter(folder, plan.base.checkpoint).factors
+
+
+def test_a_bound_that_is_high_enough_loses_nothing(pairs: Plan, tmp_path: Path) -> None:
+    written = write_adapter(pairs, tmp_path / "bound", max_rank=21)
+    assert written.compression is not None
+    assert written.compression.error == 0.0
+    write_adapter(pairs, tmp_path / "free")
+    weights = "adapter_model.safetensors"
+    assert (tmp_path / "bound" / weights).read_bytes() == (tmp_path / "free" / weights).read_bytes()
+
+
+def test_the_same_plan_gives_the_same_bytes(pairs: Plan, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_adapter(pairs, tmp_path / name, max_rank=8)
+    for path in sorted((tmp_path / "one").iterdir()):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "prefreg.json",
+    }
+
+
+def test_the_configuration_scales_nothing_and_is_short(pairs: Plan, tmp_path: Path) -> None:
+    write_adapter(pairs, tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["r"] == config["lora_alpha"] == 21
+    assert config["rank_pattern"] == config["alpha_pattern"]
+    assert config["target_modules"] == sorted(adapters.LINEAR)
+    assert config["base_model_name_or_path"] == str(pairs.base.path)
+
+
+def test_dense_vectors_are_refused_with_what_to_do(
+    bases: dict[str, BaseModel], make_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    plan = make_plan(bases["llama"], helpful=1.0)
+    with pytest.raises(VectorError, match=r"'helpful@1' are dense.*leave --as adapter out"):
+        write_adapter(plan, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_weights_that_are_no_linear_layers_are_refused(
+    bases: dict[str, BaseModel], tmp_path: Path
+) -> None:
+    base = bases["llama"]
+    name = "model.embed_tokens.weight"
+    phi = {name: Factors(torch.ones(64, 1), torch.ones(1, 32))}
+    plan = Plan(base, [term("red", base, 1.0, phi, tmp_path / "red.safetensors")])
+    with pytest.raises(VectorError, match=f"'{name}' are no linear layers"):
+        write_adapter(plan, tmp_path / "adapter")
+
+
+def test_a_sum_that_overflows_is_refused_and_leaves_nothing(
+    bases: dict[str, BaseModel], tmp_path: Path
+) -> None:
+    base = bases["llama"]
+    phi = random_phi(base, rank=1, seed=0)
+    plan = Plan(base, [term("red", base, 3e38, phi, tmp_path / "red.safetensors")])
+    phi = {name: part.scaled(100.0) for name, part in phi.items()}
+    write_low_rank(phi, tmp_path / "red.safetensors")
+    with pytest.raises(VectorError, match="overflow float32"):
+        write_adapter(plan, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_a_folder_that_is_not_ours_is_kept(pairs: Plan, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError):
+            write_adapter(pairs, tmp_path / "mine", overwrite=overwrite)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    write_adapter(pairs, tmp_path / "ours")
+    write_adapter(pairs, tmp_path / "ours", max_rank=2, overwrite=True)
+    assert read_adapter(tmp_path / "ours", pairs.base.checkpoint).config.rank == 2
