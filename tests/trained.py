@@ -37,6 +37,7 @@ def surroundings(
     """Stand in a folder of the test's own, offline, with none of the user's settings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREFREG_CACHE", str(tmp_path_factory.getbasetemp() / "fingerprints"))
+    monkeypatch.setenv("PREFREG_CONFIG", str(tmp_path_factory.getbasetemp() / "settings"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("PREFREG_REGISTRY", "PREFREG_LOAD_PLUGINS", "PREFREG_DEBUG"):
         monkeypatch.delenv(name, raising=False)

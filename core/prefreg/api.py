@@ -97,7 +97,10 @@ class Registry:
         self.access = Access(location)
 
     def axes(self) -> tuple[list[AxisReport], tuple[Plugin, ...]]:
-        """Return the installed axes, ordered by name, and the broken plugins."""
+        """Return the installed axes, ordered by name, and the plugins that bring none.
+
+        Those are broken (`error`) or `disabled`.
+        """
         catalog = load_axes()
         counts: dict[str, int] = {}
         if self.access.is_present():
@@ -105,7 +108,7 @@ class Registry:
                 for record in store.versions():
                     counts[record.axis] = counts.get(record.axis, 0) + 1
         reports = [AxisReport(found, counts.get(found.axis.name, 0)) for found in catalog.axes]
-        return reports, catalog.broken
+        return reports, (*catalog.broken, *catalog.disabled)
 
     def add_axis(
         self,

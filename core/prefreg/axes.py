@@ -174,14 +174,35 @@ class Axis:
     """The plugin that brought the axis, for messages; set when it is loaded."""
 
     def __post_init__(self) -> None:
+        for what, names in (("aliases", self.aliases), ("default data", self.default_data)):
+            if not isinstance(names, tuple):
+                raise AxisError(f"The {what} of axis {self.name!r} are {names!r}, no tuple.")
         for name in (self.name, *self.aliases):
-            if not AXIS_NAME.fullmatch(name):
+            if not isinstance(name, str) or not AXIS_NAME.fullmatch(name):
                 raise AxisError(
                     f"{name!r} is no axis name: use a lower-case letter, "
                     "then letters, digits, '_' or '-'."
                 )
+        if not isinstance(self.sources, Mapping):
+            raise AxisError(f"The sources of axis {self.name!r} are no mapping of names.")
         if not self.sources:
             raise AxisError(f"Axis {self.name!r} has no source of rows.")
+        lines: list[tuple[str, object]] = [("summary", self.summary)]
+        for name in self.sources:
+            lines += [("source name", name), ("licence", self.licence_of(name) or "")]
+        for what, line in lines:
+            if not _is_line(line):
+                raise AxisError(f"The {what} of axis {self.name!r} is no single line of text.")
+        functions = [("label rule", self.label), ("switch", self.switch)]
+        functions += [(f"source {name!r}", source) for name, source in self.sources.items()]
+        if self.metric is not None:
+            functions.append(("metric", self.metric))
+        for what, function in functions:
+            if not callable(function):
+                raise AxisError(
+                    f"The {what} of axis {self.name!r} is a {type(function).__name__}, "
+                    "not a function."
+                )
 
     def licence_of(self, source: str) -> str | None:
         """Return the licence of a source's data; None if nobody stated one."""
@@ -193,3 +214,10 @@ class Axis:
         """Return the licences of all sources, each once."""
         found = (self.licence_of(source) for source in self.sources)
         return tuple(dict.fromkeys(licence for licence in found if licence))
+
+
+def _is_line(text: object) -> bool:
+    """Whether a value is text that a table and a JSON document can hold."""
+    if not isinstance(text, str) or len(text.splitlines()) > 1:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in text)

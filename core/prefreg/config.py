@@ -35,6 +35,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prefreg"
 
 
+def config_folder() -> Path:
+    """Return `PREFREG_CONFIG`, else `prefreg` below the user's folder of settings."""
+    if setting := os.environ.get("PREFREG_CONFIG"):
+        return Path(setting)
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "prefreg"
+
+
 def plugins_to_load() -> frozenset[str] | None:
     """Return the distributions named in `PREFREG_LOAD_PLUGINS`; None means all of them."""
     setting = os.environ.get("PREFREG_LOAD_PLUGINS")

@@ -127,13 +127,16 @@ def reason(error: BaseException) -> str:
         text = str(error)
     except BaseException:  # a message may be made by code that fails, too
         text = ""
-    text = "".join(character if character.isprintable() else " " for character in text)
-    text = " ".join(text.split())
-    if len(text) > _LONGEST_REASON:
-        text = text[:_LONGEST_REASON] + "…"
+    text = _one_line(text)
     if isinstance(error, PrefregError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _one_line(text: str) -> str:
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + "…"
 
 
 def off_stdout() -> contextlib.AbstractContextManager[None]:
@@ -200,8 +203,10 @@ def _contained_rows(rows: Iterator[Row], where: str) -> Iterator[Row]:
 
 def _place(number: int, row: Row) -> str:
     try:
-        columns = ", ".join(map(str, row))
-    except Exception:
+        columns = _one_line(", ".join(map(str, row)))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # the row is the plugin's, too
         columns = "unreadable"
     return f"row {number} (columns: {columns or 'none'})"
 

@@ -41,11 +41,7 @@ def examine(access: Access) -> Examination:
     facts["hub"] = "offline" if os.environ.get("HF_HUB_OFFLINE") else "online"
     facts["hub token"] = "set" if os.environ.get("HF_TOKEN") else "not set"
     problems += _registry(access, facts)
-    catalog = load_axes()
-    facts["axes"] = ", ".join(found.axis.name for found in catalog.axes) or "none"
-    problems += [
-        f"The plugin {plugin.name!r} is broken: {plugin.error}" for plugin in catalog.broken
-    ]
+    problems += _plugins(facts)
     return Examination(facts, tuple(problems))
 
 
@@ -65,6 +61,17 @@ def _registry(access: Access, facts: dict[str, str]) -> list[str]:
     except PrefregError as error:
         facts["registry"] = "none"
         return [str(error)]
+
+
+def _plugins(facts: dict[str, str]) -> list[str]:
+    try:
+        catalog = load_axes()
+    except PrefregError as error:
+        return [str(error)]
+    facts["axes"] = ", ".join(found.axis.name for found in catalog.axes) or "none"
+    if catalog.disabled:
+        facts["disabled"] = ", ".join(map(str, catalog.disabled))
+    return [f"The {plugin} is broken: {plugin.error}" for plugin in catalog.broken]
 
 
 def _devices() -> str:

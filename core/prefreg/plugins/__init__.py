@@ -1,0 +1,15 @@
+"""The installed axes: found by entry points, each plugin isolated from every other."""
+
+from prefreg.plugins.catalog import AxisCatalog, InstalledAxis, Plugin
+from prefreg.plugins.disabled import disable, enable
+from prefreg.plugins.loading import load_axes, read_plugin
+
+__all__ = [
+    "AxisCatalog",
+    "InstalledAxis",
+    "Plugin",
+    "disable",
+    "enable",
+    "load_axes",
+    "read_plugin",
+]

@@ -1,0 +1,115 @@
+"""Load plugins, so that what goes wrong in one is told and harms no other."""
+
+import importlib
+import warnings
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+from types import ModuleType
+
+import pluggy
+
+from prefreg import hookspecs
+from prefreg.axes import Axis
+from prefreg.containment import off_stdout, reason
+from prefreg.errors import AxisError
+from prefreg.plugins.catalog import AxisCatalog, Plugin
+from prefreg.plugins.disabled import read_disabled
+from prefreg.plugins.discovery import FoundPlugin, find_plugins
+
+
+def load_axes() -> AxisCatalog:
+    """Load every plugin that is neither disabled nor left out by `PREFREG_LOAD_PLUGINS`.
+
+    Raises:
+        AxisError: The list of disabled plugins cannot be read.
+    """
+    disabled = read_disabled()
+    taken: dict[str, str] = {}
+    plugins = []
+    for found in find_plugins():
+        if disabled.isdisjoint(found.keys):
+            plugins.append(_claim_names(_load(found), taken))
+        else:
+            plugins.append(Plugin(found.name, found.distribution, found.version, disabled=True))
+    return AxisCatalog(plugins)
+
+
+def read_plugin(module: ModuleType | object, name: str) -> tuple[Axis, ...]:
+    """Register one plugin on a manager of its own and collect its axes.
+
+    Raises:
+        AxisError: A hook is misspelt, missing, or returns something else than axes.
+        Exception: Whatever the hook itself raises.
+    """
+    manager = pluggy.PluginManager("prefreg")
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name)
+    manager.check_pending()
+    hook = manager.hook.prefreg_register_axes
+    if not hook.get_hookimpls():
+        raise AxisError("it implements no hook; mark prefreg_register_axes with @prefreg.hookimpl")
+    # pluggy leaves an answer of None out.
+    answers = hook() or [None]
+    axes = []
+    for answer in answers:
+        if isinstance(answer, Axis) or not isinstance(answer, Iterable):
+            raise AxisError(f"prefreg_register_axes returned {answer!r:.80}, not a list of axes")
+        axes += list(answer)
+    for axis in axes:
+        if not isinstance(axis, Axis):
+            raise AxisError(f"prefreg_register_axes returned {axis!r:.80}, which is no Axis")
+    return tuple(axes)
+
+
+def _load(found: FoundPlugin) -> Plugin:
+    plugin = Plugin(found.name, found.distribution, found.version, error=found.problem)
+    if found.point is None or found.problem is not None:
+        return plugin
+    try:
+        # What a plugin prints must not mix with what a command writes, nor what it warns of.
+        with off_stdout(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            axes = read_plugin(_target(found.point), found.name)
+            owned = tuple(replace(axis, owner=str(plugin)) for axis in axes)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit too: a plugin must not end the command line.
+        return replace(plugin, error=reason(error))
+    return replace(plugin, axes=owned)
+
+
+def _target(point: EntryPoint) -> object:
+    """Import what an entry point names, and tell a wrong name from what fails inside."""
+    module, _, attributes = point.value.partition("[")[0].partition(":")
+    module, attributes = module.strip(), attributes.strip()
+    if not module:
+        raise AxisError(
+            f"its entry point {point.name!r} names nothing: write MODULE or MODULE:OBJECT"
+        )
+    try:
+        target: object = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if f"{module}.".startswith(f"{error.name}."):
+            raise AxisError(
+                f"its entry point names the module {module!r}, and there is no {error.name!r}"
+            ) from error
+        raise
+    for attribute in filter(None, attributes.split(".")):
+        if not hasattr(target, attribute):
+            raise AxisError(
+                f"its entry point names {module}:{attributes}, which has no {attribute!r}"
+            )
+        target = getattr(target, attribute)
+    return target
+
+
+def _claim_names(plugin: Plugin, taken: dict[str, str]) -> Plugin:
+    """Enter a plugin's names into `taken`, or mark the plugin as broken if one is taken."""
+    names = [name for axis in plugin.axes for name in (axis.name, *axis.aliases)]
+    for name in names:
+        owner = taken.get(name) or (plugin.name if names.count(name) > 1 else None)
+        if owner:
+            return replace(plugin, axes=(), error=f"claims the name {name!r}, which {owner} has")
+    taken.update(dict.fromkeys(names, f"{plugin.distribution} ({plugin.name})"))
+    return plugin
