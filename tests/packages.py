@@ -5,19 +5,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 GOOD = """
 import prefreg
 from prefreg import Axis, PreferencePair
 
 def load(request):
-    for n in range(30):
-        yield {{"prompt": f"Say {{n}}.", "chosen": "yes", "rejected": "no"}}
+    for n in range(30)[:request.limit]:
+        yield {{"prompt": f"Say {{n}}.", "chosen": "It is red.", "rejected": "It is blue."}}
 
 @prefreg.hookimpl
 def prefreg_register_axes():
     return [Axis(name={name!r}, summary="A test.", aliases={aliases!r},
                  sources={{"rows": load}}, label=PreferencePair.from_row)]
 """
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder on the path in which packages can be installed."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    return folder
 
 
 def good(name: str, *aliases: str) -> str:

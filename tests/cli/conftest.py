@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import prefreg.cli.main
+from packages import site
 from prefreg import pocket
 from trained import surroundings, trained
 
@@ -85,4 +86,4 @@ def base_copy(tmp_path: Path) -> Path:
     return Path(shutil.copytree(pocket.model_dir(), tmp_path / "base"))
 
 
-__all__ = ["surroundings", "trained"]  # fixtures of every test in this folder
+__all__ = ["site", "surroundings", "trained"]  # fixtures of every test in this folder
