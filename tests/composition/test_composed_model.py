@@ -19,6 +19,7 @@ from prefreg.checkpoints.fingerprint import fingerprint
 from prefreg.composition.memory import compose_state
 from prefreg.composition.output import write_composition
 from prefreg.composition.plan import Plan, PlannedTerm
+from prefreg.composition.survival import Kept
 from prefreg.errors import BaseModelError, VectorError
 
 MakePlan = Callable[..., Plan]
@@ -106,7 +107,8 @@ def test_transformers_loads_the_output_and_answers_as_in_memory(
 def test_all_but_the_weights_is_copied_byte_for_byte(
     bases: dict[str, BaseModel], make_plan: MakePlan, tmp_path: Path, kind: str
 ) -> None:
-    composed = write_composition(make_plan(bases[kind], helpful=1.0), tmp_path / "out")
+    plan = make_plan(bases[kind], helpful=1.0)
+    composed = write_composition(plan, tmp_path / "out", hashed=True)
     before, after = files(bases[kind].path), files(tmp_path / "out")
     assert after.keys() == before.keys() | {"prefreg.json", "README.md"}
     for name in (
@@ -141,8 +143,9 @@ def test_inline_vectors_give_what_files_give(
     (term,) = plan.terms
     assert isinstance(term.source, Path)
     inline = PlannedTerm(term.record, term.eta, term.source.read_bytes())
-    one = write_composition(plan, tmp_path / "one")
-    assert write_composition(Plan(plan.base, [inline]), tmp_path / "two").files == one.files
+    write_composition(plan, tmp_path / "one")
+    write_composition(Plan(plan.base, [inline]), tmp_path / "two")
+    assert files(tmp_path / "one") == files(tmp_path / "two")
 
 
 @pytest.mark.parametrize("kind", ["sharded", "llama"])
@@ -151,8 +154,8 @@ def test_sharding_changes_no_weight(
 ) -> None:
     plan = make_plan(bases[kind], helpful=1.0)
     write_composition(plan, tmp_path / "one")
-    composed = write_composition(plan, tmp_path / "cut", max_shard_size="20KB")
-    assert sum(name.endswith(".safetensors") for name in composed.files) == 3
+    write_composition(plan, tmp_path / "cut", max_shard_size="20KB")
+    assert len(list((tmp_path / "cut").glob("*.safetensors"))) == 3
     shards = [Checkpoint.open(tmp_path / name) for name in ("one", "cut")]
     assert fingerprint(shards[0]).weights == fingerprint(shards[1]).weights
     AutoModelForCausalLM.from_pretrained(tmp_path / "cut")
@@ -178,9 +181,10 @@ def test_the_dtype_of_the_base_leaves_its_configuration_alone(
     bases: dict[str, BaseModel], make_plan: MakePlan, tmp_path: Path
 ) -> None:
     plan = make_plan(bases["bf16"], helpful=1.0)
-    one = write_composition(plan, tmp_path / "one")
-    two = write_composition(plan, tmp_path / "two", dtype="bf16")
-    assert one.files == two.files
+    write_composition(plan, tmp_path / "one")
+    write_composition(plan, tmp_path / "two", dtype="bf16")
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    assert {name for name in one if one[name] != two[name]} == {"prefreg.json", "README.md"}
 
 
 def test_a_legacy_dtype_key_is_changed_in_place(tmp_path: Path) -> None:
@@ -277,7 +281,7 @@ def test_changes_below_the_rounding_are_reported(tmp_path: Path) -> None:
     plan = one_term(base, tmp_path / "phi", w=torch.full((8,), 2.0**-14))
     composed = write_composition(plan, tmp_path / "out")
     assert composed.survival is not None
-    assert (composed.survival.changed, composed.survival.gain) == (0.0, 0.0)
+    assert composed.survival.total == Kept(changed=0.0, gain=0.0, norm_ratio=0.0, cosine=0.0)
     assert not composed.survival.faithful
     assert "a wider dtype is nearer to the request" in (tmp_path / "out/README.md").read_text()
 
@@ -288,7 +292,7 @@ def test_survival_is_measured_against_the_base_in_the_same_dtype(tmp_path: Path)
     plan = one_term(base, tmp_path / "phi", w=torch.full((4,), 2.0**-7))
     composed = write_composition(plan, tmp_path / "out", dtype="bfloat16")
     assert composed.survival is not None
-    assert (composed.survival.changed, composed.survival.gain) == (1.0, 1.0)
+    assert composed.survival.total == Kept(changed=1.0, gain=1.0, norm_ratio=1.0, cosine=1.0)
 
 
 def test_the_recipe_tells_all_that_went_in(
@@ -296,12 +300,14 @@ def test_the_recipe_tells_all_that_went_in(
 ) -> None:
     base = bases["llama"]
     plan = make_plan(base, helpful=1.0, verbosity=-0.3, harmless=0.0)
-    composed = write_composition(plan, tmp_path / "out")
+    composed = write_composition(plan, tmp_path / "out", hashed=True)
+    assert composed.survival is not None
     assert json.loads((tmp_path / "out" / "prefreg.json").read_text()) == {
         "schema": 1,
         "formula": "base + 1·helpful@1 - 0.3·verbosity@1",
         "method": "linear",
         "dtype": None,
+        "max_shard_size": None,
         "base": {
             "name": base.name,
             "revision": None,
@@ -313,7 +319,7 @@ def test_the_recipe_tells_all_that_went_in(
             {"axis": axis, "version": 1, "eta": eta, "sha256": f"{1:064x}"}
             for axis, eta in [("harmless", 0.0), ("helpful", 1.0), ("verbosity", -0.3)]
         ],
-        "survival": {"changed": 1.0, "gain": 1.0},
+        "survival": composed.survival.to_json(),
         "files": composed.files,
     }
 
@@ -322,7 +328,8 @@ def test_the_card_is_one_the_hub_reads_and_tells_no_path(
     bases: dict[str, BaseModel], make_plan: MakePlan, tmp_path: Path
 ) -> None:
     base = bases["llama"]
-    composed = write_composition(make_plan(base, helpful=1.0), tmp_path / "out")
+    composed = write_composition(make_plan(base, helpful=1.0), tmp_path / "out", hashed=True)
+    assert composed.files is not None
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.to_dict() == {
         "library_name": "transformers",

@@ -11,7 +11,8 @@ from prefreg.checkpoints.safetensors_file import plan_file
 
 Buffer = bytes | bytearray | memoryview
 
-_READ_BYTES = 8 << 20  # bounds the copy that pread makes; preadv, which needs none, is not on macOS
+_READ_BYTES = 8 << 20  # bounds the copy that pread makes
+_HAS_PREADV = hasattr(os, "preadv")  # reads without that copy; not everywhere
 
 
 def read_into(file: int, offset: int, view: memoryview) -> None:
@@ -23,11 +24,27 @@ def read_into(file: int, offset: int, view: memoryview) -> None:
     """
     done = 0
     while done < len(view):
-        data = os.pread(file, min(_READ_BYTES, len(view) - done), offset + done)
-        if not data:
+        if _HAS_PREADV:
+            count = os.preadv(file, [view[done:]], offset + done)
+        else:
+            data = os.pread(file, min(_READ_BYTES, len(view) - done), offset + done)
+            count = len(data)
+            view[done : done + count] = data
+        if not count:
             raise EOFError(f"the file ends at byte {offset + done}")
-        view[done : done + len(data)] = data
-        done += len(data)
+        done += count
+
+
+def write_at(file: int, offset: int, data: Buffer) -> None:
+    """Write all of `data` at `offset` of an open file; safe from several threads.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        done += os.pwrite(file, view[done:], offset + done)
 
 
 class SafetensorsWriter:

@@ -51,6 +51,11 @@ _BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has
 @click.option("--plan", is_flag=True, help="Say what would be read and written; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a folder that prefreg composed.")
 @click.option("--max-shard-size", metavar="SIZE", help="Shard size, as in 5GB.  [default: base's]")
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where sums are taken: cpu, cuda, cuda:1."
+)
+@click.option("--durable", is_flag=True, help="Wait until every byte is on the disk.")
+@click.option("--hash", "hash_files", is_flag=True, help="Record the sha256 of every file.")
 @click.option("--verify", is_flag=True, help="Hash every vector again before it is used.")
 @click.option("--force-base", is_flag=True, help="Add vectors to a base they do not belong to.")
 def compose(
@@ -110,7 +115,7 @@ def _describe_plan(plan: "CompositionPlan") -> str:
             "base": plan.base,
             "reads": human_size(plan.bytes_read),
             "writes": f"{human_size(plan.bytes_written)} to {plan.output}",
-            "peak memory": f"about {human_size(plan.peak_memory)} for tensors",
+            "peak memory": f"{human_size(plan.peak_memory)} for tensors",
         }
     )
 

@@ -6,7 +6,7 @@ for any size of block, number of threads and device.
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -41,21 +41,40 @@ def compose_tensor(
     Raises:
         UsageError: A coefficient does not fit float32.
     """
-    active = [(eta, phi) for eta, phi in ((rounded_eta(eta), phi) for eta, phi in terms) if eta]
-    if not active:
+    return add_up(base, products(terms), dtype)
+
+
+def products(terms: Iterable[tuple[float, torch.Tensor]]) -> list[torch.Tensor]:
+    """Return η·φ in float32 for every term whose coefficient is not zero there.
+
+    Raises:
+        UsageError: A coefficient does not fit float32.
+    """
+    rounded = ((rounded_eta(eta), phi) for eta, phi in terms)
+    return [phi * eta for eta, phi in rounded if eta]
+
+
+def add_up(base: torch.Tensor, addends: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    """Add float32 tensors to the base in the order given, and round once."""
+    if not addends:
         return base.to(dtype)
     total = base.to(torch.float32, copy=True)
-    for eta, phi in active:
-        total += phi * eta
+    for addend in addends:
+        total += addend
     return total.to(dtype)
 
 
-def require_finite(name: str, result: torch.Tensor, base: torch.Tensor) -> None:
-    """Check a composed tensor.
+def require_finite(
+    name: str,
+    result: torch.Tensor,
+    base: torch.Tensor,
+    vectors: Iterable[tuple[str, torch.Tensor]] = (),
+) -> None:
+    """Check a composed tensor, and say whose fault it is; vectors are (label, φ).
 
     Raises:
         BaseModelError: The base itself holds NaN or infinity there.
-        VectorError: The sum does.
+        VectorError: A vector or the sum does.
     """
     if is_finite(result):
         return
@@ -63,6 +82,9 @@ def require_finite(name: str, result: torch.Tensor, base: torch.Tensor) -> None:
         raise BaseModelError(
             f"{name!r} of the base holds NaN or infinity. Fetch the base again, or use another."
         )
+    for label, phi in vectors:
+        if not is_finite(phi):
+            raise VectorError(f"The vector of {label} holds NaN or infinity in {name!r}.")
     raise VectorError(
         f"{name!r} overflows {str(result.dtype).removeprefix('torch.')} in this composition. "
         "Use smaller coefficients or a wider dtype."

@@ -19,11 +19,12 @@ _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
 
 @contextmanager
 def new_folder(
-    destination: Path, *, needed: int, overwrite: bool, keep: Sequence[Path]
+    destination: Path, *, needed: int, overwrite: bool, keep: Sequence[Path], durable: bool = False
 ) -> Iterator[Path]:
     """Yield a hidden folder beside the destination, which takes its place when all went well.
 
-    `needed` bytes must be free; nothing in `keep` may be replaced or written into.
+    `needed` bytes must be free; nothing in `keep` may be replaced or written into. With `durable`
+    the names are on the disk when this ends.
 
     Raises:
         OutputError: The destination is taken, or cannot be written.
@@ -38,9 +39,11 @@ def new_folder(
             _require_space(target, needed)
             partial.mkdir()
             yield partial
-            _sync(partial)
+            if durable:
+                _sync(partial)
             _take_place(partial, target, overwrite=overwrite)
-            _sync(target.parent)
+            if durable:
+                _sync(target.parent)
         except OSError as error:
             raise OutputError(_explain(target, error)) from error
     except BaseException:
@@ -49,16 +52,17 @@ def new_folder(
         raise
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Write a new file and bring it to the disk.
+def write_file(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Write a new file, and with `durable` bring it to the disk.
 
     Raises:
         OSError: It cannot be written.
     """
     with path.open("xb") as stream:
         stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+        if durable:
+            stream.flush()
+            os.fsync(stream.fileno())
 
 
 def _require_usable(target: Path, *, overwrite: bool, keep: Sequence[Path]) -> None:

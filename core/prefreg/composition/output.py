@@ -1,22 +1,14 @@
 """Composing a model into a folder, block by block."""
 
-from collections.abc import Callable
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefreg.checkpoints.checkpoint import CONFIG_FILE, INDEX_FILE, StoredTensor
-from prefreg.checkpoints.safetensors_io import SafetensorsWriter, read_into
-from prefreg.composition.engine import compose_tensor, require_finite
+from prefreg.checkpoints.checkpoint import CONFIG_FILE, INDEX_FILE
 from prefreg.composition.folder import RECIPE_FILE, new_folder, write_file
-from prefreg.composition.layout import (
-    METADATA,
-    OutputFile,
-    OutputTensor,
-    index_file,
-    parse_size,
-    plan_files,
-)
-from prefreg.composition.plan import OpenPlan, Plan, opened
+from prefreg.composition.layout import OutputFile, index_file, parse_size, plan_files
+from prefreg.composition.plan import Plan, opened
 from prefreg.composition.recipe import (
     card_file,
     config_file,
@@ -25,24 +17,12 @@ from prefreg.composition.recipe import (
     recipe_file,
     sha256,
 )
-from prefreg.composition.survival import Survival, SurvivalMeter
-from prefreg.errors import BaseModelError
-from prefreg.vectors.tensors import (
-    BLOCK_ELEMENTS,
-    TORCH_DTYPES,
-    blocks,
-    parse_dtype,
-    read_block,
-    to_bytes,
-    unreadable,
-)
+from prefreg.composition.streaming import THREADS, Progress, write_weights
+from prefreg.composition.survival import Survival
+from prefreg.vectors.tensors import parse_device, parse_dtype
 
 CARD_FILE = "README.md"
 
-Progress = Callable[[int, int, str], None]
-"""Told the bytes written, the bytes there are to write, and the tensor just written."""
-
-_COPY_BYTES = 4 << 20
 _SMALL_FILES_BYTES = 1 << 20  # for the recipe, the card, the index and the file system's own
 
 
@@ -52,8 +32,8 @@ class Composed:
 
     path: Path
     formula: str
-    files: dict[str, str]
-    """sha256 by file name, without the recipe and the card."""
+    files: dict[str, str] | None
+    """sha256 by file name, without the recipe and the card; only where they were asked for."""
     size: int
     """Bytes of all weight files."""
     survival: Survival | None
@@ -66,21 +46,27 @@ def write_composition(
     *,
     dtype: str | None = None,
     overwrite: bool = False,
-    max_shard_size: str | int | None = None,
+    max_shard_size: str | None = None,
+    device: str = "cpu",
+    durable: bool = False,
+    hashed: bool = False,
     progress: Progress | None = None,
 ) -> Composed:
     """Write a plain checkpoint that transformers loads, with its recipe and card.
 
-    Equal plans give equal bytes. The folder appears whole or not at all.
+    Equal plans give equal bytes, on every device. The folder appears whole or not at all; with
+    `durable` it survives a loss of power too. `hashed` adds the sha256 of every file, which costs
+    about as much as the composing itself.
 
     Raises:
         OutputError: The destination is taken, full, or cannot be written.
         VectorError: A vector is damaged, does not fit, or overflows.
         BaseModelError: The base is damaged.
-        UsageError: The dtype or the size is malformed.
+        UsageError: The dtype or the size is malformed, or the device is not there.
     """
+    where = parse_device(device)
     wanted = parse_dtype(dtype) if dtype else None
-    limit = parse_size(str(max_shard_size)) if max_shard_size is not None else None
+    limit = parse_size(max_shard_size) if max_shard_size else None
     checkpoint = plan.base.checkpoint
     files = plan_files(checkpoint, dtype=wanted, max_shard_size=limit)
     small = _small_files(plan, files, wanted)
@@ -89,18 +75,22 @@ def write_composition(
     keep = [checkpoint.path, *(t.source for t in plan.terms if isinstance(t.source, Path))]
     with (
         opened(plan) as open_plan,
-        new_folder(destination, needed=needed, overwrite=overwrite, keep=keep) as folder,
+        new_folder(
+            destination, needed=needed, overwrite=overwrite, keep=keep, durable=durable
+        ) as folder,
     ):
-        weights = _WeightsWriter(open_plan, sum(file.nbytes for file in files), progress)
-        hashes = {file.name: weights.write(folder / file.name, file) for file in files}
-        hashes |= {name: sha256(data) for name, data in small.items()}
-        survival = weights.meter.result()
-        content = recipe(plan, dtype=wanted, files=hashes, survival=survival)
+        survival = write_weights(
+            open_plan, files, folder, device=where, durable=durable, progress=progress
+        )
+        hashes = _hashes(folder, files, small) if hashed else None
+        content = recipe(
+            plan, dtype=wanted, max_shard_size=max_shard_size, files=hashes, survival=survival
+        )
         small[RECIPE_FILE] = recipe_file(content)
         small[CARD_FILE] = card_file(plan, dtype=wanted, files=hashes, survival=survival)
         for name, data in small.items():
             (folder / name).parent.mkdir(exist_ok=True)
-            write_file(folder / name, data)
+            write_file(folder / name, data, durable=durable)
     return Composed(destination, plan.formula, hashes, size, survival)
 
 
@@ -115,52 +105,11 @@ def _small_files(plan: Plan, files: tuple[OutputFile, ...], dtype: str | None) -
     return small
 
 
-class _WeightsWriter:
-    """Write the weight files of one composition."""
+def _hashes(folder: Path, files: tuple[OutputFile, ...], small: dict[str, bytes]) -> dict[str, str]:
+    def read(file: OutputFile) -> str:
+        with (folder / file.name).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
 
-    def __init__(self, plan: OpenPlan, total: int, progress: Progress | None) -> None:
-        self.meter = SurvivalMeter()
-        self._plan = plan
-        self._total = total
-        self._done = 0
-        self._progress = progress
-
-    def write(self, path: Path, file: OutputFile) -> str:
-        """Write a file and return its sha256."""
-        tensors = {tensor.stored.spec.name: tensor for tensor in file.tensors}
-        with SafetensorsWriter(path, file.entries(), METADATA) as writer:
-            for spec in writer.specs:
-                self._write_tensor(writer, tensors[spec.name])
-                self._done += spec.nbytes
-                if self._progress:
-                    self._progress(self._done, self._total, spec.name)
-            return writer.finish()
-
-    def _write_tensor(self, writer: SafetensorsWriter, tensor: OutputTensor) -> None:
-        spec = tensor.stored.spec
-        terms = self._plan.terms_of(tensor.stored)
-        if not terms and tensor.dtype == spec.dtype:
-            _copy(tensor.stored, writer)
-            return
-        dtype = TORCH_DTYPES[tensor.dtype]
-        for start, stop in blocks(spec.elements, BLOCK_ELEMENTS):
-            base = read_block(tensor.stored, start, stop)
-            parts = [(term.eta, term.vector.block(name, start, stop)) for term, name in terms]
-            result = compose_tensor(base, parts, dtype)
-            require_finite(spec.name, result, base)
-            if parts:
-                self.meter.add(parts, base.to(dtype), result)
-            writer.write(to_bytes(result))
-
-
-def _copy(stored: StoredTensor, writer: SafetensorsWriter) -> None:
-    # Bytes, not numbers: dtypes that torch does not know pass through as well.
-    spec = stored.spec
-    try:
-        with stored.file.open("rb") as stream:
-            for start in range(0, spec.nbytes, _COPY_BYTES):
-                view = memoryview(bytearray(min(_COPY_BYTES, spec.nbytes - start)))
-                read_into(stream.fileno(), spec.offset + start, view)
-                writer.write(view)
-    except (OSError, EOFError) as error:
-        raise unreadable(stored.file, error, BaseModelError) from error
+    with ThreadPoolExecutor(THREADS) as pool:
+        large = dict(zip((file.name for file in files), pool.map(read, files), strict=True))
+    return large | {name: sha256(data) for name, data in small.items()}

@@ -66,6 +66,7 @@ class Plan:
 class OpenTerm:
     """A term whose vector is open for reading."""
 
+    label: str
     eta: float
     vector: TensorSource
     names: frozenset[str]
@@ -105,7 +106,7 @@ def opened(plan: Plan) -> Iterator[OpenPlan]:
             vector = open_vector(term.source, kind=term.record.kind, label=f"The vector of {name}")
             stack.callback(vector.close)
             _require_fit(name, vector, plan.base.checkpoint)
-            terms.append(OpenTerm(term.eta, vector, frozenset(vector.names)))
+            terms.append(OpenTerm(name, term.eta, vector, frozenset(vector.names)))
         yield OpenPlan(tuple(terms), tied_copies(plan.base.checkpoint))
 
 

@@ -19,7 +19,12 @@ METHOD = "linear"
 
 
 def recipe(
-    plan: Plan, *, dtype: str | None, files: Mapping[str, str], survival: Survival | None
+    plan: Plan,
+    *,
+    dtype: str | None,
+    max_shard_size: str | None = None,
+    files: Mapping[str, str] | None,
+    survival: Survival | None,
 ) -> dict[str, Any]:
     """Return all that is needed to make the same folder again, and to check it."""
     base = plan.base
@@ -28,6 +33,7 @@ def recipe(
         "formula": plan.formula,
         "method": METHOD,
         "dtype": DTYPE_NAMES[dtype] if dtype else None,
+        "max_shard_size": max_shard_size,
         "base": {
             "name": base.name,
             "revision": base.revision,
@@ -45,7 +51,7 @@ def recipe(
             for term in plan.terms
         ],
         "survival": survival.to_json() if survival else None,
-        "files": dict(sorted(files.items())),
+        "files": dict(sorted(files.items())) if files is not None else None,
     }
 
 
@@ -55,7 +61,7 @@ def recipe_file(content: Mapping[str, Any]) -> bytes:
 
 
 def card_file(
-    plan: Plan, *, dtype: str | None, files: Mapping[str, str], survival: Survival | None
+    plan: Plan, *, dtype: str | None, files: Mapping[str, str] | None, survival: Survival | None
 ) -> bytes:
     """Return the model card, with a header that the Hub accepts."""
     base = plan.base
@@ -81,10 +87,7 @@ def card_file(
         ),
         "",
         *_survival_lines(survival),
-        "| file | sha256 |",
-        "|---|---|",
-        *(f"| {name} | `{digest}` |" for name, digest in sorted(files.items())),
-        "",
+        *_hash_lines(files),
         "`prefreg.json` holds the same as a recipe.",
     ]
     return ("\n".join([*header, *lines]) + "\n").encode()
@@ -141,12 +144,19 @@ def _public_name(base: BaseModel) -> str:
     return str(base) if base.revision or base.name == POCKET else Path(base.name).name
 
 
+def _hash_lines(files: Mapping[str, str] | None) -> list[str]:
+    if files is None:
+        return []
+    rows = (f"| {name} | `{digest}` |" for name, digest in sorted(files.items()))
+    return ["| file | sha256 |", "|---|---|", *rows, ""]
+
+
 def _survival_lines(survival: Survival | None) -> list[str]:
     if survival is None:
         return []
     line = (
-        f"Rounding changed {survival.changed:.1%} of the weights that were to change and kept "
-        f"{survival.gain:.1%} of the requested change."
+        f"Rounding changed {survival.total.changed:.1%} of the weights that were to change "
+        f"and kept {survival.gain:.1%} of the requested change."
     )
     if not survival.faithful:
         line += f" That is less than {FAITHFUL_GAIN:.0%}: a wider dtype is nearer to the request."

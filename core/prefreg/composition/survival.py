@@ -1,69 +1,122 @@
 """How much of the requested change is left after the rounding to the output's dtype."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
-
-import torch
-
-from prefreg.vectors.tensors import count_nonzero
 
 FAITHFUL_GAIN = 0.95
 
+# Sums in float32 agree to more digits than these in whatever order a processor adds.
+_DIGITS = 4
+
 
 @dataclass(frozen=True, slots=True)
-class Survival:
-    """What became of Δ = Σ ηᵢ·φᵢ in the written weights."""
+class Kept:
+    """What became of Δ = Σ ηᵢ·φᵢ in some of the written weights."""
 
     changed: float
     """Of the weights that were asked to change, the share that did."""
     gain: float
     """⟨Δ written, Δ requested⟩ / ‖Δ requested‖²; 1 where rounding cost nothing."""
+    norm_ratio: float
+    """‖Δ written‖ / ‖Δ requested‖; above the gain by the noise that rounding added."""
+    cosine: float
+    """Between the two; it misleads where few weights changed, each by a large step."""
+
+    def to_json(self) -> dict[str, float]:
+        """Return the values for the recipe."""
+        return {
+            "changed": self.changed,
+            "gain": self.gain,
+            "norm_ratio": self.norm_ratio,
+            "cosine": self.cosine,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Survival:
+    """What became of the requested change, in all and by group of modules."""
+
+    total: Kept
+    groups: Mapping[str, Kept]
+
+    @property
+    def gain(self) -> float:
+        """The gain over all weights."""
+        return self.total.gain
 
     @property
     def faithful(self) -> bool:
         """Whether the gain is high enough to speak of the same composition."""
         return self.gain >= FAITHFUL_GAIN
 
+    @property
+    def worst(self) -> str:
+        """The group that kept the least."""
+        return min(self.groups, key=lambda group: self.groups[group].gain)
+
     def to_json(self) -> dict[str, Any]:
         """Return the values for the recipe."""
-        return {"changed": self.changed, "gain": self.gain}
+        groups = [{"modules": name, **kept.to_json()} for name, kept in self.groups.items()]
+        return {**self.total.to_json(), "groups": groups}
 
 
+@dataclass(slots=True)
+class Tally:
+    """The sums that the survival of some weights is made of."""
+
+    requested: int = 0
+    changed: int = 0
+    overlap: float = 0.0
+    wanted: float = 0.0
+    got: float = 0.0
+
+    def add(self, other: "Tally") -> None:
+        """Add the sums of other weights."""
+        self.requested += other.requested
+        self.changed += other.changed
+        self.overlap += other.overlap
+        self.wanted += other.wanted
+        self.got += other.got
+
+    def kept(self) -> Kept:
+        """Return what the sums mean; something must have been requested."""
+        both = (self.wanted * self.got) ** 0.5
+        return Kept(
+            # Terms that cancel may still have rounded a weight on the way.
+            changed=round(min(1.0, self.changed / self.requested), _DIGITS),
+            gain=round(self.overlap / self.wanted, _DIGITS),
+            norm_ratio=round((self.got / self.wanted) ** 0.5, _DIGITS),
+            cosine=round(self.overlap / both, _DIGITS) if both else 0.0,
+        )
+
+
+@dataclass(slots=True)
 class SurvivalMeter:
-    """Sum up the survival of a composition, block by block."""
+    """Sum up the survival of a composition by groups of modules."""
 
-    def __init__(self) -> None:
-        """Begin with nothing seen."""
-        self._requested = 0
-        self._changed = 0
-        self._overlap = 0.0
-        self._square = 0.0
+    _groups: dict[str, Tally] = field(default_factory=dict)
 
-    def add(
-        self, terms: list[tuple[float, torch.Tensor]], base: torch.Tensor, result: torch.Tensor
-    ) -> None:
-        """Measure a block: `base` is what the output would hold without any term."""
-        wanted = terms[0][1] * terms[0][0]
-        for eta, phi in terms[1:]:
-            wanted += phi * eta
-        got = result.to(torch.float32) - base.to(torch.float32)
-        self._requested += count_nonzero(wanted)
-        self._changed += count_nonzero(got)
-        # Products in float64: at an extreme coefficient the squares overflow float32.
-        exact = wanted.to(torch.float64)
-        self._overlap += float(torch.sum(got * exact))
-        self._square += float(torch.sum(exact * exact))
+    def add(self, name: str, tally: Tally) -> None:
+        """Add the sums of a part of a tensor; in the same order every time."""
+        self._groups.setdefault(group_of(name), Tally()).add(tally)
 
     def result(self) -> Survival | None:
-        """Return the survival, or None where no change was requested.
-
-        The values are rounded to what the order of summation, which threads may change, leaves
-        untouched: the recipe must be the same file every time.
-        """
-        if not self._square:
+        """Return the survival, or None where no change was requested."""
+        moved = {name: tally for name, tally in sorted(self._groups.items()) if tally.wanted}
+        if not moved:
             return None
-        return Survival(
-            # Terms that cancel may still have rounded a weight on the way.
-            changed=round(min(1.0, self._changed / self._requested), 6),
-            gain=round(self._overlap / self._square, 6),
-        )
+        total = Tally()
+        for tally in moved.values():
+            total.add(tally)
+        return Survival(total.kept(), {name: tally.kept() for name, tally in moved.items()})
+
+
+def group_of(name: str) -> str:
+    """Return the group of a tensor: its module, the same in every layer.
+
+    As in `model.layers.*.mlp.up_proj` for `model.layers.7.mlp.up_proj.weight`.
+    """
+    parts = name.split(".")
+    module = parts[:-1] or parts
+    return ".".join("*" if part.isdigit() else part for part in module)

@@ -9,13 +9,14 @@ import yaml
 
 from prefreg.composition import Plan, PlannedTerm, Survival, write_composition
 from prefreg.composition.layout import parse_size, plan_files
-from prefreg.composition.output import Progress
 from prefreg.composition.recipe import METHOD, SCHEMA
+from prefreg.composition.streaming import THREADS, Progress
+from prefreg.composition.workspace import WORKSPACE_BYTES
 from prefreg.errors import PrefregError, UsageError, VectorError
 from prefreg.flows.access import Access
 from prefreg.flows.resolve import Resolution, resolve_terms
 from prefreg.terms import Term, parse_reference
-from prefreg.vectors.tensors import BLOCK_ELEMENTS, parse_dtype
+from prefreg.vectors.tensors import parse_dtype
 
 _DEFAULT_OUTPUT = Path("composed")
 
@@ -31,6 +32,12 @@ class CompositionRequest:
     """Output dtype, as in `bfloat16`; the base's own, tensor by tensor, if absent."""
     overwrite: bool = False
     max_shard_size: str | None = None
+    device: str = "cpu"
+    """Where sums are taken, as in `cuda`; the bytes are the same everywhere."""
+    durable: bool = False
+    """Whether every byte is on the disk, rather than in its cache, before this ends."""
+    hash_files: bool = False
+    """Whether the recipe gets the sha256 of every file that is written."""
     verify: bool = False
     force_base: bool = False
     form: str = "checkpoint"
@@ -105,6 +112,9 @@ def compose(
         dtype=request.dtype,
         overwrite=request.overwrite,
         max_shard_size=request.max_shard_size,
+        device=request.device,
+        durable=request.durable,
+        hashed=request.hash_files,
         progress=progress,
     )
     _relocate(access, request, found)
@@ -125,15 +135,13 @@ def plan(access: Access, request: CompositionRequest) -> CompositionPlan:
     )
     stored = sum(tensor.spec.nbytes for tensor in found.base.checkpoint.tensors.values())
     vectors = sum(term.record.size for term in made.active)
-    # A block of the base, of the sum and of the largest product, each in float32.
-    peak = 4 * BLOCK_ELEMENTS * 4
     return CompositionPlan(
         formula=made.formula,
         base=str(found.base),
         output=request.output,
         bytes_read=stored + vectors,
         bytes_written=sum(file.size for file in files),
-        peak_memory=peak,
+        peak_memory=THREADS * WORKSPACE_BYTES,
     )
 
 
@@ -172,7 +180,12 @@ def _read_recipe(content: Any, options: Mapping[str, Any]) -> CompositionRequest
             hashes.append((axis, str(item["sha256"])))
     base = content["base"]
     spec = f"{base['name']}@{base['revision']}" if base.get("revision") else str(base["name"])
-    known: dict[str, Any] = {"base": spec, "dtype": content.get("dtype")}
+    known: dict[str, Any] = {
+        "base": spec,
+        "dtype": content.get("dtype"),
+        "max_shard_size": content.get("max_shard_size"),
+        "hash_files": content.get("files") is not None,
+    }
     known |= {"form": content.get("as", "checkpoint"), "max_rank": content.get("max_rank")}
     known |= options
     return CompositionRequest(tuple(terms), hashes=tuple(hashes), **known)

@@ -68,16 +68,24 @@ class StoredVector:
         Raises:
             VectorError: The file cannot be read.
         """
+        room = torch.empty(stop - start, dtype=TORCH_DTYPES[self.specs[name].dtype])
+        return self.read_into(room, name, start, stop).to(torch.float32)
+
+    def read_into(self, room: torch.Tensor, name: str, start: int, stop: int) -> torch.Tensor:
+        """Read the flat elements `start:stop` into a tensor of their number and dtype.
+
+        Raises:
+            VectorError: The file cannot be read.
+        """
         spec = self.specs[name]
         if self._data is not None:
-            flat = torch.empty(stop - start, dtype=TORCH_DTYPES[spec.dtype])
-            begin = spec.offset + start * flat.itemsize
-            to_bytes(flat)[:] = self._data[begin : begin + flat.nbytes]
-            return flat.to(torch.float32)
+            begin = spec.offset + start * room.itemsize
+            to_bytes(room)[:] = self._data[begin : begin + room.nbytes]
+            return room
         if self._file is None:
             raise ValueError(f"{self.label} is closed")
         try:
-            return read_elements(self._file, spec, start, stop).to(torch.float32)
+            return read_elements(self._file, spec, start, stop, room)
         except (OSError, EOFError) as error:
             raise unreadable(self.label, error) from error
 

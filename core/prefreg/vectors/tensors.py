@@ -49,6 +49,22 @@ def parse_dtype(text: str) -> str:
     return dtype
 
 
+def parse_device(text: str) -> torch.device:
+    """Return the device of `cpu`, `cuda` or `cuda:1`.
+
+    Raises:
+        UsageError: There is no such device here.
+    """
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise UsageError(f"{text!r} is no device. Use cpu, cuda or cuda:1.") from None
+    count = torch.cuda.device_count()
+    if device.type == "cpu" or (device.type == "cuda" and (device.index or 0) < count):
+        return device
+    raise UsageError(f"There is no device {text!r} here; {count} GPUs are. Use cpu.")
+
+
 def blocks(elements: int, size: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, int]]:
     """Cut a flat tensor into (start, stop) pieces."""
     for start in range(0, elements, size):
@@ -74,15 +90,19 @@ def to_bytes(tensor: torch.Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
-def read_elements(file: int, spec: TensorSpec, start: int, stop: int) -> torch.Tensor:
+def read_elements(
+    file: int, spec: TensorSpec, start: int, stop: int, room: torch.Tensor | None = None
+) -> torch.Tensor:
     """Read the flat elements `start:stop` of a tensor from an open file, in its own dtype.
+
+    `room`, if given, is a tensor of that size and dtype that they are read into.
 
     Raises:
         EOFError: The file has become shorter than its header said.
         OSError: The file cannot be read.
     """
     dtype = TORCH_DTYPES[spec.dtype]
-    flat = torch.empty(stop - start, dtype=dtype)
+    flat = torch.empty(stop - start, dtype=dtype) if room is None else room
     read_into(file, spec.offset + start * dtype.itemsize, to_bytes(flat))
     return flat
 
@@ -103,16 +123,25 @@ def read_block(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
     Raises:
         BaseModelError: The file cannot be read, or torch has no such dtype.
     """
-    if stored.spec.dtype not in TORCH_DTYPES:
-        raise BaseModelError(
-            f"{stored.spec.name!r} in {stored.file} is stored as {stored.spec.dtype}, "
-            "which cannot be read here. Use an unquantised checkpoint."
-        )
+    require_readable(stored)
     try:
         with stored.file.open("rb") as stream:
             return read_elements(stream.fileno(), stored.spec, start, stop)
     except (OSError, EOFError) as error:
         raise unreadable(stored.file, error, BaseModelError) from error
+
+
+def require_readable(stored: StoredTensor) -> None:
+    """Check that torch knows the dtype of a stored tensor.
+
+    Raises:
+        BaseModelError: It does not.
+    """
+    if stored.spec.dtype not in TORCH_DTYPES:
+        raise BaseModelError(
+            f"{stored.spec.name!r} in {stored.file} is stored as {stored.spec.dtype}, "
+            "which cannot be read here. Use an unquantised checkpoint."
+        )
 
 
 def unreadable(

@@ -1,0 +1,234 @@
+"""Carrying a composition out a block at a time by a few threads; memory does not grow with it."""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from prefreg.checkpoints.safetensors_file import plan_file
+from prefreg.checkpoints.safetensors_io import read_into, write_at
+from prefreg.composition.engine import require_finite
+from prefreg.composition.layout import METADATA, OutputFile, OutputTensor
+from prefreg.composition.plan import OpenPlan, OpenTerm
+from prefreg.composition.survival import Survival, SurvivalMeter, Tally
+from prefreg.composition.workspace import Workspace
+from prefreg.errors import BaseModelError
+from prefreg.vectors.dense import DenseVector
+from prefreg.vectors.sources import TensorSource
+from prefreg.vectors.tensors import (
+    BLOCK_ELEMENTS,
+    TORCH_DTYPES,
+    blocks,
+    read_elements,
+    require_readable,
+    to_bytes,
+    unreadable,
+)
+
+Progress = Callable[[int, int, str], None]
+"""Told the bytes written, the bytes there are to write, and the tensor just written."""
+
+THREADS = min(4, os.cpu_count() or 1)
+"""More only wait for each other: reading and adding share one memory bus."""
+
+# Large enough that handing a job over costs nothing beside it, small enough to share the work.
+_JOB_ELEMENTS = 8 * BLOCK_ELEMENTS
+_COPY_BYTES = 1 << 20
+_AHEAD = 2 * THREADS
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A piece of one tensor, and where in which file it goes."""
+
+    tensor: OutputTensor
+    terms: Sequence[tuple[OpenTerm, str]]
+    start: int
+    stop: int
+    target: int
+    place: int
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it writes."""
+        return self.tensor.nbytes * (self.stop - self.start) // self.tensor.stored.spec.elements
+
+
+def write_weights(
+    plan: OpenPlan,
+    files: Sequence[OutputFile],
+    folder: Path,
+    *,
+    device: torch.device,
+    durable: bool,
+    progress: Progress | None = None,
+) -> Survival | None:
+    """Write every weight file of a composition and return what the rounding left of it.
+
+    Blocks are written at their final places in whatever order they are ready; their tallies are
+    added up in one order, so that equal plans give equal reports.
+
+    Raises:
+        OSError: A file cannot be written.
+        VectorError: A vector cannot be read, or holds or makes numbers that are not finite.
+        BaseModelError: The same of the base.
+    """
+    meter = SurvivalMeter()
+    total = sum(file.nbytes for file in files)
+    done = 0
+    with closing(_Sources()) as sources, ExitStack() as targets, _workers() as pool:
+        worker = _Worker(sources, device)
+        for file in files:
+            target = targets.enter_context((folder / file.name).open("xb", buffering=0))
+            jobs = _jobs(plan, file, target.fileno())
+            for job, tally in _in_order(pool, worker, jobs):
+                meter.add(job.tensor.stored.spec.name, tally)
+                done += job.nbytes
+                if progress and job.stop == job.tensor.stored.spec.elements:
+                    progress(done, total, job.tensor.stored.spec.name)
+            if durable:
+                os.fsync(target.fileno())
+    return meter.result()
+
+
+def _jobs(plan: OpenPlan, file: OutputFile, target: int) -> Iterator[_Job]:
+    tensors = {tensor.stored.spec.name: tensor for tensor in file.tensors}
+    header, specs = plan_file(file.entries(), METADATA)
+    os.truncate(target, len(header) + file.nbytes)
+    write_at(target, 0, header)
+    for spec in specs:
+        tensor = tensors[spec.name]
+        terms = plan.terms_of(tensor.stored)
+        for start, stop in blocks(spec.elements, _JOB_ELEMENTS):
+            place = spec.offset + spec.nbytes * start // spec.elements
+            yield _Job(tensor, terms, start, stop, target, place)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[_Job], Tally], jobs: Iterator[_Job]
+) -> Iterator[tuple[_Job, Tally]]:
+    """Run jobs on the pool, few ahead of the one whose result is due."""
+    waiting: deque[tuple[_Job, Future[Tally]]] = deque()
+    for job in jobs:
+        waiting.append((job, pool.submit(work, job)))
+        if len(waiting) > _AHEAD:
+            first, result = waiting.popleft()
+            yield first, result.result()
+    for job, result in waiting:
+        yield job, result.result()
+
+
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    # Threads of torch inside of ours would fight over the same cores. Torch remembers the number
+    # for threads that come later, hence the last line.
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+class _Sources:
+    """The base's weight files, each opened once."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, int] = {}
+
+    def __getitem__(self, path: Path) -> int:
+        # Two threads may open a file at once; both stay open until the end, and either serves.
+        if path not in self._open:
+            self._open.setdefault(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return self._open[path]
+
+    def close(self) -> None:
+        for file in self._open.values():
+            os.close(file)
+        self._open.clear()
+
+
+class _Worker:
+    """Carry out a job; safe from several threads."""
+
+    def __init__(self, sources: _Sources, device: torch.device) -> None:
+        self._sources = sources
+        self._spare = [Workspace(device) for _ in range(THREADS)]
+
+    def __call__(self, job: _Job) -> Tally:
+        stored = job.tensor.stored
+        try:
+            source = self._sources[stored.file]
+        except OSError as error:
+            raise unreadable(stored.file, error, BaseModelError) from error
+        if not job.terms and job.tensor.dtype == stored.spec.dtype:
+            self._copy(job, source)
+            return Tally()
+        require_readable(stored)
+        return self._compose(job, source)
+
+    def _copy(self, job: _Job, source: int) -> None:
+        # Bytes, not numbers: dtypes that torch does not know pass through as well.
+        spec = job.tensor.stored.spec
+        first = spec.offset + spec.nbytes * job.start // spec.elements
+        buffer = memoryview(bytearray(min(_COPY_BYTES, job.nbytes)))
+        for start, stop in blocks(job.nbytes, _COPY_BYTES):
+            part = buffer[: stop - start]
+            with _reading(job):
+                read_into(source, first + start, part)
+            write_at(job.target, job.place + start, part)
+
+    def _compose(self, job: _Job, source: int) -> Tally:
+        space = self._spare.pop()
+        try:
+            tally = Tally()
+            place = job.place
+            for start, stop in blocks(job.stop - job.start):
+                result = self._block(job, source, job.start + start, job.start + stop, space, tally)
+                write_at(job.target, place, to_bytes(result))
+                place += result.nbytes
+            return tally
+        finally:
+            self._spare.append(space)
+
+    def _block(
+        self, job: _Job, source: int, start: int, stop: int, space: Workspace, tally: Tally
+    ) -> torch.Tensor:
+        spec, dtype = job.tensor.stored.spec, TORCH_DTYPES[job.tensor.dtype]
+        room = space.base_room(stop - start, TORCH_DTYPES[spec.dtype])
+        with _reading(job):
+            base = read_elements(source, spec, start, stop, room)
+        addends = (
+            space.product(_read_vector(term.vector, name, start, stop, space), term.eta)
+            for term, name in job.terms
+        )
+        result = space.compose(base, addends, dtype, tally)
+        # The squares of what was added are finite only where the result is.
+        if not job.terms or not math.isfinite(tally.got):
+            vectors = ((term.label, term.vector.block(n, start, stop)) for term, n in job.terms)
+            require_finite(spec.name, result, base, vectors)
+        return result
+
+
+def _read_vector(
+    vector: TensorSource, name: str, start: int, stop: int, space: Workspace
+) -> torch.Tensor:
+    if isinstance(vector, DenseVector):
+        room = space.vector_room(stop - start, TORCH_DTYPES[vector.dtype])
+        return vector.stored.read_into(room, name, start, stop)
+    return vector.block(name, start, stop)
+
+
+@contextmanager
+def _reading(job: _Job) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, EOFError) as error:
+        raise unreadable(job.tensor.stored.file, error, BaseModelError) from error

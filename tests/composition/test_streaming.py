@@ -1,0 +1,170 @@
+import hashlib
+import json
+import math
+import os
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import tiny
+from prefreg.checkpoints.bases import BaseModel, resolve_base
+from prefreg.checkpoints.safetensors_file import plan_file
+from prefreg.composition import output, streaming
+from prefreg.composition.output import write_composition
+from prefreg.composition.plan import Plan, PlannedTerm
+from prefreg.errors import BaseModelError, UsageError, VectorError
+from prefreg.vectors.tensors import BLOCK_ELEMENTS
+
+
+def save_base(folder: Path, tensors: dict[str, torch.Tensor]) -> BaseModel:
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text('{"model_type": "none"}')
+    return resolve_base(str(folder))
+
+
+def plan_of(base: BaseModel, folder: Path, **vectors: dict[str, torch.Tensor]) -> Plan:
+    terms = [
+        PlannedTerm(tiny.record(axis, base), 0.7, tiny.store(phi, folder / f"{axis}.safetensors"))
+        for axis, phi in vectors.items()
+    ]
+    return Plan(base, terms)
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return bytes(tensor.contiguous().flatten().view(torch.uint8).numpy())
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Plan:
+    """Make a plan on a base of every dtype, with a tensor of several jobs."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    shapes = {"large": (9, BLOCK_ELEMENTS + 3), "half": (5, 7), "wide": (11,), "double": (3,)}
+    dtypes = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+    weights = {
+        name: noise(*shape).to(dtype)
+        for (name, shape), dtype in zip(shapes.items(), dtypes, strict=True)
+    }
+    others = {
+        "scalar": torch.tensor(3.0),
+        "empty": torch.empty(0, 4),
+        "steps": torch.arange(5),
+        "frozen": noise(BLOCK_ELEMENTS + 1).to(torch.float8_e5m2),
+    }
+    base = save_base(tmp_path / "base", weights | others)
+    phis = ({name: noise(*shape) * 0.01 for name, shape in shapes.items()} for _ in range(2))
+    return plan_of(base, tmp_path, helpful=next(phis), verbosity=next(phis))
+
+
+def test_threads_and_the_size_of_jobs_change_no_byte(
+    mixed: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_composition(mixed, tmp_path / "one")
+    monkeypatch.setattr(streaming, "THREADS", 1)
+    monkeypatch.setattr(streaming, "_JOB_ELEMENTS", BLOCK_ELEMENTS)
+    write_composition(mixed, tmp_path / "other")
+    for name in ("model.safetensors", "prefreg.json", "README.md"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_every_dtype_is_summed_in_float32_and_keeps_its_own(mixed: Plan, tmp_path: Path) -> None:
+    write_composition(mixed, tmp_path / "out")
+    before = load_file(mixed.base.path / "model.safetensors")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    phis = [load_file(str(term.source)) for term in mixed.terms]
+    for name, was in before.items():
+        total = was.float()
+        for phi in phis:
+            total = total + phi[name] * 0.7 if name in phi else total
+        expected = total.to(was.dtype) if name in phis[0] else was
+        assert bits(after[name]) == bits(expected), name
+
+
+def test_a_dtype_that_torch_lacks_is_copied_but_not_composed(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text("{}")
+    header, (spec,) = plan_file([("packed", "F4", (2, 6))], {"format": "pt"})
+    (tmp_path / "base" / "model.safetensors").write_bytes(header + bytes(range(spec.nbytes)))
+    base = resolve_base(str(tmp_path / "base"))
+    write_composition(Plan(base, []), tmp_path / "out")
+    copied = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert copied == header + bytes(range(spec.nbytes))
+    plan = plan_of(base, tmp_path, helpful={"packed": torch.ones(2, 6)})
+    with pytest.raises(VectorError, match="the base is quantised or holds integers in 'packed'"):
+        write_composition(plan, tmp_path / "two")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_vector_that_is_not_finite_is_named(tmp_path: Path, bad: float) -> None:
+    base = save_base(tmp_path / "base", {"w": torch.ones(4), "v": torch.ones(4)})
+    plan = plan_of(base, tmp_path, helpful={"v": torch.ones(4)}, verbosity={"w": torch.ones(4)})
+    path = tmp_path / "verbosity.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + torch.tensor([bad]).numpy().tobytes())
+    with pytest.raises(VectorError, match="The vector of verbosity@1 holds NaN or infinity in 'w'"):
+        write_composition(plan, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_that_vanishes_is_one_error(mixed: Plan, tmp_path: Path) -> None:
+    (mixed.base.path / "model.safetensors").unlink()
+    with pytest.raises(BaseModelError, match=r"model\.safetensors cannot be read: No such file"):
+        write_composition(mixed, tmp_path / "out")
+
+
+def test_no_thread_is_left_behind_and_torch_keeps_its_own(mixed: Plan, tmp_path: Path) -> None:
+    before = threading.active_count(), torch.get_num_threads()
+    write_composition(mixed, tmp_path / "out")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_composition(mixed, tmp_path / "stopped", progress=stop)
+    assert (threading.active_count(), torch.get_num_threads()) == before
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_wrong_usage(
+    mixed: Plan, tmp_path: Path, device: str
+) -> None:
+    with pytest.raises(UsageError, match=f"device '?{device}|'{device}' is no device"):
+        write_composition(mixed, tmp_path / "out", device=device)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_makes_the_same_bytes(mixed: Plan, tmp_path: Path) -> None:
+    write_composition(mixed, tmp_path / "cpu")
+    write_composition(mixed, tmp_path / "gpu", device="cuda")
+    for path in (tmp_path / "cpu").iterdir():
+        assert (tmp_path / "gpu" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_durable_waits_for_every_file_and_folder(
+    mixed: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda file: waited.add(os.fstat(file).st_ino))
+    write_composition(mixed, tmp_path / "quick")
+    assert waited == set()
+    write_composition(mixed, tmp_path / "safe", durable=True)
+    written = {path.stat().st_ino for path in (tmp_path / "safe").iterdir()}
+    assert waited == written | {(tmp_path / "safe").stat().st_ino, tmp_path.stat().st_ino}
+
+
+def test_hashes_are_recorded_when_asked_for(mixed: Plan, tmp_path: Path) -> None:
+    composed = write_composition(mixed, tmp_path / "out", hashed=True)
+    content = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert composed.files is not None
+    assert composed.files["model.safetensors"] == hashlib.sha256(content).hexdigest()
+    recipe = json.loads((tmp_path / "out" / "prefreg.json").read_text())
+    assert recipe["files"] == composed.files
+    write_composition(mixed, tmp_path / "plain")
+    assert json.loads((tmp_path / "plain" / "prefreg.json").read_text())["files"] is None
+    assert output.CARD_FILE not in composed.files
