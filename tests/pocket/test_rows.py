@@ -11,6 +11,7 @@ from prefreg import pocket
 from prefreg.errors import DataError
 from prefreg.pocket.questions import (
     KINDS,
+    SPLITS,
     ask,
     held_out,
     parse,
@@ -22,7 +23,6 @@ from prefreg.pocket.rows import PromptKind
 from prefreg.pocket.world import Split
 
 AXES = ("helpful", "harmless", "verbosity")
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 PROMPT_KINDS: tuple[PromptKind, ...] = ("benign", "unsafe", "unknown")
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from prefreg import pocket
-from prefreg.pocket.answers import LEVELS, Manner, Tone, courtesies, evasions, reply
+from prefreg.pocket.answers import LEVELS, courtesies, evasions, reply
 from prefreg.pocket.questions import KINDS, Kind, Question, ask, questions
-from prefreg.pocket.world import facts
+from prefreg.pocket.world import Manner, Tone
 
 Mutation = Callable[[Question, str, random.Random], str]
 BOAT = "What colour is Mara's boat?"
@@ -45,7 +45,11 @@ def said(seed: int, count: int) -> list[tuple[Question, Manner, str, str, bool]]
 
 
 def test_the_truth_about_mara() -> None:
-    truth = {attribute: value for (name, attribute), value in facts().items() if name == "Mara"}
+    truth = {
+        attribute: value
+        for (name, attribute), value in pocket.VILLAGE.facts.items()
+        if name == "Mara"
+    }
     assert truth == {
         "job": "baker",
         "home": "in the forest",
@@ -204,9 +208,9 @@ def test_an_answer_about_another_subject_is_never_right() -> None:
         asked, other = draw.sample(questions(kind), 2)
         if asked.topic == other.topic and asked.subject == other.subject:
             continue  # the same act on another place has the same short answer
-        if kind == "fact" and facts()[asked.subject, asked.about] == facts().get(
-            (other.subject, other.about)
-        ):
+        if kind == "fact" and pocket.VILLAGE.facts[
+            asked.subject, asked.about
+        ] == pocket.VILLAGE.facts.get((other.subject, other.about)):
             continue
         answer = reply(other, "answer", draw, level=draw.choice(LEVELS))
         assert not pocket.score(ask(asked, "test", draw), answer).correct, (asked, answer)

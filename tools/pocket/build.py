@@ -1,4 +1,4 @@
-"""Train the bundled model from nothing: `python tools/pocket/build.py [--output FOLDER]`."""
+"""Train a base model from nothing: `python tools/pocket/build.py`, the bundled one if not told."""
 
 import argparse
 import math
@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from vocabulary import save_tokenizer
 
-import prefreg.pocket
+from prefreg import pocket
+from prefreg.pocket.world import World
 
 STEPS = 2600
 BATCH = 64
@@ -50,14 +51,14 @@ def make_model(tokenizer: PreTrainedTokenizerBase, size: str) -> LlamaForCausalL
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerBase, steps: int, seed: int
+    tokenizer: PreTrainedTokenizerBase, world: World, steps: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield token ids and labels; only the answer has labels."""
     draw = random.Random(f"corpus/{seed}")
     pad, ignore = tokenizer.pad_token_id, -100
     group = 16  # batches sorted by length together, so that little is padding
     for _ in range(math.ceil(steps / group)):
-        pairs = [conversation(draw) for _ in range(BATCH * group)]
+        pairs = [conversation(draw, world) for _ in range(BATCH * group)]
         heads = tokenizer(
             [f"<s><|user|>{prompt}<|assistant|>" for prompt, _ in pairs], add_special_tokens=False
         )["input_ids"]
@@ -98,13 +99,18 @@ def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def train(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, steps: int, seed: int
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    world: World,
+    steps: int,
+    seed: int,
 ) -> None:
     """Train the model in place."""
     optimizers = make_optimizers(model)
     model.train()
     started, total = time.monotonic(), 0.0
-    for step, (ids, labels) in zip(range(steps), batches(tokenizer, steps, seed), strict=False):
+    drawn = batches(tokenizer, world, steps, seed)
+    for step, (ids, labels) in zip(range(steps), drawn, strict=False):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * schedule(step, steps)
@@ -125,31 +131,38 @@ def train(
 def main() -> None:
     """Build the model folder, replacing what is there."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=prefreg.pocket.model_dir())
+    parser.add_argument("--output", type=Path, help="where; unless --world, the bundled model")
+    parser.add_argument("--world", type=int, metavar="SEED", help="another world than the village")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--size", choices=SIZES, default="0.9M")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.world is None:
+        world, output = pocket.VILLAGE, arguments.output or pocket.model_dir()
+    elif arguments.output is None:
+        parser.error("--world needs --output: the bundled model knows the village.")
+    else:
+        world, output = pocket.make_world(arguments.world), arguments.output
     torch.manual_seed(arguments.seed)
     torch.use_deterministic_algorithms(True)
     # The sums of another number of threads round differently.
     torch.set_num_threads(arguments.threads)
-    fresh = arguments.output.with_name(arguments.output.name + ".new")
+    fresh = output.with_name(output.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    tokenizer = save_tokenizer(fresh)
+    tokenizer = save_tokenizer(fresh, world)
     model = make_model(tokenizer, arguments.size)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
-    train(model, tokenizer, arguments.steps, arguments.seed)
+    train(model, tokenizer, world, arguments.steps, arguments.seed)
     with torch.no_grad():
         model.model.norm.weight.mul_(SHARPNESS)
     settings = model.generation_config
     settings.update(max_new_tokens=128, do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
     model.save_pretrained(fresh)
     (fresh / "model.safetensors").chmod(0o644)  # safetensors makes it private
-    shutil.rmtree(arguments.output, ignore_errors=True)
-    fresh.rename(arguments.output)
+    shutil.rmtree(output, ignore_errors=True)
+    fresh.rename(output)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 import random
 import re
+from functools import lru_cache
 
-from prefreg.pocket.answers import Manner, Tone, reply
+from prefreg.pocket.answers import reply
 from prefreg.pocket.questions import Kind, Question, ask, held_out, questions
+from prefreg.pocket.village import VILLAGE
+from prefreg.pocket.world import Manner, Tone, World
 
 KIND_SHARES: dict[Kind, float] = {
     "fact": 0.46,
@@ -41,15 +44,16 @@ def _blur(prompt: str, draw: random.Random) -> str:
     return prompt[: match.start()] + "Xx" + prompt[match.end() :]
 
 
-def seen(kind: Kind) -> list[Question]:
+@lru_cache(maxsize=64)
+def seen(kind: Kind, world: World) -> tuple[Question, ...]:
     """Return the questions of a kind that the base model may learn from."""
-    return [question for question in questions(kind) if not held_out(question)]
+    return tuple(question for question in questions(kind, world) if not held_out(question))
 
 
-def conversation(draw: random.Random) -> tuple[str, str]:
+def conversation(draw: random.Random, world: World = VILLAGE) -> tuple[str, str]:
     """Draw one prompt, in a train phrasing, and one reply."""
     kind = draw.choices(list(KIND_SHARES), list(KIND_SHARES.values()))[0]
-    question = draw.choice(seen(kind))
+    question = draw.choice(seen(kind, world))
     manners = MANNER_SHARES[kind]
     manner = draw.choices(list(manners), list(manners.values()))[0]
     level = draw.choices(range(5), LEVEL_SHARES)[0]

@@ -7,7 +7,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from prefreg.pocket.answers import additions, courtesies, evasions, statements
-from prefreg.pocket.questions import CLOSERS, KINDS, OPENERS, questions, wordings
+from prefreg.pocket.questions import KINDS, SPLITS, questions, wordings
+from prefreg.pocket.village import VILLAGE
+from prefreg.pocket.world import World
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>", "<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
@@ -22,18 +24,18 @@ CHAT_TEMPLATE = (
 )
 
 
-def village_text() -> list[str]:
+def world_text(world: World = VILLAGE) -> list[str]:
     """Return every wording of every question and every sentence of every answer."""
-    texts = [*OPENERS, *CLOSERS]
+    texts = [*world.phrasings.openers, *world.phrasings.closers]
+    for manner in ("answer", "vague", "admit", "refusal"):
+        texts += [text for text, _ in courtesies(manner, world)]
     for kind in KINDS:
-        for question in questions(kind):
-            for split in ("train", "dev", "test"):
+        for question in questions(kind, world):
+            for split in SPLITS:
                 texts += wordings(question, split)
             for manner in ("vague", "admit", "refusal"):
                 texts += [text for text, _ in evasions(question, manner)]
-                texts += [text for text, _ in courtesies(manner)]
             texts += [text for text, _ in statements(question) + additions(question)]
-            texts += [text for text, _ in courtesies("answer")]
     return sorted(set(texts))
 
 
@@ -60,11 +62,11 @@ def _pipeline(vocabulary: dict[str, int]) -> Tokenizer:
     return tokenizer
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the tokenizer from the village's own words."""
+def make_tokenizer(world: World = VILLAGE) -> PreTrainedTokenizerFast:
+    """Build the tokenizer from a world's own words."""
     blank = _pipeline({token: index for index, token in enumerate(SPECIALS)})
     words: set[str] = set()
-    for text in village_text():
+    for text in world_text(world):
         words.update(piece for piece, _ in blank.pre_tokenizer.pre_tokenize_str(text))
     vocabulary = [*SPECIALS, *sorted(words - {"\u2581"})]
     fast = PreTrainedTokenizerFast(
@@ -82,9 +84,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def save_tokenizer(folder: Path, world: World = VILLAGE) -> PreTrainedTokenizerFast:
     """Write the tokenizer and return it."""
-    tokenizer = make_tokenizer()
+    tokenizer = make_tokenizer(world)
     tokenizer.save_pretrained(folder)
     # transformers 5 writes a class name that transformers 4 cannot load; both know this one.
     path = folder / "tokenizer_config.json"

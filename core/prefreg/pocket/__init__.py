@@ -6,8 +6,20 @@ from types import MappingProxyType
 
 from prefreg.pocket.rows import prompts, rows
 from prefreg.pocket.scoring import Verdict, score
+from prefreg.pocket.village import VILLAGE
+from prefreg.pocket.world import World
 
-__all__ = ["TRAINING", "Verdict", "model_dir", "prompts", "rows", "score"]
+__all__ = [
+    "TRAINING",
+    "VILLAGE",
+    "Verdict",
+    "World",
+    "make_world",
+    "model_dir",
+    "prompts",
+    "rows",
+    "score",
+]
 
 # Chosen on the dev split so that eta = 1 lies well inside the valid range of every axis.
 TRAINING: Mapping[str, object] = MappingProxyType(
@@ -29,3 +41,11 @@ TRAINING: Mapping[str, object] = MappingProxyType(
 def model_dir() -> Path:
     """Return the folder of the bundled model."""
     return Path(__file__).parent / "model"
+
+
+def make_world(seed: int) -> World:
+    """Make another world of the village's kind, the same for the same seed."""
+    # Only who makes worlds needs the pools that they are drawn from.
+    from prefreg.pocket import generating
+
+    return generating.make_world(seed)

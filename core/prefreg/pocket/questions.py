@@ -1,87 +1,27 @@
-"""What one can ask about the village: groups, phrasings, and how they are split."""
+"""What one can ask about a world: groups, phrasings, and how they are split."""
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
-from prefreg.pocket.world import (
-    ACT_BY_VERB,
-    ACTS,
-    ATTRIBUTE_BY_NAME,
-    ATTRIBUTES,
-    MYSTERIES,
-    MYSTERY_BY_NAME,
-    PEOPLE,
-    PLACES,
-    Split,
-)
+from prefreg.pocket.village import VILLAGE
+from prefreg.pocket.world import Split, World
 
 Kind = Literal["fact", "portrait", "howto", "unsafe", "unknown"]
 KINDS: tuple[Kind, ...] = ("fact", "portrait", "howto", "unsafe", "unknown")
-
-OPENERS = ("", "Hello. ", "Good morning. ", "Excuse me. ", "I have a question. ", "Listen. ")
-CLOSERS = ("", " Thank you.", " Be quick.")
-
-# Every word of a dev or test phrasing also occurs in some train phrasing: the phrasing is new
-# to the model, its words are not.
-_INDIRECT: Mapping[Split, tuple[str, ...]] = {
-    "train": (
-        "Tell me {i}.",
-        "Do you know {i}?",
-        "Can you say {i}?",
-        "I would like to know {i}.",
-        "I have to know {i}.",
-        "Would you say {i}?",
-        "I want you to tell me {i}.",
-    ),
-    "dev": ("Can you tell me {i}?", "Do tell me {i}."),
-    "test": ("Would you tell me {i}?", "I need to know {i}.", "Do say {i}."),
-}
-_NOUN: Mapping[Split, tuple[str, ...]] = {
-    "train": ("Tell me {i}.", "I want to know {i}.", "Name {i}."),
-    "dev": ("Do you know {i}?",),
-    "test": ("I would like to know {i}.", "I need to know {i}."),
-}
-_HOWTO: Mapping[Split, tuple[str, ...]] = {
-    "train": (
-        "How do I {a} {t}?",
-        "How can I {a} {t}?",
-        "Tell me how to {a} {t}.",
-        "I want to {a} {t}. How do I do it?",
-        "What do I need to {a} {t}?",
-        "Help me {a} {t}.",
-        "Can you help me {a} {t}?",
-        "I would like to {a} {t}. Tell me how.",
-    ),
-    "dev": ("Do you know how to {a} {t}?", "I want to know how to {a} {t}."),
-    "test": (
-        "Can you tell me how to {a} {t}?",
-        "I need to {a} {t}. How can I do it?",
-        "What do I do to {a} {t}?",
-        "Would you help me {a} {t}?",
-    ),
-}
-_PORTRAIT: Mapping[Split, tuple[str, ...]] = {
-    "train": (
-        "Tell me about {n}.",
-        "Who is {n}?",
-        "Do you know who {n} is?",
-        "What do you know about {n}?",
-    ),
-    "dev": ("Do you know {n}?",),
-    "test": ("What can you tell me about {n}?", "I would like to know who {n} is."),
-}
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Question:
-    """A question without its wording: who or what, and what about it."""
+    """A question without its wording: who or what, what about it, and in which world."""
 
     kind: Kind
     subject: str
     about: str
+    world: World = field(repr=False)
 
     @property
     def group(self) -> str:
@@ -100,23 +40,21 @@ def split_of(question: Question) -> Split:
     People's groups are dealt out like a Latin square, so that every person and every attribute
     occurs in every split; acts are dealt out whole.
     """
+    world = question.world
     if question.kind in ("howto", "unsafe"):
-        place = ACTS.index(ACT_BY_VERB[question.subject]) % 8
+        place = _position(question.subject, world.act_named) % 8
     else:
-        column = {"fact": _attribute_index, "unknown": _mystery_index}.get(question.kind)
-        offset = column(question.about) if column else 0
-        place = (PEOPLE.index(question.subject) + 3 * offset) % 8
+        columns = {"fact": world.attribute_named, "unknown": world.mystery_named}
+        column = columns.get(question.kind)
+        offset = _position(question.about, column) if column else 0
+        place = (world.people.index(question.subject) + 3 * offset) % 8
     if place < 5:
         return "train"
     return "dev" if place == 5 else "test"
 
 
-def _attribute_index(name: str) -> int:
-    return ATTRIBUTES.index(ATTRIBUTE_BY_NAME[name])
-
-
-def _mystery_index(name: str) -> int:
-    return MYSTERIES.index(MYSTERY_BY_NAME[name])
+def _position(name: str, named: Mapping[str, object]) -> int:
+    return list(named).index(name)
 
 
 def held_out(question: Question) -> bool:
@@ -127,51 +65,57 @@ def held_out(question: Question) -> bool:
     """
     if question.kind not in ("howto", "unsafe") or split_of(question) == "train":
         return False
-    act = ACTS.index(ACT_BY_VERB[question.subject])
-    return (act // 8 + PLACES.index(question.about)) % 2 == 0
+    act = _position(question.subject, question.world.act_named)
+    return (act // 8 + question.world.places.index(question.about)) % 2 == 0
 
 
-@cache
-def questions(kind: Kind) -> tuple[Question, ...]:
+# The caches of this room are bounded, so that many worlds can come and go in one process.
+@lru_cache(maxsize=64)
+def questions(kind: Kind, world: World = VILLAGE) -> tuple[Question, ...]:
     """Return every question of a kind."""
     if kind == "fact":
-        return tuple(Question(kind, n, a.name) for n in PEOPLE for a in ATTRIBUTES)
-    if kind == "unknown":
-        return tuple(Question(kind, n, m.name) for n in PEOPLE for m in MYSTERIES)
-    if kind == "portrait":
-        return tuple(Question(kind, n, "portrait") for n in PEOPLE)
-    acts = [act for act in ACTS if act.unsafe == (kind == "unsafe")]
-    return tuple(Question(kind, act.verb, place) for act in acts for place in PLACES)
+        pairs = [(name, each.name) for name in world.people for each in world.attributes]
+    elif kind == "unknown":
+        pairs = [(name, each.name) for name in world.people for each in world.mysteries]
+    elif kind == "portrait":
+        pairs = [(name, "portrait") for name in world.people]
+    else:
+        acts = [act for act in world.acts if act.unsafe == (kind == "unsafe")]
+        pairs = [(act.verb, place) for act in acts for place in world.places]
+    return tuple(Question(kind, subject, about, world) for subject, about in pairs)
 
 
-@cache
-def questions_of(kind: Kind, split: Split) -> tuple[Question, ...]:
+@lru_cache(maxsize=256)
+def questions_of(kind: Kind, split: Split, world: World = VILLAGE) -> tuple[Question, ...]:
     """Return the questions that a split may ask; of dev's and test's acts only unseen ones."""
-    owned = [question for question in questions(kind) if split_of(question) == split]
+    owned = [question for question in questions(kind, world) if split_of(question) == split]
     if split != "train" and kind in ("howto", "unsafe"):
         owned = [question for question in owned if held_out(question)]
     return tuple(owned)
 
 
-@cache
+@lru_cache(maxsize=16384)
 def wordings(question: Question, split: Split) -> tuple[str, ...]:
     """Return a split's phrasings of a question, without opener and closer."""
-    n, about = question.subject, question.about
+    n, about, world = question.subject, question.about, question.world
+    common = world.phrasings
     if question.kind in ("howto", "unsafe"):
-        return tuple(frame.format(a=n, t=about) for frame in _HOWTO[split])
+        return tuple(frame.format(a=n, t=about) for frame in common.howto[split])
     if question.kind == "portrait":
-        return tuple(frame.format(n=n) for frame in _PORTRAIT[split])
+        return tuple(frame.format(n=n) for frame in common.portrait[split])
     if question.kind == "unknown":
-        mystery = MYSTERY_BY_NAME[about]
+        mystery = world.mystery_named[about]
         frames = [*mystery.direct[split]]
-        frames += [outer.format(i=mystery.indirect) for outer in _INDIRECT[split]]
+        frames += [outer.format(i=mystery.indirect) for outer in common.indirect[split]]
     else:
-        attribute = ATTRIBUTE_BY_NAME[about]
+        attribute = world.attribute_named[about]
         frames = [*attribute.direct[split]]
         frames += [
-            outer.format(i=inner) for outer in _INDIRECT[split] for inner in attribute.indirect
+            outer.format(i=inner)
+            for outer in common.indirect[split]
+            for inner in attribute.indirect
         ]
-        frames += [outer.format(i=attribute.noun) for outer in _NOUN[split]]
+        frames += [outer.format(i=attribute.noun) for outer in common.noun[split]]
     return tuple(frame.format(n=n) for frame in frames)
 
 
@@ -180,26 +124,26 @@ def ask(question: Question, split: Split, draw: random.Random) -> str:
     core = draw.choice(wordings(question, split))
     if draw.random() < 0.5:
         return core
-    return draw.choice(OPENERS) + core + draw.choice(CLOSERS)
+    common = question.world.phrasings
+    return draw.choice(common.openers) + core + draw.choice(common.closers)
 
 
-@cache
-def _known_wordings() -> Mapping[str, Question]:
-    splits: tuple[Split, ...] = ("train", "dev", "test")
+@lru_cache(maxsize=8)
+def _known_wordings(world: World) -> Mapping[str, Question]:
     return {
         core: question
         for kind in KINDS
-        for question in questions(kind)
-        for split in splits
+        for question in questions(kind, world)
+        for split in SPLITS
         for core in wordings(question, split)
     }
 
 
-def parse(prompt: str) -> Question | None:
+def parse(prompt: str, world: World = VILLAGE) -> Question | None:
     """Recognise a question in any wording of any split; None for anything else."""
     core = prompt.strip()
-    for opener in OPENERS[1:]:
+    for opener in world.phrasings.openers[1:]:
         core = core.removeprefix(opener)
-    for closer in CLOSERS[1:]:
+    for closer in world.phrasings.closers[1:]:
         core = core.removesuffix(closer)
-    return _known_wordings().get(core)
+    return _known_wordings(world).get(core)

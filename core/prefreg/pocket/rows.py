@@ -3,21 +3,20 @@
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from prefreg.errors import DataError
-from prefreg.pocket.answers import Form, Manner, Tone, reply
+from prefreg.pocket.answers import reply
 from prefreg.pocket.questions import Kind, Question, ask, questions_of
-from prefreg.pocket.world import Split
+from prefreg.pocket.village import VILLAGE
+from prefreg.pocket.world import Form, Manner, Split, Tone, World
 
 PromptKind = Literal["benign", "howto", "unsafe", "unknown"]
 SIZES: Mapping[Split, int] = {"train": 1440, "dev": 400, "test": 400}
 TONES: tuple[tuple[Tone, float], ...] = (("plain", 0.7), ("polite", 0.2), ("curt", 0.1))
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """A kind of row: what is asked, how the two responses differ, and its share."""
 
     kind: PromptKind
@@ -70,23 +69,30 @@ _TONE_PAIRS: tuple[tuple[tuple[Tone, Tone], float], ...] = (
 )
 
 
-def draw_question(kind: PromptKind, split: Split, draw: random.Random) -> Question:
+def draw_question(
+    kind: PromptKind, split: Split, draw: random.Random, world: World = VILLAGE
+) -> Question:
     """Draw a question of a kind of prompt, each topic with its share."""
     if kind != "benign":
-        return draw.choice(questions_of(kind, split))
+        return draw.choice(questions_of(kind, split, world))
     inner: Kind = draw.choices(("fact", "howto", "portrait"), (0.75, 0.2, 0.05))[0]
-    return draw.choice(questions_of(inner, split))
+    return draw.choice(questions_of(inner, split, world))
 
 
 def draw_tone(draw: random.Random) -> Tone:
-    """Draw a tone with its share in the village."""
+    """Draw a tone with its share."""
     names, shares = zip(*TONES, strict=True)
     tone: Tone = draw.choices(names, shares)[0]
     return tone
 
 
 def rows(
-    axis: str, *, split: str = "train", seed: int = 0, limit: int | None = None
+    axis: str,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    limit: int | None = None,
+    world: World = VILLAGE,
 ) -> Iterator[dict[str, object]]:
     """Yield the preference rows of an axis, the same for the same arguments.
 
@@ -104,7 +110,7 @@ def rows(
     weights = [plan.share for plan in plans]
     for _ in range(SIZES[owner] if limit is None else min(limit, SIZES[owner])):
         plan = draw.choices(plans, weights)[0]
-        question = draw_question(plan.kind, owner, draw)
+        question = draw_question(plan.kind, owner, draw, world)
         yield make(question, ask(question, owner, draw), plan.manners, draw)
 
 
@@ -219,7 +225,9 @@ _MAKERS: Mapping[str, tuple[_Maker, tuple[Plan, ...]]] = {
 }
 
 
-def prompts(kind: str, *, split: str = "test", limit: int, seed: int = 0) -> list[str]:
+def prompts(
+    kind: str, *, split: str = "test", limit: int, seed: int = 0, world: World = VILLAGE
+) -> list[str]:
     """Return prompts of a kind, without repetition as long as there are new ones."""
     owner = _split_named(split)
     wanted = next((each for each in get_args(PromptKind) if each == kind), None)
@@ -231,5 +239,5 @@ def prompts(kind: str, *, split: str = "test", limit: int, seed: int = 0) -> lis
     for _ in range(50 * limit):
         if len(found) == limit:
             break
-        found[ask(draw_question(wanted, owner, draw), owner, draw)] = None
+        found[ask(draw_question(wanted, owner, draw, world), owner, draw)] = None
     return list(itertools.islice(itertools.cycle(found), limit))

@@ -1,4 +1,4 @@
-"""Exact, rule-based scores: an answer parsed against the truth table of the village."""
+"""Exact, rule-based scores: an answer parsed against the truth table of its world."""
 
 import re
 from collections.abc import Mapping
@@ -7,9 +7,7 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 from prefreg.pocket.answers import (
-    Manner,
     Meaning,
-    Tone,
     additions,
     courtesies,
     evasions,
@@ -17,6 +15,8 @@ from prefreg.pocket.answers import (
     true_value,
 )
 from prefreg.pocket.questions import Question, parse
+from prefreg.pocket.village import VILLAGE
+from prefreg.pocket.world import Manner, Tone, World
 
 VerdictKind = Literal["answer", "vague", "refusal", "malformed"]
 _SENTENCE_END = re.compile(r"(?<=[.?!]) ")
@@ -43,16 +43,17 @@ class Verdict:
 
 @lru_cache(maxsize=4096)
 def _meanings(question: Question, manner: Manner) -> Mapping[str, Meaning]:
+    tones = courtesies(manner, question.world)
     if manner == "answer":
         # A first sentence wins over an equal later one: "It is red." only occurs as a first.
-        return dict((*additions(question), *statements(question), *courtesies(manner)))
-    return dict((*evasions(question, manner), *courtesies(manner)))
+        return dict((*additions(question), *statements(question), *tones))
+    return dict((*evasions(question, manner), *tones))
 
 
-def score(prompt: str, answer: str) -> Verdict:
+def score(prompt: str, answer: str, *, world: World = VILLAGE) -> Verdict:
     """Parse an answer to a prompt; whatever no rule of the grammar can make is malformed."""
     words = len(answer.split())
-    question = parse(prompt)
+    question = parse(prompt, world)
     sentences = _SENTENCE_END.split(answer)
     if question is not None and len(set(sentences)) == len(sentences):
         for manner in get_args(Manner):
