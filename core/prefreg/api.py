@@ -21,18 +21,25 @@ from prefreg.plugins import InstalledAxis, Plugin, load_axes
 from prefreg.registry import (
     AliasEvent,
     BaseRecord,
+    DiskUse,
     GcReport,
     Problem,
     VersionRecord,
+    VersionSummary,
 )
-from prefreg.terms import Term, as_terms
+from prefreg.registry.moments import Moment, as_moment
+from prefreg.terms import Term, as_terms, parse_reference
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from prefreg.flows.add_axis import AxisPreview, AxisRequest
+    from prefreg.flows.compare import Comparison
     from prefreg.flows.compose import Composed, CompositionPlan, CompositionRequest
     from prefreg.flows.compose_adapter import AdapterResult
+    from prefreg.registry.backup import Backup
+    from prefreg.registry.copying import Copied
+    from prefreg.registry.searching import Found
     from prefreg.serving import SteeredModel
     from prefreg.training import Progress
 
@@ -105,8 +112,7 @@ class Registry:
         counts: dict[str, int] = {}
         if self.access.is_present():
             with self.access.reading() as store:
-                for record in store.versions():
-                    counts[record.axis] = counts.get(record.axis, 0) + 1
+                counts = store.count()
         reports = [AxisReport(found, counts.get(found.axis.name, 0)) for found in catalog.axes]
         return reports, (*catalog.broken, *catalog.disabled)
 
@@ -196,26 +202,67 @@ class Registry:
 
         return plan(self.access, request)
 
-    def load(self, base: str | None = None, terms: Terms = ()) -> "SteeredModel":
-        """Load a base model with dials, set to `terms`.
+    def load(
+        self, base: str | None = None, terms: Terms = (), *, at: Moment | None = None
+    ) -> "SteeredModel":
+        """Load a base model with dials, set to `terms`; with `at`, as versions were then.
 
         Without a base: the one base that the terms, or the whole registry, allow.
         """
         from prefreg.flows.steering import load_steered
 
-        return load_steered(self.access, as_terms(terms), base)
+        return load_steered(self.access, as_terms(terms), base, as_moment(at))
 
     def vectors(self, axis: str | None = None) -> list[VersionRecord]:
-        """Return the versions of an axis, or all, ordered by axis and number."""
+        """Return the full records of an axis, or all, ordered by axis and number."""
         with self.access.reading() as store:
             return store.versions(axis)
 
-    def show(
-        self, axis: str, reference: str | None = None, *, base: str | None = None
-    ) -> VersionRecord:
-        """Return the full record of one version; the newest without a reference."""
+    def summaries(self, axis: str | None = None) -> list[VersionSummary]:
+        """Return the versions without the records of their training, which is fast."""
         with self.access.reading() as store:
-            return store.resolve(axis, reference, base=base)
+            return store.summaries(axis)
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        tags: Iterable[str] = (),
+        note: str | None = None,
+        base: str | None = None,
+        metrics: Iterable[str] = (),
+    ) -> "list[Found]":
+        """Find versions by words, tags, notes, bases, and bounds such as `accuracy>=0.7`."""
+        from prefreg.registry import care
+        from prefreg.registry.searching import Query, parse_metric
+
+        query = Query(text, tuple(tags), note, base, tuple(map(parse_metric, metrics)))
+        with self.access.reading() as store:
+            return care.search(store, query)
+
+    def show(
+        self,
+        axis: str,
+        reference: str | None = None,
+        *,
+        base: str | None = None,
+        at: Moment | None = None,
+    ) -> VersionRecord:
+        """Return the full record of one version; the newest without a reference.
+
+        With `at`, what the reference meant then, of the versions that have not been removed.
+        """
+        from prefreg.flows.resolve import weights_of
+
+        with self.access.reading() as store:
+            weights = weights_of(store, base)
+            return store.resolve(axis, reference, base=weights, at=as_moment(at))
+
+    def diff(self, first: str, second: str) -> "Comparison":
+        """Compare two versions, each as in `helpful@1`: their records and their vectors."""
+        from prefreg.flows.compare import compare_versions
+
+        return compare_versions(self.access, parse_reference(first), parse_reference(second))
 
     def bases(self) -> list[BaseRecord]:
         """Return the base models that the registry knows."""
@@ -228,15 +275,65 @@ class Registry:
             store.set_alias(axis, number, alias)
             return store.resolve(axis, str(number))
 
-    def unalias(self, axis: str, alias: str) -> None:
+    def unalias(self, axis: str, alias: str, *, base: str | None = None) -> None:
         """Delete a version alias; its history is kept."""
-        with self.access.changing() as store:
-            store.delete_alias(axis, alias)
+        from prefreg.flows.resolve import weights_of
 
-    def alias_history(self, axis: str) -> list[AliasEvent]:
-        """Return what happened to the version aliases of an axis, oldest first."""
+        with self.access.changing() as store:
+            store.delete_alias(axis, alias, weights_of(store, base))
+
+    def alias_history(
+        self, axis: str, alias: str | None = None, *, at: Moment | None = None
+    ) -> list[AliasEvent]:
+        """Return what happened to the version aliases of an axis, oldest first, until `at`."""
         with self.access.reading() as store:
-            return store.alias_history(axis)
+            return store.alias_history(axis, alias, as_moment(at))
+
+    def tag(
+        self, axis: str, reference: str | int, *tags: str, remove: bool = False
+    ) -> VersionRecord:
+        """Give tags to a version, or take them away."""
+        from prefreg.registry import care
+
+        with self.access.changing() as store:
+            record = store.resolve(axis, str(reference))
+            return care.tag(store, record.axis, record.number, tags, remove=remove)
+
+    def rename(self, old: str, new: str) -> str:
+        """Rename an axis, whose old name goes on meaning it; return the name it had."""
+        from prefreg.registry import care
+
+        with self.access.changing() as store:
+            return care.rename_axis(store, old, new)
+
+    def copy(
+        self,
+        axis: str,
+        reference: str | int | None,
+        to: str | Path,
+        *,
+        name: str | None = None,
+        renumber: bool = False,
+    ) -> "Copied":
+        """Copy a version with its record to another registry, which is created if need be."""
+        from prefreg.flows.copying import copy_version
+
+        number = None if reference is None else str(reference)
+        return copy_version(self.access, (axis, number), to, name=name, renumber=renumber)
+
+    def backup(self, file: str | Path, *, overwrite: bool = False) -> "Backup":
+        """Write a verified snapshot to an SQLite file, while others may write."""
+        from prefreg.registry import care
+
+        with self.access.reading() as store:
+            return care.back_up(store, Path(file), overwrite=overwrite)
+
+    def disk_use(self) -> DiskUse:
+        """Say what the registry takes on the disk."""
+        from prefreg.registry import care
+
+        with self.access.reading() as store:
+            return care.disk_use(store)
 
     def remove(self, axis: str, number: int, *, force: bool = False) -> VersionRecord:
         """Remove a version; one that an alias names only with `force`."""

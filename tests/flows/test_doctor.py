@@ -1,5 +1,6 @@
 """What the examination of the house finds."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from prefreg.flows.doctor import empty_cache, examine
 
 def test_a_sound_house_is_described(trained: Path) -> None:
     found = examine(Access(trained))
-    assert found.facts["registry"].endswith("trained.db (2 versions)")
+    assert re.search(
+        r"trained.db \(2 versions, \d+\.\d MiB on the disk\)$", found.facts["registry"]
+    )
     assert found.facts["axes"].startswith("harmless, helpful")
     assert found.facts["hub"] == "offline"
     for name in ("python", "packages", "devices", "memory", "disk", "cache"):

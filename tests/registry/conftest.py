@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -42,9 +43,18 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "registry.db"
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry without a version, to be copied: making one takes longer than most tests."""
+    path = tmp_path_factory.mktemp("empty") / "empty.db"
+    Store.open(path, write=True).close()
+    return path
+
+
 @pytest.fixture
-def store(path: Path) -> Iterator[Store]:
+def store(path: Path, empty: Path) -> Iterator[Store]:
     """An empty registry, open to write, that keeps at most 64 bytes inline."""
+    shutil.copy(empty, path)
     with Store.open(path, write=True, inline_limit=64) as opened:
         yield opened
 

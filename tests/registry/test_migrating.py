@@ -12,7 +12,7 @@ from sqlalchemy import create_engine
 import prefreg.registry.migrating
 from prefreg.errors import RegistryError
 from prefreg.registry import Store, VersionRecord
-from prefreg.registry.migrating import REVISIONS, find_standing
+from prefreg.registry.migrating import REVISIONS, find_revision
 from prefreg.registry.schema import Base
 
 Add = Callable[..., VersionRecord]
@@ -55,10 +55,10 @@ def test_an_older_schema_is_told_from_a_newer_one(path: Path) -> None:
     Store.open(path, write=True).close()
     engine = create_engine(f"sqlite:///{path}")
     with engine.connect() as connection:
-        assert find_standing(connection, "r") == "current"
-        assert find_standing(connection, "r", (*REVISIONS, "later")) == "older"
+        assert find_revision(connection, "r") == REVISIONS[-1]
+        assert find_revision(connection, "r", (*REVISIONS, "later")) == REVISIONS[-1]
         with pytest.raises(RegistryError, match="newer"):
-            find_standing(connection, "r", ("later",))
+            find_revision(connection, "r", ("later",))
     engine.dispose()
 
 

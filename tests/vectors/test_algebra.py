@@ -54,6 +54,14 @@ def test_scaling_scales_the_length(a: list[float], eta: float) -> None:
     assert math.isclose(norm(scale(vector(a), eta)), expected, rel_tol=1e-6, abs_tol=1e-30)
 
 
+def test_a_tensor_that_is_not_held_counts_as_zeros() -> None:
+    whole = vector([1.0, 2.0, 3.0, 4.0])
+    part = MemoryTensors({"b": torch.tensor([[10.0, 100.0]])})
+    assert dot(whole, part, sparse=True) == dot(part, whole, sparse=True) == 430.0
+    with pytest.raises(VectorError, match="'a'"):
+        dot(whole, part)
+
+
 def test_the_cosine_with_zeros_is_refused() -> None:
     with pytest.raises(VectorError, match="not defined"):
         cosine(vector([0.0] * 4), vector([1.0] * 4))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data order.")
 @click.option("--max-length", type=click.IntRange(2), help="Tokens of prompt and answer together.")
 @click.option("--note", help="A line to remember the version by.")
+@click.option("--tag", "tags", multiple=True, help="A word to group versions by; may be repeated.")
 @click.option("--preset", help="A set of hyper-parameters: paper or quick.")
 @click.option(
     "--config",

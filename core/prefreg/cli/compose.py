@@ -1,11 +1,12 @@
 """Use what is stored: compose a checkpoint, or compose in memory and answer."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import TERM, Common, command, human_size, sections
+from prefreg.cli.options import AT, TERM, Common, command, human_size, sections
 from prefreg.cli.progress import byte_progress
 from prefreg.errors import UsageError
 from prefreg.terms import Term
@@ -58,6 +59,7 @@ _BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has
 @click.option("--hash", "hash_files", is_flag=True, help="Record the sha256 of every file.")
 @click.option("--verify", is_flag=True, help="Hash every vector again before it is used.")
 @click.option("--force-base", is_flag=True, help="Add vectors to a base they do not belong to.")
+@AT
 def compose(
     common: Common, terms: tuple[Term, ...], recipe: Path | None, plan: bool, **options: Any
 ) -> None:
@@ -147,17 +149,19 @@ def _describe(composed: "Composed") -> str:
 )
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@AT
 def generate(
     common: Common,
     terms: tuple[Term, ...],
     prompts: tuple[str, ...],
     base: str | None,
+    at: datetime | None,
     **options: Any,
 ) -> None:
     """Compose in memory and answer; without a TERM, the base model answers."""
     from prefreg.evaluation.sampling import Sampling
 
-    model = common.open_registry().load(base, terms)
+    model = common.open_registry().load(base, terms, at=at)
     answers = model.generate_all(prompts, Sampling(**options))
     data = {
         "terms": list(map(str, terms)),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from prefreg.cli import add_axis, axes, check_axis, compose, demo, registry, upkeep, vectors
+from prefreg.cli import add_axis, axes, check_axis, compose, demo, diff, registry, upkeep, vectors
 from prefreg.cli.options import Common, common_options
 from prefreg.config import debugging
 from prefreg.errors import PrefregError
@@ -42,7 +42,7 @@ def prefreg(context: click.Context) -> None:
     context.ensure_object(Common)
 
 
-for module in (demo, axes, add_axis, check_axis, compose, vectors, registry, upkeep):
+for module in (demo, axes, add_axis, check_axis, compose, vectors, diff, registry, upkeep):
     for entry in module.COMMANDS:
         prefreg.add_command(entry)
 

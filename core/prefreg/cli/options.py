@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from prefreg.errors import UsageError
+from prefreg.registry.moments import parse_moment
 from prefreg.terms import Term, parse_reference, parse_term
 
 if TYPE_CHECKING:
@@ -124,8 +126,29 @@ class ReferenceType(click.ParamType[tuple[str, str | None]]):
             self.fail(str(error), param, ctx)
 
 
+class MomentType(click.ParamType[datetime]):
+    """A moment in the past, `YYYY-MM-DD[THH:MM]`."""
+
+    name = "date"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        """Read the moment; malformed text is wrong usage."""
+        try:
+            return value if isinstance(value, datetime) else parse_moment(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
 TERM = TermType()
 REFERENCE = ReferenceType()
+AT = click.option(
+    "--at",
+    type=MomentType(),
+    metavar="DATE",
+    help="As it was at the end of YYYY-MM-DD, or at YYYY-MM-DDTHH:MM, in UTC.",
+)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

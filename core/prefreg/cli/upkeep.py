@@ -1,8 +1,11 @@
 """Keep the house: verify, gc, doctor."""
 
+from typing import Any
+
 import click
 
 from prefreg.cli.options import Common, command, human_size, sections
+from prefreg.cli.views import describe_disk, disk_view
 from prefreg.errors import RegistryError
 
 
@@ -21,9 +24,13 @@ def verify(common: Common) -> None:
 @click.option("--cache", is_flag=True, help="Empty the cache of fingerprints too.")
 def gc(common: Common, cache: bool) -> None:
     """Remove the bytes that no version needs."""
-    report = common.open_registry().gc()
-    data = {"files": report.files, "bytes": report.bytes}
-    text = f"Removed {report.files} files ({human_size(report.bytes)})."
+    registry = common.open_registry()
+    report, disk = registry.gc(), registry.disk_use()
+    data: dict[str, Any] = {"files": report.files, "bytes": report.bytes, "disk": disk_view(disk)}
+    text = (
+        f"Removed {report.files} files and gave {human_size(report.bytes)} back. "
+        f"{describe_disk(disk)}"
+    )
     if cache:
         from prefreg.flows.doctor import empty_cache
 

@@ -1,13 +1,22 @@
 """Look at what is stored: vectors, show, bases, alias, rm."""
 
+from datetime import datetime
 from typing import Any
 
 import click
 
-from prefreg.cli.options import REFERENCE, Common, command, human_size, sections, table
-from prefreg.cli.views import alias_view, base_view, version_summary, version_view
+from prefreg.cli.options import AT, REFERENCE, Common, command, human_size, sections, table
+from prefreg.cli.views import (
+    alias_view,
+    base_view,
+    describe_disk,
+    disk_view,
+    distinct_size,
+    version_summary,
+    version_view,
+)
 from prefreg.errors import UsageError
-from prefreg.registry import VersionRecord
+from prefreg.registry import VersionRecord, VersionSummary
 
 Reference = tuple[str, str | None]
 
@@ -16,7 +25,8 @@ Reference = tuple[str, str | None]
 @click.argument("axis", required=False)
 def vectors(common: Common, axis: str | None) -> None:
     """List the stored versions, of AXIS or of all axes."""
-    records = common.open_registry().vectors(axis)
+    registry = common.open_registry()
+    records = registry.summaries(axis)
     rows = [
         (
             str(record),
@@ -26,21 +36,35 @@ def vectors(common: Common, axis: str | None) -> None:
             record.dtype,
             human_size(record.size),
             f"{record.created:%Y-%m-%d %H:%M}",
+            ",".join(record.tags) or "-",
             record.note or "",
         )
         for record in records
     ]
-    headers = ("VERSION", "ALIASES", "BASE", "KIND", "DTYPE", "SIZE", "CREATED", "NOTE")
-    text = table(headers, rows) if rows else "No vectors yet. Add one with 'prefreg add-axis'."
-    common.emit("vectors", {"vectors": [version_summary(record) for record in records]}, text)
+    headers = ("VERSION", "ALIASES", "BASE", "KIND", "DTYPE", "SIZE", "CREATED", "TAGS", "NOTE")
+    size, disk = distinct_size(records), registry.disk_use()
+    text = "No vectors yet. Add one with 'prefreg add-axis'."
+    if rows:
+        count = f"{len(rows)} version{'s' if len(rows) > 1 else ''}, {human_size(size)}"
+        text = f"{table(headers, rows)}\n\n{count}. {describe_disk(disk)}"
+    data = {
+        "vectors": [version_summary(record) for record in records],
+        "bytes": size,
+        "disk": disk_view(disk),
+    }
+    common.emit("vectors", data, text)
 
 
 @command("show")
 @click.argument("reference", type=REFERENCE, metavar="AXIS[@V]")
-def show(common: Common, reference: Reference) -> None:
+@click.option("--base", help="Base model: its name, folder, hub id or fingerprint.")
+@AT
+def show(common: Common, reference: Reference, base: str | None, at: datetime | None) -> None:
     """Show the full record of one version; the newest without @V."""
-    record = common.open_registry().show(*reference)
-    common.emit("show", version_view(record), _describe(record))
+    registry = common.open_registry()
+    record, disk = registry.show(*reference, base=base, at=at), registry.disk_use()
+    text = f"{_describe(record)}\n\n{describe_disk(disk)}"
+    common.emit("show", version_view(record) | {"disk": disk_view(disk)}, text)
 
 
 def _describe(record: VersionRecord) -> str:
@@ -48,7 +72,9 @@ def _describe(record: VersionRecord) -> str:
         "version": record,
         "also called": ", ".join(record.axis_aliases) or "-",
         "aliases": ", ".join(record.aliases) or "-",
-        "kind": f"{record.kind}, {record.dtype}, {human_size(record.size)}",
+        "tags": ", ".join(record.tags) or "-",
+        "kind": f"{record.kind}, {record.dtype}",
+        "size": f"{human_size(record.size)} {'inside' if record.inline else 'beside'} the database",
         "sha256": record.sha256,
         "base": record.base.name + (f"@{record.base.revision}" if record.base.revision else ""),
         "base weights": record.base.weights,
@@ -85,8 +111,20 @@ def _brief(value: Any) -> str:
 
 @command("bases")
 def bases(common: Common) -> None:
-    """List the base models that the registry knows."""
-    records = common.open_registry().bases()
+    """List the base models that the registry knows, with the vectors on each."""
+    registry = common.open_registry()
+    records, disk = registry.bases(), registry.disk_use()
+    on_base: dict[str, list[VersionSummary]] = {}
+    for version in registry.summaries():
+        on_base.setdefault(version.base.weights, []).append(version)
+    counted = [
+        (
+            record,
+            len(on_base.get(record.weights, ())),
+            distinct_size(on_base.get(record.weights, ())),
+        )
+        for record in records
+    ]
     rows = [
         (
             record.name,
@@ -94,45 +132,89 @@ def bases(common: Common) -> None:
             f"{record.parameters:,}",
             record.dtype,
             record.weights[:12],
+            versions,
+            human_size(size),
             record.path or "-",
         )
-        for record in records
+        for record, versions, size in counted
     ]
-    headers = ("BASE", "REVISION", "PARAMETERS", "DTYPE", "WEIGHTS", "PATH")
-    text = table(headers, rows) if rows else "No bases yet. 'prefreg add-axis' records one."
-    common.emit("bases", {"bases": [base_view(record) for record in records]}, text)
+    headers = ("BASE", "REVISION", "PARAMETERS", "DTYPE", "WEIGHTS", "VERSIONS", "SIZE", "PATH")
+    text = "No bases yet. 'prefreg add-axis' records one."
+    if rows:
+        text = f"{table(headers, rows)}\n\n{describe_disk(disk)}"
+    data = {
+        "bases": [
+            base_view(record) | {"versions": versions, "bytes": size}
+            for record, versions, size in counted
+        ],
+        "disk": disk_view(disk),
+    }
+    common.emit("bases", data, text)
 
 
 @command("alias")
 @click.argument("reference", type=REFERENCE, metavar="AXIS[@V]")
 @click.argument("alias", required=False)
 @click.option("--delete", is_flag=True, help="Delete the alias; its history is kept.")
-def alias(common: Common, reference: Reference, alias: str | None, delete: bool) -> None:
+@click.option("--base", help="With --delete, where several bases have the alias.")
+@AT
+def alias(
+    common: Common,
+    reference: Reference,
+    alias: str | None,
+    delete: bool,
+    base: str | None,
+    at: datetime | None,
+) -> None:
     """Point ALIAS at a version, or show the history of an axis' aliases without one.
 
     `prefreg alias helpful@3 stable` names version 3; `prefreg alias helpful@stable --delete`
-    deletes the name.
+    deletes the name. `prefreg alias helpful@stable` shows the history of one alias, and --at
+    where it stood.
     """
-    registry = common.open_registry()
-    axis, version = reference
+    if at is not None and (alias or delete):
+        raise UsageError("--at looks at the history; an alias can be changed only now.")
+    if base is not None and not delete:
+        raise UsageError("--base goes with --delete: a version says which base an alias is for.")
     if delete:
-        name = alias or version
-        if name is None or name.isdigit():
-            raise UsageError("Say which alias to delete, as in 'prefreg alias helpful@stable'.")
-        registry.unalias(axis, name)
-        common.emit("alias", {"axis": axis, "alias": name, "version": None}, f"Deleted {name}.")
+        _delete_alias(common, reference, alias, base)
     elif alias is None:
-        events = registry.alias_history(axis)
-        rows = [
-            (f"{event.created:%Y-%m-%d %H:%M}", event.alias, event.action, event.number or "-")
-            for event in events
-        ]
-        text = table(("WHEN", "ALIAS", "ACTION", "VERSION"), rows)
-        common.emit("alias", {"axis": axis, "history": list(map(alias_view, events))}, text)
+        _show_history(common, reference, at)
     else:
-        record = registry.alias(axis, _number(reference), alias)
+        record = common.open_registry().alias(reference[0], _number(reference), alias)
         data = {"axis": record.axis, "alias": alias, "version": record.number}
         common.emit("alias", data, f"{record.axis}@{alias} is now {record}.")
+
+
+def _delete_alias(
+    common: Common, reference: Reference, alias: str | None, base: str | None
+) -> None:
+    axis, version = reference
+    name = alias or version
+    if name is None or name.isdigit():
+        raise UsageError("Say which alias to delete, as in 'prefreg alias helpful@stable'.")
+    common.open_registry().unalias(axis, name, base=base)
+    common.emit("alias", {"axis": axis, "alias": name, "version": None}, f"Deleted {name}.")
+
+
+def _show_history(common: Common, reference: Reference, at: datetime | None) -> None:
+    axis, name = reference
+    if name is not None and name.isdigit():
+        raise UsageError(f"Say what to call it, as in 'prefreg alias {axis}@{name} stable'.")
+    events = common.open_registry().alias_history(axis, name, at=at)
+    rows = [
+        (
+            f"{event.created:%Y-%m-%d %H:%M}",
+            event.alias,
+            event.action,
+            event.number or "-",
+            event.base.name,
+        )
+        for event in events
+    ]
+    headers = ("WHEN", "ALIAS", "ACTION", "VERSION", "BASE")
+    text = table(headers, rows) if rows else f"No version of {axis} was ever given an alias."
+    common.emit("alias", {"axis": axis, "history": list(map(alias_view, events))}, text)
 
 
 @command("rm")

@@ -1,8 +1,10 @@
-"""Records as JSON: what `--json` writes for versions, bases and aliases."""
+"""Records as JSON: what `--json` writes for versions, bases, aliases and the disk."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from prefreg.registry import AliasEvent, BaseRecord, VersionRecord
+from prefreg.cli.options import human_size
+from prefreg.registry import AliasEvent, BaseRecord, DiskUse, VersionRecord, VersionSummary
 
 
 def base_view(record: BaseRecord) -> dict[str, Any]:
@@ -20,7 +22,7 @@ def base_view(record: BaseRecord) -> dict[str, Any]:
     }
 
 
-def version_summary(record: VersionRecord) -> dict[str, Any]:
+def version_summary(record: VersionSummary) -> dict[str, Any]:
     """Describe a version without its training record."""
     return {
         "axis": record.axis,
@@ -31,9 +33,11 @@ def version_summary(record: VersionRecord) -> dict[str, Any]:
         "dtype": record.dtype,
         "sha256": record.sha256,
         "size": record.size,
+        "inline": record.inline,
         "base": {"name": record.base.name, "weights": record.base.weights},
         "created": record.created.isoformat(),
         "note": record.note,
+        "tags": list(record.tags),
     }
 
 
@@ -63,3 +67,24 @@ def alias_view(event: AliasEvent) -> dict[str, Any]:
         "base": event.base.name,
         "created": event.created.isoformat(),
     }
+
+
+def disk_view(disk: DiskUse) -> dict[str, Any]:
+    """Describe what a registry takes on the disk, in bytes."""
+    return {
+        "database": disk.database,
+        "files": disk.files,
+        "beside": disk.beside,
+        "total": disk.total,
+    }
+
+
+def describe_disk(disk: DiskUse) -> str:
+    """Say what a registry takes on the disk."""
+    beside = f", of which {human_size(disk.beside)} beside the database" if disk.files else ""
+    return f"The registry takes {human_size(disk.total)} on the disk{beside}."
+
+
+def distinct_size(versions: Iterable[VersionSummary]) -> int:
+    """Add up the bytes of versions; equal bytes are kept once."""
+    return sum({version.sha256: version.size for version in versions}.values())

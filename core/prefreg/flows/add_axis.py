@@ -19,6 +19,7 @@ from prefreg.flows.resolve import base_spec, identify
 from prefreg.flows.rows import Origin, open_rows
 from prefreg.plugins import InstalledAxis, load_axes
 from prefreg.registry import NewVersion, VersionRecord
+from prefreg.registry.tags import check_tags
 from prefreg.training import Progress
 from prefreg.training.loading import load_limits, load_tokenizer
 from prefreg.training.pair import PairResult, TrainedPole, train_pair
@@ -45,6 +46,7 @@ class AxisRequest:
     seed: int = 0
     max_length: int | None = None
     note: str | None = None
+    tags: Sequence[str] = ()
     preset: str | None = None
     config: Path | None = None
     settings: Sequence[str] = ()
@@ -132,6 +134,7 @@ def add_axis(
             base=identify(run.base),
             metadata=_metadata(run, result, extraction, time.perf_counter() - started),
             note=request.note,
+            tags=tuple(request.tags),
         )
         with access.writing() as store:
             return store.add(new, blob)
@@ -167,6 +170,7 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
 def _prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared:
     if not AXIS_NAME.fullmatch(request.name):
         raise UsageError(f"{request.name!r} is no axis name.")
+    check_tags(request.tags)
     installed = load_axes().find(request.name)
     base = _choose_base(access, request.base, note)
     settings = resolve_settings(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class CompositionRequest:
     """What is written: a whole `checkpoint`, or an `adapter` of low-rank vectors."""
     max_rank: int | None = None
     """The largest rank of an adapter's modules; without it nothing is lost."""
+    at: datetime | None = None
+    """The moment as of which versions are looked up."""
     hashes: tuple[tuple[str, str], ...] = ()
     """What a recipe says of the vectors: axis and sha256."""
 
@@ -202,7 +205,9 @@ def resolve_plan(access: Access, request: CompositionRequest) -> tuple[Resolutio
     if not request.terms:
         raise UsageError("A composition needs at least one term, as in helpful:1.")
     with access.reading() as store:
-        found = resolve_terms(store, request.terms, request.base, force_base=request.force_base)
+        found = resolve_terms(
+            store, request.terms, request.base, force_base=request.force_base, at=request.at
+        )
         _check_hashes(found, request)
         terms = [
             PlannedTerm(

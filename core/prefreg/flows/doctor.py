@@ -11,6 +11,7 @@ from prefreg.config import cache_folder
 from prefreg.errors import PrefregError
 from prefreg.flows.access import Access
 from prefreg.plugins import load_axes
+from prefreg.registry import care
 
 _PACKAGES = ("prefreg", "torch", "transformers", "trl", "datasets", "safetensors", "sqlalchemy")
 _LITTLE_DISK = 2 * 1024**3
@@ -56,7 +57,11 @@ def empty_cache() -> int:
 def _registry(access: Access, facts: dict[str, str]) -> list[str]:
     try:
         with access.reading() as store:
-            facts["registry"] = f"{store.location} ({len(store.versions())} versions)"
+            disk = care.disk_use(store)
+            facts["registry"] = (
+                f"{store.location} ({sum(store.count().values())} versions, "
+                f"{disk.total / 1024**2:.1f} MiB on the disk)"
+            )
             return [str(problem) for problem in store.verify()]
     except PrefregError as error:
         facts["registry"] = "none"

@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.errors import BaseModelError, RegistryError, UsageError
 from prefreg.registry import BaseIdentity, BaseRecord, Store, VersionRecord
 from prefreg.terms import Term
+
+_PREFIX = 8
+"""How many digits of a fingerprint name a base; messages show twelve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +31,16 @@ class Resolution:
 
 
 def resolve_terms(
-    store: Store, terms: Sequence[Term], base: str | None = None, *, force_base: bool = False
+    store: Store,
+    terms: Sequence[Term],
+    base: str | None = None,
+    *,
+    force_base: bool = False,
+    at: datetime | None = None,
 ) -> Resolution:
     """Find the versions that terms name, on the base given or on the one base that has them all.
+
+    `at` asks for the versions that they named at a moment.
 
     Raises:
         UsageError: An axis is named twice, also through an alias.
@@ -40,13 +51,13 @@ def resolve_terms(
     if base is not None:
         model = resolve_base(base)
         weights = None if force_base else model.fingerprint.weights
-        return Resolution(model, resolve_on(store, terms, weights))
-    record = _only_base(store, terms)
-    return Resolution(find_base(record), resolve_on(store, terms, record.weights))
+        return Resolution(model, resolve_on(store, terms, weights, at))
+    record = _only_base(store, terms, at)
+    return Resolution(find_base(record), resolve_on(store, terms, record.weights, at))
 
 
 def resolve_on(
-    store: Store, terms: Sequence[Term], weights: str | None
+    store: Store, terms: Sequence[Term], weights: str | None, at: datetime | None = None
 ) -> tuple[ResolvedTerm, ...]:
     """Find the versions of terms on the base with this fingerprint, ordered by axis.
 
@@ -56,7 +67,7 @@ def resolve_on(
     """
     _refuse_repeats(store, terms)
     found = [
-        ResolvedTerm(store.resolve(term.axis, term.reference, base=weights), term.eta)
+        ResolvedTerm(store.resolve(term.axis, term.reference, base=weights, at=at), term.eta)
         for term in terms
     ]
     return tuple(sorted(found, key=lambda term: term.record.axis))
@@ -80,6 +91,28 @@ def find_base(record: BaseRecord) -> BaseModel:
             f"{model.fingerprint.weights[:12]}, the vectors belong to {record.weights[:12]}."
         )
     return model
+
+
+def weights_of(store: Store, base: str | None) -> str | None:
+    """Return the fingerprint of a base: one that the registry knows, else one that is opened.
+
+    Raises:
+        RegistryError: Several known bases are meant.
+        BaseModelError: There is no such base.
+    """
+    if base is None:
+        return None
+    known = [
+        record.weights
+        for record in store.bases()
+        if base in (record.name, record.path, base_spec(record))
+        or (len(base) >= _PREFIX and record.weights.startswith(base))
+    ]
+    if len(known) > 1:
+        raise RegistryError(
+            f"Several bases are called {base!r}. Give one by its fingerprint: {', '.join(known)}."
+        )
+    return known[0] if known else resolve_base(base).fingerprint.weights
 
 
 def base_spec(record: BaseRecord) -> str:
@@ -112,16 +145,18 @@ def _refuse_repeats(store: Store, terms: Sequence[Term]) -> None:
         written[canonical] = term.axis
 
 
-def _only_base(store: Store, terms: Sequence[Term]) -> BaseRecord:
+def _only_base(store: Store, terms: Sequence[Term], at: datetime | None) -> BaseRecord:
     candidates = store.bases()
-    fitting = [base for base in candidates if _has_all(store, terms, base)]
+    fitting = [base for base in candidates if _has_all(store, terms, base, at)]
     if len(fitting) == 1:
         return fitting[0]
     if not candidates:
         raise RegistryError("The registry holds no vector yet. Add one with 'prefreg add-axis'.")
     if not fitting:
         for term in terms:
-            store.resolve(term.axis, term.reference)  # an unknown axis or version is told first
+            store.resolve(
+                term.axis, term.reference, at=at
+            )  # an unknown axis or version is told first
         raise RegistryError(
             "No base model has a vector for every term: "
             + "; ".join(f"{term.axis} on {_bases_of(store, term)}" for term in terms)
@@ -131,14 +166,14 @@ def _only_base(store: Store, terms: Sequence[Term]) -> BaseRecord:
     raise RegistryError(f"Several base models fit; choose one with --base: {names}.")
 
 
-def _has_all(store: Store, terms: Sequence[Term], base: BaseRecord) -> bool:
+def _has_all(store: Store, terms: Sequence[Term], base: BaseRecord, at: datetime | None) -> bool:
     try:
-        resolve_on(store, terms, base.weights)
+        resolve_on(store, terms, base.weights, at)
     except RegistryError:
         return False
     return True
 
 
 def _bases_of(store: Store, term: Term) -> str:
-    bases = {base_spec(record.base) for record in store.versions(term.axis)}
+    bases = {base_spec(record.base) for record in store.summaries(term.axis)}
     return " and ".join(sorted(bases))

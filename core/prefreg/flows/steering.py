@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 
 import torch
 from transformers import PreTrainedModel
@@ -16,8 +17,10 @@ from prefreg.training.loading import load_model, load_tokenizer, quiet
 from prefreg.vectors import Vector, open_vector, read_tensor
 
 
-def load_steered(access: Access, terms: Sequence[Term], base: str | None) -> SteeredModel:
-    """Load a base model with dials, set to `terms`.
+def load_steered(
+    access: Access, terms: Sequence[Term], base: str | None, at: datetime | None = None
+) -> SteeredModel:
+    """Load a base model with dials, set to `terms`; `at` looks versions up as of a moment.
 
     Raises:
         RegistryError: A term has no version, or several bases fit and none was named.
@@ -27,12 +30,12 @@ def load_steered(access: Access, terms: Sequence[Term], base: str | None) -> Ste
         found = resolve_base(base)  # needs no registry: the base may be used as it is
     else:
         with access.reading() as store:
-            found = resolve_terms(store, terms, base).base
+            found = resolve_terms(store, terms, base, at=at).base
     with quiet():
         model, tokenizer = load_model(found, "auto"), load_tokenizer(found)
     model.train(False)
     dials = make_dials(model, found)
-    return SteeredModel(dials, tokenizer, VectorShelf(found, access)).set(terms)
+    return SteeredModel(dials, tokenizer, VectorShelf(found, access, at)).set(terms)
 
 
 @contextmanager
@@ -88,10 +91,11 @@ def check_same_weights(model: PreTrainedModel, dials: Dials, base: BaseModel) ->
 class VectorShelf:
     """Finds the vectors of terms on one base, and keeps those it has opened."""
 
-    def __init__(self, base: BaseModel, access: Access) -> None:
-        """Look vectors of `base` up in the registry."""
+    def __init__(self, base: BaseModel, access: Access, at: datetime | None = None) -> None:
+        """Look vectors of `base` up in the registry, as of a moment where one is given."""
         self._base = base
         self._access = access
+        self._at = at
         self._vectors: dict[str, Vector] = {}
 
     def __call__(self, terms: Sequence[Term]) -> list[tuple[float, Vector]]:
@@ -99,7 +103,7 @@ class VectorShelf:
         if not terms:
             return []  # needs no registry
         with self._access.reading() as store:
-            found = resolve_on(store, terms, self._base.fingerprint.weights)
+            found = resolve_on(store, terms, self._base.fingerprint.weights, self._at)
             for term in found:
                 if term.record.sha256 not in self._vectors:
                     source = store.vector_source(term.record)

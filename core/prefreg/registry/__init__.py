@@ -10,11 +10,13 @@ from prefreg.registry.records import (
     AliasEvent,
     BaseIdentity,
     BaseRecord,
+    DiskUse,
     GcReport,
     Measurement,
     NewVersion,
     Problem,
     VersionRecord,
+    VersionSummary,
 )
 
 if TYPE_CHECKING:
@@ -34,10 +36,12 @@ __all__ = [
     "AliasEvent",
     "BaseIdentity",
     "BaseRecord",
+    "DiskUse",
     "GcReport",
     "Measurement",
     "NewVersion",
     "Problem",
     "Store",
     "VersionRecord",
+    "VersionSummary",
 ]

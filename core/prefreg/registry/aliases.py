@@ -4,31 +4,54 @@ An alias belongs to an axis and a base. Events are only ever appended, and the l
 an alias says where it points.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
 from prefreg.errors import RegistryError, UsageError
 from prefreg.registry.bases import describe_base, record_base
+from prefreg.registry.moments import describe_moment
 from prefreg.registry.records import AliasAction, AliasEvent
 from prefreg.registry.schema import AliasEventRow, AxisRow, BaseRow, VersionRow
 from prefreg.terms import ALIAS_NAME
 
 
-def current_aliases(session: Session, axis: str) -> dict[tuple[str, str], int]:
-    """Map (weights of the base, alias) to the number of the version it points to."""
-    current: dict[tuple[str, str], int | None] = {}
-    for weights, alias, number in session.execute(
-        select(BaseRow.weights, AliasEventRow.alias, AliasEventRow.number)
-        .join(AliasEventRow.base)
-        .join(AliasEventRow.axis)
-        .where(AxisRow.name == axis)
-        .order_by(AliasEventRow.id)
-    ):
-        current[weights, alias] = number
-    return {key: number for key, number in current.items() if number is not None}
+def standing_aliases(
+    session: Session, axes: Sequence[int] | None, at: datetime | None = None
+) -> list[tuple[int, int, str, int]]:
+    """Return (axis id, base id, alias, number) of what aliases point to, now or at a moment."""
+    latest = select(func.max(AliasEventRow.id)).group_by(
+        AliasEventRow.axis_id, AliasEventRow.base_id, AliasEventRow.alias
+    )
+    if axes is not None:
+        latest = latest.where(AliasEventRow.axis_id.in_(axes))
+    if at is not None:
+        latest = latest.where(AliasEventRow.created <= at)
+    rows = session.execute(
+        select(
+            AliasEventRow.axis_id, AliasEventRow.base_id, AliasEventRow.alias, AliasEventRow.number
+        ).where(AliasEventRow.id.in_(latest))
+    )
+    return [(axis, base, alias, number) for axis, base, alias, number in rows if number]
+
+
+def current_aliases(
+    session: Session, axis: str, at: datetime | None = None
+) -> dict[tuple[str, str], int]:
+    """Map (weights of the base, alias) to the number of the version that it points to.
+
+    At an earlier moment, that version may have been removed since.
+    """
+    axis_id = session.scalar(select(AxisRow.id).where(AxisRow.name == axis))
+    if axis_id is None:
+        return {}
+    weights = dict(session.execute(select(BaseRow.id, BaseRow.weights)).all())
+    return {
+        (weights[base], alias): number
+        for _, base, alias, number in standing_aliases(session, [axis_id], at)
+    }
 
 
 def aliases_of(session: Session, axis: str, number: int) -> tuple[str, ...]:
@@ -86,15 +109,35 @@ def drop_aliases_of(
         _append(session, version.axis, version.base, alias, None, "removed", now)
 
 
-def read_history(session: Session, axis: str) -> list[AliasEvent]:
-    """Return every change of an axis' version aliases, oldest first."""
+def read_history(
+    session: Session, axis: str, alias: str | None = None, at: datetime | None = None
+) -> list[AliasEvent]:
+    """Return every change of an axis' version aliases, or of one, until a moment, oldest first.
+
+    Raises:
+        RegistryError: The alias was never set, or not until the moment.
+    """
     rows = session.scalars(
         select(AliasEventRow)
         .join(AliasEventRow.axis)
         .where(AxisRow.name == axis)
         .options(joinedload(AliasEventRow.base))
         .order_by(AliasEventRow.id)
-    )
+    ).all()
+    if alias is not None:
+        ever = {row.alias for row in rows}
+        rows = [row for row in rows if row.alias == alias]
+        if not rows:
+            raise RegistryError(
+                f"Axis {axis!r} never had a version alias {alias!r}. "
+                f"It had: {', '.join(sorted(ever)) or 'none'}."
+            )
+    until = [row for row in rows if at is None or row.created <= at]
+    if rows and not until and at is not None:
+        raise RegistryError(
+            f"No version alias of axis {axis!r} was set by {describe_moment(at)}: "
+            f"the first, {rows[0].alias!r}, was set on {describe_moment(rows[0].created)}."
+        )
     return [
         AliasEvent(
             axis=axis,
@@ -104,7 +147,7 @@ def read_history(session: Session, axis: str) -> list[AliasEvent]:
             created=row.created,
             action=row.action,  # type: ignore[arg-type]  # only this module writes actions
         )
-        for row in rows
+        for row in until
     ]
 
 

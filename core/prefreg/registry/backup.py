@@ -1,19 +1,20 @@
 """A consistent snapshot of a registry, taken while others write, and checked before it appears."""
 
+import fcntl
 import os
-import secrets
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from prefreg.errors import RegistryError
 from prefreg.registry import blobs, maintenance
 from prefreg.registry.migrating import check_schema, upgrade_schema
 from prefreg.registry.opening import Database
-from prefreg.registry.schema import Base
+from prefreg.registry.schema import Base, BlobRow, VersionRow
 
 _ATTEMPTS = 5
 _ROWS = 100
@@ -40,33 +41,101 @@ def back_up(database: Database, folder: Path | None, target: Path, *, overwrite:
         RegistryError: The target is in the way or cannot be written, or the registry is damaged.
     """
     target = target.resolve()
-    if target == database.path:
-        raise RegistryError(f"{target} is the registry itself. Name another file for the backup.")
-    if target.exists() and not (overwrite and target.is_file()):
-        raise RegistryError(f"{target} exists. Name another file, or use --overwrite.")
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    _check_target(database, target, overwrite=overwrite)
     try:
-        return _write(database, folder, partial, target)
+        with _partial_file(target) as partial:
+            return _write(database, folder, partial, target)
     except OSError as error:
         raise RegistryError(
             f"The backup {target} cannot be written ({error.filename or target}: "
             f"{error.strerror}). Check the folder and the free space."
         ) from error
+
+
+def _check_target(database: Database, target: Path, *, overwrite: bool) -> None:
+    if not target.parent.is_dir():
+        raise RegistryError(f"The folder {target.parent} does not exist. Create it first.")
+    if not target.exists():
+        # The journal of a database that is gone would be played back into the backup.
+        target.with_name(f"{target.name}-journal").unlink(missing_ok=True)
+        return
+    if database.path is not None and target.samefile(database.path):
+        raise RegistryError(f"{target} is the registry itself. Name another file for the backup.")
+    if not overwrite:
+        raise RegistryError(f"{target} exists. Name another file, or use --overwrite.")
+    # Only a registry is replaced: a slip of the finger must not cost another file.
+    present = Database.open(target, write=False, busy_timeout=30)
+    try:
+        check_schema(present)
     finally:
-        for leftover in (partial, partial.with_name(f"{partial.name}-journal")):
-            leftover.unlink(missing_ok=True)
+        present.close()
+
+
+@contextmanager
+def _partial_file(target: Path) -> Iterator[Path]:
+    """Name the file to write to before it becomes the target; one backup to a target at a time.
+
+    Its name is fixed, so that what a killed process left is taken up by the next backup.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    mark = target.with_name(f".{target.name}.lock")
+    while True:
+        # The mark is locked, not the database: on network homes that would be SQLite's own lock.
+        with mark.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RegistryError(
+                    f"Another backup to {target} is under way. Wait for it, or name another file."
+                ) from error
+            if os.fstat(file.fileno()).st_nlink == 0:
+                continue  # that backup was just finished
+            try:
+                yield partial
+            finally:
+                _remove_database(partial)
+                mark.unlink(missing_ok=True)
+            return
+
+
+def _remove_database(path: Path) -> None:
+    for leftover in (path.with_name(f"{path.name}-journal"), path):
+        leftover.unlink(missing_ok=True)
 
 
 def _write(database: Database, folder: Path | None, partial: Path, target: Path) -> Backup:
     vectors = blobs.blob_folder(target)
-    if not target.parent.is_dir():
-        raise RegistryError(f"The folder {target.parent} does not exist. Create it first.")
+    copied: list[Path] = []
+    try:
+        needed, size = _snapshot_with_files(database, folder, partial, vectors, copied)
+        versions = _check_snapshot(database, partial, vectors)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        size += partial.stat().st_size
+        os.replace(partial, target)
+    except BaseException:
+        _remove_copies(copied, vectors)
+        raise
+    blobs.sync_folder(target.parent)
+    blobs.remove_unreferenced(vectors, needed)  # of the backup that was replaced
+    return Backup(target, versions, len(needed), size)
+
+
+def _remove_copies(copied: list[Path], vectors: Path) -> None:
+    for path in copied:
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or it holds another backup's vectors
+        vectors.rmdir()
+
+
+def _snapshot_with_files(
+    database: Database, folder: Path | None, partial: Path, vectors: Path, copied: list[Path]
+) -> tuple[frozenset[str], int]:
     for attempt in range(1, _ATTEMPTS + 1):
-        partial.unlink(missing_ok=True)
+        _remove_database(partial)
         _snapshot(database, partial)
         try:
-            files, size = _copy_files(partial, folder, vectors)
-            break
+            return _copy_files(partial, folder, vectors, copied)
         except FileNotFoundError as error:
             # Removed and collected after the snapshot was taken: the next one is without it.
             if attempt == _ATTEMPTS:
@@ -74,6 +143,11 @@ def _write(database: Database, folder: Path | None, partial: Path, target: Path)
                     f"{error.filename} is missing, so {database.location} cannot be backed up. "
                     "`prefreg verify` says which versions need it."
                 ) from error
+    raise AssertionError
+
+
+def _check_snapshot(database: Database, partial: Path, vectors: Path) -> int:
+    """Verify a snapshot before it appears; return the number of its versions."""
     snapshot = Database.open(partial, write=False, busy_timeout=30)
     try:
         check_schema(snapshot)
@@ -82,16 +156,10 @@ def _write(database: Database, folder: Path | None, partial: Path, target: Path)
             raise RegistryError(
                 f"{database.location} is damaged, so no backup was made: {problems[0]}"
             )
-        with closing(sqlite3.connect(partial)) as connection:
-            versions = connection.execute("SELECT count(*) FROM versions").fetchone()[0]
+        with snapshot.reading() as session:
+            return session.scalar(select(func.count(VersionRow.id))) or 0
     finally:
         snapshot.close()
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    size += partial.stat().st_size
-    os.replace(partial, target)
-    blobs.sync_folder(target.parent)
-    return Backup(target, versions, files, size)
 
 
 def _snapshot(database: Database, partial: Path) -> None:
@@ -116,25 +184,36 @@ def _copy_rows(database: Database, partial: Path) -> None:
             for table in Base.metadata.sorted_tables:
                 if table.name == "tags" and not database.has_tags:
                     continue
-                rows = source.execute(select(table).execution_options(yield_per=_ROWS))
+                # A row of blobs may hold hundreds of megabytes: one at a time.
+                at_once = 1 if table is BlobRow.__table__ else _ROWS
+                rows = source.execute(select(table).execution_options(yield_per=at_once))
                 for part in rows.mappings().partitions():
                     target.execute(table.insert(), [dict(row) for row in part])
     finally:
         copy.close()
 
 
-def _copy_files(partial: Path, folder: Path | None, vectors: Path) -> tuple[int, int]:
-    files = total = 0
+def _copy_files(
+    partial: Path, folder: Path | None, vectors: Path, copied: list[Path]
+) -> tuple[frozenset[str], int]:
+    """Copy the files that a snapshot needs; return their hashes and the sum of their sizes."""
+    total = 0
     with closing(sqlite3.connect(partial)) as connection, connection:
-        rows = connection.execute(
-            "SELECT sha256 FROM blobs WHERE data IS NULL ORDER BY sha256"
-        ).fetchall()
-        for (sha256,) in rows:
-            assert folder is not None
+        hashes = [
+            sha256
+            for (sha256,) in connection.execute(
+                "SELECT sha256 FROM blobs WHERE data IS NULL ORDER BY sha256"
+            ).fetchall()
+        ]
+        for sha256 in hashes:
+            assert folder is not None  # on a server, everything lies in the database
+            path = blobs.file_of(vectors, sha256)
+            if not path.exists():
+                copied.append(path)
             state = blobs.copy_file(blobs.file_of(folder, sha256), vectors, sha256)
             connection.execute(
                 "UPDATE blobs SET mtime_ns = ?, inode = ? WHERE sha256 = ?",
                 (state[1], state[2], sha256),
             )
-            files, total = files + 1, total + state[0]
-    return files, total
+            total += state[0]
+    return frozenset(hashes), total

@@ -49,9 +49,13 @@ def last_base(session: Session) -> BaseRecord | None:
     return record_base(row) if row else None
 
 
-def keep_base(session: Session, identity: BaseIdentity, now: datetime) -> BaseRow:
-    """Add a base, or note how and where a known one was seen this time."""
+def keep_base(
+    session: Session, identity: BaseIdentity, now: datetime, *, seen: bool = True
+) -> BaseRow:
+    """Add a base, or note how and where a known one was seen this time, if it was."""
     row = _find(session, identity.weights)
+    if row is not None and not seen:
+        return row
     if row is None:
         row = BaseRow(weights=identity.weights, created=now)
     row.name, row.revision = identity.name, identity.revision

@@ -1,5 +1,6 @@
 """Copying a version into another registry: its bytes, its record and what was measured."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -7,10 +8,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from prefreg.errors import RegistryError
+from prefreg.registry.listing import load_summaries, load_version
 from prefreg.registry.names import check_names
-from prefreg.registry.records import NewVersion, VersionRecord
-from prefreg.registry.schema import AxisRow, BlobRow, VersionRow
-from prefreg.registry.versions import append_measurement, find_row, insert_version, load_versions
+from prefreg.registry.records import NewVersion, VersionRecord, VersionSummary
+from prefreg.registry.schema import AxisRow, BaseRow, BlobRow, VersionRow
+from prefreg.registry.versions import append_measurement, find_row, insert_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,8 @@ class Copied:
     """A version in its new registry, and whether it had to be added."""
 
     record: VersionRecord
+    registry: str
+    """Where it is now, without a password."""
     added: bool
 
 
@@ -45,19 +49,31 @@ def find_copy(
         RegistryError: The number is another version's, or was used before.
     """
     check_names(session, axis, ())
-    known = load_versions(session, AxisRow.name == axis, VersionRow.sha256 == record.sha256)
-    same = [found for found in known if found.base.weights == record.base.weights]
-    for found in sorted(same, key=lambda found: found.number != record.number):
-        return found
+    same = [
+        known.number
+        for known in load_summaries(
+            session,
+            AxisRow.name == axis,
+            VersionRow.sha256 == record.sha256,
+            BaseRow.weights == record.base.weights,
+        )
+    ]
+    if same:
+        return load_version(session, axis, record.number if record.number in same else same[0])
     last = session.scalar(select(AxisRow.last_number).where(AxisRow.name == axis)) or 0
     if renumber or record.number > last:
         return None
-    taken = load_versions(session, AxisRow.name == axis, VersionRow.number == record.number)
-    state = "is a different version there" if taken else "was used or passed over there"
+    taken = load_summaries(session, AxisRow.name == axis, VersionRow.number == record.number)
+    state = f"is a different version there{_told(taken)}" if taken else "was used before there"
     raise RegistryError(
         f"{record} is not copied: {axis}@{record.number} {state}. "
         f"Use --renumber to give it the next number, {last + 1}."
     )
+
+
+def _told(taken: Sequence[VersionSummary]) -> str:
+    (version,) = taken
+    return f" ({version.sha256[:12]}, on {version.base.name})"
 
 
 def insert_copy(
@@ -76,7 +92,9 @@ def insert_copy(
     """
     new = new_version_of(record, axis)
     number = None if renumber else record.number
-    added = insert_version(session, new, blob, now, number=number, created=record.created)
+    added = insert_version(
+        session, new, blob, now, number=number, created=record.created, seen=False
+    )
     row = find_row(session, axis, added.number)
     for measurement in record.measurements:
         append_measurement(row, measurement)

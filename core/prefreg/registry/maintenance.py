@@ -7,10 +7,10 @@ from sqlalchemy.orm import Session, undefer
 
 from prefreg.errors import RegistryError, VectorError
 from prefreg.registry.blobs import read_source, remove_unreferenced
+from prefreg.registry.listing import load_versions
 from prefreg.registry.opening import Database
 from prefreg.registry.records import GcReport, Problem
 from prefreg.registry.schema import AxisRow, BlobRow, VersionRow
-from prefreg.registry.versions import load_versions
 
 
 def verify_registry(database: Database, folder: Path | None) -> list[Problem]:

@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from sqlalchemy import Connection, inspect, text
 
 from prefreg.errors import RegistryError
 from prefreg.registry.opening import Database
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """Every revision, oldest first; known here so that reading needs no Alembic."""
 
 _OUR_TABLES = frozenset({"alembic_version", "axes", "blobs", "versions"})
-
-Standing = Literal["absent", "older", "current"]
+_FIRST_WITH_TAGS = "0002"
 
 
 def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> None:
@@ -24,13 +22,13 @@ def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> No
         RegistryError: It is empty, of another schema, or something else.
     """
     with database.reading() as session:
-        standing = find_standing(session.connection(), database.location, revisions)
-    if standing == "absent":
+        revision = find_revision(session.connection(), database.location, revisions)
+    if revision is None:
         raise RegistryError(
             f"The registry {database.location} is empty: it has no tables yet. "
             "`prefreg add-axis NAME` fills it."
         )
-    database.has_tags = standing == "current"
+    database.has_tags = revisions.index(revision) >= revisions.index(_FIRST_WITH_TAGS)
 
 
 def upgrade_schema(database: Database) -> None:
@@ -40,35 +38,33 @@ def upgrade_schema(database: Database) -> None:
         RegistryError: The database is of a newer schema, or something else.
     """
     with database.reading() as session:
-        if find_standing(session.connection(), database.location) == "current":
+        if find_revision(session.connection(), database.location) == REVISIONS[-1]:
             return
     with database.writing() as session:
         connection = session.connection()
         # Asked again under the lock: of several processes only the first may migrate.
-        if find_standing(connection, database.location) != "current":
+        if find_revision(connection, database.location) != REVISIONS[-1]:
             _migrate(connection)
 
 
-def find_standing(
+def find_revision(
     connection: Connection, location: str, revisions: Sequence[str] = REVISIONS
-) -> Standing:
-    """Say how a database's revision stands to ours.
+) -> str | None:
+    """Return a database's revision, or None where it has no tables yet.
 
     Raises:
         RegistryError: It is newer than ours, or the tables are of something else.
     """
     tables = set(inspect(connection).get_table_names())
     if not tables & _OUR_TABLES and (not tables or connection.dialect.name != "sqlite"):
-        return "absent"
+        return None
     if not tables >= _OUR_TABLES:
         raise RegistryError(
             f"{location} is a database, but not a prefreg registry. Name another file."
         )
     revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    if revision == revisions[-1]:
-        return "current"
     if revision in revisions:
-        return "older"
+        return str(revision)
     raise RegistryError(
         f"The registry {location} has schema {revision!r}, newer than this prefreg's "
         f"{revisions[-1]!r}. Upgrade prefreg."

@@ -1,27 +1,14 @@
-"""From what a user wrote to an axis and a version, with messages that say what there is."""
+"""Names of axes: whom they belong to, with messages that say what there is."""
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from prefreg.axes import AXIS_NAME
 from prefreg.errors import RegistryError, UsageError
-from prefreg.registry.aliases import current_aliases
-from prefreg.registry.bases import describe_base
-from prefreg.registry.schema import AxisAliasRow, AxisRow, BaseRow, VersionRow
-
-_LONGEST_NUMBER = 18
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """As little of a version as choosing one takes."""
-
-    number: int
-    weights: str
+from prefreg.registry.schema import AxisAliasRow, AxisRow, VersionRow
 
 
 def axis_names(session: Session) -> dict[str, tuple[str, ...]]:
@@ -71,8 +58,20 @@ def require_axis(session: Session, name: str, location: str) -> str:
     everything = [*axes, *(alias for aliases in axes.values() for alias in aliases)]
     raise RegistryError(
         f"{location} has no vector of axis {name!r}. It has: {', '.join(axes)}."
-        f"{_guess(name, everything)}"
+        f"{guess(name, everything)}"
     )
+
+
+def check_axis_name(name: str) -> None:
+    """Refuse what can be no name of an axis.
+
+    Raises:
+        UsageError: It is malformed.
+    """
+    if not AXIS_NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no axis name: use a lower-case letter, then letters, digits, '_' or '-'."
+        )
 
 
 def check_names(session: Session, axis: str, aliases: Iterable[str]) -> tuple[str, ...]:
@@ -84,11 +83,7 @@ def check_names(session: Session, axis: str, aliases: Iterable[str]) -> tuple[st
     """
     wanted = tuple(alias for alias in dict.fromkeys(aliases) if alias != axis)
     for name in (axis, *wanted):
-        if not AXIS_NAME.fullmatch(name):
-            raise UsageError(
-                f"{name!r} is no axis name: use a lower-case letter, "
-                "then letters, digits, '_' or '-'."
-            )
+        check_axis_name(name)
     for other, other_aliases in axis_names(session).items():
         if other == axis:
             continue
@@ -107,112 +102,7 @@ def check_names(session: Session, axis: str, aliases: Iterable[str]) -> tuple[st
     return wanted
 
 
-def choose_version(
-    session: Session, axis: str, reference: str | None, base: str | None, location: str
-) -> int:
-    """Return the number of the version that a reference means; the newest without one.
-
-    Raises:
-        RegistryError: There is none, or several bases could be meant.
-    """
-    known = known_versions(session, axis)
-    if reference is None:
-        numbers = [version.number for version in known if base in (None, version.weights)]
-        if numbers:
-            return max(numbers)
-        raise RegistryError(
-            f"Axis {axis!r} has no version for base {describe_base(session, base or '')}. "
-            f"{_places(session, known)}"
-        )
-    if reference.isdigit():
-        version = require_number(session, axis, reference)
-        if base in (None, version.weights):
-            return version.number
-        raise RegistryError(
-            f"{axis}@{version.number} is for base {describe_base(session, version.weights)}, "
-            f"not {describe_base(session, base or '')}. {_places(session, known)}"
-        )
-    return _choose_alias(session, axis, reference, base, location)
-
-
-def known_versions(session: Session, axis: str) -> list[Known]:
-    """Return the versions of an axis, oldest first."""
-    rows = session.execute(
-        select(VersionRow.number, BaseRow.weights)
-        .join(VersionRow.axis)
-        .join(VersionRow.base)
-        .where(AxisRow.name == axis)
-        .order_by(VersionRow.number)
-    )
-    return [Known(number, weights) for number, weights in rows]
-
-
-def require_number(session: Session, axis: str, reference: str | int) -> Known:
-    """Return the version with a number.
-
-    Raises:
-        RegistryError: There is none; it says which there are, and whether it was removed.
-    """
-    digits = str(reference).lstrip("0") or "0"
-    number = int(digits) if len(digits) <= _LONGEST_NUMBER else None
-    weights = session.scalar(
-        select(BaseRow.weights)
-        .select_from(VersionRow)
-        .join(VersionRow.axis)
-        .join(VersionRow.base)
-        .where(AxisRow.name == axis, VersionRow.number == number)
-    )
-    if number is not None and weights is not None:
-        return Known(number, weights)
-    known = known_versions(session, axis)
-    last = session.scalar(select(AxisRow.last_number).where(AxisRow.name == axis)) or 0
-    shown = digits if number is not None else f"{digits[:_LONGEST_NUMBER]}…"
-    state = "was removed" if number is not None and 0 < number <= last else "does not exist"
-    raise RegistryError(f"Version {shown} of axis {axis!r} {state}. The axis has {_listed(known)}.")
-
-
-def _choose_alias(session: Session, axis: str, alias: str, base: str | None, location: str) -> int:
-    current = current_aliases(session, axis)
-    places = {weights: number for (weights, name), number in current.items() if name == alias}
-    if not places:
-        names = sorted({name for _, name in current})
-        raise RegistryError(
-            f"Axis {axis!r} has no version alias {alias!r} in {location}. "
-            f"It has: {', '.join(names) or 'none'}.{_guess(alias, names)}"
-        )
-    shown = "; ".join(
-        f"version {number} on base {describe_base(session, weights)}"
-        for weights, number in sorted(places.items(), key=lambda place: place[1])
-    )
-    if base is None and len(places) == 1:
-        return next(iter(places.values()))
-    if base is None:
-        raise RegistryError(f"{axis}@{alias} is ambiguous: {shown}. Choose with --base.")
-    if base not in places:
-        raise RegistryError(
-            f"{axis}@{alias} is not set for base {describe_base(session, base)}; it is {shown}."
-        )
-    return places[base]
-
-
-def _places(session: Session, known: list[Known]) -> str:
-    by_base: dict[str, list[Known]] = {}
-    for version in known:
-        by_base.setdefault(version.weights, []).append(version)
-    places = "; ".join(
-        f"{_listed(versions)} for base {describe_base(session, weights)}"
-        for weights, versions in by_base.items()
-    )
-    return f"The axis has {places}."
-
-
-def _listed(known: list[Known]) -> str:
-    numbers = [str(version.number) for version in known]
-    if len(numbers) > 12:
-        numbers = [*numbers[:3], "…", *numbers[-3:]]
-    return f"version{'s' if len(known) > 1 else ''} {', '.join(numbers)}"
-
-
-def _guess(name: str, names: Iterable[str]) -> str:
+def guess(name: str, names: Iterable[str]) -> str:
+    """Return the end of a message: the name that may have been meant, if one is close."""
     close = difflib.get_close_matches(name, sorted(set(names)), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""

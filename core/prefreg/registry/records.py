@@ -61,9 +61,9 @@ class Measurement:
     created: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class VersionRecord:
-    """A version of an axis' preference vector, with all that is known of it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionSummary:
+    """A version of an axis' preference vector, without the record of its training."""
 
     axis: str
     number: int
@@ -75,16 +75,24 @@ class VersionRecord:
     dtype: str
     sha256: str
     size: int
+    inline: bool = True
+    """Whether the bytes lie inside the database, not in a file beside it."""
     base: BaseRecord
     """The base as it was when the version was added, at the place where it was last seen."""
     note: str | None
-    metadata: dict[str, Any]
     created: datetime
-    measurements: tuple[Measurement, ...]
     tags: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.axis}@{self.number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionRecord(VersionSummary):
+    """A version with all that is known of it."""
+
+    metadata: dict[str, Any]
+    measurements: tuple[Measurement, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +126,20 @@ class GcReport:
 
     files: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUse:
+    """What a registry takes on the disk, in bytes."""
+
+    database: int
+    """The database itself, with the vectors inside it."""
+    files: int
+    """The number of files beside it, with those that no version needs."""
+    beside: int
+    """The bytes of these files."""
+
+    @property
+    def total(self) -> int:
+        """The database and the files beside it."""
+        return self.database + self.beside

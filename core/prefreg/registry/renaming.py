@@ -1,6 +1,6 @@
 """Renaming an axis; its old name goes on meaning it."""
 
-from sqlalchemy import func, select
+from sqlalchemy import case, delete, func, select
 from sqlalchemy.orm import Session
 
 from prefreg.errors import RegistryError
@@ -19,25 +19,31 @@ def rename_axis(session: Session, old: str, new: str) -> None:
         return
     _check_free(session, old, new)
     axis = session.scalars(select(AxisRow).where(AxisRow.name == old).with_for_update()).one()
-    for version in session.scalars(select(VersionRow).where(VersionRow.axis == axis)):
-        kept = [alias for alias in version.axis_aliases if alias.name != new]
-        for alias in version.axis_aliases:
-            if alias.name == new:
-                session.delete(alias)
-        if old not in [alias.name for alias in kept]:
-            last = session.scalar(
-                select(func.max(AxisAliasRow.position)).where(AxisAliasRow.version_id == version.id)
-            )
-            position = 0 if last is None else last + 1
-            session.add(AxisAliasRow(version_id=version.id, position=position, name=old))
+    of_axis = select(VersionRow.id).where(VersionRow.axis_id == axis.id)
+    session.execute(
+        delete(AxisAliasRow).where(AxisAliasRow.version_id.in_(of_axis), AxisAliasRow.name == new)
+    )
+    lacking = session.execute(
+        select(VersionRow.id, func.coalesce(func.max(AxisAliasRow.position), -1))
+        .outerjoin(AxisAliasRow, AxisAliasRow.version_id == VersionRow.id)
+        .where(VersionRow.axis_id == axis.id)
+        .group_by(VersionRow.id)
+        .having(func.coalesce(func.sum(case((AxisAliasRow.name == old, 1), else_=0)), 0) == 0)
+    )
+    session.add_all(
+        AxisAliasRow(version_id=version, position=last + 1, name=old) for version, last in lacking
+    )
     axis.name = new
     session.flush()
 
 
 def _check_free(session: Session, old: str, new: str) -> None:
-    if session.scalar(select(AxisRow.id).where(AxisRow.name == new)) is not None:
+    taken = session.scalar(select(AxisRow.id).where(AxisRow.name == new))
+    if taken is not None:
+        used = session.scalar(select(VersionRow.id).where(VersionRow.axis_id == taken).limit(1))
+        bearer = "is another axis" if used is not None else "was an axis whose versions are gone"
         raise RegistryError(
-            f"Axis {old!r} cannot be renamed to {new!r}: that name is taken. Use another."
+            f"Axis {old!r} cannot be renamed to {new!r}: {new!r} {bearer} here. Use another name."
         )
     own = set(
         session.scalars(

@@ -9,6 +9,7 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
+    Index,
     LargeBinary,
     Text,
     TypeDecorator,
@@ -109,12 +110,19 @@ class BlobRow(Base):
     """As text: file systems use all 64 bits, SQLite's integers are signed."""
     data: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
 
+    # Sizes are read from the index alone: the rows lie among the bytes.
+    __table_args__ = (Index("ix_blobs_size", "sha256", "size", "mtime_ns"),)
+
 
 class VersionRow(Base):
     """A version; the columns `base_*` keep the base as it was."""
 
     __tablename__ = "versions"
-    __table_args__ = (UniqueConstraint("axis_id", "number"),)
+    __table_args__ = (
+        UniqueConstraint("axis_id", "number"),
+        # Moments are read from the index alone: in the row they lie behind the metadata.
+        Index("ix_versions_created", "axis_id", "base_id", "number", "created"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     axis_id: Mapped[int] = mapped_column(ForeignKey("axes.id"))

@@ -8,22 +8,29 @@ where any of them meets the condition.
 
 import operator
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
 from prefreg.errors import UsageError
-from prefreg.registry.records import VersionRecord
+from prefreg.registry.listing import load_summaries, load_versions
+from prefreg.registry.records import VersionRecord, VersionSummary
+from prefreg.registry.schema import TagRow, VersionRow
+from prefreg.registry.tags import check_tags
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
+    "==": operator.eq,
     ">": operator.gt,
     "<": operator.lt,
     "=": operator.eq,
 }
 _METRIC = re.compile(
-    r"\s*([^<>=\s]+)\s*(>=|<=|>|<|=)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
+    r"\s*([^<>=\s]+)\s*(>=|<=|==|>|<|=)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
 )
 
 
@@ -35,14 +42,15 @@ class MetricCondition:
     operator: str
     bound: float
 
-    def holds(self, record: VersionRecord) -> bool:
-        """Whether a number of this name in the record meets the bound."""
+    def find(self, record: VersionRecord) -> dict[str, float]:
+        """Return the numbers of this name in the record that meet the bound, by their paths."""
         holds = _OPERATORS[self.operator]
         suffix = f".{self.name}"
-        return any(
-            (path == self.name or path.endswith(suffix)) and holds(value, self.bound)
+        return {
+            path: value
             for path, value in numbers(record)
-        )
+            if (path == self.name or path.endswith(suffix)) and holds(value, self.bound)
+        }
 
 
 def parse_metric(text: str) -> MetricCondition:
@@ -80,7 +88,7 @@ class Query:
     """What a version must have; every given condition must hold."""
 
     text: str | None = None
-    """Words that all occur in its name, aliases, tags, note or base."""
+    """Words that all occur in its name, aliases, tags, note or base, in upper or lower case."""
     tags: Sequence[str] = ()
     note: str | None = None
     """Words that all occur in the note."""
@@ -88,26 +96,55 @@ class Query:
     """Part of the base's name, or the beginning of its fingerprint."""
     metrics: Sequence[MetricCondition] = ()
 
-    def matches(self, record: VersionRecord) -> bool:
-        """Whether a version meets every condition; upper and lower case are the same."""
-        everything = " ".join(
-            (
-                str(record),
-                *record.axis_aliases,
-                *record.aliases,
-                *record.tags,
-                record.note or "",
-                record.base.name,
-            )
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A version that meets a query, and the numbers that met its bounds."""
+
+    version: VersionSummary
+    metrics: Mapping[str, float]
+
+
+def find_versions(session: Session, query: Query) -> list[Found]:
+    """Return the versions that meet a query, ordered by axis and number.
+
+    Raises:
+        UsageError: A tag is malformed.
+    """
+    tags = check_tags(query.tags)
+    if tags and not session.info.get("has_tags", True):
+        return []  # a registry that is older than tags
+    tagged = [
+        VersionRow.id.in_(select(TagRow.version_id).where(TagRow.name == tag)) for tag in tags
+    ]
+    if not query.metrics:
+        summaries = load_summaries(session, *tagged)
+        return [Found(version, {}) for version in summaries if _matches(version, query)]
+    found = []
+    for record in load_versions(session, *tagged):
+        metrics = [condition.find(record) for condition in query.metrics]
+        if all(metrics) and _matches(record, query):
+            found.append(Found(record, {k: v for each in metrics for k, v in each.items()}))
+    return found
+
+
+def _matches(version: VersionSummary, query: Query) -> bool:
+    everything = " ".join(
+        (
+            str(version),
+            *version.axis_aliases,
+            *version.aliases,
+            *version.tags,
+            version.note or "",
+            version.base.name,
         )
-        base = (self.base or "").casefold()
-        return (
-            _has_words(everything, self.text)
-            and set(self.tags) <= set(record.tags)
-            and _has_words(record.note or "", self.note)
-            and (base in record.base.name.casefold() or record.base.weights.startswith(base))
-            and all(condition.holds(record) for condition in self.metrics)
-        )
+    )
+    base = (query.base or "").casefold()
+    return (
+        _has_words(everything, query.text)
+        and _has_words(version.note or "", query.note)
+        and (base in version.base.name.casefold() or version.base.weights.startswith(base))
+    )
 
 
 def _has_words(text: str, words: str | None) -> bool:

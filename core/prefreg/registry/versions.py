@@ -1,103 +1,31 @@
-"""Adding, reading and removing versions."""
+"""Adding and removing versions, and appending to them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from prefreg.errors import RegistryError
 from prefreg.registry.aliases import aliases_of, drop_aliases_of
-from prefreg.registry.bases import keep_base, record_base
-from prefreg.registry.names import check_names, require_number
-from prefreg.registry.records import BaseRecord, Measurement, NewVersion, VersionRecord
-from prefreg.registry.schema import (
-    AliasEventRow,
-    AxisAliasRow,
-    AxisRow,
-    BaseRow,
-    BlobRow,
-    MeasurementRow,
-    TagRow,
-    VersionRow,
-)
+from prefreg.registry.bases import keep_base
+from prefreg.registry.choosing import require_number
+from prefreg.registry.listing import load_version
+from prefreg.registry.names import check_names
+from prefreg.registry.records import Measurement, NewVersion, VersionRecord
+from prefreg.registry.schema import AxisAliasRow, AxisRow, BlobRow, MeasurementRow, VersionRow
 from prefreg.registry.tags import change_tags
 
 
-def load_versions(session: Session, *conditions: ColumnElement[bool]) -> list[VersionRecord]:
-    """Return the versions that meet conditions on versions, axes and bases, in order."""
-    rows = session.scalars(
-        select(VersionRow)
+def count_versions(session: Session) -> dict[str, int]:
+    """Return the number of versions of every axis that has one, by name."""
+    rows = session.execute(
+        select(AxisRow.name, func.count())
+        .select_from(VersionRow)
         .join(VersionRow.axis)
-        .join(VersionRow.base)
-        .where(*conditions)
-        .options(
-            joinedload(VersionRow.axis),
-            joinedload(VersionRow.base),
-            joinedload(VersionRow.blob),
-        )
-        .order_by(AxisRow.name, VersionRow.number)
-        .execution_options(populate_existing=True)
-    ).all()
-    # One statement for each of these, whatever the number of versions.
-    attached = _Attached(
-        _pointing_aliases(session, {row.axis_id for row in rows}),
-        _grouped(session, AxisAliasRow.name, AxisAliasRow, AxisAliasRow.position, conditions),
-        _grouped(session, MeasurementRow, MeasurementRow, MeasurementRow.id, conditions),
-        _grouped(session, TagRow.name, TagRow, TagRow.name, conditions)
-        if session.info.get("has_tags", True)
-        else {},
+        .group_by(AxisRow.name)
+        .order_by(AxisRow.name)
     )
-    return [_record(row, attached) for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class _Attached:
-    """What hangs on versions, by their ids; aliases by axis and number."""
-
-    aliases: dict[tuple[int, int], list[str]]
-    axis_aliases: dict[int, list[Any]]
-    measurements: dict[int, list[Any]]
-    tags: dict[int, list[Any]]
-
-
-def _grouped(
-    session: Session, wanted: Any, table: Any, order: Any, conditions: Sequence[Any]
-) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = {}
-    for version, value in session.execute(
-        select(table.version_id, wanted)
-        .select_from(table)
-        .join(VersionRow, VersionRow.id == table.version_id)
-        .join(VersionRow.axis)
-        .join(VersionRow.base)
-        .where(*conditions)
-        .order_by(table.version_id, order)
-    ):
-        found.setdefault(version, []).append(value)
-    return found
-
-
-def _pointing_aliases(session: Session, axes: set[int]) -> dict[tuple[int, int], list[str]]:
-    events = select(
-        AliasEventRow.axis_id, AliasEventRow.base_id, AliasEventRow.alias, AliasEventRow.number
-    ).order_by(AliasEventRow.id)
-    if len(axes) == 1:
-        events = events.where(AliasEventRow.axis_id.in_(axes))
-    current = {(axis, base, alias): number for axis, base, alias, number in session.execute(events)}
-    found: dict[tuple[int, int], list[str]] = {}
-    for (axis, _, alias), number in sorted(current.items()):
-        if number is not None:
-            found.setdefault((axis, number), []).append(alias)
-    return found
-
-
-def load_version(session: Session, axis: str, number: int) -> VersionRecord:
-    """Return one version that is known to exist."""
-    (record,) = load_versions(session, AxisRow.name == axis, VersionRow.number == number)
-    return record
+    return {axis: count for axis, count in rows}
 
 
 def find_row(session: Session, axis: str, number: int) -> VersionRow:
@@ -122,8 +50,11 @@ def insert_version(
     *,
     number: int | None = None,
     created: datetime | None = None,
+    seen: bool = True,
 ) -> VersionRecord:
     """Give a version the next number of its axis, or a free one, under the write lock.
+
+    `seen` says whether its base was at hand just now, under the name and at the place it gives.
 
     Raises:
         UsageError: A name is malformed.
@@ -141,7 +72,7 @@ def insert_version(
         kind=new.kind,
         dtype=new.dtype,
         blob=blob,
-        base=keep_base(session, new.base, now),
+        base=keep_base(session, new.base, now, seen=seen),
         base_name=new.base.name,
         base_revision=new.base.revision,
         base_tokenizer=new.base.tokenizer,
@@ -192,46 +123,4 @@ def append_measurement(version: VersionRow, measurement: Measurement) -> None:
             protocol=measurement.protocol,
             created=measurement.created,
         )
-    )
-
-
-def _record(row: VersionRow, attached: _Attached) -> VersionRecord:
-    if row.blob is None:  # foreign keys are off in other programs
-        raise RegistryError(
-            f"The registry is damaged: {row.axis.name}@{row.number} has lost the row of its "
-            "bytes. Restore it from a backup."
-        )
-    return VersionRecord(
-        axis=row.axis.name,
-        number=row.number,
-        axis_aliases=tuple(attached.axis_aliases.get(row.id, ())),
-        aliases=tuple(sorted(attached.aliases.get((row.axis_id, row.number), ()))),
-        kind=row.kind,
-        dtype=row.dtype,
-        sha256=row.sha256,
-        size=row.blob.size,
-        base=_base_as_it_was(row, row.base),
-        note=row.note,
-        metadata=row.document,
-        created=row.created,
-        measurements=tuple(
-            Measurement(entry.kind, entry.value, entry.protocol, entry.created)
-            for entry in attached.measurements.get(row.id, ())
-        ),
-        tags=tuple(attached.tags.get(row.id, ())),
-    )
-
-
-def _base_as_it_was(row: VersionRow, base: BaseRow) -> BaseRecord:
-    seen = record_base(base)
-    return BaseRecord(
-        name=row.base_name,
-        revision=row.base_revision,
-        path=seen.path,
-        weights=seen.weights,
-        tokenizer=row.base_tokenizer,
-        template=row.base_template,
-        parameters=seen.parameters,
-        dtype=seen.dtype,
-        created=seen.created,
     )

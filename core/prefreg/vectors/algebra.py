@@ -31,20 +31,26 @@ def add(first: TensorSource, second: TensorSource) -> MemoryTensors:
     return MemoryTensors({name: first.tensor(name) + second.tensor(name) for name in first.names})
 
 
-def dot(first: TensorSource, second: TensorSource) -> float:
+def dot(first: TensorSource, second: TensorSource, *, sparse: bool = False) -> float:
     """Return the inner product of two vectors of one base.
+
+    With `sparse`, a vector is zero where it holds no tensor, as a low-rank one is.
 
     Raises:
         VectorError: Their names or shapes differ.
     """
-    require_same_names(first, second, what=_WHAT)
+    names = first.names
+    if sparse:
+        names = tuple(name for name in names if name in set(second.names))
+    else:
+        require_same_names(first, second, what=_WHAT)
     return sum(
         float(
             torch.sum(
                 first.block(name, start, stop).double() * second.block(name, start, stop).double()
             )
         )
-        for name in first.names
+        for name in names
         for start, stop in blocks(math.prod(first.shape(name)))
     )
 

@@ -1,9 +1,13 @@
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
 from prefreg.errors import RegistryError
 from prefreg.registry import BaseIdentity, Store, VersionRecord
+from prefreg.registry.moments import parse_moment
 
 Add = Callable[..., VersionRecord]
 MakeBase = Callable[..., BaseIdentity]
@@ -116,3 +120,94 @@ def test_an_unknown_alias_is_told_with_a_guess(filled: Store) -> None:
     filled.set_alias("helpful", 1, "stable")
     with pytest.raises(RegistryError, match=r"It has: stable. Did you mean 'stable'\?"):
         filled.resolve("helpful", "stabel")
+
+
+def day(number: int) -> datetime:
+    """A morning of March 2026."""
+    return datetime(2026, 3, number, 9, tzinfo=UTC)
+
+
+@pytest.fixture
+def dated(path: Path, empty: Path, add: Add, base: MakeBase) -> Iterator[Store]:
+    """helpful 1 on day 1, 2 on day 3, 3 (another base) on day 5; stable 1, 2, gone, 1 on 6 to 9."""
+    today = [day(1)]
+    shutil.copy(empty, path)
+    with Store.open(path, write=True, clock=lambda: today[0]) as store:
+        for number, name in ((1, "a"), (3, "a"), (5, "b")):
+            today[0] = day(number)
+            add(store, base=base(name))
+        for number, target in ((6, 1), (7, 2), (8, None), (9, 1)):
+            today[0] = day(number)
+            if target is None:
+                store.delete_alias("helpful", "stable")
+            else:
+                store.set_alias("helpful", target, "stable")
+        yield store
+
+
+@pytest.mark.parametrize(("number", "version"), [(6, 1), (7, 2), (9, 1), (30, 1)])
+def test_an_alias_is_what_it_was_on_a_day(dated: Store, number: int, version: int) -> None:
+    assert dated.resolve("helpful", "stable", at=day(number)).number == version
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (5, "it was first set on 2026-03-06 09:00:00 UTC"),
+        (8, "it was deleted on 2026-03-08 09:00:00 UTC"),
+    ],
+)
+def test_an_alias_that_pointed_to_nothing_is_told(dated: Store, number: int, told: str) -> None:
+    with pytest.raises(RegistryError, match=rf"helpful@stable pointed to nothing on .*: {told}"):
+        dated.resolve("helpful", "stable", at=day(number))
+    with pytest.raises(RegistryError, match="has no version alias 'best'"):
+        dated.resolve("helpful", "best", at=day(9))
+
+
+def test_an_alias_of_a_version_that_was_removed_since_is_told(dated: Store) -> None:
+    dated.remove("helpful", 2)
+    with pytest.raises(
+        RegistryError, match=r"helpful@stable was version 2 then\. Version 2 .* was removed"
+    ):
+        dated.resolve("helpful", "stable", at=day(7))
+
+
+@pytest.mark.parametrize(("number", "version"), [(1, 1), (2, 1), (3, 2), (5, 3), (30, 3)])
+def test_the_newest_is_that_of_the_day(dated: Store, number: int, version: int) -> None:
+    assert dated.resolve("helpful", at=day(number)).number == version
+
+
+def test_the_newest_of_the_day_is_looked_for_on_the_base(dated: Store, base: MakeBase) -> None:
+    assert dated.resolve("helpful", base=base("a").weights, at=day(9)).number == 2
+    with pytest.raises(
+        RegistryError, match=r"had no version for base b .* on 2026-03-04 .* first .* 2026-03-05"
+    ):
+        dated.resolve("helpful", base=base("b").weights, at=day(4))
+
+
+def test_a_day_before_the_first_version_is_told(dated: Store) -> None:
+    with pytest.raises(
+        RegistryError,
+        match=r"'helpful' had no version on 2026-02-28: its first was added on 2026-03-01 09:00",
+    ):
+        dated.resolve("helpful", at=parse_moment("2026-02-28"))
+
+
+def test_a_number_that_was_added_later_is_told(dated: Store) -> None:
+    assert dated.resolve("helpful", "2", at=day(3)).number == 2
+    with pytest.raises(RegistryError, match=r"helpful@2 was added on 2026-03-03 .* later date"):
+        dated.resolve("helpful", "2", at=day(2))
+
+
+def test_history_can_be_read_until_a_day(dated: Store) -> None:
+    def read(alias: str | None, number: int) -> list[int | None]:
+        return [event.number for event in dated.alias_history("helpful", alias, day(number))]
+
+    dated.set_alias("helpful", 3, "best")
+    assert read(None, 9) == [1, 2, None, 1, 3]
+    assert read("stable", 8) == [1, 2, None]
+    assert read("best", 9) == [3]
+    with pytest.raises(RegistryError, match=r"never had a version alias 'bset'. It had: best, st"):
+        read("bset", 9)
+    with pytest.raises(RegistryError, match=r"No version alias .* 2026-03-05 .* first, 'stable',"):
+        read(None, 5)
