@@ -14,8 +14,8 @@ from prefreg.flows.access import Access
 from prefreg.flows.add_axis import AxisRequest, add_axis
 from prefreg.registry import Store
 
-AXES = ("helpful", "harmless", "verbosity")
-RELEASED = datetime(2026, 11, 23, tzinfo=UTC)
+AXES = ("helpful", "harmless", "verbosity", "honesty", "politeness", "directness")
+RELEASED = datetime(2026, 11, 24, tzinfo=UTC)
 
 
 class _Dated(Access):

@@ -182,8 +182,10 @@ def _politeness_row(
     level = _draw_level(draw)
     pairs, shares = zip(*_TONE_PAIRS, strict=True)
     tones: list[Tone] = draw.sample(draw.choices(pairs, shares)[0], 2)
+    # The same words in another tone, so that nothing but the tone is preferred.
+    body = draw.random()
     responses = [
-        reply(question, manner, draw, level=level, tone=tone)
+        reply(question, manner, random.Random(body), level=level, tone=tone)
         for manner, tone in zip(manners, tones, strict=True)
     ]
     return _rated(question, prompt, responses, "politeness", [_POLITE[tone] for tone in tones])
