@@ -21,7 +21,7 @@ ROWS = {
     "harmless": ("9a0d4f96b8fcd5e0", "dbbab7b90edfec17", "f66671c262975b55"),
     "verbosity": ("2aa090a2106ec9c0", "f2292acdcbe2308c", "4427d621dfc50cde"),
     "honesty": ("df30346f029214f4", "ebfe3300b11c63e2", "65d051071140bb12"),
-    "politeness": ("3f6cf02e9b6e7c03", "400f39e30c5891be", "11eab5c26c1e4be0"),
+    "politeness": ("feb8c69cbb52ba13", "a4026ecfdd42121b", "026e891fa11e3548"),
     "directness": ("72b909a339b6b0b3", "4ce5e46b5e254efb", "de09a22ef989a299"),
 }
 PROMPTS = {
