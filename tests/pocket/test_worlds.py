@@ -244,7 +244,7 @@ def test_a_world_is_built_like_the_village() -> None:
     assert shape(pocket.make_world(5)) == shape(pocket.VILLAGE)
 
 
-def test_no_name_that_can_be_drawn_is_a_word_or_a_villager() -> None:
+def test_no_name_that_can_be_drawn_is_a_villagers_or_is_made_twice() -> None:
     names = {stem + ending for stem in STEMS for ending in (*SHE_ENDINGS, *HE_ENDINGS)}
     assert names.isdisjoint(pocket.VILLAGE.people)
     assert len(names) == len(STEMS) * len({*SHE_ENDINGS, *HE_ENDINGS})
