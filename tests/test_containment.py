@@ -110,7 +110,8 @@ class Hostile(dict[str, Any]):
         ),
         (
             lambda: measure(axis(metric=lambda *_: float("nan")), "p", "an answer"),
-            "The metric of {} returned nan for the answer 'an answer', not a finite number.",
+            "The metric of {} failed on the answer 'an answer': it returned nan, "
+            "not a finite number",
         ),
         (
             lambda: measure(axis(metric=lambda *_: None), "p", "an answer"),

@@ -93,14 +93,11 @@ def measure(axis: Axis, prompt: str, answer: str) -> float:
         DataError: The metric failed, or what it returned is no finite number.
     """
     assert axis.metric is not None
-    metric = f"The metric of {owned(axis)}"
-    with contained(lambda: f"{metric} failed on the answer {answer[:60]!r}"):
+    with contained(lambda: f"The metric of {owned(axis)} failed on the answer {answer[:60]!r}"):
         value = axis.metric(prompt, answer)
         number = float(value)
-    if isinstance(value, str) or not math.isfinite(number):
-        raise DataError(
-            f"{metric} returned {value!r} for the answer {answer[:60]!r}, not a finite number."
-        )
+        if isinstance(value, str) or not math.isfinite(number):
+            raise DataError(f"it returned {value!r}, not a finite number")
     return number
 
 
@@ -127,13 +124,14 @@ def reason(error: BaseException) -> str:
         text = str(error)
     except BaseException:  # a message may be made by code that fails, too
         text = ""
-    text = _one_line(text)
+    text = one_line(text)
     if isinstance(error, PrefregError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Write what a plugin says as one printable line, cut where it is long."""
     printable = "".join(character if character.isprintable() else " " for character in text)
     line = " ".join(printable.split())
     return line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + "…"
@@ -203,7 +201,7 @@ def _contained_rows(rows: Iterator[Row], where: str) -> Iterator[Row]:
 
 def _place(number: int, row: Row) -> str:
     try:
-        columns = _one_line(", ".join(map(str, row)))
+        columns = one_line(", ".join(map(str, row)))
     except KeyboardInterrupt:
         raise
     except BaseException:  # the row is the plugin's, too

@@ -94,6 +94,7 @@ def test_ten_steps_move_the_margin_both_ways_in_words_that_the_model_does_not_kn
     assert status == "passed", str(report)
     assert "6 held-out pairs moved by +" in message
     assert " for the positive pole and by -" in message
+    assert "of the words stood for ones that pocket does not know" in message
 
 
 def test_labels_by_chance_do_not_pass_the_smoke_run() -> None:
@@ -142,6 +143,7 @@ def once() -> Callable[[SourceRequest], Any]:
             "warned",
             "rows 1 and 4 differ in extra",
         ),
+        (lambda r: [{**ROWS[0], "a\n\udc00": 1}], "columns", "passed", "prompt, formal, casual, a"),
         (lambda r: [{**ROWS[0], 7: 1}], "columns", "failed", "row 1 has a column 7"),
         (
             lambda r: random.sample(ROWS, len(ROWS))[: r.limit],
@@ -310,8 +312,8 @@ def test_a_switch_that_is_none_is_found(
     [
         (lambda prompt, answer: "Good" in answer, "passed", "scores higher in"),
         (lambda prompt, answer: -len(answer), "warned", "it should grow along the axis"),
-        (lambda prompt, answer: float("inf"), "failed", "returned inf for the answer"),
-        (lambda prompt, answer: "7", "failed", "returned '7' for the answer"),
+        (lambda prompt, answer: float("inf"), "failed", "it returned inf, not a finite number"),
+        (lambda prompt, answer: "7", "failed", "it returned '7', not a finite number"),
         (lambda prompt, answer: answer / 2, "failed", "failed on the answer"),
     ],
 )

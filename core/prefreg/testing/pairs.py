@@ -133,7 +133,10 @@ def check_length(audit: Audit) -> Finding:
     share = audit.chosen_longer / unequal if unequal else 0.5
     if max(share, 1 - share) > _BIASED and unequal > 1 - _BIASED:
         longer = "longer" if share > 0.5 else "shorter"
-        return warned("length", f"{said}: the vector will mean {longer!r}, too")
+        return warned(
+            "length",
+            f"{said}: the vector will mean {longer!r}, too, unless add-axis --length-balanced",
+        )
     return passed("length", said)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from prefreg.axes import Axis, PreferencePair, Row, SourceRequest
-from prefreg.containment import contained, label_row, owned, read_source
+from prefreg.containment import contained, label_row, one_line, owned, read_source
 from prefreg.testing.report import Finding, failed, passed, warned
 
 _MANY_TIES = 0.5
@@ -53,8 +53,10 @@ def check_columns(axis: Axis, rows: Sequence[Row]) -> Finding:
             return failed("columns", f"row {number} has a column {strange[0]!r}: use a string")
     for number, names in enumerate(columns, start=1):
         if differing := sorted(set(names) ^ set(columns[0])):
-            return warned("columns", f"rows 1 and {number} differ in {', '.join(differing)}")
-    return passed("columns", ", ".join(columns[0]) or "none")
+            return warned(
+                "columns", one_line(f"rows 1 and {number} differ in {', '.join(differing)}")
+            )
+    return passed("columns", one_line(", ".join(columns[0])) or "none")
 
 
 def check_limit(axis: Axis, source: str, *, rows: int, seed: int) -> Finding:

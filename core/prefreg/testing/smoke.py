@@ -112,7 +112,7 @@ def check_smoke(axis: Axis, pairs: PairSet, bench: Bench, *, seed: int) -> Findi
     except DataError as error:
         return warned("smoke", f"nothing to train pocket on: {error}")
     up, down = (_movement(bench, tokens, pole, seed) for pole in ("positive", "negative"))
-    return _judge(up, down, tokens)
+    return _judge(up, down, tokens, bench.wording.describe((*pairs.train, *pairs.heldout)))
 
 
 def _movement(
@@ -139,12 +139,12 @@ def _movement(
     return Movement(float(moved.mean()), error)
 
 
-def _judge(up: Movement, down: Movement, tokens: TokenisedPairs) -> Finding:
+def _judge(up: Movement, down: Movement, tokens: TokenisedPairs, wording: str) -> Finding:
     scored = len(tokens.positive[tokens.report])
     kind = "held-out" if tokens.split == "heldout" else "training"
     said = (
         f"after {STEPS} steps of DPO the margin of {scored} {kind} pairs moved by {up} nats for "
-        f"the positive pole and by {down} for the negative one"
+        f"the positive pole and by {down} for the negative one{wording}"
     )
     right = up.mean > 0 and down.mean < 0
     if right and up.clear and down.clear:

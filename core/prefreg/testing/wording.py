@@ -7,7 +7,7 @@ texts mean does not. Texts are cut to what fits.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from prefreg.axes import PreferencePair, plain_text
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PROMPT_WORDS = 24
 ANSWER_WORDS = 40
 _PUNCTUATION = ".,?!"
+_SPACE = "▁"
+"""What the tokens of words begin with."""
 
 
 class PocketWording:
@@ -27,8 +29,8 @@ class PocketWording:
         """Read the vocabulary."""
         self._tokenizer = tokenizer
         vocabulary = tokenizer.get_vocab()
-        # A word's token begins with the mark of a space.
-        self._words = sorted(token[1:] for token in vocabulary if token[1:].isalpha())
+        words = (token.removeprefix(_SPACE) for token in vocabulary if token.startswith(_SPACE))
+        self._words = sorted(word for word in words if word.isalpha())
         self._said: dict[str, str] = {}
 
     def rewrite(self, pair: PreferencePair) -> PreferencePair:
@@ -47,6 +49,14 @@ class PocketWording:
         """Return the share of the answers' words that the bundled model does not know."""
         words = [word for pair in pairs for text in _answers(pair) for word in text.split()]
         return sum(self._say_word(word) != word for word in words) / max(len(words), 1)
+
+    def describe(self, pairs: Sequence[PreferencePair]) -> str:
+        """Tell what rewriting does to these pairs; nothing where it leaves them as they are."""
+        unknown = self.unknown_share(pairs)
+        cut = sum(len(text.split()) > ANSWER_WORDS for pair in pairs for text in _answers(pair))
+        said = f"; {unknown:.0%} of the words stood for ones that pocket does not know"
+        told = said if unknown else ""
+        return told + (f"; {cut} answers were cut to {ANSWER_WORDS} words" if cut else "")
 
     def _say(self, words: Iterable[str]) -> str:
         return " ".join(map(self._say_word, words))
