@@ -28,6 +28,7 @@ from prefreg.errors import (
     VectorError,
 )
 from prefreg.hookspecs import hookimpl
+from prefreg.methods import Method, MethodInput, MethodOption
 from prefreg.terms import Term, parse_term
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ __all__ = [
     "GateError",
     "LicensedSource",
     "Message",
+    "Method",
+    "MethodInput",
+    "MethodOption",
     "OutputError",
     "PreferencePair",
     "PrefregError",

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pluggy
 
 from prefreg.axes import Axis
+from prefreg.methods import Method
 
 ENTRY_POINT_GROUP = "prefreg"
 
@@ -15,3 +16,8 @@ hookimpl = pluggy.HookimplMarker("prefreg")
 @hookspec
 def prefreg_register_axes() -> Iterable[Axis]:  # type: ignore[empty-body]
     """Return the axes that this plugin brings."""
+
+
+@hookspec
+def prefreg_register_methods() -> Iterable[Method]:  # type: ignore[empty-body]
+    """Return the methods of combining vectors that this plugin brings."""

@@ -306,6 +306,8 @@ def test_the_recipe_tells_all_that_went_in(
         "schema": 1,
         "formula": "base + 1·helpful@1 - 0.3·verbosity@1",
         "method": "linear",
+        "options": {},
+        "rule": "Σ ηᵢ·φᵢ",
         "dtype": None,
         "max_shard_size": None,
         "base": {
@@ -316,7 +318,7 @@ def test_the_recipe_tells_all_that_went_in(
             "template": base.fingerprint.template,
         },
         "terms": [
-            {"axis": axis, "version": 1, "eta": eta, "sha256": f"{1:064x}"}
+            {"axis": axis, "version": 1, "eta": eta, "rules": [], "sha256": f"{1:064x}"}
             for axis, eta in [("harmless", 0.0), ("helpful", 1.0), ("verbosity", -0.3)]
         ],
         "survival": composed.survival.to_json(),

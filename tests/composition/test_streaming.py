@@ -13,9 +13,13 @@ import tiny
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.checkpoints.safetensors_file import plan_file
 from prefreg.composition import output, streaming
+from prefreg.composition.eta import EtaRule
+from prefreg.composition.memory import compose_state
+from prefreg.composition.methods import METHODS
 from prefreg.composition.output import write_composition
 from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.errors import BaseModelError, UsageError, VectorError
+from prefreg.methods import Combine, Method, MethodInput
 from prefreg.vectors.tensors import BLOCK_ELEMENTS
 
 
@@ -99,6 +103,42 @@ def test_a_dtype_that_torch_lacks_is_copied_but_not_composed(tmp_path: Path) -> 
     plan = plan_of(base, tmp_path, helpful={"packed": torch.ones(2, 6)})
     with pytest.raises(VectorError, match="the base is quantised or holds integers in 'packed'"):
         write_composition(plan, tmp_path / "two")
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_every_method_streams_to_what_it_makes_in_memory(
+    mixed: Plan, tmp_path: Path, method: Method
+) -> None:
+    plan = Plan(mixed.base, mixed.terms, method=method)
+    write_composition(plan, tmp_path / "out")
+    state = compose_state(plan)
+    for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items():
+        assert bits(tensor) == bits(state[name]), name
+    written = json.loads((tmp_path / "out" / "prefreg.json").read_text())
+    assert (written["method"], written["options"]) == (method.name, dict(plan.options))
+    assert written["rule"] in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_method_that_fails_is_named_and_leaves_nothing(mixed: Plan, tmp_path: Path) -> None:
+    def fail(weight: MethodInput) -> Combine:
+        raise ZeroDivisionError("no angle")
+
+    method = Method("broken", "", "", "", prepare=fail)
+    with pytest.raises(VectorError, match=r"The method broken failed on '.*': .*no angle"):
+        write_composition(Plan(mixed.base, mixed.terms, method=method), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_coefficients_by_layer_and_module(tmp_path: Path) -> None:
+    names = ["model.layers.0.mlp.up", "model.layers.1.mlp.up", "model.layers.1.attn.q", "head"]
+    base = save_base(tmp_path / "base", {name: torch.zeros(2) for name in names})
+    phi = tiny.store({name: torch.ones(2) for name in names}, tmp_path / "phi")
+    rules = (EtaRule("layers", "1-", 2.0), EtaRule("modules", "*.attn.*", 0.0))
+    plan = Plan(base, [PlannedTerm(tiny.record("helpful", base), 1.0, phi, rules)])
+    write_composition(plan, tmp_path / "out")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    assert [found[name][0].item() for name in names] == [1.0, 2.0, 0.0, 1.0]
+    assert plan.formula == "base + 1·helpful@1 (2 in layers 1-; 0 in modules *.attn.*)"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -31,13 +31,19 @@ _BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has
 )
 @click.option("--base", help=_BASE_HELP)
 @click.option(
-    "--method", type=click.Choice(["linear"]), default="linear", help="How φs are combined."
+    "--method",
+    help="How φs are combined: linear, ties, dare, dare_ties, gram-schmidt, shrink, or a "
+    "plugin's.  [default: linear]",
 )
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method."
+)
+@click.option("--protect", metavar="AXES", help="Order of gram-schmidt, as in harmless,helpful.")
 @click.option("--dtype", type=click.Choice(_DTYPES), help="Output dtype.  [default: the base's]")
 @click.option(
     "--recipe",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Take terms, base and dtype from a recipe, such as an output's prefreg.json.",
+    help="Take everything from a recipe, such as an output's prefreg.json; options win over it.",
 )
 @click.option(
     "--as",
@@ -61,7 +67,13 @@ _BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has
 @click.option("--force-base", is_flag=True, help="Add vectors to a base they do not belong to.")
 @AT
 def compose(
-    common: Common, terms: tuple[Term, ...], recipe: Path | None, plan: bool, **options: Any
+    common: Common,
+    terms: tuple[Term, ...],
+    recipe: Path | None,
+    plan: bool,
+    settings: tuple[str, ...],
+    protect: str | None,
+    **options: Any,
 ) -> None:
     """Write θ_base + Σ ηᵢ·φᵢ as a Hugging Face checkpoint.
 
@@ -71,11 +83,12 @@ def compose(
 
     if bool(terms) == (recipe is not None):
         raise UsageError("Give at least one TERM, as in helpful:1, or --recipe FILE (not both).")
-    options.pop("method")
+    options["options"] = _settings(settings, protect)
     if recipe is not None:
         request = read_recipe(recipe, **options)
     else:
         options["form"] = options["form"] or "checkpoint"
+        options["method"] = options["method"] or "linear"
         request = CompositionRequest(terms, **options)
     registry = common.open_registry()
     if request.form == "adapter":
@@ -92,6 +105,18 @@ def compose(
     common.emit("compose", composed.as_dict(), _describe(composed))
     for warning in composed.warnings:
         common.note(f"Warning: {warning}")
+
+
+def _settings(settings: tuple[str, ...], protect: str | None) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"{setting!r} is no setting. Write --set KEY=VALUE.")
+        pairs.append((key.strip(), value.strip()))
+    if protect is not None:
+        pairs.append(("protect", protect))
+    return tuple(pairs)
 
 
 def _emit_adapter(common: Common, adapter: "AdapterResult") -> None:
@@ -114,6 +139,7 @@ def _describe_plan(plan: "CompositionPlan") -> str:
     return sections(
         {
             "formula": plan.formula,
+            "adds": plan.rule,
             "base": plan.base,
             "reads": human_size(plan.bytes_read),
             "writes": f"{human_size(plan.bytes_written)} to {plan.output}",

@@ -12,7 +12,9 @@ import torch
 from prefreg.checkpoints.checkpoint import listed
 from prefreg.checkpoints.safetensors_io import SafetensorsWriter
 from prefreg.composition.engine import rounded_eta
+from prefreg.composition.eta import eta_of
 from prefreg.composition.folder import RECIPE_FILE, new_folder, write_file
+from prefreg.composition.methods.linear import LINEAR
 from prefreg.composition.plan import Plan, label, opened
 from prefreg.composition.recipe import recipe, recipe_file, sha256
 from prefreg.errors import UsageError, VectorError
@@ -74,6 +76,11 @@ def write_adapter(
         VectorError: A vector is dense or damaged, or does not fit linear layers of the base.
         OutputError: The destination is taken, full, or cannot be written.
     """
+    if plan.method is not LINEAR:
+        raise UsageError(
+            f"An adapter holds the plain sum of low-rank vectors, not {plan.method.name}. Leave "
+            "--method out, or compose a checkpoint."
+        )
     layers = linear_layers(plan.base.checkpoint)
     factors = _sum_of(plan)
     strangers = factors.keys() - {layer.weight for layer in layers.values()}
@@ -123,8 +130,10 @@ def _sum_of(plan: Plan) -> dict[str, Factors]:
         for term in open_plan.terms:
             assert isinstance(term.vector, LowRankVector)  # as its record's kind says
             for name in term.vector.names:
-                part = term.vector.factors(name).scaled(rounded_eta(term.eta))
-                parts.setdefault(name, []).append(part)
+                eta = rounded_eta(eta_of(name, term.planned.eta, term.planned.rules))
+                if eta:
+                    part = term.vector.factors(name).scaled(eta)
+                    parts.setdefault(name, []).append(part)
     return {name: concatenate(parts[name]) for name in sorted(parts)}
 
 

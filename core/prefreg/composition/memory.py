@@ -2,7 +2,7 @@
 
 import torch
 
-from prefreg.composition.engine import compose_tensor, require_finite
+from prefreg.composition.engine import add_up, require_finite
 from prefreg.composition.layout import output_dtype
 from prefreg.composition.plan import Plan, opened
 from prefreg.vectors.tensors import TORCH_DTYPES, parse_dtype, read_tensor
@@ -20,9 +20,14 @@ def compose_state(plan: Plan, *, dtype: str | None = None) -> dict[str, torch.Te
     state = {}
     with opened(plan) as open_plan:
         for name, stored in plan.base.checkpoint.tensors.items():
-            terms = [(term.eta, term.vector.tensor(n)) for term, n in open_plan.terms_of(stored)]
+            terms = open_plan.terms_of(stored)
             base = read_tensor(stored)
-            state[name] = compose_tensor(base, terms, TORCH_DTYPES[output_dtype(stored, wanted)])
+            addends: list[torch.Tensor] = []
+            if terms:
+                phis = [term.block(0, stored.spec.elements) for term in terms]
+                combine = open_plan.combine(stored, terms)
+                addends = [part.reshape(base.shape) for part in combine(0, phis)]
+            state[name] = add_up(base, addends, TORCH_DTYPES[output_dtype(stored, wanted)])
             if terms:
                 require_finite(name, state[name], base)
     return state

@@ -1,15 +1,21 @@
 """What is to be composed: a base, vectors with their coefficients, and the formula they make."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
 
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor, listed
 from prefreg.checkpoints.names import TRAINABLE_DTYPES, tied_copies
 from prefreg.composition.engine import rounded_eta
-from prefreg.errors import UsageError, VectorError
+from prefreg.composition.eta import EtaRule, eta_of
+from prefreg.composition.methods.linear import LINEAR
+from prefreg.containment import reason
+from prefreg.errors import PrefregError, UsageError, VectorError
+from prefreg.methods import Combine, Method, MethodInput, MethodTerm, Value
 from prefreg.registry.records import VersionRecord
 from prefreg.terms import format_eta
 from prefreg.vectors.opening import open_vector
@@ -23,6 +29,18 @@ class PlannedTerm:
     record: VersionRecord
     eta: float
     source: bytes | Path
+    rules: tuple[EtaRule, ...] = ()
+    """Other coefficients for some of the weights; of two that fit, the later one."""
+
+    @property
+    def active(self) -> bool:
+        """Whether it changes anything: whether a coefficient is not zero in float32."""
+        etas = (self.eta, *(rule.eta for rule in self.rules))
+        return any(rounded_eta(eta) != 0.0 for eta in etas)
+
+    def __str__(self) -> str:
+        rules = f" ({'; '.join(map(str, self.rules))})" if self.rules else ""
+        return f"{format_eta(abs(self.eta))}·{label(self.record)}{rules}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,57 +56,111 @@ class Plan:
     terms: tuple[PlannedTerm, ...]
     """Sorted by axis and version, so that the order they were written in does not matter."""
     force_base: bool = False
+    method: Method = LINEAR
+    options: Mapping[str, Value] = field(default_factory=dict)
 
     def __init__(
-        self, base: BaseModel, terms: Sequence[PlannedTerm], *, force_base: bool = False
+        self,
+        base: BaseModel,
+        terms: Sequence[PlannedTerm],
+        *,
+        force_base: bool = False,
+        method: Method = LINEAR,
+        options: Mapping[str, object] | None = None,
     ) -> None:
         ordered = tuple(sorted(terms, key=lambda term: (term.record.axis, term.record.number)))
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "terms", ordered)
         object.__setattr__(self, "force_base", force_base)
+        object.__setattr__(self, "method", method)
+        object.__setattr__(self, "options", method.read_options(options or {}))
         _check(self)
 
     @property
     def active(self) -> tuple[PlannedTerm, ...]:
-        """The terms that change anything: those whose coefficient is not zero in float32."""
-        return tuple(term for term in self.terms if rounded_eta(term.eta) != 0.0)
+        """The terms that change anything."""
+        return tuple(term for term in self.terms if term.active)
 
     @property
     def formula(self) -> str:
         """The formula in words, as in `base + 1·helpful@1 - 0.3·verbosity@1`."""
-        return "base" + "".join(
-            f" {'-' if term.eta < 0 else '+'} {format_eta(abs(term.eta))}·{label(term.record)}"
-            for term in self.active
-        )
+        signed = "".join(f" {'-' if term.eta < 0 else '+'} {term}" for term in self.active)
+        if not signed or self.method is LINEAR:
+            return f"base{signed}"
+        terms = signed.removeprefix(" + ").strip()
+        options = "".join(f", {name}={value}" for name, value in self.options.items())
+        return f"base + {self.method.name}({terms}{options})"
+
+    @property
+    def rule(self) -> str:
+        """What the method adds to the base, as its paper would write it."""
+        return self.method.describe(self.options)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenTerm:
     """A term whose vector is open for reading."""
 
-    label: str
-    eta: float
+    planned: PlannedTerm
     vector: TensorSource
     names: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorTerm:
+    """A term on one tensor: the coefficient that holds there, and the vector's name for it."""
+
+    record: VersionRecord
+    eta: float
+    vector: TensorSource
+    name: str
+
+    def block(self, start: int, stop: int) -> torch.Tensor:
+        """Return the flat elements `start:stop` of φ in float32.
+
+        Raises:
+            VectorError: The vector cannot be read.
+        """
+        return self.vector.block(self.name, start, stop)
 
 
 @dataclass(frozen=True, slots=True)
 class OpenPlan:
     """A plan with its vectors open and checked against the base's tensors."""
 
+    plan: Plan
     terms: tuple[OpenTerm, ...]
     copies: dict[str, str]
     """Stored copies of tied weights, and the names that vectors know them by."""
 
-    def terms_of(self, tensor: StoredTensor) -> list[tuple[OpenTerm, str]]:
-        """Return the terms that change a stored tensor, each with the vector's name for it."""
+    def terms_of(self, tensor: StoredTensor) -> list[TensorTerm]:
+        """Return the terms that change a stored tensor."""
         name = tensor.spec.name
         original = self.copies.get(name, name)
-        return [
-            (term, name if name in term.names else original)
-            for term in self.terms
-            if name in term.names or original in term.names
+        found = []
+        for term in self.terms:
+            known = name if name in term.names else original
+            # A tied copy must move with its original, whatever it is called.
+            eta = rounded_eta(eta_of(original, term.planned.eta, term.planned.rules))
+            if known in term.names and eta:
+                found.append(TensorTerm(term.planned.record, eta, term.vector, known))
+        return found
+
+    def combine(self, tensor: StoredTensor, terms: Sequence[TensorTerm]) -> Combine:
+        """Let the method look at the vectors of one tensor, and return what it adds to a block.
+
+        Raises:
+            PrefregError: The method refuses, or fails.
+        """
+        method = self.plan.method
+        seen = [
+            MethodTerm(term.record.axis, term.record.sha256, term.eta, term.block) for term in terms
         ]
+        spec = tensor.spec
+        name = self.copies.get(spec.name, spec.name)
+        weight = MethodInput(name, spec.shape, tuple(seen), self.plan.options)
+        with blamed_on(method, spec.name):
+            return method.prepare(weight)
 
 
 @contextmanager
@@ -106,8 +178,20 @@ def opened(plan: Plan) -> Iterator[OpenPlan]:
             vector = open_vector(term.source, kind=term.record.kind, label=f"The vector of {name}")
             stack.callback(vector.close)
             _require_fit(name, vector, plan.base.checkpoint)
-            terms.append(OpenTerm(name, term.eta, vector, frozenset(vector.names)))
-        yield OpenPlan(tuple(terms), tied_copies(plan.base.checkpoint))
+            terms.append(OpenTerm(term, vector, frozenset(vector.names)))
+        yield OpenPlan(plan, tuple(terms), tied_copies(plan.base.checkpoint))
+
+
+@contextmanager
+def blamed_on(method: Method, name: str) -> Iterator[None]:
+    """Make one clear error of whatever a method raises while it works on a tensor."""
+    try:
+        yield
+    except PrefregError:
+        raise
+    except Exception as error:
+        failed = f"The method {method.name} failed on {name!r}"
+        raise VectorError(f"{failed}: {reason(error)}. Report it to its author.") from error
 
 
 def label(record: VersionRecord) -> str:
@@ -124,7 +208,7 @@ def _check(plan: Plan) -> None:
             )
     given = plan.base.fingerprint.weights
     for term in plan.terms:
-        rounded_eta(term.eta)
+        _ = term.active  # refuses a coefficient that float32 does not hold
         base = term.record.base
         if base.weights != given and not plan.force_base:
             raise VectorError(

@@ -15,7 +15,6 @@ from prefreg.terms import format_eta
 from prefreg.vectors.tensors import DTYPE_NAMES
 
 SCHEMA = 1
-METHOD = "linear"
 
 
 def recipe(
@@ -31,7 +30,9 @@ def recipe(
     return {
         "schema": SCHEMA,
         "formula": plan.formula,
-        "method": METHOD,
+        "method": plan.method.name,
+        "options": dict(plan.options),
+        "rule": plan.rule,
         "dtype": DTYPE_NAMES[dtype] if dtype else None,
         "max_shard_size": max_shard_size,
         "base": {
@@ -46,6 +47,7 @@ def recipe(
                 "axis": term.record.axis,
                 "version": term.record.number,
                 "eta": term.eta,
+                "rules": [rule.to_json() for rule in term.rules],
                 "sha256": term.record.sha256,
             }
             for term in plan.terms
@@ -73,7 +75,8 @@ def card_file(
         f"# {plan.formula}",
         "",
         "A language model composed by prefreg from a base and preference vectors, "
-        "θ = θ_base + Σ ηᵢ·φᵢ, without training. Sums are float32, in the order of the axes' "
+        f"θ = θ_base + {plan.rule}, without training (method {plan.method.name}, "
+        f"{plan.method.paper}). Sums are float32, in the order of the axes' "
         f"names, rounded once to {DTYPE_NAMES[dtype] if dtype else 'the dtypes of the base'}.",
         "",
         f"Base: `{_public_name(base)}`, weights `{base.fingerprint.weights}`",

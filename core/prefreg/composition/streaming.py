@@ -3,7 +3,7 @@
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -15,12 +15,13 @@ from prefreg.checkpoints.safetensors_file import plan_file
 from prefreg.checkpoints.safetensors_io import read_into, write_at
 from prefreg.composition.engine import require_finite
 from prefreg.composition.layout import METADATA, OutputFile, OutputTensor
-from prefreg.composition.plan import OpenPlan, OpenTerm
+from prefreg.composition.methods.linear import LINEAR
+from prefreg.composition.plan import OpenPlan, TensorTerm, blamed_on, label
 from prefreg.composition.survival import Survival, SurvivalMeter, Tally
 from prefreg.composition.workspace import Workspace
 from prefreg.errors import BaseModelError
+from prefreg.methods import Combine
 from prefreg.vectors.dense import DenseVector
-from prefreg.vectors.sources import TensorSource
 from prefreg.vectors.tensors import (
     BLOCK_ELEMENTS,
     TORCH_DTYPES,
@@ -48,7 +49,9 @@ class _Job:
     """A piece of one tensor, and where in which file it goes."""
 
     tensor: OutputTensor
-    terms: Sequence[tuple[OpenTerm, str]]
+    terms: Sequence[TensorTerm]
+    combine: Future[Combine] | None
+    """What the method adds to a block; None for the plain sum."""
     start: int
     stop: int
     target: int
@@ -83,10 +86,10 @@ def write_weights(
     total = sum(file.nbytes for file in files)
     done = 0
     with closing(_Sources()) as sources, ExitStack() as targets, _workers() as pool:
-        worker = _Worker(sources, device)
+        worker = _Worker(plan, sources, device)
         for file in files:
             target = targets.enter_context((folder / file.name).open("xb", buffering=0))
-            jobs = _jobs(plan, file, target.fileno())
+            jobs = _jobs(plan, file, target.fileno(), pool)
             for job, tally in _in_order(pool, worker, jobs):
                 meter.add(job.tensor.stored.spec.name, tally)
                 done += job.nbytes
@@ -97,7 +100,9 @@ def write_weights(
     return meter.result()
 
 
-def _jobs(plan: OpenPlan, file: OutputFile, target: int) -> Iterator[_Job]:
+def _jobs(
+    plan: OpenPlan, file: OutputFile, target: int, pool: ThreadPoolExecutor
+) -> Iterator[_Job]:
     tensors = {tensor.stored.spec.name: tensor for tensor in file.tensors}
     header, specs = plan_file(file.entries(), METADATA)
     os.truncate(target, len(header) + file.nbytes)
@@ -105,9 +110,12 @@ def _jobs(plan: OpenPlan, file: OutputFile, target: int) -> Iterator[_Job]:
     for spec in specs:
         tensor = tensors[spec.name]
         terms = plan.terms_of(tensor.stored)
+        combine = None
+        if terms and plan.plan.method is not LINEAR:
+            combine = pool.submit(plan.combine, tensor.stored, terms)
         for start, stop in blocks(spec.elements, _JOB_ELEMENTS):
             place = spec.offset + spec.nbytes * start // spec.elements
-            yield _Job(tensor, terms, start, stop, target, place)
+            yield _Job(tensor, terms, combine, start, stop, target, place)
 
 
 def _in_order(
@@ -158,7 +166,8 @@ class _Sources:
 class _Worker:
     """Carry out a job; safe from several threads."""
 
-    def __init__(self, sources: _Sources, device: torch.device) -> None:
+    def __init__(self, plan: OpenPlan, sources: _Sources, device: torch.device) -> None:
+        self._plan = plan
         self._sources = sources
         self._spare = [Workspace(device) for _ in range(THREADS)]
 
@@ -205,25 +214,30 @@ class _Worker:
         room = space.base_room(stop - start, TORCH_DTYPES[spec.dtype])
         with _reading(job):
             base = read_elements(source, spec, start, stop, room)
-        addends = (
-            space.product(_read_vector(term.vector, name, start, stop, space), term.eta)
-            for term, name in job.terms
-        )
+        addends = self._addends(job, start, stop, space)
         result = space.compose(base, addends, dtype, tally)
         # The squares of what was added are finite only where the result is.
         if not job.terms or not math.isfinite(tally.got):
-            vectors = ((term.label, term.vector.block(n, start, stop)) for term, n in job.terms)
+            vectors = ((label(term.record), term.block(start, stop)) for term in job.terms)
             require_finite(spec.name, result, base, vectors)
         return result
 
+    def _addends(
+        self, job: _Job, start: int, stop: int, space: Workspace
+    ) -> Iterable[torch.Tensor]:
+        if job.combine is None:
+            # One product at a time, in a buffer that the next one takes.
+            return (space.product(_read(term, start, stop, space), term.eta) for term in job.terms)
+        combine = job.combine.result()
+        with blamed_on(self._plan.plan.method, job.tensor.stored.spec.name):
+            return list(combine(start, [term.block(start, stop) for term in job.terms]))
 
-def _read_vector(
-    vector: TensorSource, name: str, start: int, stop: int, space: Workspace
-) -> torch.Tensor:
-    if isinstance(vector, DenseVector):
-        room = space.vector_room(stop - start, TORCH_DTYPES[vector.dtype])
-        return vector.stored.read_into(room, name, start, stop)
-    return vector.block(name, start, stop)
+
+def _read(term: TensorTerm, start: int, stop: int, space: Workspace) -> torch.Tensor:
+    if isinstance(term.vector, DenseVector):
+        room = space.vector_room(stop - start, TORCH_DTYPES[term.vector.dtype])
+        return term.vector.stored.read_into(room, term.name, start, stop)
+    return term.block(start, stop)
 
 
 @contextmanager

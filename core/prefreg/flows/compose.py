@@ -1,5 +1,6 @@
 """Compose: terms → versions and base → plan → folder."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,13 +10,18 @@ from typing import Any
 import yaml
 
 from prefreg.composition import Plan, PlannedTerm, Survival, write_composition
+from prefreg.composition.eta import EtaRule, read_rule
 from prefreg.composition.layout import parse_size, plan_files
-from prefreg.composition.recipe import METHOD, SCHEMA
+from prefreg.composition.methods import METHODS
+from prefreg.composition.recipe import SCHEMA
 from prefreg.composition.streaming import THREADS, Progress
 from prefreg.composition.workspace import WORKSPACE_BYTES
 from prefreg.errors import PrefregError, UsageError, VectorError
 from prefreg.flows.access import Access
 from prefreg.flows.resolve import Resolution, resolve_terms
+from prefreg.methods import Method
+from prefreg.plugins import load_methods
+from prefreg.registry import Store
 from prefreg.terms import Term, parse_reference
 from prefreg.vectors.tensors import parse_dtype
 
@@ -45,6 +51,11 @@ class CompositionRequest:
     """What is written: a whole `checkpoint`, or an `adapter` of low-rank vectors."""
     max_rank: int | None = None
     """The largest rank of an adapter's modules; without it nothing is lost."""
+    method: str = "linear"
+    options: tuple[tuple[str, object], ...] = ()
+    """Settings of the method."""
+    rules: tuple[tuple[str, EtaRule], ...] = ()
+    """Other coefficients of an axis for some of the weights."""
     at: datetime | None = None
     """The moment as of which versions are looked up."""
     hashes: tuple[tuple[str, str], ...] = ()
@@ -84,6 +95,8 @@ class CompositionPlan:
     """What a composition would do; all sizes in bytes."""
 
     formula: str
+    rule: str
+    """What the method adds to the base."""
     base: str
     output: Path
     bytes_read: int
@@ -94,6 +107,7 @@ class CompositionPlan:
         """Return the plan in a form that JSON can hold."""
         return {
             "formula": self.formula,
+            "rule": self.rule,
             "base": self.base,
             "output": str(self.output),
             "bytes_read": self.bytes_read,
@@ -140,6 +154,7 @@ def plan(access: Access, request: CompositionRequest) -> CompositionPlan:
     vectors = sum(term.record.size for term in made.active)
     return CompositionPlan(
         formula=made.formula,
+        rule=made.rule,
         base=str(found.base),
         output=request.output,
         bytes_read=stored + vectors,
@@ -172,13 +187,14 @@ def read_recipe(path: Path, **options: Any) -> CompositionRequest:
 def _read_recipe(content: Any, options: Mapping[str, Any]) -> CompositionRequest:
     if not isinstance(content, Mapping):
         raise UsageError("it holds no mapping with 'schema', 'base' and 'terms'.")
-    if content["schema"] != SCHEMA or content.get("method", METHOD) != METHOD:
-        raise UsageError(f"Only schema {SCHEMA} and method {METHOD!r} are known.")
-    terms, hashes = [], []
+    if content["schema"] != SCHEMA:
+        raise UsageError(f"Only schema {SCHEMA} is known.")
+    terms, hashes, rules = [], [], []
     for item in content["terms"]:
         axis, _ = parse_reference(str(item["axis"]))
         version = item.get("version")
         terms.append(Term(axis, float(item["eta"]), None if version is None else str(version)))
+        rules += [(axis, read_rule(rule)) for rule in item.get("rules", ())]
         if "sha256" in item:
             hashes.append((axis, str(item["sha256"])))
     base = content["base"]
@@ -190,8 +206,11 @@ def _read_recipe(content: Any, options: Mapping[str, Any]) -> CompositionRequest
         "hash_files": content.get("files") is not None,
     }
     known |= {"form": content.get("as", "checkpoint"), "max_rank": content.get("max_rank")}
-    known |= options
-    return CompositionRequest(tuple(terms), hashes=tuple(hashes), **known)
+    method = str(content.get("method", "linear"))
+    settings = {} if options.get("method", method) != method else content.get("options") or {}
+    known |= {"method": method, **options}
+    known["options"] = tuple({**settings, **dict(options.get("options", ()))}.items())
+    return CompositionRequest(tuple(terms), rules=tuple(rules), hashes=tuple(hashes), **known)
 
 
 def resolve_plan(access: Access, request: CompositionRequest) -> tuple[Resolution, Plan]:
@@ -209,13 +228,53 @@ def resolve_plan(access: Access, request: CompositionRequest) -> tuple[Resolutio
             store, request.terms, request.base, force_base=request.force_base, at=request.at
         )
         _check_hashes(found, request)
+        rules = [(store.canonical(axis) or axis, rule) for axis, rule in request.rules]
         terms = [
             PlannedTerm(
-                term.record, term.eta, store.vector_source(term.record, rehash=request.verify)
+                term.record,
+                term.eta,
+                store.vector_source(term.record, rehash=request.verify),
+                tuple(rule for axis, rule in rules if axis == term.record.axis),
             )
             for term in found.terms
         ]
-    return found, Plan(found.base, terms, force_base=request.force_base)
+        options = _canonical_options(store, request, found)
+    method = find_method(request.method)
+    return found, Plan(
+        found.base, terms, force_base=request.force_base, method=method, options=options
+    )
+
+
+def _canonical_options(
+    store: Store, request: CompositionRequest, found: Resolution
+) -> dict[str, object]:
+    options = dict(request.options)
+    if "protect" in options:
+        written = [name.strip() for name in str(options["protect"]).split(",") if name.strip()]
+        axes = [store.canonical(name) or name for name in written]
+        absent = set(axes) - {term.record.axis for term in found.terms}
+        if absent:
+            raise UsageError(f"{min(absent)!r} is protected, but it is no term of the composition.")
+        options["protect"] = ",".join(axes)
+    return options
+
+
+def find_method(name: str) -> Method:
+    """Find a method by name: one of prefreg's, else one that a plugin brings.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    brought, broken = load_methods()
+    if name in brought:
+        return brought[name]
+    known = sorted(METHODS.keys() | brought.keys())
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    also = f" Broken plugins: {', '.join(broken)}." if broken else ""
+    raise UsageError(f"There is no method {name!r}. There are: {', '.join(known)}.{meant}{also}")
 
 
 def _check_hashes(found: Resolution, request: CompositionRequest) -> None:

@@ -42,12 +42,11 @@ def read_plugin(module: ModuleType | object, name: str) -> tuple[Axis, ...]:
         AxisError: A hook is misspelt, missing, or returns something else than axes.
         Exception: Whatever the hook itself raises.
     """
-    manager = pluggy.PluginManager("prefreg")
-    manager.add_hookspecs(hookspecs)
-    manager.register(module, name)
-    manager.check_pending()
-    hook = manager.hook.prefreg_register_axes
+    hooks = hooks_of(module, name)
+    hook = hooks.prefreg_register_axes
     if not hook.get_hookimpls():
+        if hooks.prefreg_register_methods.get_hookimpls():
+            return ()
         raise AxisError("it implements no hook; mark prefreg_register_axes with @prefreg.hookimpl")
     # pluggy leaves an answer of None out.
     answers = hook() or [None]
@@ -62,6 +61,19 @@ def read_plugin(module: ModuleType | object, name: str) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
+def hooks_of(module: ModuleType | object, name: str) -> pluggy.HookRelay:
+    """Register one plugin on a manager of its own.
+
+    Raises:
+        pluggy.PluginValidationError: A hook is misspelt.
+    """
+    manager = pluggy.PluginManager("prefreg")
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name)
+    manager.check_pending()
+    return manager.hook
+
+
 def _load(found: FoundPlugin) -> Plugin:
     plugin = Plugin(found.name, found.distribution, found.version, error=found.problem)
     if found.point is None or found.problem is not None:
@@ -70,7 +82,7 @@ def _load(found: FoundPlugin) -> Plugin:
         # What a plugin prints must not mix with what a command writes, nor what it warns of.
         with off_stdout(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            axes = read_plugin(_target(found.point), found.name)
+            axes = read_plugin(target_of(found.point), found.name)
             owned = tuple(replace(axis, owner=str(plugin)) for axis in axes)
     except KeyboardInterrupt:
         raise
@@ -79,8 +91,13 @@ def _load(found: FoundPlugin) -> Plugin:
     return replace(plugin, axes=owned)
 
 
-def _target(point: EntryPoint) -> object:
-    """Import what an entry point names, and tell a wrong name from what fails inside."""
+def target_of(point: EntryPoint) -> object:
+    """Import what an entry point names, and tell a wrong name from what fails inside.
+
+    Raises:
+        AxisError: The name leads nowhere.
+        Exception: Whatever the module raises.
+    """
     module, _, attributes = point.value.partition("[")[0].partition(":")
     module, attributes = module.strip(), attributes.strip()
     if not module:
