@@ -47,6 +47,7 @@ COMMANDS = [
     ["axes", "--disable", "nobody"],
     ["check-axis", "--help"],
     ["check-axis", "nobody"],
+    ["new-axis", "wit"],
     ["vectors"],
     ["bases"],
     ["show", "helpful"],

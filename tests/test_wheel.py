@@ -1,5 +1,6 @@
 """The wheel, installed away from the clone, composes with the starter that it carries."""
 
+import json
 import os
 import subprocess
 import sys
@@ -50,6 +51,14 @@ def test_the_installed_wheel_composes_with_its_starter(installed: Path, tmp_path
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert starter.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_the_wheel_carries_every_file_of_the_template(installed: Path, tmp_path: Path) -> None:
+    result = prefreg(installed, tmp_path, "new-axis", "wit", "--json")
+    assert result.returncode == 0, result.stderr
+    template = ROOT / "core" / "prefreg" / "scaffold" / "template"
+    count = sum(path.is_file() for path in template.rglob("*"))
+    assert len(json.loads(result.stdout)["data"]["files"]) == count >= 10
 
 
 def test_the_wheel_is_small(installed: Path) -> None:

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 
 import click
 
-from prefreg.cli import add_axis, axes, check_axis, compose, demo, diff, registry, upkeep, vectors
+from prefreg.cli import (
+    add_axis,
+    axes,
+    check_axis,
+    compose,
+    demo,
+    diff,
+    new_axis,
+    registry,
+    upkeep,
+    vectors,
+)
 from prefreg.cli.options import Common, common_options
 from prefreg.config import debugging
 from prefreg.errors import PrefregError
@@ -42,7 +53,18 @@ def prefreg(context: click.Context) -> None:
     context.ensure_object(Common)
 
 
-for module in (demo, axes, add_axis, check_axis, compose, vectors, diff, registry, upkeep):
+for module in (
+    demo,
+    axes,
+    add_axis,
+    new_axis,
+    check_axis,
+    compose,
+    vectors,
+    diff,
+    registry,
+    upkeep,
+):
     for entry in module.COMMANDS:
         prefreg.add_command(entry)
 
