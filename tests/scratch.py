@@ -47,9 +47,7 @@ class Scratch:
         (packages / "prefreg_session.py").write_text(_SESSION)
         (packages / "parent.pth").write_text("\n".join(lines) + "\n")
 
-    def run(
-        self, program: str, *arguments: str | Path, cwd: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, program: str, *arguments: str | Path, cwd: Path | None = None) -> Result:
         """Run the module of a program as a user of the environment would, offline."""
         kept = {name: os.environ[name] for name in os.environ if not name.startswith("PREFREG_")}
         offline = {
@@ -61,7 +59,7 @@ class Scratch:
             "PREFREG_CACHE": str(self.folder / "cache"),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        return subprocess.run(
+        done = subprocess.run(
             [self.python, "-m", program, *map(str, arguments)],
             cwd=cwd or self.folder,
             env=kept | offline,
@@ -69,15 +67,16 @@ class Scratch:
             text=True,
             check=False,
         )
+        return Result(done.returncode, done.stdout, done.stderr)
 
     def prefreg(self, *commands: Sequence[str]) -> list[Result]:
         """Run commands one after the other in one process, as torch takes seconds to import."""
         done = self.run("prefreg_session", json.dumps(commands))
-        assert done.returncode == 0, done.stderr
-        return [Result(*each) for each in json.loads(done.stdout)]
+        assert done.code == 0, done.err
+        return [Result(*each) for each in json.loads(done.out)]
 
     def install(self, *sources: Path) -> None:
         """Install packages from copies of their folders, so that none gets a build folder."""
         copies = [shutil.copytree(source, self.folder / source.name) for source in sources]
         done = self.run("pip", "install", "--quiet", *map(str, copies))
-        assert done.returncode == 0, done.stderr
+        assert done.code == 0, done.err

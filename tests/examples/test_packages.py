@@ -60,7 +60,7 @@ def test_an_added_axis_composes_with_a_shipped_vector_and_changes_none(scratch: 
 
 def test_a_vector_outlives_its_package(scratch: Scratch) -> None:
     done = scratch.run("pip", "uninstall", "--yes", "--quiet", "prefreg-axis-formality")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     axes, shown = data(scratch, "axes", "show formal")
     assert "formality" not in {each["name"] for each in axes["axes"]}
     assert (shown["axis"], shown["version"]) == ("formality", 1)
@@ -70,4 +70,4 @@ def test_the_tests_of_the_packages_pass(scratch: Scratch) -> None:
     folders = [scratch.folder / example.name for example in EXAMPLES]
     scratch.run("pip", "install", "--quiet", *folders)
     done = scratch.run("pytest", "-q", "-W", "error", "--import-mode=importlib", *folders)
-    assert done.returncode == 0, done.stdout
+    assert done.code == 0, done.out
