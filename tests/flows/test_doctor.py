@@ -7,6 +7,7 @@ import pytest
 
 from prefreg.flows.access import Access
 from prefreg.flows.doctor import empty_cache, examine
+from prefreg.plugins import disable
 
 
 def test_a_sound_house_is_described(trained: Path) -> None:
@@ -14,7 +15,7 @@ def test_a_sound_house_is_described(trained: Path) -> None:
     assert re.search(
         r"trained.db \(2 versions, \d+\.\d MiB on the disk\)$", found.facts["registry"]
     )
-    assert found.facts["axes"].startswith("harmless, helpful")
+    assert "harmless, helpful" in found.facts["axes"]
     assert found.facts["hub"] == "offline"
     for name in ("python", "packages", "devices", "memory", "disk", "cache"):
         assert found.facts[name]
@@ -24,6 +25,16 @@ def test_a_missing_registry_is_a_problem_not_a_failure(tmp_path: Path) -> None:
     found = examine(Access(tmp_path / "missing.db"))
     assert found.facts["registry"] == "none"
     assert any("missing.db" in problem for problem in found.problems)
+
+
+def test_disabled_plugins_and_a_list_that_cannot_be_read_are_told(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFREG_CONFIG", str(tmp_path))
+    disable("helpful")
+    assert examine(Access(trained)).facts["disabled"].startswith("plugin helpful of prefreg ")
+    (tmp_path / "disabled-plugins.txt").write_bytes(b"\xff")
+    assert any("correct or remove it" in problem for problem in examine(Access(trained)).problems)
 
 
 def test_a_token_is_never_shown(monkeypatch: pytest.MonkeyPatch, trained: Path) -> None:
