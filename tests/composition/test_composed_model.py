@@ -2,6 +2,7 @@ import hashlib
 import json
 import math
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -283,7 +284,7 @@ def test_changes_below_the_rounding_are_reported(tmp_path: Path) -> None:
     assert composed.survival is not None
     assert composed.survival.total == Kept(changed=0.0, gain=0.0, norm_ratio=0.0, cosine=0.0)
     assert not composed.survival.faithful
-    assert "a wider dtype is nearer to the request" in (tmp_path / "out/README.md").read_text()
+    assert "or a wider dtype is nearer to the request" in (tmp_path / "out/README.md").read_text()
 
 
 def test_survival_is_measured_against_the_base_in_the_same_dtype(tmp_path: Path) -> None:
@@ -310,6 +311,7 @@ def test_the_recipe_tells_all_that_went_in(
         "rule": "Σ ηᵢ·φᵢ",
         "dtype": None,
         "max_shard_size": None,
+        "rounding": {"kind": "nearest", "seed": 0},
         "base": {
             "name": base.name,
             "revision": None,
@@ -351,6 +353,19 @@ def test_the_card_names_a_base_of_the_hub(bases: dict[str, BaseModel], tmp_path:
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.base_model == "org/tiny"
     assert "Base: `org/tiny@000000000000`" in card.text
+
+
+def test_the_card_inherits_the_licence_of_the_base(
+    bases: dict[str, BaseModel], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bases["llama"].path, tmp_path / "base"))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\nlicense_link: a\n---\n# Base\n")
+    write_composition(Plan(resolve_base(str(folder)), []), tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert (card.data.license, card.data.license_link) == ("apache-2.0", "a")
+    (folder / "README.md").write_text("---\n: : [\n")
+    write_composition(Plan(resolve_base(str(folder)), []), tmp_path / "two")
+    assert ModelCard.load(tmp_path / "two" / "README.md").data.license is None
 
 
 def test_progress_ends_with_every_byte_written(

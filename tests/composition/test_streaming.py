@@ -14,10 +14,13 @@ from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.checkpoints.safetensors_file import plan_file
 from prefreg.composition import output, streaming
 from prefreg.composition.eta import EtaRule
+from prefreg.composition.layout import plan_files
 from prefreg.composition.memory import compose_state
 from prefreg.composition.methods import METHODS
 from prefreg.composition.output import write_composition
-from prefreg.composition.plan import Plan, PlannedTerm
+from prefreg.composition.plan import Plan, PlannedTerm, opened
+from prefreg.composition.rounding import Rounding
+from prefreg.composition.streaming import estimate_seconds
 from prefreg.errors import BaseModelError, UsageError, VectorError
 from prefreg.methods import Combine, Method, MethodInput
 from prefreg.vectors.tensors import BLOCK_ELEMENTS
@@ -117,6 +120,52 @@ def test_every_method_streams_to_what_it_makes_in_memory(
     written = json.loads((tmp_path / "out" / "prefreg.json").read_text())
     assert (written["method"], written["options"]) == (method.name, dict(plan.options))
     assert written["rule"] in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_stochastic_rounding_depends_on_nothing_but_its_seed(
+    mixed: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def weights(name: str, seed: int) -> dict[str, torch.Tensor]:
+        write_composition(mixed, tmp_path / name, rounding=Rounding("stochastic", seed))
+        return load_file(tmp_path / name / "model.safetensors")
+
+    one, other = weights("one", 0), weights("other", 1)
+    assert {name for name in one if bits(one[name]) != bits(other[name])} == {"large", "half"}
+    monkeypatch.setattr(streaming, "THREADS", 1)
+    monkeypatch.setattr(streaming, "_JOB_ELEMENTS", BLOCK_ELEMENTS)
+    again = weights("again", 0)
+    assert all(bits(one[name]) == bits(again[name]) for name in one)
+
+
+def test_stochastic_rounding_keeps_what_the_nearest_number_loses(tmp_path: Path) -> None:
+    # A tenth of the step of bfloat16 at 1: nothing of it is left, or all of it in the mean.
+    base = save_base(tmp_path / "base", {"w": torch.ones(100_000, dtype=torch.bfloat16)})
+    plan = plan_of(base, tmp_path, helpful={"w": torch.full((100_000,), 2.0**-7 / 7)})
+    lost = write_composition(plan, tmp_path / "nearest").survival
+    kept = write_composition(plan, tmp_path / "out", rounding=Rounding("stochastic")).survival
+    assert lost is not None
+    assert kept is not None
+    assert lost.gain == 0.0
+    assert kept.gain == pytest.approx(1.0, abs=0.05)
+    assert kept.total.changed == pytest.approx(0.1, abs=0.01)
+    assert "stochastic rounding or a wider dtype" in (tmp_path / "nearest/README.md").read_text()
+    assert "rounded once (stochastic)" in (tmp_path / "out/README.md").read_text()
+
+
+def test_zero_eta_returns_the_base_under_stochastic_rounding(mixed: Plan, tmp_path: Path) -> None:
+    terms = [PlannedTerm(term.record, 0.0, term.source) for term in mixed.terms]
+    write_composition(Plan(mixed.base, terms), tmp_path / "out", rounding=Rounding("stochastic", 3))
+    written = (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert written == (mixed.base.path / "model.safetensors").read_bytes()
+
+
+def test_the_estimate_writes_nothing_and_grows_with_the_model(mixed: Plan) -> None:
+    files = plan_files(mixed.base.checkpoint, dtype=None, max_shard_size=None)
+    before = sorted(mixed.base.path.parent.rglob("*"))
+    with opened(mixed) as plan:
+        found = estimate_seconds(plan, files, rounding=Rounding(), device=torch.device("cpu"))
+    assert 0 < found < 60
+    assert sorted(mixed.base.path.parent.rglob("*")) == before
 
 
 def test_a_method_that_fails_is_named_and_leaves_nothing(mixed: Plan, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def files(folder: Path) -> dict[str, bytes]:
         {"method": "dare", "options": {"seed": 7}, "dtype": "bfloat16"},
         {"method": "gram-schmidt", "options": {"protect": "harmless,helpful"}},
         {"max_shard_size": "1MB", "files": {}},
+        {"dtype": "float16", "rounding": {"kind": "stochastic", "seed": 5}},
         {"terms": [{"axis": "helpful", "eta": 1, "rules": [{"layers": "0-1", "eta": 0.5}]}]},
     ],
 )

@@ -41,6 +41,12 @@ _BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has
 @click.option("--protect", metavar="AXES", help="Order of gram-schmidt, as in harmless,helpful.")
 @click.option("--dtype", type=click.Choice(_DTYPES), help="Output dtype.  [default: the base's]")
 @click.option(
+    "--rounding",
+    type=click.Choice(["nearest", "stochastic"]),
+    help="To the nearest number, or at random so that the mean is right.  [default: nearest]",
+)
+@click.option("--seed", type=int, help="Seed of stochastic rounding.  [default: 0]")
+@click.option(
     "--recipe",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Take everything from a recipe, such as an output's prefreg.json; options win over it.",
@@ -89,6 +95,8 @@ def compose(
     else:
         options["form"] = options["form"] or "checkpoint"
         options["method"] = options["method"] or "linear"
+        options["rounding"] = options["rounding"] or "nearest"
+        options["seed"] = options["seed"] or 0
         request = CompositionRequest(terms, **options)
     registry = common.open_registry()
     if request.form == "adapter":
@@ -143,7 +151,8 @@ def _describe_plan(plan: "CompositionPlan") -> str:
             "base": plan.base,
             "reads": human_size(plan.bytes_read),
             "writes": f"{human_size(plan.bytes_written)} to {plan.output}",
-            "peak memory": f"{human_size(plan.peak_memory)} for tensors",
+            "peak memory": f"about {human_size(plan.peak_memory)}",
+            "time": f"about {plan.seconds:.1f} s, if the files are in memory",
         }
     )
 

@@ -17,11 +17,14 @@ from prefreg.composition.recipe import (
     recipe_file,
     sha256,
 )
+from prefreg.composition.rounding import Rounding
 from prefreg.composition.streaming import THREADS, Progress, write_weights
 from prefreg.composition.survival import Survival
 from prefreg.vectors.tensors import parse_device, parse_dtype
 
 CARD_FILE = "README.md"
+
+_NEAREST = Rounding()
 
 _SMALL_FILES_BYTES = 1 << 20  # for the recipe, the card, the index and the file system's own
 
@@ -47,6 +50,7 @@ def write_composition(
     dtype: str | None = None,
     overwrite: bool = False,
     max_shard_size: str | None = None,
+    rounding: Rounding = _NEAREST,
     device: str = "cpu",
     durable: bool = False,
     hashed: bool = False,
@@ -80,14 +84,27 @@ def write_composition(
         ) as folder,
     ):
         survival = write_weights(
-            open_plan, files, folder, device=where, durable=durable, progress=progress
+            open_plan,
+            files,
+            folder,
+            rounding=rounding,
+            device=where,
+            durable=durable,
+            progress=progress,
         )
         hashes = _hashes(folder, files, small) if hashed else None
         content = recipe(
-            plan, dtype=wanted, max_shard_size=max_shard_size, files=hashes, survival=survival
+            plan,
+            dtype=wanted,
+            max_shard_size=max_shard_size,
+            rounding=rounding,
+            files=hashes,
+            survival=survival,
         )
         small[RECIPE_FILE] = recipe_file(content)
-        small[CARD_FILE] = card_file(plan, dtype=wanted, files=hashes, survival=survival)
+        small[CARD_FILE] = card_file(
+            plan, dtype=wanted, rounding=rounding, files=hashes, survival=survival
+        )
         for name, data in small.items():
             (folder / name).parent.mkdir(exist_ok=True)
             write_file(folder / name, data, durable=durable)

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from prefreg.checkpoints.bases import POCKET, BaseModel
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint
 from prefreg.composition.plan import Plan
+from prefreg.composition.rounding import Rounding
 from prefreg.composition.survival import FAITHFUL_GAIN, Survival
 from prefreg.errors import BaseModelError
 from prefreg.terms import format_eta
@@ -16,12 +19,15 @@ from prefreg.vectors.tensors import DTYPE_NAMES
 
 SCHEMA = 1
 
+_NEAREST = Rounding()
+
 
 def recipe(
     plan: Plan,
     *,
     dtype: str | None,
     max_shard_size: str | None = None,
+    rounding: Rounding = _NEAREST,
     files: Mapping[str, str] | None,
     survival: Survival | None,
 ) -> dict[str, Any]:
@@ -35,6 +41,7 @@ def recipe(
         "rule": plan.rule,
         "dtype": DTYPE_NAMES[dtype] if dtype else None,
         "max_shard_size": max_shard_size,
+        "rounding": {"kind": rounding.kind, "seed": rounding.seed},
         "base": {
             "name": base.name,
             "revision": base.revision,
@@ -63,13 +70,19 @@ def recipe_file(content: Mapping[str, Any]) -> bytes:
 
 
 def card_file(
-    plan: Plan, *, dtype: str | None, files: Mapping[str, str] | None, survival: Survival | None
+    plan: Plan,
+    *,
+    dtype: str | None,
+    rounding: Rounding,
+    files: Mapping[str, str] | None,
+    survival: Survival | None,
 ) -> bytes:
     """Return the model card, with a header that the Hub accepts."""
     base = plan.base
     header = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
     if base.revision is not None:
         header.append(f"base_model: {json.dumps(base.name)}")
+    header += _licence_lines(base.checkpoint)
     header += ["tags:", "- prefreg", "- preference-vectors", "- merge", "---", ""]
     lines = [
         f"# {plan.formula}",
@@ -77,7 +90,8 @@ def card_file(
         "A language model composed by prefreg from a base and preference vectors, "
         f"θ = θ_base + {plan.rule}, without training (method {plan.method.name}, "
         f"{plan.method.paper}). Sums are float32, in the order of the axes' "
-        f"names, rounded once to {DTYPE_NAMES[dtype] if dtype else 'the dtypes of the base'}.",
+        f"names, rounded once ({rounding.kind}) to "
+        f"{DTYPE_NAMES[dtype] if dtype else 'the dtypes of the base'}.",
         "",
         f"Base: `{_public_name(base)}`, weights `{base.fingerprint.weights}`",
         "",
@@ -162,5 +176,26 @@ def _survival_lines(survival: Survival | None) -> list[str]:
         f"and kept {survival.gain:.1%} of the requested change."
     )
     if not survival.faithful:
-        line += f" That is less than {FAITHFUL_GAIN:.0%}: a wider dtype is nearer to the request."
-    return [line, ""]
+        line += (
+            f" That is less than {FAITHFUL_GAIN:.0%}: stochastic rounding or a wider dtype is "
+            "nearer to the request."
+        )
+    rows = (
+        f"| {name} | {kept.changed:.4f} | {kept.gain:.4f} | {kept.norm_ratio:.4f} "
+        f"| {kept.cosine:.4f} |"
+        for name, kept in survival.groups.items()
+    )
+    head = ["| modules | changed | gain | norm ratio | cosine |", "|---|---|---|---|---|"]
+    return [line, "", *head, *rows, ""]
+
+
+def _licence_lines(checkpoint: Checkpoint) -> list[str]:
+    """Return what the base's own card says of its licence, for the header of ours."""
+    try:
+        text = (checkpoint.path / "README.md").read_text(encoding="utf-8")
+        found = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+    except (OSError, ValueError, IndexError, yaml.YAMLError):
+        return []  # without a card, or with one that cannot be read, nothing is known
+    said = found if isinstance(found, dict) else {}
+    keys = ("license", "license_name", "license_link")
+    return [f"{key}: {json.dumps(said[key])}" for key in keys if isinstance(said.get(key), str)]

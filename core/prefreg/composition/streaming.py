@@ -2,6 +2,7 @@
 
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from prefreg.composition.engine import require_finite
 from prefreg.composition.layout import METADATA, OutputFile, OutputTensor
 from prefreg.composition.methods.linear import LINEAR
 from prefreg.composition.plan import OpenPlan, TensorTerm, blamed_on, label
+from prefreg.composition.rounding import Rounding
 from prefreg.composition.survival import Survival, SurvivalMeter, Tally
 from prefreg.composition.workspace import Workspace
 from prefreg.errors import BaseModelError
@@ -68,6 +70,7 @@ def write_weights(
     files: Sequence[OutputFile],
     folder: Path,
     *,
+    rounding: Rounding,
     device: torch.device,
     durable: bool,
     progress: Progress | None = None,
@@ -86,7 +89,7 @@ def write_weights(
     total = sum(file.nbytes for file in files)
     done = 0
     with closing(_Sources()) as sources, ExitStack() as targets, _workers() as pool:
-        worker = _Worker(plan, sources, device)
+        worker = _Worker(plan, sources, rounding, device)
         for file in files:
             target = targets.enter_context((folder / file.name).open("xb", buffering=0))
             jobs = _jobs(plan, file, target.fileno(), pool)
@@ -100,6 +103,33 @@ def write_weights(
     return meter.result()
 
 
+def estimate_seconds(
+    plan: OpenPlan, files: Sequence[OutputFile], *, rounding: Rounding, device: torch.device
+) -> float:
+    """Say how long a composition may take: one job is carried out, written nowhere, and scaled up.
+
+    Raises:
+        VectorError: A vector cannot be read.
+        BaseModelError: The base cannot be read.
+    """
+    tensors = [tensor for file in files for tensor in file.tensors if tensor.stored.spec.elements]
+    if not tensors:
+        return 0.0
+    largest = max(tensors, key=lambda tensor: tensor.nbytes)
+    total = sum(tensor.nbytes for tensor in tensors)
+    with (
+        closing(_Sources()) as sources,
+        _workers() as pool,
+        open(os.devnull, "wb", buffering=0) as nowhere,
+    ):
+        worker = _Worker(plan, sources, rounding, device)
+        job = next(_jobs_of(plan, largest, nowhere.fileno(), 0, pool))
+        began = time.perf_counter()
+        pool.submit(worker, job).result()
+        spent = time.perf_counter() - began
+    return spent * max(1.0, total / job.nbytes / THREADS)
+
+
 def _jobs(
     plan: OpenPlan, file: OutputFile, target: int, pool: ThreadPoolExecutor
 ) -> Iterator[_Job]:
@@ -109,13 +139,20 @@ def _jobs(
     write_at(target, 0, header)
     for spec in specs:
         tensor = tensors[spec.name]
-        terms = plan.terms_of(tensor.stored)
-        combine = None
-        if terms and plan.plan.method is not LINEAR:
-            combine = pool.submit(plan.combine, tensor.stored, terms)
-        for start, stop in blocks(spec.elements, _JOB_ELEMENTS):
-            place = spec.offset + spec.nbytes * start // spec.elements
-            yield _Job(tensor, terms, combine, start, stop, target, place)
+        yield from _jobs_of(plan, tensor, target, spec.offset, pool)
+
+
+def _jobs_of(
+    plan: OpenPlan, tensor: OutputTensor, target: int, offset: int, pool: ThreadPoolExecutor
+) -> Iterator[_Job]:
+    elements = tensor.stored.spec.elements
+    terms = plan.terms_of(tensor.stored)
+    combine = None
+    if terms and plan.plan.method is not LINEAR:
+        combine = pool.submit(plan.combine, tensor.stored, terms)
+    for start, stop in blocks(elements, _JOB_ELEMENTS):
+        place = offset + tensor.nbytes * start // elements
+        yield _Job(tensor, terms, combine, start, stop, target, place)
 
 
 def _in_order(
@@ -166,7 +203,10 @@ class _Sources:
 class _Worker:
     """Carry out a job; safe from several threads."""
 
-    def __init__(self, plan: OpenPlan, sources: _Sources, device: torch.device) -> None:
+    def __init__(
+        self, plan: OpenPlan, sources: _Sources, rounding: Rounding, device: torch.device
+    ) -> None:
+        self._rounding = rounding
         self._plan = plan
         self._sources = sources
         self._spare = [Workspace(device) for _ in range(THREADS)]
@@ -215,7 +255,11 @@ class _Worker:
         with _reading(job):
             base = read_elements(source, spec, start, stop, room)
         addends = self._addends(job, start, stop, space)
-        result = space.compose(base, addends, dtype, tally)
+
+        def round_into(room: torch.Tensor, total: torch.Tensor) -> None:
+            self._rounding.round_into(room, total, spec.name, start)
+
+        result = space.compose(base, addends, dtype, tally, round_into)
         # The squares of what was added are finite only where the result is.
         if not job.terms or not math.isfinite(tally.got):
             vectors = ((label(term.record), term.block(start, stop)) for term in job.terms)

@@ -1,6 +1,6 @@
 """The buffers that one thread composes in, made once: asking for memory costs more than adding."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy
 import torch
@@ -45,10 +45,12 @@ class Workspace:
         addends: Iterable[torch.Tensor],
         dtype: torch.dtype,
         tally: Tally,
+        round_into: Callable[[torch.Tensor, torch.Tensor], object] = torch.Tensor.copy_,
     ) -> torch.Tensor:
         """Add up as `engine.add_up` does, and enter into the tally what became of the addends.
 
-        `base` is not changed; the result is valid until the next block.
+        `base` is not changed; the result is valid until the next block. `round_into` is given the
+        place of the result and the float32 sum.
         """
         before, total, asked = (self._wide[row, : base.numel()] for row in range(3))
         # A narrow dtype loses so much more than float32 that the sum stands for the request.
@@ -63,7 +65,8 @@ class Workspace:
             return base.to(dtype)
         if narrow:
             torch.sub(total, before, out=asked)
-        result = self.vector_room(base.numel(), dtype).copy_(total)
+        result = self.vector_room(base.numel(), dtype)
+        round_into(result, total)
         left, unmoved = total.cpu().copy_(result), before.cpu()
         left -= unmoved if base.dtype == dtype else unmoved.copy_(base.to(dtype))
         self._measure(asked.cpu(), left, tally)

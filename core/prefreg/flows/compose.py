@@ -7,14 +7,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from prefreg.composition import Plan, PlannedTerm, Survival, write_composition
 from prefreg.composition.eta import EtaRule, read_rule
 from prefreg.composition.layout import parse_size, plan_files
 from prefreg.composition.methods import METHODS
+from prefreg.composition.plan import opened
 from prefreg.composition.recipe import SCHEMA
-from prefreg.composition.streaming import THREADS, Progress
+from prefreg.composition.rounding import Rounding
+from prefreg.composition.streaming import THREADS, Progress, estimate_seconds
 from prefreg.composition.workspace import WORKSPACE_BYTES
 from prefreg.errors import PrefregError, UsageError, VectorError
 from prefreg.flows.access import Access
@@ -23,7 +26,7 @@ from prefreg.methods import Method
 from prefreg.plugins import load_methods
 from prefreg.registry import Store
 from prefreg.terms import Term, parse_reference
-from prefreg.vectors.tensors import parse_dtype
+from prefreg.vectors.tensors import parse_device, parse_dtype
 
 _DEFAULT_OUTPUT = Path("composed")
 
@@ -37,6 +40,9 @@ class CompositionRequest:
     base: str | None = None
     dtype: str | None = None
     """Output dtype, as in `bfloat16`; the base's own, tensor by tensor, if absent."""
+    rounding: str = "nearest"
+    seed: int = 0
+    """Of stochastic rounding."""
     overwrite: bool = False
     max_shard_size: str | None = None
     device: str = "cpu"
@@ -99,9 +105,16 @@ class CompositionPlan:
     """What the method adds to the base."""
     base: str
     output: Path
+    reads: dict[str, int]
+    """Bytes by the file, or the version stored in the registry."""
+    writes: dict[str, int]
+    """Bytes by the weight file."""
     bytes_read: int
     bytes_written: int
     peak_memory: int
+    """Of the whole process."""
+    seconds: float
+    """From a sample that was composed and not written; a cold or slow disk takes longer."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan in a form that JSON can hold."""
@@ -110,9 +123,12 @@ class CompositionPlan:
             "rule": self.rule,
             "base": self.base,
             "output": str(self.output),
+            "reads": [{"file": name, "bytes": size} for name, size in self.reads.items()],
+            "writes": [{"file": name, "bytes": size} for name, size in self.writes.items()],
             "bytes_read": self.bytes_read,
             "bytes_written": self.bytes_written,
             "peak_memory": self.peak_memory,
+            "seconds": self.seconds,
         }
 
 
@@ -129,6 +145,7 @@ def compose(
         dtype=request.dtype,
         overwrite=request.overwrite,
         max_shard_size=request.max_shard_size,
+        rounding=Rounding(request.rounding, request.seed),
         device=request.device,
         durable=request.durable,
         hashed=request.hash_files,
@@ -150,16 +167,29 @@ def plan(access: Access, request: CompositionRequest) -> CompositionPlan:
         dtype=parse_dtype(request.dtype) if request.dtype else None,
         max_shard_size=parse_size(size) if size else None,
     )
-    stored = sum(tensor.spec.nbytes for tensor in found.base.checkpoint.tensors.values())
-    vectors = sum(term.record.size for term in made.active)
+    reads: dict[str, int] = {}
+    for tensor in found.base.checkpoint.tensors.values():
+        path = str(tensor.file)
+        reads[path] = reads.get(path, 0) + tensor.spec.nbytes
+    for term in made.active:
+        stored = isinstance(term.source, bytes)
+        reads[str(term.record) if stored else str(term.source)] = term.record.size
+    device = parse_device(request.device)
+    with opened(made) as open_plan:
+        seconds = estimate_seconds(
+            open_plan, files, rounding=Rounding(request.rounding, request.seed), device=device
+        )
     return CompositionPlan(
         formula=made.formula,
         rule=made.rule,
         base=str(found.base),
         output=request.output,
-        bytes_read=stored + vectors,
+        reads=reads,
+        writes={file.name: file.size for file in files},
+        bytes_read=sum(reads.values()),
         bytes_written=sum(file.size for file in files),
-        peak_memory=THREADS * WORKSPACE_BYTES,
+        peak_memory=psutil.Process().memory_info().rss + THREADS * WORKSPACE_BYTES,
+        seconds=seconds,
     )
 
 
@@ -171,7 +201,8 @@ def read_recipe(path: Path, **options: Any) -> CompositionRequest:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return _read_recipe(content, {key: value for key, value in options.items() if value})
+        given = {key: value for key, value in options.items() if _is_given(value)}
+        return _read_recipe(content, given)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"{path} is no recipe: {reason}.") from error
@@ -182,6 +213,10 @@ def read_recipe(path: Path, **options: Any) -> CompositionRequest:
             f"{path} is no recipe: it needs 'schema', 'base' and 'terms' with axis, eta and "
             f"version ({type(error).__name__}: {error})."
         ) from error
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False and value != ()
 
 
 def _read_recipe(content: Any, options: Mapping[str, Any]) -> CompositionRequest:
@@ -203,6 +238,8 @@ def _read_recipe(content: Any, options: Mapping[str, Any]) -> CompositionRequest
         "base": spec,
         "dtype": content.get("dtype"),
         "max_shard_size": content.get("max_shard_size"),
+        "rounding": str((content.get("rounding") or {}).get("kind", "nearest")),
+        "seed": int((content.get("rounding") or {}).get("seed", 0)),
         "hash_files": content.get("files") is not None,
     }
     known |= {"form": content.get("as", "checkpoint"), "max_rank": content.get("max_rank")}
@@ -305,8 +342,9 @@ def _warnings(found: Resolution, survival: Survival | None) -> list[str]:
     warnings = []
     if survival is not None and not survival.faithful:
         warnings.append(
-            f"rounding kept {survival.gain:.0%} of the requested change; "
-            "compose with --dtype float32 to keep it."
+            f"rounding kept {survival.gain:.0%} of the requested change, least in "
+            f"{survival.worst}; compose with --rounding stochastic, which keeps it on average, "
+            "or with --dtype float32."
         )
     base = found.base.fingerprint
     for term in found.terms:
