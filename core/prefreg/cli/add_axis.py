@@ -48,6 +48,20 @@ if TYPE_CHECKING:
     show_default=True,
     help="Storage dtype of the vector.",
 )
+@click.option("--lora", type=click.IntRange(1), metavar="RANK", help="Train LoRA of this rank.")
+@click.option(
+    "--lora-alpha",
+    type=click.FloatRange(0, min_open=True),
+    help="LoRA is scaled by alpha / RANK.  [default: twice RANK]",
+)
+@click.option(
+    "--lora-targets",
+    metavar="NAME,...",
+    default="",
+    show_default="every linear layer but the head",
+    help="Linear layers, as in q_proj,v_proj.",
+)
+@click.option("--rslora", is_flag=True, help="Scale LoRA by alpha / √RANK instead.")
 @click.option(
     "--length-balanced",
     is_flag=True,
@@ -66,6 +80,7 @@ def add_axis(
     """Train the ± pair of an axis and store φ = θ₊ − θ₋ as a new version."""
     from prefreg.flows.add_axis import AxisRequest
 
+    options["lora_targets"] = [part for part in options["lora_targets"].split(",") if part]
     request = AxisRequest(name, settings=assignments, **options)
     registry = common.open_registry()
     if dry_run:

@@ -1,5 +1,6 @@
 """Add an axis: rows → pairs → tokens → two poles → φ → version."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +10,13 @@ from typing import Any
 
 from prefreg import pocket
 from prefreg.axes import AXIS_NAME
-from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
+from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.data.audit import Audit
 from prefreg.data.pairs import PairSet, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.errors import UsageError
 from prefreg.flows.access import Access
+from prefreg.flows.extracting import extract_pair
 from prefreg.flows.resolve import base_spec, identify
 from prefreg.flows.rows import Origin, open_rows
 from prefreg.plugins import InstalledAxis, load_axes
@@ -22,11 +24,12 @@ from prefreg.registry import NewVersion, VersionRecord
 from prefreg.registry.tags import check_tags
 from prefreg.training import Progress
 from prefreg.training.loading import load_limits, load_tokenizer
+from prefreg.training.lora import LoraOptions
 from prefreg.training.pair import PairResult, TrainedPole, train_pair
 from prefreg.training.preflight import check_disk
 from prefreg.training.settings import Settings, resolve_settings
 from prefreg.training.tokenising import tokenise
-from prefreg.vectors import Extraction, MemoryTensors, extract
+from prefreg.vectors import Extraction
 
 Note = Callable[[str], None]
 _POCKET = "pocket"
@@ -53,6 +56,14 @@ class AxisRequest:
     """`key=value` of DPOConfig fields, over everything else."""
     dtype: str = "float32"
     """Storage dtype of the vector: float32 or bfloat16."""
+    lora: int | None = None
+    """The rank of LoRA on linear layers, instead of whole weights."""
+    lora_alpha: float | None = None
+    """Scales LoRA by alpha / rank; twice the rank if absent."""
+    lora_targets: Sequence[str] = ()
+    """Ends of module names; every linear layer but the head if empty."""
+    rslora: bool = False
+    """Scale LoRA by alpha / √rank."""
     keep_anyway: bool = False
     accept_licence: bool = False
     """Use data whose licence forbids commercial use."""
@@ -70,6 +81,7 @@ class Prepared:
     pairs: PairSet
     length_balanced: bool
     settings: Settings
+    lora: LoraOptions | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,16 +132,17 @@ def add_axis(
         pairs=run.pairs,
         settings=run.settings,
         seed=request.seed,
+        lora=run.lora,
         keep_anyway=request.keep_anyway,
         progress=progress,
     )
     with tempfile.TemporaryDirectory(prefix="prefreg-") as folder:
         blob = Path(folder) / "vector.safetensors"
-        extraction = _extract(run.base, result, blob, _STORAGE[request.dtype])
+        extraction = extract_pair(run.base, result, blob, _STORAGE[request.dtype])
         new = NewVersion(
             axis=run.installed.axis.name,
             axis_aliases=run.installed.axis.aliases,
-            kind="dense",
+            kind="low-rank" if result.lora else "dense",
             dtype="BF16" if request.dtype == "bfloat16" else "F32",
             base=identify(run.base),
             metadata=_metadata(run, result, extraction, time.perf_counter() - started),
@@ -171,6 +184,7 @@ def _prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepare
     if not AXIS_NAME.fullmatch(request.name):
         raise UsageError(f"{request.name!r} is no axis name.")
     check_tags(request.tags)
+    lora = _lora(request)
     installed = load_axes().find(request.name)
     base = _choose_base(access, request.base, note)
     settings = resolve_settings(
@@ -179,6 +193,7 @@ def _prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepare
         preset=request.preset,
         default=pocket.TRAINING if base.name == _POCKET else None,
         max_length=request.max_length,
+        lora=lora is not None,
     )
     if access.is_present():
         with access.reading() as store:
@@ -199,7 +214,24 @@ def _prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepare
         seed=request.seed,
         length_balanced=request.length_balanced,
     )
-    return Prepared(installed, base, origin, pairs, request.length_balanced, settings)
+    return Prepared(installed, base, origin, pairs, request.length_balanced, settings, lora)
+
+
+def _lora(request: AxisRequest) -> LoraOptions | None:
+    rank, alpha = request.lora, request.lora_alpha
+    if rank is None:
+        if alpha is not None or request.lora_targets or request.rslora:
+            raise UsageError(
+                "--lora-alpha, --lora-targets and --rslora belong to --lora RANK: give it too."
+            )
+        return None
+    if rank < 1 or (alpha is not None and not 0 < alpha < math.inf):
+        raise UsageError("The rank of LoRA is 1 or more, and its alpha above zero.")
+    if request.dtype != "float32":
+        raise UsageError("Factors are small and stored in float32: leave --dtype out with --lora.")
+    # The usual choice: a scaling of 2, or of 2·√rank with rsLoRA.
+    alpha = 2.0 * rank if alpha is None else alpha
+    return LoraOptions(rank, alpha, request.rslora, tuple(request.lora_targets))
 
 
 def _choose_base(access: Access, spec: str | None, note: Note | None) -> BaseModel:
@@ -212,22 +244,6 @@ def _choose_base(access: Access, spec: str | None, note: Note | None) -> BaseMod
         if note is not None:
             note(f"Base model: {spec} (choose another with --base).")
     return resolve_base(spec)
-
-
-def _extract(base: BaseModel, result: PairResult, blob: Path, dtype: str) -> Extraction:
-    shapes = {name: tuple(tensor.shape) for name, tensor in result.base.items()}
-    names = on_disk_names(shapes, result.prefix, base.checkpoint)
-
-    def named(weights: Mapping[str, Any]) -> MemoryTensors:
-        return MemoryTensors({names[name]: tensor for name, tensor in weights.items()})
-
-    return extract(
-        positive=named(result.positive.weights),
-        negative=named(result.negative.weights),
-        reference=named(result.base),
-        destination=blob,
-        dtype=dtype,
-    )
 
 
 def _metadata(
@@ -250,7 +266,8 @@ def _metadata(
             "renderings": list(result.renderings),
             "audit": result.audit.as_dict(),
         },
-        "training": {"seed": result.seed, "settings": result.settings},
+        "training": {"seed": result.seed, "settings": result.settings}
+        | ({"lora": result.lora.as_dict()} if result.lora else {}),
         "poles": {
             "positive": _pole(result.positive),
             "negative": _pole(result.negative),

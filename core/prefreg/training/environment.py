@@ -18,6 +18,7 @@ _PACKAGES = (
     "datasets",
     "tokenizers",
     "numpy",
+    "peft",
 )
 
 

@@ -19,6 +19,7 @@ from prefreg.scoring.report import PoleReport, compare
 from prefreg.training.environment import hardware, package_versions, peak_memory
 from prefreg.training.guards import Failure, check_pole, enforce
 from prefreg.training.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.training.lora import Lora, LoraOptions, choose_layers
 from prefreg.training.preflight import check_memory, estimate_memory
 from prefreg.training.progress import Progress
 from prefreg.training.settings import Settings
@@ -37,7 +38,7 @@ class TrainedPole:
     """One pole: its weights, how it got there and what it learnt."""
 
     weights: Weights
-    """Parameters by their names in memory, float32 on the CPU, tied ones once."""
+    """Trained parameters by their names in memory, float32 on the CPU, tied ones once."""
     report: PoleReport
     curve: list[CurvePoint]
     failures: tuple[Failure, ...]
@@ -51,8 +52,11 @@ class PairResult:
     positive: TrainedPole
     negative: TrainedPole
     base: Weights
+    """As the poles' weights; empty where they are an adapter's."""
     prefix: str
     """The part of the parameters' names that older checkpoints leave out."""
+    lora: Lora | None
+    """What the weights are the factors of, where the base's own were left alone."""
     audit: Audit
     renderings: tuple[str, ...]
     """How pairs were written: `chat`, `none` (no chat template) or `text`."""
@@ -73,22 +77,24 @@ def train_pair(
     pairs: PairSet,
     settings: Settings,
     seed: int,
+    lora: LoraOptions | None = None,
     keep_anyway: bool = False,
     progress: Progress | None = None,
 ) -> PairResult:
-    """Train θ₊ and θ₋ from the base.
+    """Train θ₊ and θ₋ from the base, or an adapter on it for each.
 
     Both poles see the same pairs in the same order. The same seed gives the same weights, bit
     for bit, on the same machine with as many threads.
 
     Raises:
-        UsageError: The maximum length exceeds the model's context.
+        UsageError: The maximum length exceeds the model's context, or LoRA finds no such layer.
         DataError: The pairs cannot be written as tokens, or none is left.
         BaseModelError: The base cannot be loaded.
         TrainingError: Memory is short, or training diverged.
         GateError: A pole missed a threshold and `keep_anyway` is false.
     """
-    run = _Run(base, axis, settings, seed, progress)
+    chosen = choose_layers(lora, base) if lora else None
+    run = _Run(base, axis, settings, seed, chosen, progress)
     with quiet():
         tokenizer = load_tokenizer(base)
         context, vocabulary = load_limits(base)
@@ -97,14 +103,16 @@ def train_pair(
         )
         model = run.load()
         size = sum(parameter.numel() for parameter in model.parameters())
-        check_memory(estimate_memory(model.config, size, settings, tokens.max_length))
-        original, prefix = _weights(model), model.base_model_prefix
+        trained = chosen.parameters if chosen else None
+        check_memory(estimate_memory(model.config, size, settings, tokens.max_length, trained))
+        original = {} if chosen else _weights(model)
+        prefix = model.base_model_prefix
         references = run.reference(model, tokens)
 
         def train(pole: Pole, model: "PreTrainedModel", reference: PairLogProbs) -> TrainedPole:
-            trained = run.train(pole, model, tokenizer, tokens, reference, original)
-            enforce(trained.failures, axis_name=axis.name, keep_anyway=keep_anyway)
-            return trained
+            done = run.train(pole, model, tokenizer, tokens, reference, original)
+            enforce(done.failures, axis_name=axis.name, keep_anyway=keep_anyway)
+            return done
 
         positive = train("positive", model, references[0])
         # trl patches the model that it trains, so the other pole gets a fresh one; the first
@@ -117,6 +125,7 @@ def train_pair(
         negative=negative,
         base=original,
         prefix=prefix,
+        lora=chosen,
         audit=tokens.audit,
         renderings=tokens.renderings,
         settings=settings.as_dict() | {"max_length": tokens.max_length},
@@ -136,6 +145,7 @@ class _Run:
     axis: Axis
     settings: Settings
     seed: int
+    lora: Lora | None
     progress: Progress | None
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -174,6 +184,7 @@ class _Run:
                     settings=self.settings,
                     max_length=tokens.max_length,
                     seed=self.seed,
+                    lora=self.lora.config() if self.lora else None,
                     progress=self._losses(pole),
                 )
             except TrainingError as error:
@@ -183,7 +194,8 @@ class _Run:
             scores = answer_log_probs(model, pairs[tokens.report], progress=steps)
         report = compare(scores, reference[tokens.report], split=tokens.split)
         weights = _weights(model)
-        return TrainedPole(weights, report, curve, check_pole(pole, report, weights, original))
+        before = self.lora.unmoved(weights) if self.lora else original
+        return TrainedPole(weights, report, curve, check_pole(pole, report, weights, before))
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -201,8 +213,9 @@ class _Run:
 
 
 def _weights(model: "PreTrainedModel") -> Weights:
-    """Copy the parameters; unlike `state_dict`, this lists tied ones once and no buffers."""
+    """Copy what is trained; unlike `state_dict`, this lists tied parameters once and no buffers."""
     return {
         name: parameter.detach().to("cpu", torch.float32, copy=True)
         for name, parameter in model.named_parameters()
+        if parameter.requires_grad
     }

@@ -12,8 +12,9 @@ from prefreg.errors import TrainingError
 from prefreg.training.settings import Settings
 
 _GIB = 2**30
-_TRAINED_BYTES = 16
-"""A float32 parameter, its gradient and two moments of Adam."""
+_WEIGHT_BYTES = 4
+_TRAINED_BYTES = 12
+"""A parameter's gradient and two moments of Adam, in float32."""
 _COPIES_BYTES = 12
 """Float32 copies kept on the CPU: the base, the first pole and the second."""
 
@@ -30,9 +31,9 @@ class MemoryNeed:
 
 
 def estimate_memory(
-    config: Any, parameters: int, settings: Settings, max_length: int
+    config: Any, parameters: int, settings: Settings, max_length: int, trained: int | None = None
 ) -> MemoryNeed:
-    """Estimate what training a pole of this model takes.
+    """Estimate what training a pole of this model takes, all of its weights or `trained` beside.
 
     Activations are those of a Llama block: about 16 hidden and 4 intermediate vectors a token
     and layer are kept for the backward pass, or one hidden vector with checkpointing.
@@ -46,7 +47,11 @@ def estimate_memory(
     block = 4 * tokens * (16 * hidden + 4 * inner)
     layers = int(text.num_hidden_layers)
     activations = block + layers * 4 * tokens * hidden if checkpointing else layers * block
-    return MemoryNeed(parameters * _TRAINED_BYTES, activations, parameters * _COPIES_BYTES)
+    weights = parameters if trained is None else parameters + trained
+    moving = parameters if trained is None else trained
+    return MemoryNeed(
+        weights * _WEIGHT_BYTES + moving * _TRAINED_BYTES, activations, moving * _COPIES_BYTES
+    )
 
 
 def check_memory(need: MemoryNeed) -> None:

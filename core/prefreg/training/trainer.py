@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from prefreg.training.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 StepProgress = Callable[[int, int, float | None], None]
@@ -62,9 +64,12 @@ def train_pole(
     settings: Settings,
     max_length: int,
     seed: int,
+    lora: "LoraConfig | None" = None,
     progress: StepProgress | None = None,
 ) -> list[CurvePoint]:
     """Train `model` in place to prefer the chosen answers; the loss starts at log 2.
+
+    With LoRA, an adapter is put on the model, and that alone is trained.
 
     Raises:
         TrainingError: The loss is no longer finite, or memory ran out.
@@ -77,6 +82,7 @@ def train_pole(
             data_collator=DataCollatorForPreference(pad_token_id=padding_id(tokenizer)),
             train_dataset=_dataset(pairs, reference),
             processing_class=tokenizer,
+            peft_config=lora,
             callbacks=[recorder],
         )
         trainer.remove_callback(PrinterCallback)
@@ -177,7 +183,10 @@ def _lists(rows: Sequence[Sequence[int]]) -> pa.Array:
 def _explained() -> "Iterator[None]":
     """Say what to change where memory runs out or trl refuses a setting only when it trains."""
     try:
-        yield
+        with warnings.catch_warnings():
+            # peft 0.21 asks a transformers 5 model under the older name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+            yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         # The CPU's allocator raises a plain RuntimeError.
         if type(error) is RuntimeError and "can't allocate memory" not in str(error):

@@ -1,7 +1,7 @@
 """Preference vectors: φ = θ₊ − θ₋ as tensors, with its extraction, storage and algebra."""
 
 from prefreg.vectors.dense import DenseVector
-from prefreg.vectors.extraction import Extraction, extract, extract_folders
+from prefreg.vectors.extraction import Extraction, extract, extract_factors, extract_folders
 from prefreg.vectors.factors import Factors
 from prefreg.vectors.lowrank import LowRankVector, write_low_rank
 from prefreg.vectors.opening import Vector, open_vector
@@ -20,6 +20,7 @@ __all__ = [
     "Vector",
     "WrittenFile",
     "extract",
+    "extract_factors",
     "extract_folders",
     "open_vector",
     "read_tensor",

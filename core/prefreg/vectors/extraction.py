@@ -8,6 +8,8 @@ import torch
 
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.errors import VectorError
+from prefreg.vectors.factors import FactorMap, dot, norms, subtract
+from prefreg.vectors.lowrank import write_low_rank
 from prefreg.vectors.sources import (
     CheckpointTensors,
     TensorSource,
@@ -16,6 +18,13 @@ from prefreg.vectors.sources import (
 )
 from prefreg.vectors.tensors import TORCH_DTYPES, blocks, count_nonzero, is_finite, to_bytes
 from prefreg.vectors.writing import dense_writer
+
+_UNMOVED = (
+    "The model did not move: both poles hold the same weights. Raise the learning rate or the "
+    "number of steps, or check that two different models were given."
+)
+# By factors, equal poles cancel only up to the rounding of their inner products.
+_CANCELLED = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +36,9 @@ class Extraction:
     norm: float
     norms: dict[str, float]
     """By tensor."""
-    zeros: float
-    """The share of φ that is exactly zero; large when the poles were saved in low precision."""
+    zeros: float | None
+    """The share of φ that is exactly zero, large when the poles were saved in low precision;
+    not counted in products of factors."""
     positive_norm: float | None
     """‖θ₊ − θ_base‖, where the base was given."""
     negative_norm: float | None
@@ -90,10 +100,7 @@ def extract(
                     _measure_poles(sums, plus, minus, reference.block(spec.name, start, stop))
             sums.norms[spec.name] = math.sqrt(square)
         if not any(sums.norms.values()):
-            raise VectorError(
-                "The model did not move: both poles hold the same weights. Raise the learning "
-                "rate or the number of steps, or check that two different models were given."
-            )
+            raise VectorError(_UNMOVED)
         return _summarise(sums, writer.finish(), writer.size, reference is not None, dtype)
 
 
@@ -118,6 +125,35 @@ def extract_folders(
         reference=CheckpointTensors(base),
         destination=destination,
         dtype=dtype,
+    )
+
+
+def extract_factors(*, positive: FactorMap, negative: FactorMap, destination: Path) -> Extraction:
+    """Store the difference of two adapters on one base, exactly, and measure it by its factors.
+
+    Raises:
+        VectorError: The adapters do not match, hold NaN or infinity, or are the same.
+        OutputError: The destination cannot be written.
+    """
+    phi = subtract(positive, negative)
+    by_weight = norms(phi)
+    norm = math.hypot(*by_weight.values())
+    lengths = [math.hypot(*norms(pole).values()) for pole in (positive, negative)]
+    if norm <= _CANCELLED * max(lengths):
+        raise VectorError(_UNMOVED)
+    written = write_low_rank(phi, destination)
+    product = math.prod(lengths)
+    return Extraction(
+        sha256=written.sha256,
+        size=written.size,
+        norm=norm,
+        norms=by_weight,
+        zeros=None,
+        positive_norm=lengths[0],
+        negative_norm=lengths[1],
+        cosine_poles=dot(positive, negative) / product if product else None,
+        storage_error=None,
+        storage_cosine=None,
     )
 
 

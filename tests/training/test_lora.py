@@ -1,0 +1,149 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+import adapters
+from prefreg.axes import Axis
+from prefreg.checkpoints.bases import BaseModel
+from prefreg.data.pairs import PairSet
+from prefreg.errors import GateError, UsageError, VectorError
+from prefreg.training.loading import load_model
+from prefreg.training.lora import Lora, LoraOptions, choose_layers
+from prefreg.training.pair import PairResult, train_pair
+from prefreg.training.preflight import estimate_memory
+from prefreg.training.settings import Settings, resolve_settings
+from prefreg.vectors import LowRankVector, extract_factors
+from prefreg.vectors.factors import subtract
+
+OPTIONS = LoraOptions(rank=3, alpha=6.0, rslora=True)
+
+
+@pytest.fixture(scope="session")
+def quick(settings: Settings) -> Settings:
+    """Return settings under which LoRA moves within seconds."""
+    return Settings({**settings.values, "learning_rate": 1e-2}, frozenset())
+
+
+@pytest.fixture(scope="session")
+def result(base: BaseModel, axis: Axis, pairs: PairSet, quick: Settings) -> PairResult:
+    return train_pair(base=base, axis=axis, pairs=pairs, settings=quick, seed=0, lora=OPTIONS)
+
+
+def chosen(result: PairResult) -> Lora:
+    assert result.lora is not None
+    return result.lora
+
+
+def test_each_pole_learns_its_side_from_the_base(result: PairResult) -> None:
+    for pole in (result.positive, result.negative):
+        assert pole.curve[0].loss == pytest.approx(0.693147, abs=1e-5)  # the base is the reference
+        assert pole.report.accuracy > 0.9
+        assert pole.failures == ()
+
+
+def test_only_the_factors_of_linear_layers_are_trained(result: PairResult) -> None:
+    lora = chosen(result)
+    assert {layer.module.rpartition(".")[2] for layer in lora.layers} == set(adapters.LINEAR)
+    for pole in (result.positive, result.negative):
+        assert all(".lora_A." in name or ".lora_B." in name for name in pole.weights)
+        assert len(pole.weights) == 2 * len(lora.layers)
+        assert sum(tensor.numel() for tensor in pole.weights.values()) == lora.parameters
+
+
+def test_both_poles_begin_with_the_same_factors(
+    base: BaseModel, axis: Axis, pairs: PairSet, quick: Settings
+) -> None:
+    """Where nothing is learnt, the factors are those of the beginning."""
+    still = Settings({**quick.values, "learning_rate": 1e-30, "max_steps": 1}, frozenset())
+    result = train_pair(
+        base=base, axis=axis, pairs=pairs, settings=still, seed=0, lora=OPTIONS, keep_anyway=True
+    )
+    for name, weight in result.positive.weights.items():
+        torch.testing.assert_close(weight, result.negative.weights[name])
+        if ".lora_A." in name:
+            assert weight.abs().sum() > 0
+
+
+def test_the_stored_vector_is_what_the_adapters_do(
+    result: PairResult, base: BaseModel, tmp_path: Path
+) -> None:
+    lora = chosen(result)
+    poles = [lora.factors(pole.weights) for pole in (result.positive, result.negative)]
+    found = extract_factors(positive=poles[0], negative=poles[1], destination=tmp_path / "phi")
+    layer = lora.layers[0]
+    products = []
+    for pole in (result.positive, result.negative):
+        a, b = (pole.weights[f"{layer.module}.lora_{side}.default.weight"] for side in "AB")
+        products.append(6.0 / 3**0.5 * (b.double() @ a.double()))
+    with LowRankVector.open(tmp_path / "phi") as vector:
+        assert set(vector.ranks.values()) == {6}
+        torch.testing.assert_close(
+            vector.tensor(layer.weight).double(), products[0] - products[1], rtol=1e-5, atol=1e-8
+        )
+        whole = torch.cat([vector.tensor(name).double().flatten() for name in vector.names])
+    assert found.norm == pytest.approx(float(whole.norm()), rel=1e-6)
+    assert found.cosine_poles is not None
+    assert found.cosine_poles < 0
+    assert found.zeros is None
+
+
+def test_equal_adapters_have_no_direction(result: PairResult, tmp_path: Path) -> None:
+    pole = chosen(result).factors(result.positive.weights)
+    with pytest.raises(VectorError, match="both poles hold the same weights"):
+        extract_factors(positive=pole, negative=pole, destination=tmp_path / "phi")
+    assert not list(tmp_path.glob("phi*"))
+
+
+def test_the_same_seed_gives_the_same_factors(
+    result: PairResult, base: BaseModel, axis: Axis, pairs: PairSet, quick: Settings
+) -> None:
+    again = train_pair(base=base, axis=axis, pairs=pairs, settings=quick, seed=0, lora=OPTIONS)
+    for name, weight in result.negative.weights.items():
+        assert torch.equal(weight, again.negative.weights[name])
+    phi = [
+        subtract(chosen(r).factors(r.positive.weights), chosen(r).factors(r.negative.weights))
+        for r in (result, again)
+    ]
+    assert all(torch.equal(part.a, phi[1][name].a) for name, part in phi[0].items())
+
+
+def test_a_pole_that_does_not_move_is_refused(
+    base: BaseModel, axis: Axis, pairs: PairSet, quick: Settings
+) -> None:
+    still = Settings({**quick.values, "learning_rate": 1e-30, "max_steps": 1}, frozenset())
+    with pytest.raises(GateError, match="number of changed tensors is 0"):
+        train_pair(base=base, axis=axis, pairs=pairs, settings=still, seed=0, lora=OPTIONS)
+
+
+def test_targets_choose_layers(base: BaseModel) -> None:
+    lora = choose_layers(dataclasses.replace(OPTIONS, targets=("q_proj", "1.mlp.up_proj")), base)
+    assert [layer.module for layer in lora.layers] == [
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.1.self_attn.q_proj",
+        "model.layers.1.mlp.up_proj",
+    ]
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "proj", "q_prj"])
+def test_a_target_that_is_no_inner_linear_layer_is_refused(base: BaseModel, target: str) -> None:
+    with pytest.raises(UsageError, match=f"no linear layer called '{target}'.*It has down_proj"):
+        choose_layers(dataclasses.replace(OPTIONS, targets=("q_proj", target)), base)
+
+
+def test_lora_learns_faster_unless_told_otherwise() -> None:
+    assert resolve_settings(lora=True).values["learning_rate"] == pytest.approx(1e-5)
+    quick = resolve_settings(lora=True, preset="quick").values["learning_rate"]
+    assert quick == pytest.approx(1e-4)
+    told = resolve_settings(lora=True, assignments=["learning_rate=3e-6"])
+    assert told.values["learning_rate"] == 3e-6
+
+
+def test_lora_needs_less_memory(base: BaseModel, settings: Settings) -> None:
+    config = load_model(base).config
+    whole = estimate_memory(config, 1000, settings, 48)
+    thin = estimate_memory(config, 1000, settings, 48, trained=10)
+    assert whole.model == 16_000
+    assert thin.model == 4 * 1010 + 12 * 10
+    assert (whole.copies, thin.copies) == (12_000, 120)
