@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from prefreg.flows.compare import Comparison
     from prefreg.flows.compose import Composed, CompositionPlan, CompositionRequest
     from prefreg.flows.compose_adapter import AdapterResult
+    from prefreg.flows.importing import ImportRequest
     from prefreg.registry.backup import Backup
     from prefreg.registry.copying import Copied
     from prefreg.registry.searching import Found
@@ -152,6 +153,25 @@ class Registry:
 
         wanted = AxisRequest(request, **options) if isinstance(request, str) else request
         return preview_axis(self.access, wanted, note)
+
+    def import_vector(self, request: "ImportRequest | str", **options: Any) -> VersionRecord:
+        """Store the difference of two models or adapters that were trained elsewhere.
+
+        `import_vector("helpful", plus=..., minus=..., base=...)` takes the fields of
+        `ImportRequest`; the folders may be paths or their text.
+
+        Raises:
+            UsageError: The name is malformed, or poles are missing or of two forms.
+            BaseModelError: A checkpoint is missing, damaged or of another architecture.
+            VectorError: An adapter does not fit or is more than two factors, or nothing differs.
+            RegistryError: The name belongs to another axis.
+        """
+        from prefreg.flows.importing import ImportRequest, import_vector
+
+        if isinstance(request, str):
+            folders = {key: Path(options[key]) for key in ("plus", "minus") if options.get(key)}
+            request = ImportRequest(request, **(options | folders))
+        return import_vector(self.access, request)
 
     def compose(
         self,

@@ -71,6 +71,9 @@ _BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has
 @click.option("--hash", "hash_files", is_flag=True, help="Record the sha256 of every file.")
 @click.option("--verify", is_flag=True, help="Hash every vector again before it is used.")
 @click.option("--force-base", is_flag=True, help="Add vectors to a base they do not belong to.")
+@click.option(
+    "--mix-contrasts", is_flag=True, help="Add vectors of pairs and of positive poles alone."
+)
 @AT
 def compose(
     common: Common,

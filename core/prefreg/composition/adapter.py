@@ -123,8 +123,6 @@ def _sum_of(plan: Plan) -> dict[str, Factors]:
             f"{listed(dense)} are dense, and an adapter holds low-rank vectors only. Compose a "
             "checkpoint (leave --as adapter out), or train them again with --lora."
         )
-    if not plan.active:
-        raise UsageError("Every coefficient is 0, so there is nothing for an adapter to hold.")
     parts: dict[str, list[Factors]] = {}
     with opened(plan) as open_plan:
         for term in open_plan.terms:
@@ -134,6 +132,8 @@ def _sum_of(plan: Plan) -> dict[str, Factors]:
                 if eta:
                     part = term.vector.factors(name).scaled(eta)
                     parts.setdefault(name, []).append(part)
+    if not parts:
+        raise UsageError("Every coefficient is 0, so there is nothing for an adapter to hold.")
     return {name: concatenate(parts[name]) for name in sorted(parts)}
 
 

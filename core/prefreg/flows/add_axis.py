@@ -16,7 +16,7 @@ from prefreg.data.pairs import PairSet, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.errors import UsageError
 from prefreg.flows.access import Access
-from prefreg.flows.extracting import extract_pair
+from prefreg.flows.extracting import extract_pair, geometry
 from prefreg.flows.resolve import base_spec, identify
 from prefreg.flows.rows import Origin, open_rows
 from prefreg.plugins import InstalledAxis, load_axes
@@ -272,15 +272,7 @@ def _metadata(
             "positive": _pole(result.positive),
             "negative": _pole(result.negative),
         },
-        "geometry": {
-            "norm": extraction.norm,
-            "positive_norm": extraction.positive_norm,
-            "negative_norm": extraction.negative_norm,
-            "cosine_poles": extraction.cosine_poles,
-            "zeros": extraction.zeros,
-            "storage_error": extraction.storage_error,
-            "norms": dict(extraction.norms),
-        },
+        "geometry": geometry(extraction),
         "environment": {
             "packages": result.packages,
             "hardware": result.hardware,

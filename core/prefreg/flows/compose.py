@@ -21,7 +21,7 @@ from prefreg.composition.streaming import THREADS, Progress, estimate_seconds
 from prefreg.composition.workspace import WORKSPACE_BYTES
 from prefreg.errors import PrefregError, UsageError, VectorError
 from prefreg.flows.access import Access
-from prefreg.flows.resolve import Resolution, resolve_terms
+from prefreg.flows.resolve import Resolution, refuse_mixed_contrasts, resolve_terms
 from prefreg.methods import Method
 from prefreg.plugins import load_methods
 from prefreg.registry import Store
@@ -53,6 +53,8 @@ class CompositionRequest:
     """Whether the recipe gets the sha256 of every file that is written."""
     verify: bool = False
     force_base: bool = False
+    mix_contrasts: bool = False
+    """Add vectors of pairs and of positive poles alone to one sum."""
     form: str = "checkpoint"
     """What is written: a whole `checkpoint`, or an `adapter` of low-rank vectors."""
     max_rank: int | None = None
@@ -277,9 +279,10 @@ def resolve_plan(access: Access, request: CompositionRequest) -> tuple[Resolutio
         ]
         options = _canonical_options(store, request, found)
     method = find_method(request.method)
-    return found, Plan(
-        found.base, terms, force_base=request.force_base, method=method, options=options
-    )
+    made = Plan(found.base, terms, force_base=request.force_base, method=method, options=options)
+    if not request.mix_contrasts:
+        refuse_mixed_contrasts([term.record for term in made.active])
+    return found, made
 
 
 def _canonical_options(

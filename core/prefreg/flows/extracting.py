@@ -1,7 +1,8 @@
-"""Take φ out of a trained pair, in the base's names on disk."""
+"""Take φ out of a trained pair, in the base's names on disk, and say what was measured."""
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,3 +32,16 @@ def extract_pair(base: BaseModel, result: PairResult, blob: Path, dtype: str) ->
         destination=blob,
         dtype=dtype,
     )
+
+
+def geometry(extraction: Extraction) -> dict[str, Any]:
+    """Return what a version's record keeps of the measurements."""
+    return {
+        "norm": extraction.norm,
+        "positive_norm": extraction.positive_norm,
+        "negative_norm": extraction.negative_norm,
+        "cosine_poles": extraction.cosine_poles,
+        "zeros": extraction.zeros,
+        "storage_error": extraction.storage_error,
+        "norms": dict(extraction.norms),
+    }

@@ -6,7 +6,8 @@ from datetime import datetime
 from pathlib import Path
 
 from prefreg.checkpoints.bases import BaseModel, resolve_base
-from prefreg.errors import BaseModelError, RegistryError, UsageError
+from prefreg.checkpoints.checkpoint import listed
+from prefreg.errors import BaseModelError, RegistryError, UsageError, VectorError
 from prefreg.registry import BaseIdentity, BaseRecord, Store, VersionRecord
 from prefreg.terms import Term
 
@@ -71,6 +72,21 @@ def resolve_on(
         for term in terms
     ]
     return tuple(sorted(found, key=lambda term: term.record.axis))
+
+
+def refuse_mixed_contrasts(records: Sequence[VersionRecord]) -> None:
+    """Check that all vectors are of pairs, or all of positive poles alone.
+
+    Raises:
+        VectorError: There are some of each.
+    """
+    single = [str(record) for record in records if record.contrast == "positive-only"]
+    if single and len(single) < len(records):
+        raise VectorError(
+            f"{listed(single)} came from a positive pole alone, the other vectors from pairs, so "
+            "a coefficient does not mean the same for both. Import the negative poles too, or "
+            "compose with --mix-contrasts."
+        )
 
 
 def find_base(record: BaseRecord) -> BaseModel:

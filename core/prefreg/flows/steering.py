@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
 from prefreg.errors import BaseModelError, UsageError
 from prefreg.flows.access import Access
-from prefreg.flows.resolve import resolve_on, resolve_terms
+from prefreg.flows.resolve import refuse_mixed_contrasts, resolve_on, resolve_terms
 from prefreg.serving import Dials, SteeredModel
 from prefreg.terms import Term
 from prefreg.training.loading import load_model, load_tokenizer, quiet
@@ -104,6 +104,7 @@ class VectorShelf:
             return []  # needs no registry
         with self._access.reading() as store:
             found = resolve_on(store, terms, self._base.fingerprint.weights, self._at)
+            refuse_mixed_contrasts([term.record for term in found if term.eta])
             for term in found:
                 if term.record.sha256 not in self._vectors:
                     source = store.vector_source(term.record)

@@ -9,6 +9,7 @@ INLINE_LIMIT = 4 * 1024 * 1024
 
 Kind = Literal["dense", "low-rank"]
 StorageDtype = Literal["F32", "BF16"]
+Contrast = Literal["pair", "positive-only"]
 AliasAction = Literal["set", "moved", "deleted", "removed"]
 
 
@@ -93,6 +94,11 @@ class VersionRecord(VersionSummary):
 
     metadata: dict[str, Any]
     measurements: tuple[Measurement, ...]
+
+    @property
+    def contrast(self) -> Contrast:
+        """What φ is the difference of: the two poles, or the positive one and the base."""
+        return "positive-only" if self.metadata.get("contrast") == "positive-only" else "pair"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,177 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import adapters
+import prefreg
+import tiny
+from prefreg.api import Registry
+from prefreg.checkpoints.bases import BaseModel
+from prefreg.errors import BaseModelError, PrefregError, RegistryError, UsageError, VectorError
+from prefreg.vectors import LowRankVector, open_vector
+from prefreg.vectors.adapters import read_adapter
+from prefreg.vectors.opening import Vector
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> BaseModel:
+    return tiny.in_base(lambda: tiny.llama(tied=True), tmp_path / "base")
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return prefreg.open(tmp_path / "registry.db")
+
+
+def checkpoint(folder: Path, seed: int) -> Path:
+    return tiny.save(tiny.perturbed(tiny.llama(tied=True), scale=1e-3, seed=seed), folder)
+
+
+def adapter(folder: Path, seed: int, **settings: Any) -> Path:
+    return adapters.save_adapter(tiny.llama(tied=True), folder, seed=seed, **settings)
+
+
+def stored(registry: Registry, axis: str) -> Vector:
+    record = registry.show(axis)
+    with registry.access.reading() as store:
+        return open_vector(store.vector_source(record), kind=record.kind)
+
+
+def test_two_checkpoints_become_a_dense_vector(
+    registry: Registry, base: BaseModel, tmp_path: Path
+) -> None:
+    poles = checkpoint(tmp_path / "plus", 1), checkpoint(tmp_path / "minus", 2)
+    record = registry.import_vector(
+        "kindness", plus=str(poles[0]), minus=poles[1], base=str(base.path), note="from elsewhere"
+    )
+    assert (str(record), record.kind, record.contrast) == ("kindness@1", "dense", "pair")
+    assert record.note == "from elsewhere"
+    assert record.metadata["import"]["positive"]["name"] == "plus"
+    assert len(record.metadata["import"]["negative"]["weights"]) == 64
+    plus = dict(tiny.perturbed(tiny.llama(tied=True), scale=1e-3, seed=1).named_parameters())
+    minus = dict(tiny.perturbed(tiny.llama(tied=True), scale=1e-3, seed=2).named_parameters())
+    with stored(registry, "kindness") as vector:
+        for name in vector.names:
+            assert torch.equal(vector.tensor(name), plus[name].detach() - minus[name].detach())
+
+
+def test_two_adapters_become_a_low_rank_vector(
+    registry: Registry, base: BaseModel, tmp_path: Path
+) -> None:
+    plus, minus = adapter(tmp_path / "plus", 1), adapter(tmp_path / "minus", 2, r=3)
+    record = registry.import_vector("kindness", plus=plus, minus=minus, base=str(base.path))
+    assert (record.kind, record.contrast) == ("low-rank", "pair")
+    assert record.metadata["import"]["negative"] == {
+        "name": "minus",
+        "rank": 3,
+        "alpha": 8.0,
+        "rslora": False,
+    }
+    poles = [read_adapter(folder, base.checkpoint).factors for folder in (plus, minus)]
+    with stored(registry, "kindness") as vector:
+        assert isinstance(vector, LowRankVector)
+        assert set(vector.ranks.values()) == {4 + 3}
+        for name in vector.names:
+            expected = poles[0][name].b @ poles[0][name].a - poles[1][name].b @ poles[1][name].a
+            torch.testing.assert_close(vector.tensor(name), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("make", "kind"), [(checkpoint, "dense"), (adapter, "low-rank")])
+def test_a_positive_pole_alone_is_told_apart(
+    registry: Registry, base: BaseModel, tmp_path: Path, make: Any, kind: str
+) -> None:
+    record = registry.import_vector(
+        "kindness", plus=make(tmp_path / "plus", 1), base=str(base.path), positive_only=True
+    )
+    assert (record.kind, record.contrast) == (kind, "positive-only")
+    assert record.metadata["geometry"]["norm"] == pytest.approx(
+        record.metadata["geometry"]["positive_norm"]
+    )
+    assert "negative" not in record.metadata["import"]
+
+
+def test_pairs_and_positive_poles_are_never_mixed_in_silence(
+    registry: Registry, base: BaseModel, tmp_path: Path
+) -> None:
+    plus, minus = adapter(tmp_path / "plus", 1), adapter(tmp_path / "minus", 2)
+    registry.import_vector("kindness", plus=plus, minus=minus, base=str(base.path))
+    registry.import_vector("warmth", plus=plus, base=str(base.path), positive_only=True)
+    both = {"kindness": 1.0, "warmth": 0.5}
+    for compose in (registry.compose, registry.compose_adapter):
+        with pytest.raises(VectorError, match=r"'warmth@1' came from a positive pole alone"):
+            compose(both, tmp_path / "out")
+        compose({"warmth": 1.0}, tmp_path / "warm", overwrite=True)
+        compose({"kindness": 1.0, "warmth": 0.0}, tmp_path / "kind", overwrite=True)
+        compose(both, tmp_path / "out", mix_contrasts=True, overwrite=True)
+    with (
+        pytest.raises(VectorError, match="from a positive pole alone"),
+        prefreg.steer(tiny.llama(tied=True), registry=registry, base=str(base.path), terms=both),
+    ):
+        pass
+
+
+def test_an_installed_axis_brings_its_name_and_aliases(
+    registry: Registry, base: BaseModel, tmp_path: Path
+) -> None:
+    record = registry.import_vector(
+        "verbose", plus=adapter(tmp_path / "plus", 1), base=str(base.path), positive_only=True
+    )
+    assert (record.axis, "verbose" in record.axis_aliases) == ("verbosity", True)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "reason"),
+    [
+        ({"plus": "plus"}, UsageError, "Give the negative pole by --minus"),
+        ({"plus": "plus", "minus": "minus", "positive_only": True}, UsageError, "by --minus"),
+        ({"plus": "plus", "minus": "base"}, UsageError, "One pole is an adapter"),
+        (
+            {"plus": "plus", "minus": "minus", "dtype": "bfloat16"},
+            UsageError,
+            "leave --dtype out",
+        ),
+        ({"plus": "plus", "minus": "plus"}, VectorError, "both poles hold the same weights"),
+        ({"plus": "base", "positive_only": True}, VectorError, "hold the same weights"),
+        ({"plus": "absent", "positive_only": True}, BaseModelError, "does not exist"),
+        ({"plus": "gpt2", "positive_only": True}, BaseModelError, "was not trained from"),
+        ({"plus": "strange", "positive_only": True}, VectorError, "does not fit its base"),
+    ],
+)
+def test_what_cannot_be_imported_is_told_and_nothing_is_stored(
+    registry: Registry,
+    base: BaseModel,
+    tmp_path: Path,
+    options: dict[str, Any],
+    error: type[PrefregError],
+    reason: str,
+) -> None:
+    adapter(tmp_path / "plus", 1)
+    adapter(tmp_path / "minus", 2)
+    tiny.save(tiny.gpt2(), tmp_path / "gpt2")
+    adapters.save_adapter(
+        tiny.gpt2(), tmp_path / "strange", seed=1, target_modules=["c_attn"], fan_in_fan_out=True
+    )
+    folders = {key: tmp_path / options[key] for key in ("plus", "minus") if key in options}
+    with pytest.raises(error, match=reason):
+        registry.import_vector("kindness", base=str(base.path), **(options | folders))
+    assert not registry.access.is_present()
+
+
+@pytest.mark.parametrize("name", ["Kind ness", "1kind", ""])
+def test_a_malformed_name_is_refused(registry: Registry, base: BaseModel, name: str) -> None:
+    with pytest.raises(UsageError, match="is no axis name"):
+        registry.import_vector(name, plus=base.path, base=str(base.path), positive_only=True)
+
+
+def test_a_name_of_another_axis_is_refused(
+    registry: Registry, base: BaseModel, tmp_path: Path
+) -> None:
+    plus = adapter(tmp_path / "plus", 1)
+    options: dict[str, Any] = {"plus": plus, "base": str(base.path), "positive_only": True}
+    registry.import_vector("verbosity", **options)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PREFREG_LOAD_PLUGINS", "")
+        with pytest.raises(RegistryError, match="verbose"):
+            registry.import_vector("verbose", **options)
