@@ -34,9 +34,11 @@ from prefreg.terms import Term, parse_term
 if TYPE_CHECKING:
     from prefreg.api import Registry, open, steer
     from prefreg.data.hub import stream_hub_rows
+    from prefreg.declared import axis_from_yaml
 
 _LAZY = {
     "Registry": "prefreg.api",
+    "axis_from_yaml": "prefreg.declared",
     "open": "prefreg.api",
     "steer": "prefreg.api",
     "stream_hub_rows": "prefreg.data.hub",
@@ -65,6 +67,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "VectorError",
+    "axis_from_yaml",
     "hookimpl",
     "open",
     "parse_term",

@@ -17,7 +17,7 @@ def prefer(row: Row, index: int, prompt: tuple[Message, ...] | None = None) -> P
 def prefer_numbered(row: Row, column: str) -> PreferencePair | None:
     """Choose the response whose number stands in `column`; no such number is a tie."""
     index = row[column]
-    return prefer(row, index) if index in (0, 1) else None
+    return prefer(row, int(index)) if index in (0, 1) else None
 
 
 def prefer_rated(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @command("add-axis")
-@click.argument("name")
+@click.argument("name", metavar="NAME_OR_YAML")
 @click.option(
     "--base", help="Base model: a folder or a hub id.  [default: the last one, or pocket]"
 )
@@ -77,7 +77,10 @@ if TYPE_CHECKING:
 def add_axis(
     common: Common, name: str, dry_run: bool, assignments: tuple[str, ...], **options: Any
 ) -> None:
-    """Train the ± pair of an axis and store φ = θ₊ − θ₋ as a new version."""
+    """Train the ± pair of an axis and store φ = θ₊ − θ₋ as a new version.
+
+    The axis is an installed one, or one that a file like ./tone.yaml declares.
+    """
     from prefreg.flows.add_axis import AxisRequest
 
     options["lora_targets"] = [part for part in options["lora_targets"].split(",") if part]

@@ -1,4 +1,4 @@
-"""Read preference pairs from a file of JSON lines."""
+"""Read rows and preference pairs from a file of JSON lines."""
 
 import gzip
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from prefreg.axes import PreferencePair
+from prefreg.axes import PreferencePair, Row
 from prefreg.errors import DataError
 
 _OPENERS = {".jsonl": open, ".jsonl.gz": gzip.open}
@@ -22,13 +22,30 @@ def read_preference_file(path: Path) -> Iterator[tuple[int, PreferencePair]]:
     Raises:
         DataError: The file or one of its lines cannot be read; the message names both.
     """
+    for line_number, row in read_rows(path):
+        try:
+            pair = PreferencePair.from_row(row)
+            if not encodable(pair):
+                raise DataError("a text holds half of a surrogate pair, which is no character")
+        except DataError as error:
+            raise DataError(f"{path}:{line_number}: {error}") from error
+        yield line_number, pair
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """Yield the rows of a `.jsonl` or `.jsonl.gz` file with their line numbers; skip no line.
+
+    Raises:
+        DataError: The file or one of its lines cannot be read; the message names both.
+    """
     line_number = 0
     with _open(path) as file:
         for line_number, line in enumerate(_lines(path, file), start=1):
             try:
-                yield line_number, _read_line(line, first=line_number == 1)
+                row = _read_line(line, first=line_number == 1)
             except DataError as error:
                 raise DataError(f"{path}:{line_number}: {error}") from error
+            yield line_number, row
     if not line_number:
         raise DataError(f"{path} is empty: it needs one JSON object a line.")
 
@@ -68,7 +85,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-def _read_line(line: bytes, *, first: bool) -> PreferencePair:
+def _read_line(line: bytes, *, first: bool) -> Row:
     try:
         text = line.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:
@@ -83,7 +100,4 @@ def _read_line(line: bytes, *, first: bool) -> PreferencePair:
         raise DataError("broken JSON: nested too deeply") from error
     if not isinstance(row, dict):
         raise DataError(f"the line is a JSON {type(row).__name__}, not an object with columns")
-    pair = PreferencePair.from_row(row)
-    if not encodable(pair):
-        raise DataError("a text holds half of a surrogate pair, which is no character")
-    return pair
+    return row

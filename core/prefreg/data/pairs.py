@@ -71,6 +71,11 @@ def build_pairs(
         DataError: Nothing is left to train on; the message says what was dropped.
     """
     counts, kept = _clean(labelled, axis_name)
+    if counts["rows"] and counts["ties"] == counts["rows"]:
+        raise DataError(
+            f"The label rule of axis {axis_name!r} never decides: all {counts['rows']} rows are "
+            "ties. Correct the rule, or the columns that it looks at."
+        )
     if not kept:
         raise DataError(f"Axis {axis_name!r} has nothing to train on: {_account(counts)}.")
     if heldout is None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from prefreg import pocket
-from prefreg.axes import AXIS_NAME
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.data.audit import Audit
 from prefreg.data.pairs import PairSet, build_pairs
@@ -17,9 +16,10 @@ from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.errors import UsageError
 from prefreg.flows.access import Access
 from prefreg.flows.extracting import extract_pair, geometry
+from prefreg.flows.find_axis import FoundAxis, find_axis
 from prefreg.flows.resolve import base_spec, identify
 from prefreg.flows.rows import Origin, open_rows
-from prefreg.plugins import InstalledAxis, load_axes
+from prefreg.plugins import InstalledAxis
 from prefreg.registry import NewVersion, VersionRecord
 from prefreg.registry.tags import check_tags
 from prefreg.training import Progress
@@ -41,6 +41,7 @@ class AxisRequest:
     """What is asked of a run; every default is the command line's."""
 
     name: str
+    """An installed axis, or a YAML file that declares one."""
     base: str | None = None
     data: str | Sequence[str] | None = None
     """Sources and files, each `NAME[@REVISION][:WEIGHT]`."""
@@ -75,13 +76,18 @@ class AxisRequest:
 class Prepared:
     """A run up to its training."""
 
-    installed: InstalledAxis
+    found: FoundAxis
     base: BaseModel
     origin: Origin
     pairs: PairSet
     length_balanced: bool
     settings: Settings
     lora: LoraOptions | None
+
+    @property
+    def installed(self) -> InstalledAxis:
+        """Return the axis with its plugin."""
+        return self.found.installed
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +187,10 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
 
 
 def _prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared:
-    if not AXIS_NAME.fullmatch(request.name):
-        raise UsageError(f"{request.name!r} is no axis name.")
     check_tags(request.tags)
     lora = _lora(request)
-    installed = load_axes().find(request.name)
+    found = find_axis(request.name)
+    installed = found.installed
     base = _choose_base(access, request.base, note)
     settings = resolve_settings(
         assignments=request.settings,
@@ -214,7 +219,7 @@ def _prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepare
         seed=request.seed,
         length_balanced=request.length_balanced,
     )
-    return Prepared(installed, base, origin, pairs, request.length_balanced, settings, lora)
+    return Prepared(found, base, origin, pairs, request.length_balanced, settings, lora)
 
 
 def _lora(request: AxisRequest) -> LoraOptions | None:
@@ -256,6 +261,7 @@ def _metadata(
             "version": run.installed.plugin.version,
             "licence": run.installed.axis.licence,
         },
+        **_declared(run.found),
         "data": {
             "source": run.origin.source,
             "origin": run.origin.origin,
@@ -280,6 +286,14 @@ def _metadata(
         },
         "seconds": {**result.seconds, "total": seconds},
     }
+
+
+def _declared(found: FoundAxis) -> dict[str, Any]:
+    """Keep the YAML file of an axis that nothing else keeps."""
+    if found.declaration is None:
+        return {}
+    kept = found.declaration
+    return {"declaration": {"file": kept.file, "sha256": kept.sha256, "text": kept.text}}
 
 
 def _pole(pole: TrainedPole) -> dict[str, Any]:
