@@ -37,6 +37,12 @@ def test_plugins_of_axes_load_nothing_heavy(tmp_path: Path) -> None:
     assert loaded("from prefreg.plugins import load_axes; load_axes()", tmp_path) == []
 
 
+def test_an_axis_in_a_file_loads_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "tone.yaml").write_text("name: tone\nsummary: s\nsources: [{hub: org/set}]\n")
+    code = f"import prefreg; prefreg.axis_from_yaml({str(tmp_path / 'tone.yaml')!r})"
+    assert loaded(code, tmp_path) == []
+
+
 COMMANDS = [
     ["--help"],
     ["--version"],

@@ -108,6 +108,7 @@ def test_sources_and_files_are_mixed_by_weight_and_the_shares_recorded(file: Pat
     assert (mine["revision"], mine["weight"], mine["rows"], mine["ties"]) == (None, 1.0, 3, 0)
     assert hub["share"] == 5 / 8
     assert [hub["ended"], mine["ended"]] == [True, False]
+    assert (found.early_end() or "").startswith("Source 'hub' ended after 5 rows")
 
 
 def test_without_weights_all_is_read(file: Path) -> None:
@@ -115,6 +116,7 @@ def test_without_weights_all_is_read(file: Path) -> None:
     assert len(prompts(found)) == 8
     assert [part["ended"] for part in found.describe_parts()] == [True, True]
     assert [part["weight"] for part in found.describe_parts()] == [None, None]
+    assert found.early_end() is None
 
 
 def test_a_limit_counts_the_rows_of_all_sources(file: Path) -> None:

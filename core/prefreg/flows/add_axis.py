@@ -219,6 +219,8 @@ def _prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepare
         seed=request.seed,
         length_balanced=request.length_balanced,
     )
+    if note is not None and (ended := origin.early_end()):
+        note(ended)
     return Prepared(found, base, origin, pairs, request.length_balanced, settings, lora)
 
 

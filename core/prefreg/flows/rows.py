@@ -66,6 +66,16 @@ class Origin:
         """Return the revision of a single source; of several, each part has its own."""
         return self.parts[0].revision if len(self.parts) == 1 else None
 
+    def early_end(self) -> str | None:
+        """Say which weighted source ended first and so ended the reading; None if none did."""
+        for part in self.parts:
+            if len(self.parts) > 1 and part.weight is not None and part.ended:
+                return (
+                    f"Source {part.source!r} ended after {part.rows} rows, and so the reading: "
+                    "the shares could not hold any longer."
+                )
+        return None
+
     def describe_parts(self) -> list[dict[str, Any]]:
         """Return what was read of each source, in a form that JSON can hold."""
         total = sum(part.rows for part in self.parts)
