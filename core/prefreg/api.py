@@ -169,7 +169,8 @@ class Registry:
         from prefreg.flows.importing import ImportRequest, import_vector
 
         if isinstance(request, str):
-            folders = {key: Path(options[key]) for key in ("plus", "minus") if options.get(key)}
+            keys = ("plus", "minus", "task_vector")
+            folders = {key: Path(options[key]) for key in keys if options.get(key)}
             request = ImportRequest(request, **(options | folders))
         return import_vector(self.access, request)
 

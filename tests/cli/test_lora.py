@@ -65,6 +65,16 @@ def test_the_recipe_of_an_adapter_makes_it_again(run: Run, thin: Path, tmp_path:
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
+def test_an_adapter_can_wait_for_the_disk_and_always_has_hashes(
+    run: Run, thin: Path, tmp_path: Path
+) -> None:
+    adapter = ("--registry", thin, "compose", "verbosity:1", "--as", "adapter")
+    assert run(*adapter, "--durable", "--hash", "-o", "one").code == 0
+    assert run(*adapter, "-o", "two").code == 0
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
 def test_a_low_rank_vector_turns_the_dials(run: Run, thin: Path) -> None:
     prompt = ("--prompt", "Which colour is Elsa's boat?", "--json")
     still = run("--registry", thin, "generate", "verbosity:0", *prompt).data["answers"]
@@ -84,7 +94,15 @@ def test_dense_vectors_make_no_adapter(refuse: Refuse, trained: Path) -> None:
         (("compose", "verbosity:1", "--as", "adapter", "--plan"), "--plan tells of checkpoints"),
         (
             ("compose", "verbosity:1", "--as", "adapter", "--dtype", "float16"),
-            "--dtype and --max-shard-size belong to checkpoints",
+            "made on the CPU: --dtype belongs to checkpoints",
+        ),
+        (
+            ("compose", "verbosity:1", "--as", "adapter", "--rounding", "stochastic"),
+            "--rounding belongs to checkpoints",
+        ),
+        (
+            ("compose", "verbosity:1", "--as", "adapter", "--seed", "1", "--device", "cuda"),
+            "--seed and --device belong to checkpoints",
         ),
         (("compose", "verbosity:0", "--as", "adapter"), "Every coefficient is 0"),
         (("add-axis", "verbosity", "--rslora"), "belong to --lora RANK"),

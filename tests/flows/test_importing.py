@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import adapters
 import prefreg
@@ -110,6 +111,118 @@ def test_pairs_and_positive_poles_are_never_mixed_in_silence(
         prefreg.steer(tiny.llama(tied=True), registry=registry, base=str(base.path), terms=both),
     ):
         pass
+
+
+def differences(folder: Path, **tensors: torch.Tensor) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file({"model.norm.weight": torch.ones(32), **tensors}, folder / "one.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("option", "contrast"), [("positive_only", "positive-only"), ("of_pair", "pair")]
+)
+def test_a_task_vector_becomes_a_dense_vector(
+    registry: Registry, base: BaseModel, tmp_path: Path, option: str, contrast: str
+) -> None:
+    folder = differences(tmp_path / "task")
+    embeddings = torch.zeros(64, 32)
+    embeddings[0, 0] = -2.0
+    save_file({"model.embed_tokens.weight": embeddings}, folder / "two.safetensors")
+    record = registry.import_vector(
+        "kindness", task_vector=str(folder), base=str(base.path), **{option: True}
+    )
+    assert (record.kind, record.dtype, record.contrast) == ("dense", "F32", contrast)
+    assert record.metadata["import"] == {"form": "task-vector", "name": "task", "tensors": 2}
+    assert record.metadata["geometry"]["norm"] == 6.0  # √(32·1² + 2²)
+    with stored(registry, "kindness") as vector:
+        assert vector.names == ("model.embed_tokens.weight", "model.norm.weight")
+        assert torch.equal(vector.tensor("model.embed_tokens.weight"), embeddings)
+    composed = registry.compose({"kindness": 0.5}, tmp_path / "out")
+    assert composed.gain == pytest.approx(1.0)
+
+
+def test_a_task_vector_in_bfloat16_says_what_that_cost(
+    registry: Registry, base: BaseModel, tmp_path: Path
+) -> None:
+    third = torch.full((32,), 1 / 3)
+    file = differences(tmp_path / "task", **{"model.norm.weight": third}) / "one.safetensors"
+    record = registry.import_vector(
+        "kindness", task_vector=file, base=str(base.path), of_pair=True, dtype="bfloat16"
+    )
+    # The nearest bfloat16 of 1/3 is 171/512, above it by 1/1536.
+    assert record.metadata["geometry"]["storage_error"] == pytest.approx(3 / 1536, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "error", "reason"),
+    [
+        ({}, {}, UsageError, "Say what the task vector is"),
+        ({}, {"of_pair": True, "positive_only": True}, UsageError, "Say what the task vector is"),
+        ({}, {"of_pair": True, "minus": "base"}, UsageError, "It has no --minus"),
+        ({}, {"of_pair": True, "plus": "base"}, UsageError, "not both"),
+        ({"strange": torch.ones(2)}, {"of_pair": True}, VectorError, "of its own called 'strange'"),
+        (
+            {"model.norm.weight": torch.ones(2)},
+            {"of_pair": True},
+            VectorError,
+            r"of other shapes are 'model.norm.weight \[2\] against \[32\]'",
+        ),
+        (
+            {"model.norm.weight": torch.ones(32, dtype=torch.int8)},
+            {"of_pair": True},
+            VectorError,
+            "no floats are",
+        ),
+        ({"model.norm.weight": torch.zeros(32)}, {"of_pair": True}, VectorError, "but zeros"),
+        (
+            {"model.norm.weight": torch.full((32,), torch.nan)},
+            {"of_pair": True},
+            VectorError,
+            "holds NaN",
+        ),
+    ],
+)
+def test_a_task_vector_that_cannot_be_imported_is_told(
+    registry: Registry,
+    base: BaseModel,
+    tmp_path: Path,
+    content: dict[str, torch.Tensor],
+    options: dict[str, Any],
+    error: type[PrefregError],
+    reason: str,
+) -> None:
+    folder = differences(tmp_path / "task", **content)
+    poles = {key: tmp_path / options[key] for key in ("plus", "minus") if key in options}
+    with pytest.raises(error, match=reason):
+        registry.import_vector(
+            "kindness", task_vector=folder, base=str(base.path), **(options | poles)
+        )
+    assert not registry.access.is_present()
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda folder: folder.mkdir(), "holds no safetensors"),
+        (lambda folder: checkpoint(folder, 1), "holds a whole model"),
+        (lambda folder: folder.write_text("text"), "is not a sound safetensors file"),
+        (
+            lambda folder: save_file(
+                {"model.norm.weight": torch.ones(32)}, differences(folder) / "two.safetensors"
+            ),
+            "in two files",
+        ),
+    ],
+)
+def test_what_is_no_task_vector_is_told(
+    registry: Registry, base: BaseModel, tmp_path: Path, make: Any, reason: str
+) -> None:
+    make(tmp_path / "task")
+    with pytest.raises(VectorError, match=reason):
+        registry.import_vector(
+            "kindness", task_vector=tmp_path / "task", base=str(base.path), of_pair=True
+        )
 
 
 def test_an_installed_axis_brings_its_name_and_aliases(

@@ -64,7 +64,12 @@ class ComposedAdapter:
 
 
 def write_adapter(
-    plan: Plan, destination: Path, *, max_rank: int | None = None, overwrite: bool = False
+    plan: Plan,
+    destination: Path,
+    *,
+    max_rank: int | None = None,
+    overwrite: bool = False,
+    durable: bool = False,
 ) -> ComposedAdapter:
     """Write Σ ηᵢ·φᵢ as one adapter that PEFT loads onto the base, with its recipe and card.
 
@@ -100,18 +105,22 @@ def write_adapter(
     size = sum(tensor.nbytes for tensor in tensors.values())
     keep = [base.checkpoint.path, *(t.source for t in plan.terms if isinstance(t.source, Path))]
     with new_folder(
-        destination, needed=size + _SMALL_FILES_BYTES, overwrite=overwrite, keep=keep
+        destination,
+        needed=size + _SMALL_FILES_BYTES,
+        overwrite=overwrite,
+        keep=keep,
+        durable=durable,
     ) as folder:
         digest, size = _write_weights(folder / WEIGHTS_FILE, tensors)
         files = {WEIGHTS_FILE: digest, CONFIG_FILE: sha256(config)}
-        write_file(folder / CONFIG_FILE, config)
+        write_file(folder / CONFIG_FILE, config, durable=durable)
         content = recipe(plan, dtype=None, files=files, survival=None) | {
             "as": FORM,
             "max_rank": max_rank,
             "compression": compression.to_json() if compression else None,
         }
-        write_file(folder / RECIPE_FILE, recipe_file(content))
-        write_file(folder / CARD_FILE, _card(plan, files, compression))
+        write_file(folder / RECIPE_FILE, recipe_file(content), durable=durable)
+        write_file(folder / CARD_FILE, _card(plan, files, compression), durable=durable)
     ranks = {weight: part.rank for weight, part in factors.items()}
     return ComposedAdapter(destination, plan.formula, max(ranks.values()), ranks, size, compression)
 

@@ -37,15 +37,32 @@ class AdapterResult:
 
 def compose_adapter(access: Access, request: CompositionRequest) -> AdapterResult:
     """Write the composition that is asked for as an adapter."""
-    if request.dtype or request.max_shard_size:
-        raise UsageError(
-            "An adapter is one float32 file: --dtype and --max-shard-size belong to checkpoints."
-        )
+    _refuse_options_of_checkpoints(request)
     found, made = resolve_plan(access, request)
     written = write_adapter(
-        made, request.output, max_rank=request.max_rank, overwrite=request.overwrite
+        made,
+        request.output,
+        max_rank=request.max_rank,
+        overwrite=request.overwrite,
+        durable=request.durable,
     )
     return AdapterResult(written, str(found.base), tuple(_serving(written.rank)))
+
+
+def _refuse_options_of_checkpoints(request: CompositionRequest) -> None:
+    given = {
+        "--dtype": request.dtype,
+        "--max-shard-size": request.max_shard_size,
+        "--rounding": request.rounding != "nearest",
+        "--seed": request.seed,
+        "--device": request.device != "cpu",
+    }
+    if options := [name for name, value in given.items() if value]:
+        verb = "belongs" if len(options) == 1 else "belong"
+        raise UsageError(
+            f"An adapter is one small file in float32, made on the CPU: {' and '.join(options)} "
+            f"{verb} to checkpoints."
+        )
 
 
 def _serving(rank: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Import φ from what other tools trained: two checkpoints or two adapters, or one and the base."""
+"""Import φ from what other tools made: two models or adapters, one of them, or a task vector."""
 
 import tempfile
 from dataclasses import dataclass
@@ -14,11 +14,15 @@ from prefreg.flows.extracting import geometry
 from prefreg.flows.resolve import identify
 from prefreg.plugins import load_axes
 from prefreg.registry import NewVersion, VersionRecord
+from prefreg.registry.records import StorageDtype
 from prefreg.training.environment import package_versions
 from prefreg.training.preflight import check_disk
 from prefreg.vectors import CheckpointTensors, Extraction, extract, extract_factors
 from prefreg.vectors.adapters import read_adapter
 from prefreg.vectors.adapters.config import CONFIG_FILE
+from prefreg.vectors.differences import open_differences, store_difference
+
+_STORAGE: dict[str, StorageDtype] = {"float32": "F32", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,41 +30,46 @@ class ImportRequest:
     """What is to be imported; every default is the command line's."""
 
     name: str
-    plus: Path
     base: str
+    plus: Path | None = None
     minus: Path | None = None
+    task_vector: Path | None = None
+    """Differences that were taken elsewhere: a safetensors file, or a folder of them."""
     positive_only: bool = False
     """φ₊ = θ₊ − θ_base, where there is no negative pole."""
+    of_pair: bool = False
+    """The task vector is θ₊ − θ₋."""
     dtype: str = "float32"
-    """Storage dtype of a vector of checkpoints: float32 or bfloat16."""
+    """Storage dtype of a dense vector: float32 or bfloat16."""
     note: str | None = None
 
 
 def import_vector(access: Access, request: ImportRequest) -> VersionRecord:
     """Store the difference of two models that were trained elsewhere as a version."""
-    _check(request)
+    poles = _poles(request)
     name, aliases = _names(request.name)
     if access.is_present():
         with access.reading() as store:
             store.check_names(name, aliases)
     base = resolve_base(request.base)
-    adapters = _is_adapter(request.plus)
+    adapters = any(map(_is_adapter, poles))
     with tempfile.TemporaryDirectory(prefix="prefreg-") as folder:
         blob = Path(folder) / "vector.safetensors"
         if adapters:
-            extraction, poles = _from_adapters(request, base, blob)
+            extraction, origin = _from_adapters(poles, base, blob)
         else:
             check_disk(Path(folder), 4 * base.fingerprint.parameters)
-            extraction, poles = _from_checkpoints(request, base, blob)
+            take = _from_checkpoints if poles else _from_task_vector
+            extraction, origin = take(request, base, blob)
         new = NewVersion(
             axis=name,
             axis_aliases=aliases,
             kind="low-rank" if adapters else "dense",
-            dtype="BF16" if request.dtype == "bfloat16" else "F32",
+            dtype=_STORAGE[request.dtype],
             base=identify(base),
             metadata={
                 "contrast": "positive-only" if request.positive_only else "pair",
-                "import": {"form": "adapters" if adapters else "checkpoints", **poles},
+                "import": origin,
                 "geometry": geometry(extraction),
                 "environment": {"packages": package_versions()},
             },
@@ -70,20 +79,32 @@ def import_vector(access: Access, request: ImportRequest) -> VersionRecord:
             return store.add(new, blob)
 
 
-def _check(request: ImportRequest) -> None:
+def _poles(request: ImportRequest) -> tuple[Path, ...]:
+    """Return the folders of the poles, none for a task vector, when all fits together."""
     if not AXIS_NAME.fullmatch(request.name):
         raise UsageError(f"{request.name!r} is no axis name.")
-    if (request.minus is None) != request.positive_only:
+    if (request.plus is None) == (request.task_vector is None):
+        raise UsageError("Give the positive pole by --plus, or a --task-vector (not both).")
+    if request.plus is None:
+        if request.minus is not None or request.positive_only == request.of_pair:
+            raise UsageError(
+                "Say what the task vector is: --positive-only for θ₊ − θ_base, --of-pair for "
+                "θ₊ − θ₋. It has no --minus."
+            )
+        return ()
+    if (request.minus is None) != request.positive_only or request.of_pair:
         raise UsageError(
-            "Give the negative pole by --minus, or say --positive-only if there is none."
+            "Give the negative pole by --minus, or say --positive-only if there is none. "
+            "--of-pair belongs to --task-vector."
         )
-    folders = [request.plus, *([request.minus] if request.minus else [])]
-    if len({_is_adapter(folder) for folder in folders}) > 1:
+    poles = (request.plus,) if request.minus is None else (request.plus, request.minus)
+    if len({_is_adapter(folder) for folder in poles}) > 1:
         raise UsageError(
             "One pole is an adapter and the other is not. Merge the adapter into its base first."
         )
     if _is_adapter(request.plus) and request.dtype != "float32":
         raise UsageError("Factors are small and stored in float32: leave --dtype out.")
+    return poles
 
 
 def _names(name: str) -> tuple[str, tuple[str, ...]]:
@@ -100,13 +121,11 @@ def _is_adapter(folder: Path) -> bool:
 
 
 def _from_adapters(
-    request: ImportRequest, base: BaseModel, blob: Path
+    folders: tuple[Path, ...], base: BaseModel, blob: Path
 ) -> tuple[Extraction, dict[str, Any]]:
-    plus = read_adapter(request.plus, base.checkpoint)
-    minus = read_adapter(request.minus, base.checkpoint) if request.minus else None
-    extraction = extract_factors(
-        positive=plus.factors, negative=minus.factors if minus else {}, destination=blob
-    )
+    found = [read_adapter(folder, base.checkpoint) for folder in folders]
+    minus = found[1].factors if len(found) > 1 else {}
+    extraction = extract_factors(positive=found[0].factors, negative=minus, destination=blob)
     poles = {
         pole: {
             "name": adapter.config.path.parent.resolve().name,
@@ -114,15 +133,15 @@ def _from_adapters(
             "alpha": adapter.config.alpha,
             "rslora": adapter.config.rslora,
         }
-        for pole, adapter in (("positive", plus), ("negative", minus))
-        if adapter
+        for pole, adapter in zip(("positive", "negative"), found, strict=False)
     }
-    return extraction, poles
+    return extraction, {"form": "adapters", **poles}
 
 
 def _from_checkpoints(
     request: ImportRequest, base: BaseModel, blob: Path
 ) -> tuple[Extraction, dict[str, Any]]:
+    assert request.plus is not None  # as _poles saw
     plus = Checkpoint.open(request.plus)
     minus = Checkpoint.open(request.minus) if request.minus else None
     origin = CheckpointTensors(base.checkpoint)
@@ -131,11 +150,21 @@ def _from_checkpoints(
         negative=CheckpointTensors.of_pole(minus, base.checkpoint) if minus else origin,
         reference=origin,
         destination=blob,
-        dtype="BF16" if request.dtype == "bfloat16" else "F32",
+        dtype=_STORAGE[request.dtype],
     )
     poles = {
         pole: {"name": found.path.resolve().name, "weights": fingerprint(found).weights}
         for pole, found in (("positive", plus), ("negative", minus))
         if found
     }
-    return extraction, poles
+    return extraction, {"form": "checkpoints", **poles}
+
+
+def _from_task_vector(
+    request: ImportRequest, base: BaseModel, blob: Path
+) -> tuple[Extraction, dict[str, Any]]:
+    assert request.task_vector is not None  # as _poles saw
+    source = open_differences(request.task_vector, base.checkpoint)
+    extraction = store_difference(source, blob, dtype=_STORAGE[request.dtype])
+    name = request.task_vector.resolve().name
+    return extraction, {"form": "task-vector", "name": name, "tensors": len(source.names)}
