@@ -29,14 +29,16 @@ lint: $(INSTALLED)  ## Style, types and layers
 test: $(INSTALLED)  ## The whole test suite
 	$(BIN)/python -m pytest
 
-pocket: $(INSTALLED)  ## Train the bundled model from nothing (about 15 minutes on 2 cores)
+pocket: $(INSTALLED)  ## Train the bundled model from nothing (about 15 minutes on one core)
 	$(BIN)/python tools/pocket/build.py
 
 registry: $(INSTALLED)  ## Train the shipped vectors and write registry.db anew
 	$(BIN)/python tools/build_registry.py
 
 bench: $(INSTALLED)  ## Measure every figure of docs/results.md on the bundled model
-	$(BIN)/python benchmarks/pocket_bars.py
+	mkdir -p out
+	$(BIN)/python benchmarks/pocket_bars.py --json out/bars.json --registry out/bars.db
+	$(BIN)/python benchmarks/pocket_tables.py out/bars.json
 
 clean:  ## Remove what the targets made
 	rm -rf $(VENV) dist demo-output composed .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -31,7 +31,7 @@ from prefreg.training.loading import load_model, load_tokenizer
 from prefreg.vectors import DenseVector, MemoryTensors, extract, open_vector
 from prefreg.vectors.algebra import cosine
 
-SHUFFLED = "label-shuffled pairs"
+SHUFFLED = "labels switched at random, one of every two like pairs"
 ENOUGH_ANSWERS = 100
 
 
@@ -113,24 +113,18 @@ class Bench:
 
 
 def write_shuffled(axis: str, seed: int, path: Path) -> None:
-    """Write the axis's own pairs with half of each kind of pair, drawn at random, switched.
+    """Write the axis's own pairs, of every two that are alike one switched, drawn at random.
 
     Adam moves by the sign of the gradient rather than by its size, so an imbalance that chance
-    leaves would be learnt nearly as fast as a preference. Switching half of each kind leaves none
-    that counting kinds can find.
+    leaves would be learnt nearly as fast as a preference. Pairs that the scorer sees alike stand
+    next to each other before the draw, so none is left that it could tell.
     """
     installed = load_axes().find(axis).axis
     labelled = map(installed.label, pocket.rows(axis, seed=seed))
     pairs = [pair for pair in labelled if pair is not None]
     draw = random.Random(f"shuffled/{axis}/{seed}")
-    kinds: dict[tuple[object, ...], list[int]] = {}
-    for index, pair in enumerate(pairs):
-        kinds.setdefault(kind_of(pair), []).append(index)
-    flipped = {
-        index
-        for members in kinds.values()
-        for index in draw.sample(members, (len(members) + draw.randrange(2)) // 2)
-    }
+    order = sorted(range(len(pairs)), key=lambda index: (likeness(pairs[index]), draw.random()))
+    flipped = {draw.choice(order[place : place + 2]) for place in range(0, len(order), 2)}
     with path.open("w", encoding="utf-8") as file:
         for index, pair in enumerate(pairs):
             answers = (pair.chosen, pair.rejected)
@@ -141,14 +135,14 @@ def write_shuffled(axis: str, seed: int, path: Path) -> None:
             file.write(json.dumps(row | {"group": pair.group}) + "\n")
 
 
-def kind_of(pair: PreferencePair) -> tuple[object, ...]:
-    """Return what the scorer sees of both answers, lengths by fours."""
+def likeness(pair: PreferencePair) -> tuple[object, ...]:
+    """Return what the scorer sees of both answers, and by how many words they differ."""
     prompt = plain_text(pair.prompt)
     verdicts = [pocket.score(prompt, plain_text(each)) for each in (pair.chosen, pair.rejected)]
-    return tuple(
-        (each.kind, each.admits, each.tone, each.commands > each.suggestions, each.words // 4)
-        for each in verdicts
-    )
+    seen = [
+        (each.kind, each.admits, each.tone, each.commands > each.suggestions) for each in verdicts
+    ]
+    return (*seen, verdicts[0].words - verdicts[1].words)
 
 
 def gaussian_like(vector: DenseVector, seed: int, folder: Path) -> DenseVector:

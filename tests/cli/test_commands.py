@@ -266,7 +266,7 @@ def test_verify_is_content_with_an_intact_registry(run, trained) -> None:
 
 def test_doctor_counts_the_versions(run, trained) -> None:
     data = run("--registry", trained, "doctor", "--json").data
-    assert data["facts"]["registry"].endswith("(2 versions)")
+    assert data["facts"]["registry"].split(" (")[1].startswith("2 versions, ")
     assert "torch" in data["facts"]["packages"]
     assert not [problem for problem in data["problems"] if "disk" not in problem]
 

@@ -43,13 +43,16 @@ def test_everything_dropped_is_counted() -> None:
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ([], "its source gave no rows"),
-        ([None, None], "of 2 rows, 2 ties"),
-        ([pair("c", "x", "y"), pair("c", "y", "x")], "2 contradicting"),
+        ([], "'kind' has nothing to train on: .*its source gave no rows"),
+        ([None, None], "'kind' never decides: all 2 rows are ties"),
+        (
+            [pair("c", "x", "y"), pair("c", "y", "x")],
+            "'kind' has nothing to train on: .*2 contradicting",
+        ),
     ],
 )
 def test_nothing_left_is_an_error_with_counts(rows: list[Any], reason: str) -> None:
-    with pytest.raises(DataError, match=f"'kind' has nothing to train on: .*{reason}"):
+    with pytest.raises(DataError, match=reason):
         build(rows)
 
 
