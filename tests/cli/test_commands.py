@@ -149,8 +149,12 @@ def test_the_default_output_is_a_folder_named_composed(run, trained, tmp_path: P
     assert data["path"] == "composed"
     assert data["formula"] == "base + 1·helpful@1"
     recipe = json.loads((tmp_path / "composed/prefreg.json").read_text())
-    assert recipe["files"]["model.safetensors"] == sha256(tmp_path / "composed/model.safetensors")
-    assert recipe["terms"][0]["eta"] == 1
+    assert recipe["formula"] == data["formula"]
+    (term,) = recipe["terms"]
+    assert (term["axis"], term["version"], term["eta"]) == ("helpful", 1, 1)
+    stored = run("show", "helpful@1", "--json", "--registry", trained).data
+    assert term["sha256"] == stored["sha256"]
+    assert recipe["base"]["weights"] == stored["base"]["weights"]
 
 
 def test_zero_eta_gives_the_base_byte_for_byte(run, trained, tmp_path: Path) -> None:

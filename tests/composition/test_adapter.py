@@ -1,10 +1,12 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -241,6 +243,25 @@ def test_the_same_plan_gives_the_same_bytes(pairs: Plan, tmp_path: Path) -> None
         "adapter_model.safetensors",
         "prefreg.json",
     }
+
+
+def test_the_card_has_the_base_and_its_licence_like_that_of_a_checkpoint(
+    pairs: Plan, tmp_path: Path
+) -> None:
+    shutil.copytree(pairs.base.path, tmp_path / "base")
+    (tmp_path / "base/README.md").write_text("---\nlicense: apache-2.0\n---\n# Base\n")
+    base = tiny.resolve_base(str(tmp_path / "base"))
+    write_adapter(Plan(base, pairs.terms), tmp_path / "out", max_rank=8)
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.to_dict() == {
+        "library_name": "peft",
+        "pipeline_tag": "text-generation",
+        "license": "apache-2.0",
+        "tags": ["prefreg", "preference-vectors", "lora"],
+    }
+    assert f"Base: `base`, weights `{base.fingerprint.weights}`" in card.text
+    assert "Recompressed to rank 8: relative error " in card.text
+    assert str(tmp_path) not in card.text
 
 
 def test_the_configuration_scales_nothing_and_is_short(pairs: Plan, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import prefreg
 from prefreg.errors import UsageError
-from prefreg.flows.compose import CompositionRequest, read_recipe
+from prefreg.flows.compose import CompositionRequest
+from prefreg.flows.recipes import read_recipe
 
 STARTER = Path(__file__).parent.parent.parent / "registry.db"
 SLOW_ENOUGH = settings(

@@ -88,7 +88,8 @@ def compose(
 
     A TERM is AXIS[@VERSION|@ALIAS]:ETA. Without a version, the newest one on the base is used.
     """
-    from prefreg.flows.compose import CompositionRequest, read_recipe
+    from prefreg.flows.compose import CompositionRequest
+    from prefreg.flows.recipes import read_recipe
 
     if bool(terms) == (recipe is not None):
         raise UsageError("Give at least one TERM, as in helpful:1, or --recipe FILE (not both).")

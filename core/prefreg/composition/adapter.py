@@ -1,6 +1,5 @@
 """Composing low-rank vectors into one PEFT adapter: Σ ηᵢ·φᵢ without its base."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 
 from prefreg.checkpoints.checkpoint import listed
 from prefreg.checkpoints.safetensors_io import SafetensorsWriter
+from prefreg.composition.card import CARD_FILE, adapter_card
 from prefreg.composition.engine import rounded_eta
 from prefreg.composition.eta import eta_of
 from prefreg.composition.folder import RECIPE_FILE, new_folder, write_file
@@ -18,7 +18,6 @@ from prefreg.composition.methods.linear import LINEAR
 from prefreg.composition.plan import Plan, label, opened
 from prefreg.composition.recipe import recipe, recipe_file, sha256
 from prefreg.errors import UsageError, VectorError
-from prefreg.terms import format_eta
 from prefreg.vectors.adapters.config import CONFIG_FILE
 from prefreg.vectors.adapters.layers import linear_layers
 from prefreg.vectors.adapters.reading import WEIGHTS_FILE
@@ -28,7 +27,6 @@ from prefreg.vectors.lowrank import LowRankVector
 from prefreg.vectors.tensors import is_finite, to_bytes
 
 FORM = "adapter"
-CARD_FILE = "README.md"
 
 _SMALL_FILES_BYTES = 1 << 20
 
@@ -119,8 +117,10 @@ def write_adapter(
             "max_rank": max_rank,
             "compression": compression.to_json() if compression else None,
         }
+        error = compression.error if compression else 0.0
+        card = adapter_card(plan, files=files, max_rank=max_rank, error=error)
         write_file(folder / RECIPE_FILE, recipe_file(content), durable=durable)
-        write_file(folder / CARD_FILE, _card(plan, files, compression), durable=durable)
+        write_file(folder / CARD_FILE, card, durable=durable)
     ranks = {weight: part.rank for weight, part in factors.items()}
     return ComposedAdapter(destination, plan.formula, max(ranks.values()), ranks, size, compression)
 
@@ -179,38 +179,3 @@ def _write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[str
         for spec in writer.specs:
             writer.write(to_bytes(tensors[spec.name]))
         return writer.finish(), writer.size
-
-
-def _card(plan: Plan, files: Mapping[str, str], compression: Compression | None) -> bytes:
-    base = plan.base
-    header = ["---", "library_name: peft", "pipeline_tag: text-generation"]
-    if base.revision is not None:
-        header.append(f"base_model: {json.dumps(base.name)}")
-    header += ["tags:", "- prefreg", "- preference-vectors", "- lora", "---", ""]
-    lines = [
-        f"# {plan.formula.removeprefix('base').removeprefix(' + ').strip()}",
-        "",
-        "A LoRA adapter composed by prefreg from low-rank preference vectors, Σ ηᵢ·φᵢ, without "
-        "training. Factors are concatenated, never added, and the coefficients are in the "
-        "factors: load it with a weight of 1.",
-        "",
-        f"Base weights: `{base.fingerprint.weights}`",
-        "",
-        "| axis | version | η | sha256 of the vector |",
-        "|---|---|---|---|",
-        *(
-            f"| {term.record.axis} | {term.record.number} | {format_eta(term.eta)} "
-            f"| `{term.record.sha256}` |"
-            for term in plan.terms
-        ),
-        "",
-    ]
-    if compression:
-        lines += [
-            f"Recompressed to rank {compression.max_rank}: relative error {compression.error:.3g}.",
-            "",
-        ]
-    lines += ["| file | sha256 |", "|---|---|"]
-    lines += [f"| {name} | `{digest}` |" for name, digest in sorted(files.items())]
-    lines += ["", "`prefreg.json` holds the same as a recipe."]
-    return ("\n".join([*header, *lines]) + "\n").encode()

@@ -6,23 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, INDEX_FILE
+from prefreg.composition.card import CARD_FILE, checkpoint_card
 from prefreg.composition.folder import RECIPE_FILE, new_folder, write_file
 from prefreg.composition.layout import OutputFile, index_file, parse_size, plan_files
 from prefreg.composition.plan import Plan, opened
-from prefreg.composition.recipe import (
-    card_file,
-    config_file,
-    read_companion,
-    recipe,
-    recipe_file,
-    sha256,
-)
+from prefreg.composition.recipe import config_file, read_companion, recipe, recipe_file, sha256
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.streaming import THREADS, Progress, write_weights
 from prefreg.composition.survival import Survival
 from prefreg.vectors.tensors import parse_device, parse_dtype
-
-CARD_FILE = "README.md"
 
 _NEAREST = Rounding()
 
@@ -102,7 +94,7 @@ def write_composition(
             survival=survival,
         )
         small[RECIPE_FILE] = recipe_file(content)
-        small[CARD_FILE] = card_file(
+        small[CARD_FILE] = checkpoint_card(
             plan, dtype=wanted, rounding=rounding, files=hashes, survival=survival
         )
         for name, data in small.items():

@@ -1,4 +1,4 @@
-"""What a composition says about itself: the recipe for programs, the card for people."""
+"""What a composition says about itself to programs: its recipe, and its small files."""
 
 import hashlib
 import json
@@ -6,15 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from prefreg.checkpoints.bases import POCKET, BaseModel
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint
 from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import Rounding
-from prefreg.composition.survival import FAITHFUL_GAIN, Survival
+from prefreg.composition.survival import Survival
 from prefreg.errors import BaseModelError
-from prefreg.terms import format_eta
 from prefreg.vectors.tensors import DTYPE_NAMES
 
 SCHEMA = 1
@@ -69,47 +65,6 @@ def recipe_file(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def card_file(
-    plan: Plan,
-    *,
-    dtype: str | None,
-    rounding: Rounding,
-    files: Mapping[str, str] | None,
-    survival: Survival | None,
-) -> bytes:
-    """Return the model card, with a header that the Hub accepts."""
-    base = plan.base
-    header = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
-    if base.revision is not None:
-        header.append(f"base_model: {json.dumps(base.name)}")
-    header += _licence_lines(base.checkpoint)
-    header += ["tags:", "- prefreg", "- preference-vectors", "- merge", "---", ""]
-    lines = [
-        f"# {plan.formula}",
-        "",
-        "A language model composed by prefreg from a base and preference vectors, "
-        f"θ = θ_base + {plan.rule}, without training (method {plan.method.name}, "
-        f"{plan.method.paper}). Sums are float32, in the order of the axes' "
-        f"names, rounded once ({rounding.kind}) to "
-        f"{DTYPE_NAMES[dtype] if dtype else 'the dtypes of the base'}.",
-        "",
-        f"Base: `{_public_name(base)}`, weights `{base.fingerprint.weights}`",
-        "",
-        "| axis | version | η | sha256 of the vector |",
-        "|---|---|---|---|",
-        *(
-            f"| {term.record.axis} | {term.record.number} | {format_eta(term.eta)} "
-            f"| `{term.record.sha256}` |"
-            for term in plan.terms
-        ),
-        "",
-        *_survival_lines(survival),
-        *_hash_lines(files),
-        "`prefreg.json` holds the same as a recipe.",
-    ]
-    return ("\n".join([*header, *lines]) + "\n").encode()
-
-
 def config_file(checkpoint: Checkpoint, dtype: str | None) -> bytes:
     """Return the base's configuration, byte for byte unless its dtype changes.
 
@@ -154,48 +109,3 @@ def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         elif key.endswith("_config") and key != "quantization_config" and isinstance(value, dict):
             changed[key] = _with_dtype(value, name)
     return changed
-
-
-def _public_name(base: BaseModel) -> str:
-    # The card is made to be published; the path of a folder is nobody else's business.
-    return str(base) if base.revision or base.name == POCKET else Path(base.name).name
-
-
-def _hash_lines(files: Mapping[str, str] | None) -> list[str]:
-    if files is None:
-        return []
-    rows = (f"| {name} | `{digest}` |" for name, digest in sorted(files.items()))
-    return ["| file | sha256 |", "|---|---|", *rows, ""]
-
-
-def _survival_lines(survival: Survival | None) -> list[str]:
-    if survival is None:
-        return []
-    line = (
-        f"Rounding changed {survival.total.changed:.1%} of the weights that were to change "
-        f"and kept {survival.gain:.1%} of the requested change."
-    )
-    if not survival.faithful:
-        line += (
-            f" That is less than {FAITHFUL_GAIN:.0%}: stochastic rounding or a wider dtype is "
-            "nearer to the request."
-        )
-    rows = (
-        f"| {name} | {kept.changed:.4f} | {kept.gain:.4f} | {kept.norm_ratio:.4f} "
-        f"| {kept.cosine:.4f} |"
-        for name, kept in survival.groups.items()
-    )
-    head = ["| modules | changed | gain | norm ratio | cosine |", "|---|---|---|---|---|"]
-    return [line, "", *head, *rows, ""]
-
-
-def _licence_lines(checkpoint: Checkpoint) -> list[str]:
-    """Return what the base's own card says of its licence, for the header of ours."""
-    try:
-        text = (checkpoint.path / "README.md").read_text(encoding="utf-8")
-        found = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
-    except (OSError, ValueError, IndexError, yaml.YAMLError):
-        return []  # without a card, or with one that cannot be read, nothing is known
-    said = found if isinstance(found, dict) else {}
-    keys = ("license", "license_name", "license_link")
-    return [f"{key}: {json.dumps(said[key])}" for key in keys if isinstance(said.get(key), str)]

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import torch
 
@@ -187,12 +188,13 @@ class _Sources:
 
     def __init__(self) -> None:
         self._open: dict[Path, int] = {}
+        self._lock = Lock()
 
     def __getitem__(self, path: Path) -> int:
-        # Two threads may open a file at once; both stay open until the end, and either serves.
-        if path not in self._open:
-            self._open.setdefault(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-        return self._open[path]
+        with self._lock:  # two threads must not open a file twice and lose one of the two
+            if path not in self._open:
+                self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._open[path]
 
     def close(self) -> None:
         for file in self._open.values():
