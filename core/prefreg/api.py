@@ -174,6 +174,22 @@ class Registry:
             request = ImportRequest(request, **(options | folders))
         return import_vector(self.access, request)
 
+    def compress(self, axis: str, reference: str | int | None = None, **way: Any) -> VersionRecord:
+        """Store a smaller form of a version as the next one, by exactly one way.
+
+        `dtype="bf16"`, `int8=True`, `topk=0.1` or `rank=16`; `note` is free. What it cost stands
+        in the record's metadata under `compression`.
+
+        Raises:
+            UsageError: Not exactly one way is given, or it makes this vector no smaller.
+            RegistryError: There is no such version.
+            VectorError: The vector is damaged.
+        """
+        from prefreg.flows.compress import CompressionRequest, compress_version
+
+        number = None if reference is None else str(reference)
+        return compress_version(self.access, CompressionRequest(axis, number, **way))
+
     def compose(
         self,
         terms: "Terms | CompositionRequest",

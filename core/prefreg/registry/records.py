@@ -7,8 +7,8 @@ from typing import Any, Literal
 INLINE_LIMIT = 4 * 1024 * 1024
 """Vectors of at most this many bytes live inside the database."""
 
-Kind = Literal["dense", "low-rank"]
-StorageDtype = Literal["F32", "BF16"]
+Kind = Literal["dense", "low-rank", "int8", "sparse"]
+StorageDtype = Literal["F32", "BF16", "I8"]
 Contrast = Literal["pair", "positive-only"]
 AliasAction = Literal["set", "moved", "deleted", "removed"]
 

@@ -12,6 +12,11 @@ TILE_ROWS = 8
 """Rows that are multiplied at once. Tiles begin at multiples of this and never at a block's edge,
 so that an element of the product has the same bits whichever block it was asked for in."""
 
+_EXACT_SIZE = 1024
+# Halko, Martinsson and Tropp (2011) advise 5 to 10 more and a pass or two; the spectra of
+# preference vectors are flat, so some more of both.
+_OVERSAMPLED, _PASSES = 16, 4
+
 
 @dataclass(frozen=True, slots=True)
 class Factors:
@@ -135,6 +140,27 @@ def recompress(factors: Factors, rank: int) -> Recompressed:
         error=float(values[rank:].norm()),
         norm=float(values.norm()),
     )
+
+
+def truncate(matrix: torch.Tensor, rank: int) -> Recompressed:
+    """Return the nearest product of at most this rank to a whole matrix.
+
+    Exact in float64 up to 1024 rows or columns; beyond, by a randomised decomposition with a
+    fixed seed, whose error is measured and not assumed.
+    """
+    rank = min(rank, *matrix.shape)
+    if min(matrix.shape) <= _EXACT_SIZE:
+        u, values, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            u, values, v = torch.svd_lowrank(matrix, q=rank + _OVERSAMPLED, niter=_PASSES)
+        vt = v.T
+    kept = values[:rank].sqrt()
+    b, a = (u[:, :rank] * kept).float(), (kept[:, None] * vt[:rank]).float()
+    norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
+    lost = float(torch.linalg.vector_norm(matrix - b @ a, dtype=torch.float64))
+    return Recompressed(Factors(b.contiguous(), a.contiguous()), error=lost, norm=norm)
 
 
 def _negated(factors: FactorMap) -> dict[str, Factors]:

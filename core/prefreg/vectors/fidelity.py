@@ -1,7 +1,7 @@
 """How much of a vector another one keeps: norms and angles, streamed and summed in float64."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from prefreg.vectors.sources import TensorSource
@@ -15,13 +15,16 @@ class Fidelity:
     norm: float
     """‖φ‖."""
     kept_norm: float
+    """‖kept‖."""
     error: float
     """‖kept − φ‖."""
     overlap: float
     """⟨kept, φ⟩."""
-    norms: dict[str, float] = field(default_factory=dict)
+    norms: dict[str, float]
     """‖φ‖ by tensor."""
-    errors: dict[str, float] = field(default_factory=dict)
+    kept_norms: dict[str, float]
+    """‖kept‖ by tensor; those that are not kept are absent."""
+    errors: dict[str, float]
     """‖kept − φ‖ by tensor."""
 
     @property
@@ -56,26 +59,32 @@ def measure(original: TensorSource, kept: TensorSource) -> Fidelity:
         PrefregError: One of them cannot be read.
     """
     norms: dict[str, float] = {}
+    kept_norms: dict[str, float] = {}
     errors: dict[str, float] = {}
-    kept_square = overlap = 0.0
+    overlap = 0.0
     present = frozenset(kept.names)
     for name in original.names:
-        square = error = 0.0
+        square = kept_square = error = 0.0
         for start, stop in blocks(math.prod(original.shape(name))):
             phi = original.block(name, start, stop).double()
             square += float(phi @ phi)
-            other = kept.block(name, start, stop).double() if name in present else None
-            lost = phi if other is None else other - phi
+            if name not in present:
+                continue
+            other = kept.block(name, start, stop).double()
+            kept_square += float(other @ other)
+            overlap += float(other @ phi)
+            lost = other - phi
             error += float(lost @ lost)
-            if other is not None:
-                kept_square += float(other @ other)
-                overlap += float(other @ phi)
-        norms[name], errors[name] = math.sqrt(square), math.sqrt(error)
+        norms[name] = math.sqrt(square)
+        errors[name] = math.sqrt(error if name in present else square)
+        if name in present:
+            kept_norms[name] = math.sqrt(kept_square)
     return Fidelity(
         norm=math.hypot(*norms.values()),
-        kept_norm=math.sqrt(kept_square),
+        kept_norm=math.hypot(*kept_norms.values()),
         error=math.hypot(*errors.values()),
         overlap=overlap,
         norms=norms,
+        kept_norms=kept_norms,
         errors=errors,
     )

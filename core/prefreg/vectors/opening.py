@@ -5,11 +5,15 @@ from pathlib import Path
 from prefreg.errors import VectorError
 from prefreg.vectors.dense import DenseVector
 from prefreg.vectors.lowrank import LowRankVector
+from prefreg.vectors.quantised import Int8Vector
+from prefreg.vectors.sparse import SparseVector
 
-Vector = DenseVector | LowRankVector
-_KINDS: dict[str, type[DenseVector] | type[LowRankVector]] = {
+Vector = DenseVector | LowRankVector | Int8Vector | SparseVector
+_KINDS: dict[str, type[Vector]] = {
     "dense": DenseVector,
     "low-rank": LowRankVector,
+    "int8": Int8Vector,
+    "sparse": SparseVector,
 }
 
 

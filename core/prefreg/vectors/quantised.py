@@ -1,0 +1,156 @@
+"""Quantised vectors: eight bits a number, with one float32 scale for every row."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from prefreg.checkpoints.checkpoint import listed
+from prefreg.checkpoints.safetensors_io import SafetensorsWriter
+from prefreg.errors import VectorError
+from prefreg.vectors.sources import TensorSource
+from prefreg.vectors.stored import OpenVector, StoredVector
+from prefreg.vectors.tensors import BLOCK_ELEMENTS, is_finite, to_bytes
+from prefreg.vectors.writing import WrittenFile, written_whole
+
+METADATA: Mapping[str, str] = {"prefreg": '{"format":1,"kind":"int8"}'}
+"""The whole metadata of a quantised vector's file, so that equal vectors are equal files."""
+
+LARGEST = 127  # −128 is left out, so that −φ has the negated numbers
+
+
+class Int8Vector(OpenVector):
+    """A quantised preference vector, read like a dense one: a tensor or a block at a time.
+
+    A weight is stored as `NAME.q`, whole numbers from −127 to 127 in its own shape, and
+    `NAME.scale`, what the numbers of each row are multiplied by; a row runs along the last
+    dimension.
+    """
+
+    dtype = "I8"
+
+    def __init__(self, stored: StoredVector) -> None:
+        """Check the header; use `open`."""
+        super().__init__(stored)
+        if stored.metadata != METADATA:
+            raise VectorError(
+                f"{stored.label} is not a quantised preference vector: its metadata is not "
+                f"{dict(METADATA)!r}. Name a file that prefreg wrote."
+            )
+        self._names = _check(stored)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the weights, sorted."""
+        return self._names
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a weight."""
+        return self.stored.specs[f"{name}.q"].shape
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Return a weight's φ in float32.
+
+        Raises:
+            VectorError: The file cannot be read.
+        """
+        shape = self.shape(name)
+        return self.block(name, 0, math.prod(shape)).reshape(shape)
+
+    def block(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Return the flat elements `start:stop` of a weight's φ in float32.
+
+        Raises:
+            VectorError: The file cannot be read.
+        """
+        numbers = self.stored.read(f"{name}.q", start, stop)
+        if not numbers.numel():
+            return numbers
+        _, columns = _rows(self.shape(name))
+        first, last = start // columns, -(-stop // columns)
+        scales = self.stored.read(f"{name}.scale", first, last).repeat_interleave(columns)
+        return numbers * scales[start - first * columns : stop - first * columns]
+
+
+def write_int8(source: TensorSource, destination: Path) -> WrittenFile:
+    """Quantise a vector; no number moves by more than half of its row's scale.
+
+    Raises:
+        VectorError: A tensor holds NaN or infinity, or there is none.
+        OutputError: The file cannot be written.
+    """
+    if not source.names:
+        raise VectorError("A vector without tensors cannot be stored.")
+    shapes = {name: source.shape(name) for name in source.names}
+    entries = [(f"{name}.q", "I8", shape) for name, shape in shapes.items()]
+    entries += [(f"{name}.scale", "F32", (_rows(shape)[0],)) for name, shape in shapes.items()]
+    scales: dict[str, torch.Tensor] = {}
+    with (
+        written_whole(destination) as partial,
+        SafetensorsWriter(partial, entries, METADATA) as writer,
+    ):
+        # All scales come first in the file: wide types stand before narrow ones.
+        for spec in writer.specs:
+            name, _, part = spec.name.rpartition(".")
+            if part == "scale":
+                found = [_scales(name, rows) for rows in _chunks(source, name)]
+                scales[name] = torch.cat(found) if found else torch.zeros(spec.shape)
+                writer.write(to_bytes(scales[name]))
+                continue
+            row = 0
+            for rows in _chunks(source, name):
+                scale = scales[name][row : row + len(rows), None]
+                row += len(rows)
+                writer.write(to_bytes(_quantised(rows, scale)))
+        return WrittenFile(writer.finish(), writer.size)
+
+
+def _rows(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return how many rows a weight has, and how long they are."""
+    return math.prod(shape[:-1]), shape[-1] if shape else 1
+
+
+def _chunks(source: TensorSource, name: str) -> Iterator[torch.Tensor]:
+    """Read whole rows, as many as make about a block."""
+    rows, columns = _rows(source.shape(name))
+    if not columns:
+        return
+    count = max(1, BLOCK_ELEMENTS // columns)
+    for first in range(0, rows, count):
+        last = min(first + count, rows)
+        yield source.block(name, first * columns, last * columns).reshape(-1, columns)
+
+
+def _scales(name: str, rows: torch.Tensor) -> torch.Tensor:
+    if not is_finite(rows):
+        raise VectorError(f"{name!r} of the vector holds NaN or infinity.")
+    return rows.abs().amax(1) / LARGEST
+
+
+def _quantised(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    # A row of zeros, or of numbers too small for a scale in float32, has the scale 0.
+    steps = torch.where(scale > 0, rows / scale, 0.0)
+    return steps.round().clamp(-LARGEST, LARGEST).to(torch.int8)
+
+
+def _check(stored: StoredVector) -> tuple[str, ...]:
+    """Return the names of the weights, when each has its numbers and its scales."""
+    names = sorted({name.rpartition(".")[0] for name in stored.specs})
+    wanted = {f"{name}.{part}" for name in names for part in ("q", "scale")}
+    if not names or wanted != set(stored.specs):
+        wrong = listed(wanted ^ set(stored.specs)) if names else "anything"
+        raise VectorError(
+            f"{stored.label} does not hold numbers and scales for every weight: see {wrong}. "
+            "Restore it from a backup."
+        )
+    for name in names:
+        numbers, scale = stored.specs[f"{name}.q"], stored.specs[f"{name}.scale"]
+        rows, _ = _rows(numbers.shape)
+        if (numbers.dtype, scale.dtype, scale.shape) != ("I8", "F32", (rows,)):
+            raise VectorError(
+                f"The scales of {name!r} in {stored.label} do not fit: {numbers.dtype} "
+                f"{list(numbers.shape)} and {scale.dtype} {list(scale.shape)}. "
+                "Restore it from a backup."
+            )
+    return tuple(names)
