@@ -1,5 +1,6 @@
 """Recipe files: a composition written down, such as the `prefreg.json` of an output."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def read_recipe(path: Path, **options: Any) -> CompositionRequest:
         UsageError: The file is no recipe.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parse(path.read_text(encoding="utf-8"))
         given = {key: value for key, value in options.items() if _is_given(value)}
         return _read_recipe(content, given)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
@@ -33,6 +34,14 @@ def read_recipe(path: Path, **options: Any) -> CompositionRequest:
             f"{path} is no recipe: it needs 'schema', 'base' and 'terms' with axis, eta and "
             f"version ({type(error).__name__}: {error})."
         ) from error
+
+
+def _parse(text: str) -> Any:
+    """Read JSON, as outputs hold it, else YAML, which refuses some characters of folder names."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
 
 
 def _is_given(value: object) -> bool:
