@@ -1,10 +1,7 @@
 """Several processes at one registry, and processes that are killed."""
 
-import os
-import random
-import signal
 import subprocess
-import time
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,59 +53,13 @@ def test_collecting_takes_nothing_from_a_process_that_adds(path: Path, start: St
         assert store.verify() == []
 
 
-def test_killing_at_random_moments_leaves_a_sound_registry(path: Path, start: Start) -> None:
-    Store.open(path, write=True).close()
-    dice = random.Random(20)
-    breeder = start("breed", path)
-    assert _hear(breeder) == ["ready"]
-    present: set[int] = set()
-    for kill in range(30):
-        said = _kill_one(breeder, seed=kill, after=dice.uniform(0.005, 0.25))
-        present = _check_against(path, present, said)
-        if kill % 5 == 4:
-            _check_collection(path)
-    assert len(present) > 5
-
-
-def _kill_one(breeder: "subprocess.Popen[str]", *, seed: int, after: float) -> list[list[str]]:
-    """Let a child work for a moment, kill it, and return what it said."""
-    _say(breeder, str(seed))
-    said = []
-    while (line := _hear(breeder))[0] != "child":
-        said.append(line)
-    time.sleep(after)
-    os.kill(int(line[1]), signal.SIGKILL)
-    while (line := _hear(breeder)) != ["gone"]:
-        assert line[0] != "error:", line
-        said.append(line)
-    return said
-
-
-def _check_against(path: Path, before: set[int], said: list[list[str]]) -> set[int]:
-    """What was reported as done is done; at most the last announcement is open."""
-    certain = set(before)
-    for verb, number in said:
-        if verb == "added":
-            certain.add(int(number))
-        elif verb == "removed":
-            certain.remove(int(number))
-    with Store.open(path, write=False) as store:
-        found = {record.number for record in store.versions()}
-        assert store.verify() == []
-    verb, number = said[-1] if said else ("", "0")
-    if verb == "add":
-        assert found >= certain
-        assert len(found - certain) <= 1
-    elif verb == "remove":
-        assert certain - {int(number)} <= found <= certain
-    else:
-        assert found == certain
-    return found
-
-
-def _check_collection(path: Path) -> None:
-    with Store.open(path, write=True, inline_limit=64) as store:
-        store.gc()
-        assert store.verify() == []
-        needed = {f"{record.sha256}.safetensors" for record in store.versions() if record.size > 64}
-    assert {file.name for file in path.with_suffix(".vectors").iterdir()} == needed
+def test_killing_at_random_moments_leaves_sound_registries() -> None:
+    benchmark = Path(__file__).parents[2] / "benchmarks" / "registry_kills.py"
+    done = subprocess.run(
+        [sys.executable, str(benchmark), "--kills", "20", "--seed", "7"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "20 kills" in done.stdout

@@ -4,7 +4,6 @@ Roles say `ready` once everything is imported, and begin at the next line on std
 """
 
 import os
-import random
 import sys
 import tempfile
 from pathlib import Path
@@ -54,48 +53,6 @@ def collect(registry: str, count: str) -> None:
     print("done", flush=True)
 
 
-def change_at_random(registry: str, seed: str) -> None:
-    """Add, remove and name versions until killed; say what is about to happen and what did."""
-    dice = random.Random(seed)
-    present: list[int] = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Store.open(registry, write=True, inline_limit=INLINE_LIMIT) as store,
-    ):
-        blob = Path(folder, "blob")
-        while True:
-            if len(present) < 3 or dice.random() < 0.6:
-                # Twelve contents, so that versions share bytes and external files come back.
-                content = dice.randrange(12)
-                blob.write_bytes(bytes([content]) * (40 if content % 2 else 60_000))
-                print("add 0", flush=True)
-                number = store.add(new_version("helpful"), blob).number
-                present.append(number)
-                print("added", number, flush=True)
-            else:
-                number = present.pop(dice.randrange(len(present)))
-                print("remove", number, flush=True)
-                store.remove("helpful", number, force=True)
-                print("removed", number, flush=True)
-            if dice.random() < 0.1:
-                store.gc()
-
-
-def breed(registry: str) -> None:
-    """For each seed on stdin fork a child that changes the registry, and say its id.
-
-    The forks spare the tests the start of an interpreter per kill.
-    """
-    print("ready", flush=True)
-    for seed in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            change_at_random(registry, seed)
-        print("child", child, flush=True)
-        os.waitpid(child, 0)
-        print("gone", flush=True)
-
-
 def crash_in_commit(registry: str) -> None:
     """Die while changed pages are in the database and the journal is hot."""
     import sqlite3
@@ -109,7 +66,7 @@ def crash_in_commit(registry: str) -> None:
     os.kill(os.getpid(), 9)
 
 
-ROLES = {role.__name__: role for role in (add, create, collect, breed, crash_in_commit)}
+ROLES = {role.__name__: role for role in (add, create, collect, crash_in_commit)}
 
 if __name__ == "__main__":
     try:
