@@ -75,6 +75,17 @@ def test_a_lost_row_is_found(path: Path, store: Store, add: Add) -> None:
         store.versions()
 
 
+@pytest.mark.parametrize(("table", "lost"), [("axes", "axis"), ("bases", "base")])
+def test_a_lost_axis_or_base_is_found(
+    path: Path, store: Store, add: Add, table: str, lost: str
+) -> None:
+    add(store)
+    _edit(path, f"DELETE FROM {table}")
+    broken, unreadable = store.verify()
+    assert broken.what == f"row 1 of table versions refers to a missing row of {table}"
+    assert f"@1 has lost the row of its {lost}." in unreadable.what
+
+
 def test_a_damaged_document_is_found(path: Path, store: Store, add: Add) -> None:
     add(store)
     _edit(path, "UPDATE versions SET metadata = '{'")

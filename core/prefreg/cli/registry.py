@@ -106,7 +106,8 @@ def backup(common: Common, file: Path, overwrite: bool) -> None:
         "bytes": done.bytes,
     }
     beside = f", {done.files} vectors beside it" if done.files else ""
-    text = f"Backed up {done.versions} versions to {file} ({human_size(done.bytes)}{beside})."
+    count = f"{done.versions} version{'' if done.versions == 1 else 's'}"
+    text = f"Backed up {count} to {file} ({human_size(done.bytes)}{beside})."
     common.emit("backup", data, text)
 
 

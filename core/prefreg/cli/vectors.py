@@ -45,7 +45,7 @@ def vectors(common: Common, axis: str | None) -> None:
     size, disk = distinct_size(records), registry.disk_use()
     text = "No vectors yet. Add one with 'prefreg add-axis'."
     if rows:
-        count = f"{len(rows)} version{'s' if len(rows) > 1 else ''}, {human_size(size)}"
+        count = f"{len(rows)} version{'' if len(rows) == 1 else 's'}, {human_size(size)}"
         text = f"{table(headers, rows)}\n\n{count}. {describe_disk(disk)}"
     data = {
         "vectors": [version_summary(record) for record in records],

@@ -179,8 +179,6 @@ def _copy_rows(database: Database, partial: Path) -> None:
     try:
         upgrade_schema(copy)
         with database.reading() as source, copy.writing() as target:
-            if database.engine.dialect.name == "postgresql":
-                source.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             for table in Base.metadata.sorted_tables:
                 if table.name == "tags" and not database.has_tags:
                     continue

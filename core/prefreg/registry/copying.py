@@ -8,10 +8,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from prefreg.errors import RegistryError
-from prefreg.registry.listing import load_summaries, load_version
+from prefreg.registry.listing import load_summaries, load_version, of_axis, on_base
 from prefreg.registry.names import check_names
 from prefreg.registry.records import NewVersion, VersionRecord, VersionSummary
-from prefreg.registry.schema import AxisRow, BaseRow, BlobRow, VersionRow
+from prefreg.registry.schema import AxisRow, BlobRow, VersionRow
 from prefreg.registry.versions import append_measurement, find_row, insert_version
 
 
@@ -53,9 +53,9 @@ def find_copy(
         known.number
         for known in load_summaries(
             session,
-            AxisRow.name == axis,
+            of_axis(axis),
+            on_base(record.base.weights),
             VersionRow.sha256 == record.sha256,
-            BaseRow.weights == record.base.weights,
         )
     ]
     if same:
@@ -63,7 +63,7 @@ def find_copy(
     last = session.scalar(select(AxisRow.last_number).where(AxisRow.name == axis)) or 0
     if renumber or record.number > last:
         return None
-    taken = load_summaries(session, AxisRow.name == axis, VersionRow.number == record.number)
+    taken = load_summaries(session, of_axis(axis), VersionRow.number == record.number)
     state = f"is a different version there{_told(taken)}" if taken else "was used before there"
     raise RegistryError(
         f"{record} is not copied: {axis}@{record.number} {state}. "

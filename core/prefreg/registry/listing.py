@@ -5,7 +5,7 @@ metadata or bytes, which are nearly all of a registry.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -27,30 +27,44 @@ from prefreg.registry.schema import (
 )
 
 Conditions = Sequence[ColumnElement[bool]]
+"""What versions must meet, by columns of their own table alone."""
+
+_MANY = 1000
+
+
+def of_axis(name: str) -> ColumnElement[bool]:
+    """Ask for the versions of an axis."""
+    return VersionRow.axis_id == select(AxisRow.id).where(AxisRow.name == name).scalar_subquery()
+
+
+def on_base(weights: str) -> ColumnElement[bool]:
+    """Ask for the versions on a base."""
+    base = select(BaseRow.id).where(BaseRow.weights == weights)
+    return VersionRow.base_id == base.scalar_subquery()
 
 
 def load_summaries(session: Session, *conditions: ColumnElement[bool]) -> list[VersionSummary]:
-    """Return the versions that meet conditions on versions, axes and bases, in order."""
+    """Return the versions that meet conditions, ordered by axis and number."""
     return [summary for _, summary in _summaries(session, conditions)]
 
 
 def load_versions(session: Session, *conditions: ColumnElement[bool]) -> list[VersionRecord]:
-    """Return the full records of the versions that meet conditions, in order."""
-    documents = dict(
-        session.execute(_of_versions(select(VersionRow.id, VersionRow.document), conditions)).all()
-    )
+    """Return the full records of the versions that meet conditions, ordered alike."""
+    rows = session.execute(select(VersionRow.id, VersionRow.document).where(*conditions))
+    documents = {version: document for version, document in rows}
     measurements: dict[int, list[Measurement]] = {}
     for version, *values in session.execute(
-        _of_versions(
+        _attached_to(
             select(
                 MeasurementRow.version_id,
                 MeasurementRow.kind,
                 MeasurementRow.value,
                 MeasurementRow.protocol,
                 MeasurementRow.created,
-            ).join(VersionRow, VersionRow.id == MeasurementRow.version_id),
+            ).order_by(MeasurementRow.id),
+            MeasurementRow,
             conditions,
-        ).order_by(MeasurementRow.id)
+        )
     ):
         measurements.setdefault(version, []).append(Measurement(*values))
     return [
@@ -65,7 +79,7 @@ def load_versions(session: Session, *conditions: ColumnElement[bool]) -> list[Ve
 
 def load_version(session: Session, axis: str, number: int) -> VersionRecord:
     """Return the full record of one version that is known to exist."""
-    (record,) = load_versions(session, AxisRow.name == axis, VersionRow.number == number)
+    (record,) = load_versions(session, of_axis(axis), VersionRow.number == number)
     return record
 
 
@@ -74,7 +88,6 @@ def _summaries(session: Session, conditions: Conditions) -> list[tuple[int, Vers
         select(
             VersionRow.id,
             VersionRow.axis_id,
-            AxisRow.name.label("axis"),
             VersionRow.number,
             VersionRow.kind,
             VersionRow.dtype,
@@ -85,83 +98,82 @@ def _summaries(session: Session, conditions: Conditions) -> list[tuple[int, Vers
             VersionRow.base_tokenizer,
             VersionRow.base_template,
             VersionRow.note,
-        )
-        .join(VersionRow.axis)
-        .join(VersionRow.base)
-        .where(*conditions)
-        .order_by(AxisRow.name, VersionRow.number)
+        ).where(*conditions)
     ).all()
-    attached = _attach(session, conditions)
-    return [(row.id, _summary(row, attached)) for row in rows]
+    # For many, whole tables are read: looking each version up would take longer.
+    attached = _attach(session, conditions if len(rows) < _MANY else ())
+    found = [(row.id, _summary(row, attached)) for row in rows]
+    return sorted(found, key=lambda pair: (pair[1].axis, pair[1].number))
 
 
 @dataclass(frozen=True, slots=True)
 class _Attached:
-    """What hangs on versions, by their ids; aliases by axis and number."""
+    """What hangs on versions, by their ids; names by axis, aliases by axis and number."""
 
+    axes: dict[int, str]
+    bases: "_Bases"
     created: dict[int, datetime]
     blobs: dict[str, tuple[int, bool]]
     """Size, and whether the bytes lie inside the database."""
-    bases: dict[int, BaseRecord]
     aliases: dict[tuple[int, int], list[str]]
     axis_aliases: dict[int, list[str]]
     tags: dict[int, list[str]]
 
 
 def _attach(session: Session, conditions: Conditions) -> _Attached:
-    created = session.execute(_of_versions(select(VersionRow.id, VersionRow.created), conditions))
+    created = session.execute(select(VersionRow.id, VersionRow.created).where(*conditions))
     blobs = select(BlobRow.sha256, BlobRow.size, BlobRow.mtime_ns.is_(None))
     axes: list[int] | None = None
     if conditions:
-        hashes = _of_versions(select(VersionRow.sha256), conditions)
-        blobs = blobs.where(BlobRow.sha256.in_(hashes))
-        axes = list(
-            session.scalars(_of_versions(select(VersionRow.axis_id).distinct(), conditions))
-        )
+        blobs = blobs.where(BlobRow.sha256.in_(select(VersionRow.sha256).where(*conditions)))
+        axes = list(session.scalars(select(VersionRow.axis_id).distinct().where(*conditions)))
     aliases: dict[tuple[int, int], list[str]] = {}
     for axis, _, alias, number in standing_aliases(session, axes):
         aliases.setdefault((axis, number), []).append(alias)
     return _Attached(
+        axes=dict(session.execute(select(AxisRow.id, AxisRow.name)).all()),
+        bases=_Bases(session),
         created=dict(created.all()),
         blobs={sha256: (size, inline) for sha256, size, inline in session.execute(blobs)},
-        bases={row.id: record_base(row) for row in session.scalars(select(BaseRow))},
         aliases=aliases,
-        axis_aliases=_grouped(session, AxisAliasRow, AxisAliasRow.position, conditions),
-        tags=_grouped(session, TagRow, TagRow.name, conditions)
+        axis_aliases=_grouped(session, AxisAliasRow, [AxisAliasRow.position], conditions),
+        tags=_grouped(session, TagRow, [], conditions)
         if session.info.get("has_tags", True)
         else {},
     )
 
 
-def _of_versions(statement: Any, conditions: Conditions) -> Any:
-    """Restrict a statement to versions that meet conditions on them, their axes and bases."""
+def _attached_to(statement: Any, table: Any, conditions: Conditions) -> Any:
     if not conditions:
         return statement
-    return statement.join(VersionRow.axis).join(VersionRow.base).where(*conditions)
+    return statement.where(table.version_id.in_(select(VersionRow.id).where(*conditions)))
 
 
 def _grouped(
-    session: Session, table: Any, order: Any, conditions: Conditions
+    session: Session, table: Any, order: list[Any], conditions: Conditions
 ) -> dict[int, list[str]]:
-    statement = select(table.version_id, table.name).order_by(table.version_id, order)
-    if conditions:
-        statement = statement.join(VersionRow, VersionRow.id == table.version_id)
-        statement = _of_versions(statement, conditions)
+    """Return the names in a table, in order, by the versions that they hang on."""
+    columns = select(table.version_id, *order, table.name)
+    rows = session.execute(_attached_to(columns, table, conditions))
     found: dict[int, list[str]] = {}
-    for version, value in session.execute(statement):
-        found.setdefault(version, []).append(value)
+    # Sorted here: in the order of its index, the database looks each row up on its own.
+    for version, *_, name in sorted(map(tuple, rows)):
+        found.setdefault(version, []).append(name)
     return found
 
 
 def _summary(row: Any, attached: _Attached) -> VersionSummary:
-    if row.sha256 not in attached.blobs:  # foreign keys are off in other programs
+    axis, base = attached.axes.get(row.axis_id), attached.bases.as_it_was(row)
+    if axis is None or base is None or row.sha256 not in attached.blobs:
+        # Foreign keys are off in other programs.
+        lost = "axis" if axis is None else "base" if base is None else "bytes"
         raise RegistryError(
-            f"The registry is damaged: {row.axis}@{row.number} has lost the row of its "
-            "bytes. Restore it from a backup."
+            f"The registry is damaged: {axis or 'version'}@{row.number} has lost the row of its "
+            f"{lost}. Restore it from a backup."
         )
     size, inline = attached.blobs[row.sha256]
     return VersionSummary(
-        axis=row.axis,
+        axis=axis,
         number=row.number,
         axis_aliases=tuple(attached.axis_aliases.get(row.id, ())),
         aliases=tuple(sorted(attached.aliases.get((row.axis_id, row.number), ()))),
@@ -170,22 +182,30 @@ def _summary(row: Any, attached: _Attached) -> VersionSummary:
         sha256=row.sha256,
         size=size,
         inline=bool(inline),
-        base=_base_as_it_was(row, attached.bases[row.base_id]),
+        base=base,
         note=row.note,
         created=attached.created[row.id],
         tags=tuple(attached.tags.get(row.id, ())),
     )
 
 
-def _base_as_it_was(row: Any, seen: BaseRecord) -> BaseRecord:
-    return BaseRecord(
-        name=row.base_name,
-        revision=row.base_revision,
-        path=seen.path,
-        weights=seen.weights,
-        tokenizer=row.base_tokenizer,
-        template=row.base_template,
-        parameters=seen.parameters,
-        dtype=seen.dtype,
-        created=seen.created,
-    )
+class _Bases:
+    """Bases as they were when a version was added, each made once."""
+
+    def __init__(self, session: Session) -> None:
+        self._seen = {row.id: record_base(row) for row in session.scalars(select(BaseRow))}
+        self._made: dict[tuple[Any, ...], BaseRecord] = {}
+
+    def as_it_was(self, row: Any) -> BaseRecord | None:
+        """Return the base of a version, at the place where it was last seen."""
+        seen = self._seen.get(row.base_id)
+        if seen is None:
+            return None
+        then = (row.base_name, row.base_revision, row.base_tokenizer, row.base_template)
+        key = (row.base_id, *then)
+        if key not in self._made:
+            name, revision, tokenizer, template = then
+            self._made[key] = replace(
+                seen, name=name, revision=revision, tokenizer=tokenizer, template=template
+            )
+        return self._made[key]

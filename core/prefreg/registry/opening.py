@@ -60,6 +60,9 @@ class Database:
         """
         info = {"has_tags": self.has_tags}
         with explaining(self.location), Session(self.engine, info=info) as session:
+            if self.engine.dialect.name == "postgresql":
+                # Several statements must see one state; a writer, who waits first, must not.
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
             yield session
 
     @contextmanager

@@ -34,7 +34,7 @@ from prefreg.registry.records import (
     VersionRecord,
     VersionSummary,
 )
-from prefreg.registry.schema import AxisRow, BaseRow, BlobRow
+from prefreg.registry.schema import AxisRow, BlobRow
 
 
 def _now() -> datetime:
@@ -141,9 +141,9 @@ class Store:
     def _which(
         self, session: Session, axis: str | None, base: str | None
     ) -> list[ColumnElement[bool]]:
-        conditions = [] if base is None else [BaseRow.weights == base]
+        conditions = [] if base is None else [listing.on_base(base)]
         if axis is not None:
-            conditions.append(AxisRow.name == names.require_axis(session, axis, self.location))
+            conditions.append(listing.of_axis(names.require_axis(session, axis, self.location)))
         return conditions
 
     def resolve(
