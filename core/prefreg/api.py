@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from prefreg.flows.compare import Comparison
     from prefreg.flows.compose import Composed, CompositionPlan, CompositionRequest
     from prefreg.flows.compose_adapter import AdapterResult
+    from prefreg.flows.exporting import Exported, ExportRequest
     from prefreg.flows.importing import ImportRequest
     from prefreg.registry.backup import Backup
     from prefreg.registry.copying import Copied
@@ -218,12 +219,12 @@ class Registry:
     def compose_adapter(
         self, terms: "Terms | CompositionRequest", output: str | Path = "composed", **options: Any
     ) -> "AdapterResult":
-        """Write Σ ηᵢ·φᵢ of low-rank vectors as one PEFT adapter, exactly unless `max_rank` is set.
+        """Write Σ ηᵢ·φᵢ as one PEFT adapter, exactly unless `max_rank` is set; dense φ need it.
 
         Raises:
             UsageError: A term is malformed, an axis is named twice, or every η is 0.
             RegistryError: A term has no version on the base.
-            VectorError: A vector is dense or damaged, or does not fit the base.
+            VectorError: A vector is dense without `max_rank`, damaged, or does not fit the base.
             OutputError: The destination cannot be written or must not be overwritten.
         """
         from prefreg.flows.compose import CompositionRequest
@@ -232,6 +233,24 @@ class Registry:
         if not isinstance(terms, CompositionRequest):
             terms = CompositionRequest(as_terms(terms), Path(output), form="adapter", **options)
         return compose_adapter(self.access, terms)
+
+    def export(
+        self,
+        request: "ExportRequest",
+        *,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> "Exported":
+        """Write stored vectors in the form of another tool: adapter, checkpoint or mergekit.
+
+        Raises:
+            UsageError: What is named is malformed, or an option belongs to another form.
+            RegistryError: There is no such version.
+            VectorError: A vector is damaged, or dense for an adapter without a rank.
+            OutputError: The destination cannot be written or must not be overwritten.
+        """
+        from prefreg.flows.exporting import export
+
+        return export(self.access, request, progress)
 
     def plan(self, request: "CompositionRequest") -> "CompositionPlan":
         """Say what a composition would read, sum and write, without writing."""

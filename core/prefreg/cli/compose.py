@@ -56,10 +56,12 @@ _BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has
     "form",
     type=click.Choice(["checkpoint", "adapter"]),
     show_default="checkpoint",
-    help="Write a whole checkpoint, or low-rank vectors as one PEFT adapter.",
+    help="Write a whole checkpoint, or one PEFT adapter.",
 )
 @click.option(
-    "--max-rank", type=click.IntRange(1), help="Recompress an adapter to this rank; says the error."
+    "--max-rank",
+    type=click.IntRange(1),
+    help="Rank of an adapter; says the error. Dense vectors need it.",
 )
 @click.option("--plan", is_flag=True, help="Say what would be read and written; write nothing.")
 @click.option("--overwrite", is_flag=True, help="Replace a folder that prefreg composed.")
@@ -140,8 +142,9 @@ def _emit_adapter(common: Common, adapter: "AdapterResult") -> None:
         "written": f"{written.path} ({human_size(written.size)})",
     }
     if written.compression is not None:
-        worst, error = max(written.compression.errors.items(), key=lambda item: item[1])
-        fields["lost"] = f"{written.compression.error:.2e} of φ (worst: {error:.2e} in {worst})"
+        fields["lost"] = written.compression.lost
+        if written.compression.left_out:
+            fields["left out"] = written.compression.omitted
     common.emit("compose", adapter.as_dict(), sections(fields))
     for warning in adapter.warnings:
         common.note(f"Note: {warning}")

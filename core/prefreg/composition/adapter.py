@@ -1,49 +1,29 @@
-"""Composing low-rank vectors into one PEFT adapter: Σ ηᵢ·φᵢ without its base."""
+"""Composing into one PEFT adapter: Σ ηᵢ·φᵢ without its base."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from prefreg.checkpoints.checkpoint import listed
 from prefreg.checkpoints.safetensors_io import SafetensorsWriter
 from prefreg.composition.card import CARD_FILE, adapter_card
-from prefreg.composition.engine import rounded_eta
-from prefreg.composition.eta import eta_of
+from prefreg.composition.factoring import Compression, factor_sum
 from prefreg.composition.folder import RECIPE_FILE, new_folder, write_file
 from prefreg.composition.methods.linear import LINEAR
-from prefreg.composition.plan import Plan, label, opened
+from prefreg.composition.plan import Plan
 from prefreg.composition.recipe import recipe, recipe_file, sha256
 from prefreg.errors import UsageError, VectorError
 from prefreg.vectors.adapters.config import CONFIG_FILE
 from prefreg.vectors.adapters.layers import linear_layers
 from prefreg.vectors.adapters.reading import WEIGHTS_FILE
 from prefreg.vectors.adapters.writing import METADATA, adapter_config, adapter_tensors
-from prefreg.vectors.factors import Factors, concatenate, recompress
-from prefreg.vectors.lowrank import LowRankVector
 from prefreg.vectors.tensors import is_finite, to_bytes
 
 FORM = "adapter"
 
 _SMALL_FILES_BYTES = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Compression:
-    """What a bound on the rank cost, as ‖lost‖ / ‖φ‖."""
-
-    max_rank: int
-    error: float
-    """Over all weights together."""
-    errors: dict[str, float]
-    """By the weight's name on disk."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the values for the recipe."""
-        return {"max_rank": self.max_rank, "error": self.error, "errors": self.errors}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +51,24 @@ def write_adapter(
 ) -> ComposedAdapter:
     """Write Σ ηᵢ·φᵢ as one adapter that PEFT loads onto the base, with its recipe and card.
 
-    Factors are concatenated, so nothing is lost unless `max_rank` is below the sum of the ranks.
-    Equal plans give equal bytes. The folder appears whole or not at all.
+    Factors are concatenated, so nothing is lost unless `max_rank` is below the sum of the ranks, or
+    a vector is dense: the sum for each layer is then truncated to that rank. Equal plans give equal
+    bytes. The folder appears whole or not at all.
 
     Raises:
         UsageError: Every coefficient is 0.
-        VectorError: A vector is dense or damaged, or does not fit linear layers of the base.
+        VectorError: A vector is dense and no rank is given, or damaged, or a low-rank one does not
+            fit linear layers of the base.
         OutputError: The destination is taken, full, or cannot be written.
     """
     if plan.method is not LINEAR:
         raise UsageError(
-            f"An adapter holds the plain sum of low-rank vectors, not {plan.method.name}. Leave "
+            f"An adapter holds the plain sum of vectors, not {plan.method.name}. Leave "
             "--method out, or compose a checkpoint."
         )
     layers = linear_layers(plan.base.checkpoint)
-    factors = _sum_of(plan)
-    strangers = factors.keys() - {layer.weight for layer in layers.values()}
-    if strangers:
-        raise VectorError(
-            f"{listed(strangers)} are no linear layers of {plan.base}, so no adapter can hold "
-            "them. Compose a checkpoint: leave --as adapter out."
-        )
-    compression = None
-    if max_rank is not None:
-        factors, compression = _compress(factors, max_rank)
+    weights = frozenset(layer.weight for layer in layers.values())
+    factors, compression = factor_sum(plan, weights=weights, max_rank=max_rank)
     tensors = adapter_tensors(factors, layers)
     _require_finite(tensors)
     base = plan.base
@@ -117,52 +91,11 @@ def write_adapter(
             "max_rank": max_rank,
             "compression": compression.to_json() if compression else None,
         }
-        error = compression.error if compression else 0.0
-        card = adapter_card(plan, files=files, max_rank=max_rank, error=error)
+        card = adapter_card(plan, files=files, compression=compression)
         write_file(folder / RECIPE_FILE, recipe_file(content), durable=durable)
         write_file(folder / CARD_FILE, card, durable=durable)
     ranks = {weight: part.rank for weight, part in factors.items()}
     return ComposedAdapter(destination, plan.formula, max(ranks.values()), ranks, size, compression)
-
-
-def _sum_of(plan: Plan) -> dict[str, Factors]:
-    dense = [label(term.record) for term in plan.active if term.record.kind != "low-rank"]
-    if dense:
-        raise VectorError(
-            f"{listed(dense)} are dense, and an adapter holds low-rank vectors only. Compose a "
-            "checkpoint (leave --as adapter out), or train them again with --lora."
-        )
-    parts: dict[str, list[Factors]] = {}
-    with opened(plan) as open_plan:
-        for term in open_plan.terms:
-            assert isinstance(term.vector, LowRankVector)  # as its record's kind says
-            for name in term.vector.names:
-                eta = rounded_eta(eta_of(name, term.planned.eta, term.planned.rules))
-                if eta:
-                    part = term.vector.factors(name).scaled(eta)
-                    parts.setdefault(name, []).append(part)
-    if not parts:
-        raise UsageError("Every coefficient is 0, so there is nothing for an adapter to hold.")
-    return {name: concatenate(parts[name]) for name in sorted(parts)}
-
-
-def _compress(
-    factors: Mapping[str, Factors], max_rank: int
-) -> tuple[dict[str, Factors], Compression]:
-    results = {name: recompress(part, max_rank) for name, part in factors.items()}
-    lost = math.hypot(*(result.error for result in results.values()))
-    whole = math.hypot(*(result.norm for result in results.values()))
-    compression = Compression(
-        max_rank,
-        _relative(lost, whole),
-        {name: _relative(result.error, result.norm) for name, result in results.items()},
-    )
-    return {name: result.factors for name, result in results.items()}, compression
-
-
-def _relative(error: float, norm: float) -> float:
-    # Rounded to what the order of summation, which threads may change, leaves untouched.
-    return float(f"{error / norm:.6g}") if norm else 0.0
 
 
 def _require_finite(tensors: Mapping[str, torch.Tensor]) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 from prefreg.checkpoints.bases import POCKET, BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint
+from prefreg.composition.factoring import Compression
 from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.survival import FAITHFUL_GAIN, Survival
@@ -48,19 +49,20 @@ def checkpoint_card(
     )
 
 
-def adapter_card(
-    plan: Plan, *, files: Mapping[str, str], max_rank: int | None, error: float
-) -> bytes:
+def adapter_card(plan: Plan, *, files: Mapping[str, str], compression: Compression | None) -> bytes:
     """Return the card of a PEFT adapter, with what a bound on its rank cost."""
     kept = []
-    if max_rank is not None:
-        kept = [f"Recompressed to rank {max_rank}: relative error {error:.3g}.", ""]
+    if compression is not None:
+        error = f"relative error {compression.error:.3g}"
+        kept = [f"Recompressed to rank {compression.max_rank}: {error}.", ""]
+        if compression.left_out:
+            kept = [f"{kept[0]} Left out: {compression.omitted}.", ""]
     return _card(
         plan,
         library="peft",
         tag="lora",
         title=plan.formula.removeprefix("base").removeprefix(" + ").strip(),
-        story="A LoRA adapter composed by prefreg from low-rank preference vectors, Σ ηᵢ·φᵢ, "
+        story="A LoRA adapter composed by prefreg from preference vectors, Σ ηᵢ·φᵢ, "
         "without training. Factors are concatenated, never added, and the coefficients are in the "
         "factors: load it with a weight of 1.",
         kept=kept,

@@ -53,9 +53,9 @@ class CompositionRequest:
     mix_contrasts: bool = False
     """Add vectors of pairs and of positive poles alone to one sum."""
     form: str = "checkpoint"
-    """What is written: a whole `checkpoint`, or an `adapter` of low-rank vectors."""
+    """What is written: a whole `checkpoint`, or an `adapter`."""
     max_rank: int | None = None
-    """The largest rank of an adapter's modules; without it nothing is lost."""
+    """The largest rank of an adapter's modules; dense vectors need it."""
     method: str = "linear"
     options: tuple[tuple[str, object], ...] = ()
     """Settings of the method."""
