@@ -7,8 +7,9 @@ Models have random weights in the shapes of Llama, in bfloat16, with three dense
 a thousandth. Every program runs in a process of its own, once to warm the cache of files and then
 --repeat times; medians are printed. `engine` is the call of `write_composition`, `process` all from
 the start of Python to its end. `floor` reads the same files and writes as many bytes, with the
-engine's block size and threads and no arithmetic. mergekit (0.1.5, in a virtual environment of its
-own, `pip install mergekit==0.1.5`) gets the same vectors as full checkpoints, base + φ.
+engine's threads, blocks of 512 KiB (the engine's are of 256) and no arithmetic. mergekit (0.1.5,
+in a virtual environment of its own, `pip install mergekit==0.1.5`) gets the same vectors as full
+checkpoints, base + φ.
 """
 
 import argparse
