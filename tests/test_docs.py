@@ -100,7 +100,7 @@ def test_every_hook_has_its_heading_and_the_example_axis_works() -> None:
     for name in vars(hookspecs):
         if name.startswith("prefreg_"):
             assert f"### {name}(" in text
-    example, test, *_ = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    example, _, test = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     module = type("module", (), {})()
     namespace: dict[str, Any] = {}
     exec(example, namespace)

@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from prefreg.flows.access import Access
-from prefreg.flows.add_axis import AxisRequest, add_axis
+from prefreg.flows.add_axis import add_axis
+from prefreg.flows.axis_request import AxisRequest
 from prefreg.registry import Store
 
 AXES = ("helpful", "harmless", "verbosity", "honesty", "politeness", "directness")

@@ -33,7 +33,8 @@ from prefreg.terms import Term, as_terms, parse_reference
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from prefreg.flows.add_axis import AxisPreview, AxisRequest
+    from prefreg.flows.add_axis import AxisPreview
+    from prefreg.flows.axis_request import AxisRequest
     from prefreg.flows.compare import Comparison
     from prefreg.flows.compose import Composed, CompositionPlan, CompositionRequest
     from prefreg.flows.compose_adapter import AdapterResult
@@ -137,7 +138,8 @@ class Registry:
             TrainingError: Memory or disk do not suffice.
             GateError: A pole collapsed or did not move.
         """
-        from prefreg.flows.add_axis import AxisRequest, add_axis
+        from prefreg.flows.add_axis import add_axis
+        from prefreg.flows.axis_request import AxisRequest
 
         wanted = AxisRequest(request, **options) if isinstance(request, str) else request
         return add_axis(self.access, wanted, progress, note)
@@ -150,7 +152,8 @@ class Registry:
         **options: Any,
     ) -> "AxisPreview":
         """Do everything up to the training: the audit, the settings and a few tokens."""
-        from prefreg.flows.add_axis import AxisRequest, preview_axis
+        from prefreg.flows.add_axis import preview_axis
+        from prefreg.flows.axis_request import AxisRequest
 
         wanted = AxisRequest(request, **options) if isinstance(request, str) else request
         return preview_axis(self.access, wanted, note)

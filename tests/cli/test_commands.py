@@ -84,6 +84,29 @@ def test_quiet_says_nothing_but_what_was_asked_for(run, trained) -> None:
     assert result.out.strip()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["axes"],
+        ["vectors"],
+        ["show", "helpful@1"],
+        ["bases"],
+        ["alias", "helpful"],
+        ["diff", "helpful@1", "verbosity@1"],
+        ["search", "helpful"],
+        ["doctor"],
+        ["check-axis", "helpful", "--no-train", "--limit", "40"],
+        ["add-axis", "helpful", "--base", "pocket", "--limit", "40", "--dry-run"],
+        ["compose", "helpful:1", "--plan"],
+    ],
+    ids=" ".join,
+)
+def test_quiet_keeps_what_a_command_was_asked_to_show(run, trained, command) -> None:
+    result = run("-q", "--registry", trained, *command)
+    assert result.out.strip()
+    assert result.err == ""
+
+
 JSON = [
     ["axes"],
     ["vectors"],

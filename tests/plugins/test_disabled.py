@@ -41,7 +41,7 @@ def test_the_command_disables_without_importing_and_enables_again(tmp_path: Path
     assert (code, out) == (1, "")
     assert err == (
         "Error: No axis 'kind' is loaded: the plugin kind of prefreg-kindness 2.5 is disabled. "
-        "Run 'prefreg axes --enable kind'.\n"
+        "Run `prefreg axes --enable kind`.\n"
     )
     assert not marker.exists()
     assert prefreg("axes", "--enable", "kind", "-q", sites=[tmp_path]) == (0, "", "")
@@ -58,7 +58,7 @@ def test_a_whole_distribution_is_disabled_by_any_spelling_of_its_name(
     assert disable("Prefreg_Both") == "prefreg-both"
     assert settings.read_text() == "prefreg-both\n"
     assert [plugin.name for plugin in load_axes().disabled] == ["one", "two"]
-    with pytest.raises(AxisError, match="run 'prefreg axes --enable prefreg-both'"):
+    with pytest.raises(AxisError, match="run `prefreg axes --enable prefreg-both`"):
         enable("one")
     assert enable("prefreg-both") == "prefreg-both"
     assert [plugin.name for plugin in load_axes().broken] == ["one", "two"]

@@ -81,14 +81,14 @@ def add_axis(
 
     The axis is an installed one, or one that a file like ./tone.yaml declares.
     """
-    from prefreg.flows.add_axis import AxisRequest
+    from prefreg.flows.axis_request import AxisRequest
 
     options["lora_targets"] = [part for part in options["lora_targets"].split(",") if part]
     request = AxisRequest(name, settings=assignments, **options)
     registry = common.open_registry()
     if dry_run:
         preview = registry.preview_axis(request, note=common.note)
-        common.emit("add-axis", preview.as_dict(), _describe_preview(preview))
+        common.emit("add-axis", preview.as_dict(), _describe_preview(preview), asked=True)
         return
     with stage_progress(common) as progress:
         record = registry.add_axis(request, progress=progress, note=common.note)

@@ -21,7 +21,7 @@ def axes(common: Common, unwanted: str | None, wanted: str | None) -> None:
         raise UsageError("--disable and --enable go one at a time.")
     if unwanted is not None:
         key = disable(unwanted)
-        text = f"Disabled {key}. 'prefreg axes --enable {key}' takes that back."
+        text = f"Disabled {key}. `prefreg axes --enable {key}` takes that back."
         common.emit("axes", {"plugin": key, "state": "disabled"}, text)
     elif wanted is not None:
         key = enable(wanted)
@@ -67,7 +67,7 @@ def _list(common: Common) -> None:
     lines = [table(headers, rows) if rows else "No axes are installed."]
     lines += [f"broken: {_named(plugin)}: {plugin.error}" for plugin in broken]
     lines += [f"disabled: {_named(plugin)}" for plugin in disabled]
-    common.emit("axes", data, "\n".join(lines))
+    common.emit("axes", data, "\n".join(lines), asked=True)
 
 
 def _origin(plugin: Plugin) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def check_axis(
     if read in axis.sources and (shown := check_licence(axis, read, accepted=accept_licence)):
         common.note(shown)
     report = check_axis(axis, source, limit, seed, train)
-    common.emit("check-axis", report.as_dict(), str(report))
+    common.emit("check-axis", report.as_dict(), str(report), asked=True)
     return 0 if report.passed else GATE
 
 

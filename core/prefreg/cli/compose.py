@@ -112,7 +112,7 @@ def compose(
         return
     if plan:
         planned = registry.plan(request)
-        common.emit("compose", planned.as_dict(), _describe_plan(planned))
+        common.emit("compose", planned.as_dict(), _describe_plan(planned), asked=True)
         return
     with byte_progress(common) as progress:
         composed = registry.compose(request, progress=progress)

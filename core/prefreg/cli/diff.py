@@ -43,7 +43,7 @@ def diff(common: Common, first: Reference, second: Reference) -> None:
             for each in found.differences
         ],
     }
-    common.emit("diff", data, _describe(found))
+    common.emit("diff", data, _describe(found), asked=True)
 
 
 def _describe(found: "Comparison") -> str:
@@ -84,6 +84,8 @@ def _brief(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ", ".join(value) or "-"
     text = str(value)
     if len(text) <= _LONGEST:
         return text

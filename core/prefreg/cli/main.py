@@ -107,7 +107,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             f"This is a bug in prefreg: {type(error).__name__}: {error}\n"
             "Run it again with PREFREG_DEBUG=1 and report the traceback, the command "
-            "and the output of 'prefreg doctor'.",
+            "and the output of `prefreg doctor`.",
             BUG,
         )
 

@@ -32,12 +32,15 @@ class Common:
 
         return open_registry(self.registry)
 
-    def emit(self, command: str, data: Any, text: str) -> None:
-        """Write the result to stdout: the JSON document, or the text for people."""
+    def emit(self, command: str, data: Any, text: str, *, asked: bool = False) -> None:
+        """Write the result to stdout: the JSON document, or the text for people.
+
+        `asked` says that the text answers a question, so --quiet keeps it.
+        """
         if self.json:
             document = {"schema": JSON_SCHEMA, "command": command, "data": data}
             click.echo(json.dumps(document, ensure_ascii=False, indent=2))
-        elif not self.quiet and text:
+        elif text and (asked or not self.quiet):
             click.echo(text)
 
     def note(self, text: str) -> None:

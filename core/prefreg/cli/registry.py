@@ -44,7 +44,8 @@ def search(common: Common, text: str | None, **conditions: Any) -> None:
     ]
     headers = ("VERSION", "TAGS", "BASE", "SIZE", "METRICS", "NOTE")
     data = [version_summary(item.version) | {"metrics": dict(item.metrics)} for item in found]
-    common.emit("search", {"vectors": data}, table(headers, rows) if rows else "Nothing found.")
+    text = table(headers, rows) if rows else "Nothing found."
+    common.emit("search", {"vectors": data}, text, asked=True)
 
 
 @command("tag")

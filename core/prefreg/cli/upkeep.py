@@ -51,7 +51,7 @@ def doctor(common: Common) -> None:
     if not report.problems:
         lines.append("\nNo problems found.")
     data = {"facts": report.facts, "problems": list(report.problems)}
-    common.emit("doctor", data, "\n".join(lines))
+    common.emit("doctor", data, "\n".join(lines), asked=True)
 
 
 COMMANDS = (verify, gc, doctor)

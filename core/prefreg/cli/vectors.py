@@ -43,7 +43,7 @@ def vectors(common: Common, axis: str | None) -> None:
     ]
     headers = ("VERSION", "ALIASES", "BASE", "KIND", "DTYPE", "SIZE", "CREATED", "TAGS", "NOTE")
     size, disk = distinct_size(records), registry.disk_use()
-    text = "No vectors yet. Add one with 'prefreg add-axis'."
+    text = "No vectors yet. Add one with `prefreg add-axis`."
     if rows:
         count = f"{len(rows)} version{'' if len(rows) == 1 else 's'}, {human_size(size)}"
         text = f"{table(headers, rows)}\n\n{count}. {describe_disk(disk)}"
@@ -52,7 +52,7 @@ def vectors(common: Common, axis: str | None) -> None:
         "bytes": size,
         "disk": disk_view(disk),
     }
-    common.emit("vectors", data, text)
+    common.emit("vectors", data, text, asked=True)
 
 
 @command("show")
@@ -64,7 +64,7 @@ def show(common: Common, reference: Reference, base: str | None, at: datetime | 
     registry = common.open_registry()
     record, disk = registry.show(*reference, base=base, at=at), registry.disk_use()
     text = f"{_describe(record)}\n\n{describe_disk(disk)}"
-    common.emit("show", version_view(record) | {"disk": disk_view(disk)}, text)
+    common.emit("show", version_view(record) | {"disk": disk_view(disk)}, text, asked=True)
 
 
 def _describe(record: VersionRecord) -> str:
@@ -139,7 +139,7 @@ def bases(common: Common) -> None:
         for record, versions, size in counted
     ]
     headers = ("BASE", "REVISION", "PARAMETERS", "DTYPE", "WEIGHTS", "VERSIONS", "SIZE", "PATH")
-    text = "No bases yet. 'prefreg add-axis' records one."
+    text = "No bases yet. `prefreg add-axis` records one."
     if rows:
         text = f"{table(headers, rows)}\n\n{describe_disk(disk)}"
     data = {
@@ -149,7 +149,7 @@ def bases(common: Common) -> None:
         ],
         "disk": disk_view(disk),
     }
-    common.emit("bases", data, text)
+    common.emit("bases", data, text, asked=True)
 
 
 @command("alias")
@@ -192,7 +192,7 @@ def _delete_alias(
     axis, version = reference
     name = alias or version
     if name is None or name.isdigit():
-        raise UsageError("Say which alias to delete, as in 'prefreg alias helpful@stable'.")
+        raise UsageError("Say which alias to delete, as in `prefreg alias helpful@stable`.")
     common.open_registry().unalias(axis, name, base=base)
     common.emit("alias", {"axis": axis, "alias": name, "version": None}, f"Deleted {name}.")
 
@@ -200,7 +200,7 @@ def _delete_alias(
 def _show_history(common: Common, reference: Reference, at: datetime | None) -> None:
     axis, name = reference
     if name is not None and name.isdigit():
-        raise UsageError(f"Say what to call it, as in 'prefreg alias {axis}@{name} stable'.")
+        raise UsageError(f"Say what to call it, as in `prefreg alias {axis}@{name} stable`.")
     events = common.open_registry().alias_history(axis, name, at=at)
     rows = [
         (
@@ -214,7 +214,7 @@ def _show_history(common: Common, reference: Reference, at: datetime | None) -> 
     ]
     headers = ("WHEN", "ALIAS", "ACTION", "VERSION", "BASE")
     text = table(headers, rows) if rows else f"No version of {axis} was ever given an alias."
-    common.emit("alias", {"axis": axis, "history": list(map(alias_view, events))}, text)
+    common.emit("alias", {"axis": axis, "history": list(map(alias_view, events))}, text, asked=True)
 
 
 @command("rm")

@@ -32,7 +32,7 @@ class Access:
         if starter is None:
             raise RegistryError(
                 f"There is no registry at {default_registry()}. "
-                "'prefreg add-axis NAME' creates one."
+                "`prefreg add-axis NAME` creates one."
             )
         return Store.open(starter, write=False)
 
@@ -53,7 +53,7 @@ class Access:
         named = self._named() or default_registry()
         if "://" not in str(named) and not Path(named).exists():
             raise RegistryError(
-                f"There is no registry at {named} to change. 'prefreg add-axis NAME' creates one."
+                f"There is no registry at {named} to change. `prefreg add-axis NAME` creates one."
             )
         return self.writing()
 

@@ -1,9 +1,8 @@
 """Add an axis: rows → pairs → tokens → two poles → φ → version."""
 
-import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.data.audit import Audit
 from prefreg.data.pairs import PairSet, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
-from prefreg.errors import UsageError
 from prefreg.flows.access import Access
+from prefreg.flows.axis_request import AxisRequest
 from prefreg.flows.extracting import extract_pair, geometry
 from prefreg.flows.find_axis import FoundAxis, find_axis
 from prefreg.flows.resolve import base_spec, identify
@@ -34,42 +33,6 @@ from prefreg.vectors import Extraction
 Note = Callable[[str], None]
 _POCKET = "pocket"
 _STORAGE = {"float32": "F32", "bfloat16": "BF16"}
-
-
-@dataclass(frozen=True, slots=True)
-class AxisRequest:
-    """What is asked of a run; every default is the command line's."""
-
-    name: str
-    """An installed axis, or a YAML file that declares one."""
-    base: str | None = None
-    data: str | Sequence[str] | None = None
-    """Sources and files, each `NAME[@REVISION][:WEIGHT]`."""
-    limit: int | None = None
-    revision: str | None = None
-    seed: int = 0
-    max_length: int | None = None
-    note: str | None = None
-    tags: Sequence[str] = ()
-    preset: str | None = None
-    config: Path | None = None
-    settings: Sequence[str] = ()
-    """`key=value` of DPOConfig fields, over everything else."""
-    dtype: str = "float32"
-    """Storage dtype of the vector: float32 or bfloat16."""
-    lora: int | None = None
-    """The rank of LoRA on linear layers, instead of whole weights."""
-    lora_alpha: float | None = None
-    """Scales LoRA by alpha / rank; twice the rank if absent."""
-    lora_targets: Sequence[str] = ()
-    """Ends of module names; every linear layer but the head if empty."""
-    rslora: bool = False
-    """Scale LoRA by alpha / √rank."""
-    keep_anyway: bool = False
-    accept_licence: bool = False
-    """Use data whose licence forbids commercial use."""
-    length_balanced: bool = False
-    """Leave pairs out so that the length of an answer predicts nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +151,7 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
 
 def _prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared:
     check_tags(request.tags)
-    lora = _lora(request)
+    lora = request.lora_options()
     found = find_axis(request.name)
     installed = found.installed
     base = _choose_base(access, request.base, note)
@@ -222,23 +185,6 @@ def _prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepare
     if note is not None and (ended := origin.early_end()):
         note(ended)
     return Prepared(found, base, origin, pairs, request.length_balanced, settings, lora)
-
-
-def _lora(request: AxisRequest) -> LoraOptions | None:
-    rank, alpha = request.lora, request.lora_alpha
-    if rank is None:
-        if alpha is not None or request.lora_targets or request.rslora:
-            raise UsageError(
-                "--lora-alpha, --lora-targets and --rslora belong to --lora RANK: give it too."
-            )
-        return None
-    if rank < 1 or (alpha is not None and not 0 < alpha < math.inf):
-        raise UsageError("The rank of LoRA is 1 or more, and its alpha above zero.")
-    if request.dtype != "float32":
-        raise UsageError("Factors are small and stored in float32: leave --dtype out with --lora.")
-    # The usual choice: a scaling of 2, or of 2·√rank with rsLoRA.
-    alpha = 2.0 * rank if alpha is None else alpha
-    return LoraOptions(rank, alpha, request.rslora, tuple(request.lora_targets))
 
 
 def _choose_base(access: Access, spec: str | None, note: Note | None) -> BaseModel:

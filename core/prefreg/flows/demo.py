@@ -11,7 +11,8 @@ from prefreg.evaluation.behaviour import Behaviour, measure_behaviour
 from prefreg.evaluation.plots import Curve, draw_curves
 from prefreg.evaluation.sampling import Sampling
 from prefreg.flows.access import Access
-from prefreg.flows.add_axis import AxisRequest, add_axis
+from prefreg.flows.add_axis import add_axis
+from prefreg.flows.axis_request import AxisRequest
 from prefreg.flows.compose import CompositionRequest, compose
 from prefreg.flows.steering import load_steered
 from prefreg.serving import SteeredModel
@@ -93,7 +94,7 @@ def _prepare(folder: Path) -> None:
         )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    (folder / _MARKER).write_text("Made by 'prefreg demo'; it may be replaced by the next one.\n")
+    (folder / _MARKER).write_text("Made by `prefreg demo`; it may be replaced by the next one.\n")
 
 
 def _sweep(

@@ -167,7 +167,7 @@ def _only_base(store: Store, terms: Sequence[Term], at: datetime | None) -> Base
     if len(fitting) == 1:
         return fitting[0]
     if not candidates:
-        raise RegistryError("The registry holds no vector yet. Add one with 'prefreg add-axis'.")
+        raise RegistryError("The registry holds no vector yet. Add one with `prefreg add-axis`.")
     if not fitting:
         for term in terms:
             store.resolve(

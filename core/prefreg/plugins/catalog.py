@@ -84,6 +84,6 @@ def _unusable(name: str, plugin: Plugin) -> str:
     if plugin.disabled:
         return (
             f"No axis {name!r} is loaded: the {plugin} is disabled. "
-            f"Run 'prefreg axes --enable {plugin.name}'."
+            f"Run `prefreg axes --enable {plugin.name}`."
         )
     return f"No axis {name!r} is loaded: the {plugin} is broken: {plugin.error}"

@@ -63,7 +63,7 @@ def enable(name: str) -> str:
     if key not in disabled and distribution in disabled:
         raise AxisError(
             f"{key!r} is disabled with its whole distribution: "
-            f"run 'prefreg axes --enable {distribution}'."
+            f"run `prefreg axes --enable {distribution}`."
         )
     with _changing() as names:
         names.discard(key)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from types import ModuleType
+from typing import TypeVar
 
 import pluggy
 
@@ -16,6 +17,8 @@ from prefreg.errors import AxisError
 from prefreg.plugins.catalog import AxisCatalog, Plugin
 from prefreg.plugins.disabled import read_disabled
 from prefreg.plugins.discovery import FoundPlugin, find_plugins
+
+_T = TypeVar("_T")
 
 
 def load_axes() -> AxisCatalog:
@@ -50,15 +53,24 @@ def read_plugin(module: ModuleType | object, name: str) -> tuple[Axis, ...]:
         raise AxisError("it implements no hook; mark prefreg_register_axes with @prefreg.hookimpl")
     # pluggy leaves an answer of None out.
     answers = hook() or [None]
-    axes = []
+    return collect(answers, Axis, hook="prefreg_register_axes", what="axes")
+
+
+def collect(answers: Iterable[object], kind: type[_T], *, hook: str, what: str) -> tuple[_T, ...]:
+    """Join the lists that the implementations of a hook returned.
+
+    Raises:
+        AxisError: One returned something else.
+    """
+    found: list[_T] = []
     for answer in answers:
-        if isinstance(answer, Axis) or not isinstance(answer, Iterable):
-            raise AxisError(f"prefreg_register_axes returned {answer!r:.80}, not a list of axes")
-        axes += list(answer)
-    for axis in axes:
-        if not isinstance(axis, Axis):
-            raise AxisError(f"prefreg_register_axes returned {axis!r:.80}, which is no Axis")
-    return tuple(axes)
+        if isinstance(answer, kind) or not isinstance(answer, Iterable):
+            raise AxisError(f"{hook} returned {answer!r:.80}, not a list of {what}")
+        for item in answer:
+            if not isinstance(item, kind):
+                raise AxisError(f"{hook} returned {item!r:.80}, which is no {kind.__name__}")
+            found.append(item)
+    return tuple(found)
 
 
 def hooks_of(module: ModuleType | object, name: str) -> pluggy.HookRelay:

@@ -1,15 +1,13 @@
 """The methods of combining vectors that plugins bring."""
 
 import warnings
-from collections.abc import Iterable
 from types import ModuleType
 
 from prefreg.containment import off_stdout, reason
-from prefreg.errors import AxisError
 from prefreg.methods import Method
 from prefreg.plugins.disabled import read_disabled
 from prefreg.plugins.discovery import find_plugins
-from prefreg.plugins.loading import hooks_of, target_of
+from prefreg.plugins.loading import collect, hooks_of, target_of
 
 
 def load_methods() -> tuple[dict[str, Method], tuple[str, ...]]:
@@ -45,12 +43,5 @@ def read_methods(module: ModuleType | object, name: str) -> tuple[Method, ...]:
         AxisError: A hook is misspelt, or returns something else than methods.
         Exception: Whatever the hook itself raises.
     """
-    methods = []
-    for answer in hooks_of(module, name).prefreg_register_methods():
-        if isinstance(answer, Method) or not isinstance(answer, Iterable):
-            raise AxisError(f"prefreg_register_methods returned {answer!r:.80}, not a list")
-        methods += list(answer)
-    for method in methods:
-        if not isinstance(method, Method):
-            raise AxisError(f"prefreg_register_methods returned {method!r:.80}, which is no Method")
-    return tuple(methods)
+    answers = hooks_of(module, name).prefreg_register_methods()
+    return collect(answers, Method, hook="prefreg_register_methods", what="methods")

@@ -89,8 +89,7 @@ def check_names(session: Session, axis: str, aliases: Iterable[str]) -> tuple[st
             continue
         if axis in other_aliases:
             raise RegistryError(
-                f"Axis {axis!r} cannot be added: {axis!r} is an alias of axis {other!r} here. "
-                "Use another name."
+                f"The name {axis!r} is an alias of axis {other!r} here. Use another name."
             )
         for alias in wanted:
             if alias == other or alias in other_aliases:
