@@ -95,6 +95,17 @@ def test_versions_are_listed_by_axis_number_and_base(
     assert store.versions("harmless", base("a").weights) == []
 
 
+def test_many_versions_are_read_as_few_are(
+    store: Store, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for axis in ("helpful", "verbosity", "helpful"):
+        add(store, axis, b"v" * 70, aliases=("a", "b") if axis == "verbosity" else (), tags=("t",))
+    store.set_alias("helpful", 2, "stable")
+    few = store.summaries("helpful"), store.versions("helpful"), store.versions()
+    monkeypatch.setattr("prefreg.registry.listing._MANY", 1)  # beyond it, whole tables are read
+    assert (store.summaries("helpful"), store.versions("helpful"), store.versions()) == few
+
+
 def test_a_number_is_never_used_again(store: Store, add: Add) -> None:
     add(store)
     add(store)

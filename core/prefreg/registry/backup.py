@@ -114,7 +114,8 @@ def _write(database: Database, folder: Path | None, partial: Path, target: Path)
         size += partial.stat().st_size
         os.replace(partial, target)
     except BaseException:
-        _remove_copies(copied, vectors)
+        if partial.exists():  # else it has become the target, which needs them
+            _remove_copies(copied, vectors)
         raise
     blobs.sync_folder(target.parent)
     blobs.remove_unreferenced(vectors, needed)  # of the backup that was replaced
@@ -131,19 +132,18 @@ def _remove_copies(copied: list[Path], vectors: Path) -> None:
 def _snapshot_with_files(
     database: Database, folder: Path | None, partial: Path, vectors: Path, copied: list[Path]
 ) -> tuple[frozenset[str], int]:
-    for attempt in range(1, _ATTEMPTS + 1):
+    for _ in range(_ATTEMPTS):
         _remove_database(partial)
         _snapshot(database, partial)
         try:
             return _copy_files(partial, folder, vectors, copied)
         except FileNotFoundError as error:
             # Removed and collected after the snapshot was taken: the next one is without it.
-            if attempt == _ATTEMPTS:
-                raise RegistryError(
-                    f"{error.filename} is missing, so {database.location} cannot be backed up. "
-                    "`prefreg verify` says which versions need it."
-                ) from error
-    raise AssertionError
+            missing = error
+    raise RegistryError(
+        f"{missing.filename} is missing, so {database.location} cannot be backed up. "
+        "`prefreg verify` says which versions need it."
+    ) from missing
 
 
 def _check_snapshot(database: Database, partial: Path, vectors: Path) -> int:
