@@ -85,8 +85,8 @@ def test_messages_call_a_vector_by_its_label(tmp_path: Path) -> None:
         open_vector(b"", label="helpful@1")
     with pytest.raises(VectorError, match=r"^helpful@1 in .*absent cannot be read: No such file"):
         open_vector(tmp_path / "absent", label="helpful@1")
-    with pytest.raises(VectorError, match="kind 'sparse' cannot be read by this version"):
-        open_vector(b"", kind="sparse")
+    with pytest.raises(VectorError, match="kind 'wavelet' cannot be read by this version"):
+        open_vector(b"", kind="wavelet")
 
 
 @given(st.integers(0, len(SOUND) * 8 - 1))
