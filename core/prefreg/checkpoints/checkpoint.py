@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from prefreg.checkpoints.safetensors_file import TensorSpec, read_header
-from prefreg.errors import BaseModelError
+from prefreg.errors import BaseModelError, PrefregError
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -147,20 +147,34 @@ def _read_index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json_object(
+    path: Path, *, absent: str, advice: str, error: type[PrefregError]
+) -> dict[str, Any]:
+    """Read a JSON object from a file; a failure says what its absence means, or the advice.
+
+    Raises:
+        PrefregError: It is absent, unreadable or no JSON object, as the given kind of error.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise BaseModelError(
-            f"{path.parent} has no {path.name}, so it is not a transformers checkpoint."
-        ) from None
-    except OSError as error:
-        raise BaseModelError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise BaseModelError(f"{path} is not JSON. Fetch it again.") from error
+        raise error(f"{path.parent} has no {path.name}, so it is {absent}.") from None
+    except OSError as failure:
+        raise error(f"{path} cannot be read: {failure.strerror}.") from failure
+    except (ValueError, RecursionError) as failure:
+        raise error(f"{path} is not JSON. {advice}") from failure
     if not isinstance(value, dict):
-        raise BaseModelError(f"{path} is not a JSON object. Fetch it again.")
+        raise error(f"{path} is not a JSON object. {advice}")
     return value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return read_json_object(
+        path,
+        absent="not a transformers checkpoint",
+        advice="Fetch it again.",
+        error=BaseModelError,
+    )
 
 
 def _no_weights(folder: Path) -> str:

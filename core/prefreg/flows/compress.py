@@ -8,7 +8,7 @@ from typing import Any
 from prefreg.errors import UsageError
 from prefreg.flows.access import Access
 from prefreg.flows.heldout import compare_margins
-from prefreg.registry import BaseIdentity, NewVersion, VersionRecord
+from prefreg.registry import NewVersion, VersionRecord
 from prefreg.training.preflight import check_disk
 from prefreg.vectors import open_vector
 from prefreg.vectors.compression import Compressed, How, compress
@@ -54,7 +54,7 @@ def compress_version(access: Access, request: CompressionRequest) -> VersionReco
             axis_aliases=record.axis_aliases,
             kind=made.kind,
             dtype=made.dtype,
-            base=_identity(record),
+            base=record.base,
             metadata=record.metadata
             | {
                 "geometry": _geometry(record, found),
@@ -112,17 +112,3 @@ def _dropped(made: Compressed, found: Fidelity) -> dict[str, Any] | None:
         "weights": list(made.dropped),
         "share_of_error": lost / found.error**2 if found.error else 0.0,
     }
-
-
-def _identity(record: VersionRecord) -> BaseIdentity:
-    base = record.base
-    return BaseIdentity(
-        name=base.name,
-        revision=base.revision,
-        path=base.path,
-        weights=base.weights,
-        tokenizer=base.tokenizer,
-        template=base.template,
-        parameters=base.parameters,
-        dtype=base.dtype,
-    )

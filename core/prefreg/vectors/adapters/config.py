@@ -1,6 +1,5 @@
 """What an adapter's configuration says, and which settings make it more than two factors."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from prefreg.checkpoints.checkpoint import read_json_object
 from prefreg.errors import VectorError
 from prefreg.vectors.adapters.layers import LinearLayer
 
@@ -61,7 +61,12 @@ class AdapterConfig:
             VectorError: It is missing or damaged, or says more than factors can hold.
         """
         path = folder / CONFIG_FILE
-        values = _read(path)
+        values = read_json_object(
+            path,
+            absent="no PEFT adapter",
+            advice="Save the adapter again.",
+            error=VectorError,
+        )
         if values.get("peft_type") != "LORA":
             raise VectorError(
                 f"{folder} holds an adapter of type {values.get('peft_type')!r}; "
@@ -127,20 +132,6 @@ def _problems(values: Mapping[str, Any]) -> Iterable[str]:
             f"init_lora_weights is {beginning!r}, which changed the base; "
             "save it with PEFT's conversion to plain LoRA"
         )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise VectorError(f"{path.parent} has no {path.name}, so it is no PEFT adapter.") from None
-    except OSError as error:
-        raise VectorError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise VectorError(f"{path} is not JSON. Save the adapter again.") from error
-    if not isinstance(values, dict):
-        raise VectorError(f"{path} is not a JSON object. Save the adapter again.")
-    return values
 
 
 def _positive(value: Any) -> int:
