@@ -2,7 +2,8 @@
 
 import importlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from types import ModuleType
@@ -86,14 +87,20 @@ def hooks_of(module: ModuleType | object, name: str) -> pluggy.HookRelay:
     return manager.hook
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what a plugin prints and warns of out of what a command writes."""
+    with off_stdout(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _load(found: FoundPlugin) -> Plugin:
     plugin = Plugin(found.name, found.distribution, found.version, error=found.problem)
     if found.point is None or found.problem is not None:
         return plugin
     try:
-        # What a plugin prints must not mix with what a command writes, nor what it warns of.
-        with off_stdout(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly():
             axes = read_plugin(target_of(found.point), found.name)
             owned = tuple(replace(axis, owner=str(plugin)) for axis in axes)
     except KeyboardInterrupt:

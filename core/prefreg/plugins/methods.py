@@ -1,13 +1,12 @@
 """The methods of combining vectors that plugins bring."""
 
-import warnings
 from types import ModuleType
 
-from prefreg.containment import off_stdout, reason
+from prefreg.containment import reason
 from prefreg.methods import Method
 from prefreg.plugins.disabled import read_disabled
 from prefreg.plugins.discovery import find_plugins
-from prefreg.plugins.loading import collect, hooks_of, target_of
+from prefreg.plugins.loading import collect, hooks_of, quietly, target_of
 
 
 def load_methods() -> tuple[dict[str, Method], tuple[str, ...]]:
@@ -25,8 +24,7 @@ def load_methods() -> tuple[dict[str, Method], tuple[str, ...]]:
         if found.point is None or not disabled.isdisjoint(found.keys):
             continue
         try:
-            with off_stdout(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quietly():
                 for method in read_methods(target_of(found.point), found.name):
                     methods.setdefault(method.name, method)
         except KeyboardInterrupt:
