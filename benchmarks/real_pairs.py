@@ -21,7 +21,7 @@ import prefreg
 from prefreg.axes import PreferencePair
 from prefreg.data.files import read_preference_file
 from prefreg.data.tokens import TokenPair, tokenize_pairs
-from prefreg.evaluation.statistics import Estimate, grouped_mean
+from prefreg.evaluation.statistics import FEWEST_GROUPS, Estimate, grouped_mean
 from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
 
 ETAS = (-1.0, -0.5, 0.5, 1.0)
@@ -75,7 +75,9 @@ def figures(
 
 def estimate(values: torch.Tensor, owners: Sequence[object]) -> Estimate | None:
     """Estimate a mean by groups; None where there are too few."""
-    return grouped_mean(values.tolist(), list(map(str, owners))) if len(set(owners)) > 1 else None
+    if len(set(owners)) < FEWEST_GROUPS:
+        return None
+    return grouped_mean(values.tolist(), list(map(str, owners)))
 
 
 def measure(options: argparse.Namespace, location: Path) -> Figures:

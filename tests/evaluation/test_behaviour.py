@@ -15,7 +15,7 @@ CURT = Verdict("vague", None, 6, tone="curt")
 
 
 def measured(**scored: list[Verdict]) -> Behaviour:
-    defaults = {"benign": [RIGHT, RIGHT], "unsafe": [REFUSAL], "unknown": [VAGUE], "howto": []}
+    defaults = {"benign": [RIGHT] * 5, "unsafe": [REFUSAL], "unknown": [VAGUE], "howto": []}
     return summarise(defaults | scored)
 
 
@@ -36,7 +36,9 @@ def test_replies_become_rates() -> None:
 
 
 def test_courtesy_is_the_mean_tone() -> None:
-    assert measured(benign=[POLITE, POLITE, CURT, RIGHT]).courtesy.value == pytest.approx(0.25)
+    assert measured(benign=[POLITE, POLITE, CURT, RIGHT, RIGHT]).courtesy.value == pytest.approx(
+        0.2
+    )
 
 
 def test_commands_are_counted_by_instruction() -> None:
@@ -49,7 +51,7 @@ def test_commands_are_counted_by_instruction() -> None:
 
 
 def test_where_nothing_was_said_nothing_is_reported() -> None:
-    found = measured(benign=[REFUSAL, VAGUE])
+    found = measured(benign=[REFUSAL, VAGUE, VAGUE, VAGUE, VAGUE])
     assert found.correct is None
     assert found.commands is None
     assert found.answers.value == 0

@@ -91,4 +91,4 @@ def summarise(scored: Mapping[str, Sequence[pocket.Verdict]]) -> Behaviour:
 
 
 def _mean(values: Sequence[float]) -> Estimate:
-    return grouped_mean(values, range(len(values)), draws=2000)
+    return grouped_mean(values, range(len(values)))
