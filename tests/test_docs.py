@@ -22,6 +22,8 @@ REGISTRY = ROOT / "registry.db"
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand where a user of a fresh clone stands, with a copy of the shipped registry."""
     shutil.copy(REGISTRY, tmp_path / "registry.db")
+    row = {"instruction": "What colour is the boat?", "output": "The boat is red."}
+    (tmp_path / "instructions.jsonl").write_text(json.dumps(row) + "\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PREFREG_REGISTRY", raising=False)
     return tmp_path

@@ -48,6 +48,7 @@ COMMANDS = [
     ["--version"],
     ["compose", "--help"],
     ["add-axis", "--help"],
+    ["sft", "--help"],
     ["axes"],
     ["axes", "--json"],
     ["axes", "--disable", "nobody"],

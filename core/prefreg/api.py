@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from prefreg.flows.compose_adapter import AdapterResult
     from prefreg.flows.exporting import Exported, ExportRequest
     from prefreg.flows.importing import ImportRequest
+    from prefreg.flows.sft import SFTRequest, SFTResult
     from prefreg.registry.backup import Backup
     from prefreg.registry.copying import Copied
     from prefreg.registry.searching import Found
@@ -157,6 +158,26 @@ class Registry:
 
         wanted = AxisRequest(request, **options) if isinstance(request, str) else request
         return preview_axis(self.access, wanted, note)
+
+    def sft(
+        self,
+        request: "SFTRequest",
+        *,
+        progress: "Progress | None" = None,
+        note: Callable[[str], None] | None = None,
+    ) -> "SFTResult":
+        """Fine-tune a raw model on instructions, and make it the registry's last base.
+
+        Raises:
+            UsageError: A setting is unknown or malformed, or there is not one start.
+            BaseModelError: The raw model is missing or damaged, or has no tokenizer.
+            DataError: The rows have no answers to learn.
+            TrainingError: Memory does not suffice, or training diverged.
+            OutputError: The destination cannot be written.
+        """
+        from prefreg.flows.sft import fine_tune_base
+
+        return fine_tune_base(self.access, request, progress, note)
 
     def import_vector(self, request: "ImportRequest | str", **options: Any) -> VersionRecord:
         """Store the difference of two models or adapters that were trained elsewhere.

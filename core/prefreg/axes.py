@@ -87,7 +87,7 @@ def _read_text(value: object, column: str) -> Text:
     if isinstance(value, str):
         text: Text = value
     elif isinstance(value, Sequence) and value:
-        text = tuple(_read_message(item, column) for item in value)
+        text = tuple(read_message(item, column) for item in value)
     else:
         raise DataError(f"column {column!r} is neither a string nor a list of messages")
     if not plain_text(text).strip():
@@ -95,7 +95,12 @@ def _read_text(value: object, column: str) -> Text:
     return text
 
 
-def _read_message(item: object, column: str) -> Message:
+def read_message(item: object, column: str) -> Message:
+    """Read a message of a dialogue.
+
+    Raises:
+        DataError: It has no role or no content.
+    """
     if not isinstance(item, Mapping) or not all(
         isinstance(item.get(key), str) for key in ("role", "content")
     ):

@@ -87,13 +87,18 @@ class Checkpoint:
         That is the tokenizer, its chat template and the generation defaults; the configuration,
         licences, cards and other people's files are left out.
         """
-        found = {
-            path.relative_to(self.path)
-            for pattern in _COMPANIONS
-            for path in self.path.glob(pattern)
-            if path.is_file() and path.suffix != ".safetensors"
-        }
-        return tuple(sorted(found))
+        return companions(self.path)
+
+
+def companions(folder: Path) -> tuple[Path, ...]:
+    """Return the files of `Checkpoint.companions`, also of a folder without weights."""
+    found = {
+        path.relative_to(folder)
+        for pattern in _COMPANIONS
+        for path in folder.glob(pattern)
+        if path.is_file() and path.suffix != ".safetensors"
+    }
+    return tuple(sorted(found))
 
 
 def listed(names: Iterable[str], limit: int = 5) -> str:

@@ -19,6 +19,7 @@ from prefreg.cli import (
     importing,
     new_axis,
     registry,
+    sft,
     upkeep,
     vectors,
 )
@@ -59,6 +60,7 @@ def prefreg(context: click.Context) -> None:
 for module in (
     demo,
     axes,
+    sft,
     add_axis,
     new_axis,
     check_axis,

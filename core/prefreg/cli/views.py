@@ -4,10 +4,22 @@ from collections.abc import Iterable
 from typing import Any
 
 from prefreg.cli.options import human_size
-from prefreg.registry import AliasEvent, BaseRecord, DiskUse, VersionRecord, VersionSummary
+from prefreg.registry import (
+    AliasEvent,
+    BaseIdentity,
+    BaseRecord,
+    DiskUse,
+    VersionRecord,
+    VersionSummary,
+)
 
 
 def base_view(record: BaseRecord) -> dict[str, Any]:
+    """Describe a base model that the registry knows."""
+    return identity_view(record) | {"created": record.created.isoformat()}
+
+
+def identity_view(record: BaseIdentity) -> dict[str, Any]:
     """Describe a base model."""
     return {
         "name": record.name,
@@ -18,7 +30,6 @@ def base_view(record: BaseRecord) -> dict[str, Any]:
         "template": record.template,
         "parameters": record.parameters,
         "dtype": record.dtype,
-        "created": record.created.isoformat(),
     }
 
 

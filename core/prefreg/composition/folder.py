@@ -19,12 +19,17 @@ _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
 
 @contextmanager
 def new_folder(
-    destination: Path, *, needed: int, overwrite: bool, keep: Sequence[Path], durable: bool = False
+    destination: Path,
+    *,
+    needed: int,
+    overwrite: bool | None,
+    keep: Sequence[Path],
+    durable: bool = False,
 ) -> Iterator[Path]:
     """Yield a hidden folder beside the destination, which takes its place when all went well.
 
     `needed` bytes must be free; nothing in `keep` may be replaced or written into. With `durable`
-    the names are on the disk when this ends.
+    the names are on the disk when this ends. `overwrite` is None where nobody can ask for it.
 
     Raises:
         OutputError: The destination is taken, or cannot be written.
@@ -41,7 +46,7 @@ def new_folder(
             yield partial
             if durable:
                 _sync(partial)
-            _take_place(partial, target, overwrite=overwrite)
+            _take_place(partial, target, overwrite=bool(overwrite))
             if durable:
                 _sync(target.parent)
         except OSError as error:
@@ -65,12 +70,12 @@ def write_file(path: Path, data: bytes, *, durable: bool = False) -> None:
             os.fsync(stream.fileno())
 
 
-def _require_usable(target: Path, *, overwrite: bool, keep: Sequence[Path]) -> None:
+def _require_usable(target: Path, *, overwrite: bool | None, keep: Sequence[Path]) -> None:
     for path in keep:
         real = Path(os.path.realpath(path))
         if target == real or real in target.parents or target in real.parents:
             raise OutputError(
-                f"{target} and {real}, which the composition reads, contain one another. "
+                f"{target} and {real}, which is read meanwhile, contain one another. "
                 "Choose another folder."
             )
     if target.exists() and not target.is_dir():
@@ -78,10 +83,8 @@ def _require_usable(target: Path, *, overwrite: bool, keep: Sequence[Path]) -> N
     if not target.exists() or not any(target.iterdir()):
         return
     if not overwrite:
-        raise OutputError(
-            f"{target} is not empty. Choose another folder, or replace an earlier composition "
-            "with --overwrite."
-        )
+        way = "" if overwrite is None else ", or replace an earlier composition with --overwrite"
+        raise OutputError(f"{target} is not empty. Choose another folder{way}.")
     if not _is_ours(target):
         raise OutputError(
             f"{target} holds no {RECIPE_FILE} of ours, so it is not replaced. "

@@ -16,8 +16,8 @@ closes an answer exactly once, unless the template closes the turn with another 
 what a template writes after the closing token is cut, as generation stops there.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import takewhile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prefreg.axes import Message, PreferencePair, Text, plain_text
@@ -32,13 +32,21 @@ _CHUNK = 512
 """Pairs tokenised at a time: enough for a fast tokenizer's threads, little text in memory."""
 
 
+class Asked(NamedTuple):
+    """A prompt with the answers that may follow it, and what messages call it."""
+
+    prompt: Text
+    answers: tuple[Text, ...]
+    name: str
+
+
 class Rendered(NamedTuple):
-    """A pair as text; the answers stand after the prompt."""
+    """A prompt and its answers as text; the answers stand after the prompt."""
 
     rendering: Rendering
     prompt: str
-    chosen: str
-    rejected: str
+    answers: tuple[str, ...]
+    name: str
 
 
 def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -100,38 +108,49 @@ def _rendering(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> Rendering:
 
 def encode_pairs(
     pairs: Sequence[PreferencePair], tokenizer: "PreTrainedTokenizerBase"
-) -> Iterator[tuple[Rendered, tuple[list[int], list[int], list[int]]]]:
+) -> Iterator[tuple[Rendered, list[list[int]]]]:
     """Yield each pair's rendering with the ids of its prompt and of prompt and answer."""
-    for begin in range(0, len(pairs), _CHUNK):
-        rendered = [
-            _render_pair(pair, tokenizer, begin + offset)
-            for offset, pair in enumerate(pairs[begin : begin + _CHUNK])
-        ]
-        texts = [text for item in rendered for text in item[1:]]
-        ids: list[list[int]] = tokenizer(
+    asked = (
+        Asked(pair.prompt, (pair.chosen, pair.rejected), f"pair {number}")
+        for number, pair in enumerate(pairs, start=1)
+    )
+    return encode_answers(asked, tokenizer)
+
+
+def encode_answers(
+    asked: Iterable[Asked], tokenizer: "PreTrainedTokenizerBase"
+) -> Iterator[tuple[Rendered, list[list[int]]]]:
+    """Yield each rendering with the ids of its prompt and of prompt and answer, for each answer.
+
+    Raises:
+        DataError: The chat template refuses the messages or drops one.
+    """
+    waiting = iter(asked)
+    while chunk := [_render_answers(item, tokenizer) for item in islice(waiting, _CHUNK)]:
+        texts = [text for item in chunk for text in (item.prompt, *item.answers)]
+        encoded: list[list[int]] = tokenizer(
             texts, add_special_tokens=False, return_attention_mask=False, verbose=False
         )["input_ids"]
-        for offset, item in enumerate(rendered):
-            prompt, chosen, rejected = ids[3 * offset : 3 * offset + 3]
+        ids = iter(encoded)
+        for item in chunk:
+            parts = list(islice(ids, 1 + len(item.answers)))
             if item.rendering != "chat":
-                bos = _bos(tokenizer, chosen)
-                prompt, chosen, rejected = (bos + part for part in (prompt, chosen, rejected))
-            yield item, (prompt, chosen, rejected)
+                bos = _bos(tokenizer, parts[1])
+                parts = [bos + part for part in parts]
+            yield item, parts
 
 
-def _render_pair(
-    pair: PreferencePair, tokenizer: "PreTrainedTokenizerBase", position: int
-) -> Rendered:
-    rendering = _rendering(pair.prompt, tokenizer)
-    name = f"pair {position + 1}"
-    prompt = _render(pair.prompt, tokenizer, name, answering=True)
+def _render_answers(asked: Asked, tokenizer: "PreTrainedTokenizerBase") -> Rendered:
+    rendering = _rendering(asked.prompt, tokenizer)
+    prompt = _render(asked.prompt, tokenizer, asked.name, answering=True)
     texts = []
-    for answer in (pair.chosen, pair.rejected):
-        if isinstance(pair.prompt, str) or isinstance(answer, str) or rendering == "none":
+    for answer in asked.answers:
+        if isinstance(asked.prompt, str) or isinstance(answer, str) or rendering == "none":
             texts.append(prompt + plain_text(answer))
         else:
-            texts.append(_render((*pair.prompt, *answer), tokenizer, name, answering=False))
-    return Rendered(rendering, prompt, *texts)
+            whole = (*asked.prompt, *answer)
+            texts.append(_render(whole, tokenizer, asked.name, answering=False))
+    return Rendered(rendering, prompt, tuple(texts), asked.name)
 
 
 def _render(text: Text, tokenizer: "PreTrainedTokenizerBase", name: str, *, answering: bool) -> str:
@@ -158,25 +177,22 @@ def _render(text: Text, tokenizer: "PreTrainedTokenizerBase", name: str, *, answ
 
 
 def prompt_length(
-    rendered: Rendered,
-    ids: tuple[list[int], list[int], list[int]],
-    tokenizer: "PreTrainedTokenizerBase",
-    position: int,
+    rendered: Rendered, ids: Sequence[list[int]], tokenizer: "PreTrainedTokenizerBase"
 ) -> int:
-    """Return how many tokens the prompt shares with prompt and answer, of both answers."""
+    """Return how many tokens the prompt shares with prompt and answer, of every answer."""
     prompt, *answers = ids
     length = min(_common_length(prompt, answer) for answer in answers)
     if length == 0:
         raise DataError(
-            f"Pair {position + 1} has no prompt token before its answers, so that their first "
-            f"token cannot be predicted: give it a prompt (it has {rendered.prompt[:40]!r})."
+            f"{rendered.name.capitalize()} has no prompt token before its answers, so that their "
+            f"first token cannot be predicted: give it a prompt (it has {rendered.prompt[:40]!r})."
         )
     if rendered.rendering == "chat" and length < len(prompt):
         rest = tokenizer.decode(prompt[length:])
         if str(rest).strip():
             answer = min(answers, key=lambda answer: _common_length(prompt, answer))
             raise DataError(
-                f"The chat template writes the prompt of pair {position + 1} differently alone "
+                f"The chat template writes the prompt of {rendered.name} differently alone "
                 f"and before an answer: after {str(tokenizer.decode(prompt[:length]))[-40:]!r} "
                 f"comes {str(rest)[:40]!r} alone, but "
                 f"{str(tokenizer.decode(answer[length:]))[:40]!r} before the answer. Use a base "

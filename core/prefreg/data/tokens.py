@@ -1,7 +1,7 @@
 """From preference pairs to token ids: what the model is really trained on."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -105,7 +105,7 @@ def tokenize_pairs(
     renderings: set[Rendering] = set()
     dropped = truncated = indistinct = merged = 0
     for position, (rendered, ids) in enumerate(encode_pairs(pairs, tokenizer)):
-        start = prompt_length(rendered, ids, tokenizer, position)
+        start = prompt_length(rendered, ids, tokenizer)
         merged += start < len(ids[0])
         renderings.add(rendered.rendering)
         answers = [close_answer(answer[start:], closing, eos, tokenizer) for answer in ids[1:]]
@@ -129,7 +129,10 @@ def tokenize_pairs(
             f"{dropped} are too long and {indistinct} have answers of the same tokens. "
             "Raise --max-length or shorten the texts."
         )
-    _check_vocabulary(found, vocabulary)
+    check_vocabulary(
+        (ids for pair in found for ids in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids)),
+        vocabulary,
+    )
     return TokenSet(
         pairs=tuple(found),
         kept=tuple(kept),
@@ -159,10 +162,15 @@ def preview_tokens(
     return previews
 
 
-def _check_vocabulary(pairs: Sequence[TokenPair], vocabulary: int | None) -> None:
-    if vocabulary is None or not pairs:
+def check_vocabulary(texts: Iterable["array[int]"], vocabulary: int | None) -> None:
+    """Check that a model embeds every token of texts, none of which is empty.
+
+    Raises:
+        BaseModelError: The tokenizer writes ids that the model's `vocabulary` does not have.
+    """
+    if vocabulary is None:
         return
-    largest = max(max(*pair.prompt_ids, *pair.chosen_ids, *pair.rejected_ids) for pair in pairs)
+    largest = max(map(max, texts), default=-1)
     if largest >= vocabulary:
         raise BaseModelError(
             f"The tokenizer writes token {largest}, but the model embeds only {vocabulary} "

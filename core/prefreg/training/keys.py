@@ -1,4 +1,4 @@
-"""Which settings of DPOConfig are prefreg's own, and what values the others take."""
+"""Which settings of trl's configurations are prefreg's own, and what values the others take."""
 
 import math
 import types
@@ -7,84 +7,84 @@ from typing import Any, Union, get_args, get_origin
 
 from prefreg.errors import UsageError
 
-_SEED = "it follows from --seed"
-_SHARED = "one reference pass serves both poles"
-_FIXED = "the reference is the base and stays so"
-_TOKENS = "prefreg writes the tokens itself, and counts what it cuts"
-_HELDOUT = "held-out pairs are scored after training, for both poles alike"
-_KEPT = "nothing but the vector is kept, in the registry"
-_RESUME = "a run starts from the base and is not resumed"
-_RECORD = "prefreg records every step in the version, and shows progress unless -q"
-_LOAD = "prefreg loads the base, in float32 and without remote code"
-_ORDER = "the order of pairs follows from --seed, the same for both poles"
-_ALONE = "prefreg trains in one process"
-_LENGTH = "the shared reference pass sums all tokens of an answer"
+SEED = "it follows from --seed"
+SHARED = "one reference pass serves both poles"
+FIXED = "the reference is the base and stays so"
+TOKENS = "prefreg writes the tokens itself, and counts what it cuts"
+HELDOUT = "held-out pairs are scored after training, for both poles alike"
+KEPT = "nothing but the vector is kept, in the registry"
+RESUME = "a run starts from the base and is not resumed"
+RECORD = "prefreg records every step in the version, and shows progress unless -q"
+LOAD = "prefreg loads the base, in float32 and without remote code"
+ORDER = "the order of pairs follows from --seed, the same for both poles"
+ALONE = "prefreg trains in one process"
+LENGTH = "the shared reference pass sums all tokens of an answer"
 
-_OWN: Mapping[str, str] = {
-    "output_dir": _KEPT,
-    "push_to_hub": _KEPT,
+OWN: Mapping[str, str] = {
+    "output_dir": KEPT,
+    "push_to_hub": KEPT,
     "do_train": "add-axis trains",
-    "do_eval": _HELDOUT,
-    "do_predict": _HELDOUT,
-    "seed": _SEED,
-    "data_seed": _SEED,
+    "do_eval": HELDOUT,
+    "do_predict": HELDOUT,
+    "seed": SEED,
+    "data_seed": SEED,
     "full_determinism": "runs are deterministic already",
-    "precompute_ref_log_probs": _SHARED,
-    "precompute_ref_batch_size": _SHARED,
-    "sync_ref_model": _FIXED,
-    "ref_model_mixup_alpha": _FIXED,
-    "ref_model_sync_steps": _FIXED,
-    "ld_alpha": _LENGTH,
-    "truncation_mode": _TOKENS,
-    "pad_token": _TOKENS,
-    "padding_free": _TOKENS,
-    "dataset_num_proc": _TOKENS,
-    "remove_unused_columns": _TOKENS,
-    "label_names": _TOKENS,
+    "precompute_ref_log_probs": SHARED,
+    "precompute_ref_batch_size": SHARED,
+    "sync_ref_model": FIXED,
+    "ref_model_mixup_alpha": FIXED,
+    "ref_model_sync_steps": FIXED,
+    "ld_alpha": LENGTH,
+    "truncation_mode": TOKENS,
+    "pad_token": TOKENS,
+    "padding_free": TOKENS,
+    "dataset_num_proc": TOKENS,
+    "remove_unused_columns": TOKENS,
+    "label_names": TOKENS,
     "label_smoothing_factor": "DPO ignores it; label_smoothing is the one that works",
-    "length_column_name": _ORDER,
-    "train_sampling_strategy": _ORDER,
+    "length_column_name": ORDER,
+    "train_sampling_strategy": ORDER,
     "auto_find_batch_size": "it would change the batch size in silence",
-    "model_init_kwargs": _LOAD,
-    "trust_remote_code": _LOAD,
-    "per_device_eval_batch_size": _HELDOUT,
-    "prediction_loss_only": _HELDOUT,
-    "include_for_metrics": _HELDOUT,
-    "batch_eval_metrics": _HELDOUT,
-    "bf16_full_eval": _HELDOUT,
-    "fp16_full_eval": _HELDOUT,
-    "load_best_model_at_end": _KEPT,
-    "metric_for_best_model": _KEPT,
-    "greater_is_better": _KEPT,
-    "enable_jit_checkpoint": _KEPT,
-    "resume_from_checkpoint": _RESUME,
-    "ignore_data_skip": _RESUME,
-    "restore_callback_states_from_checkpoint": _RESUME,
-    "report_to": _RECORD,
-    "run_name": _RECORD,
-    "project": _RECORD,
-    "disable_tqdm": _RECORD,
-    "debug": _RECORD,
-    "skip_memory_metrics": _RECORD,
-    "include_num_input_tokens_seen": _RECORD,
-    "deepspeed": _ALONE,
-    "accelerator_config": _ALONE,
-    "parallelism_config": _ALONE,
-    "local_rank": _ALONE,
-    "average_tokens_across_devices": _ALONE,
+    "model_init_kwargs": LOAD,
+    "trust_remote_code": LOAD,
+    "per_device_eval_batch_size": HELDOUT,
+    "prediction_loss_only": HELDOUT,
+    "include_for_metrics": HELDOUT,
+    "batch_eval_metrics": HELDOUT,
+    "bf16_full_eval": HELDOUT,
+    "fp16_full_eval": HELDOUT,
+    "load_best_model_at_end": KEPT,
+    "metric_for_best_model": KEPT,
+    "greater_is_better": KEPT,
+    "enable_jit_checkpoint": KEPT,
+    "resume_from_checkpoint": RESUME,
+    "ignore_data_skip": RESUME,
+    "restore_callback_states_from_checkpoint": RESUME,
+    "report_to": RECORD,
+    "run_name": RECORD,
+    "project": RECORD,
+    "disable_tqdm": RECORD,
+    "debug": RECORD,
+    "skip_memory_metrics": RECORD,
+    "include_num_input_tokens_seen": RECORD,
+    "deepspeed": ALONE,
+    "accelerator_config": ALONE,
+    "parallelism_config": ALONE,
+    "local_rank": ALONE,
+    "average_tokens_across_devices": ALONE,
     "use_cache": "training keeps no key-value cache",
     "use_liger_kernel": "trl is about to remove it",
     "liger_kernel_config": "trl is about to remove it",
 }
-_OWN_PREFIXES: Mapping[str, str] = {
-    "eval_": _HELDOUT,
-    "save_": _KEPT,
-    "hub_": _KEPT,
-    "log_": _RECORD,
-    "logging_": _RECORD,
-    "trackio_": _RECORD,
-    "ddp_": _ALONE,
-    "fsdp": _ALONE,
+OWN_PREFIXES: Mapping[str, str] = {
+    "eval_": HELDOUT,
+    "save_": KEPT,
+    "hub_": KEPT,
+    "log_": RECORD,
+    "logging_": RECORD,
+    "trackio_": RECORD,
+    "ddp_": ALONE,
+    "fsdp": ALONE,
 }
 
 _POSITIVE = {
@@ -99,13 +99,13 @@ _NOT_NEGATIVE = {"weight_decay", "warmup_steps", "max_grad_norm", "dataloader_nu
 _BELOW_ONE = {"adam_beta1", "adam_beta2", "label_smoothing"}
 
 
-def refusal(name: str) -> str | None:
+def refusal(
+    name: str, own: Mapping[str, str] = OWN, prefixes: Mapping[str, str] = OWN_PREFIXES
+) -> str | None:
     """Return why prefreg sets `name` itself, or None where the user may."""
-    if reason := _OWN.get(name):
+    if reason := own.get(name):
         return reason
-    return next(
-        (reason for prefix, reason in _OWN_PREFIXES.items() if name.startswith(prefix)), None
-    )
+    return next((reason for prefix, reason in prefixes.items() if name.startswith(prefix)), None)
 
 
 def check_value(name: str, value: Any, annotation: Any, where: str) -> Any:

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -14,6 +15,18 @@ from prefreg.errors import BaseModelError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Located(Protocol):
+    """A model that has a name, and a folder with its configuration and tokenizer."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
 
 
 @contextmanager
@@ -31,7 +44,7 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def load_tokenizer(base: BaseModel) -> "PreTrainedTokenizerBase":
+def load_tokenizer(base: Located) -> "PreTrainedTokenizerBase":
     """Load the base's tokenizer.
 
     Raises:
@@ -80,7 +93,7 @@ def load_model(
     return loaded
 
 
-def load_limits(base: BaseModel) -> tuple[int | None, int | None]:
+def load_limits(base: Located) -> tuple[int | None, int | None]:
     """Return the base's context length and vocabulary size, where its configuration says.
 
     Raises:

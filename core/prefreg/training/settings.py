@@ -1,7 +1,8 @@
 """The settings of a run: `--set` over `--config` over `--preset` over the base's default."""
 
+import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -75,8 +76,40 @@ class Settings:
         return dict(sorted(self.values.items()))
 
 
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One of trl's configurations: whose names settings have, and what they begin from."""
+
+    name: str
+    presets: Mapping[str, Mapping[str, Any]]
+    lowest: str
+    """The preset below all other layers, which has a value for whatever prefreg reads."""
+    refusal: Callable[[str], str | None]
+    """Why prefreg sets a name itself, or None."""
+    load: Callable[[], type]
+    """Import the configuration's class, and with it torch."""
+    attempt: Callable[[Settings], object]
+    """Make a configuration of settings, to see whether it takes them together."""
+
+
+def _load_dpo() -> type:
+    from trl.trainer.dpo_config import DPOConfig
+
+    return DPOConfig
+
+
+def _attempt_dpo(settings: Settings) -> object:
+    from prefreg.training.trainer import dpo_config
+
+    return dpo_config(settings, output_dir="unused", seed=0, max_length=2)
+
+
+DPO = Family("DPOConfig", PRESETS, "paper", refusal, _load_dpo, _attempt_dpo)
+
+
 def resolve_settings(
     *,
+    family: Family = DPO,
     assignments: Sequence[str] = (),
     config: Path | None = None,
     preset: str | None = None,
@@ -84,7 +117,7 @@ def resolve_settings(
     max_length: int | None = None,
     lora: bool = False,
 ) -> Settings:
-    """Merge the layers of settings and check every value.
+    """Merge the layers of settings and check every value; those of DPO unless told otherwise.
 
     `default` is the base's own and lies over the paper's; `max_length` is that of the option.
     LoRA takes a higher learning rate than the presets and defaults, which are for whole weights,
@@ -95,8 +128,8 @@ def resolve_settings(
     """
     asked: list[Mapping[str, Any]] = []
     if config is not None:
-        asked.append(_checked(read_config(config), str(config)))
-    asked.append(_checked(_read_assignments(assignments), "--set"))
+        asked.append(_checked(read_config(config), str(config), family))
+    asked.append(_checked(_read_assignments(assignments), "--set", family))
     if max_length is not None:
         given = {value["max_length"] for value in asked if "max_length" in value}
         if given - {max_length}:
@@ -104,9 +137,9 @@ def resolve_settings(
                 f"--max-length {max_length} and max_length={given.pop()} contradict each other: "
                 "give one of them."
             )
-        asked.append(_checked({"max_length": max_length}, "--max-length"))
-    lower = _preset(preset) if preset is not None else dict(default or {})
-    values: dict[str, Any] = dict(PRESETS["paper"])
+        asked.append(_checked({"max_length": max_length}, "--max-length", family))
+    lower = _preset(preset, family) if preset is not None else dict(default or {})
+    values: dict[str, Any] = dict(family.presets[family.lowest])
     if lora:
         rate: Any = lower.get("learning_rate", values["learning_rate"])
         lower = {**lower, "learning_rate": rate * LEARNING_RATE_FACTOR}
@@ -115,7 +148,7 @@ def resolve_settings(
             values["max_steps"] = -1  # else the steps of a lower layer would win over the epochs
         values |= layer
     settings = Settings(values, frozenset(name for layer in asked for name in layer))
-    _try(settings)
+    _try(settings, family)
     return settings
 
 
@@ -154,47 +187,44 @@ def _read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _preset(name: str) -> Mapping[str, Any]:
-    if name not in PRESETS:
-        raise UsageError(f"There is no preset {name!r}. There are: {', '.join(PRESETS)}.")
-    return PRESETS[name]
+def _preset(name: str, family: Family) -> Mapping[str, Any]:
+    if name not in family.presets:
+        known = ", ".join(family.presets)
+        raise UsageError(f"There is no preset {name!r}. There are: {known}.")
+    return family.presets[name]
 
 
-def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _checked(values: Mapping[str, Any], where: str, family: Family) -> dict[str, Any]:
     """Check names and types of what the user set; return the values in their types."""
     if not values:
         return {}
-    types = config_types()
+    types = config_types(family)
     checked = {}
     for name, value in values.items():
-        if reason := refusal(name):
+        if reason := family.refusal(name):
             raise UsageError(f"{where}: {name!r} is prefreg's own setting: {reason}.")
         if name not in types:
-            near = difflib.get_close_matches(name, [key for key in types if not refusal(key)], 1)
+            free = [key for key in types if not family.refusal(key)]
+            near = difflib.get_close_matches(name, free, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"{where}: DPOConfig has no setting {name!r}.{hint}")
+            raise UsageError(f"{where}: {family.name} has no setting {name!r}.{hint}")
         checked[name] = check_value(name, value, types[name], where)
     return checked
 
 
-def config_types() -> dict[str, Any]:
-    """Return the settings that DPOConfig knows, with their annotations."""
+def config_types(family: Family = DPO) -> dict[str, Any]:
+    """Return the settings that a configuration knows, with their annotations."""
     # trl and with it torch take seconds to import: only a run that sets something pays.
-    import dataclasses
-
-    from trl.trainer.dpo_config import DPOConfig
-
-    return {field.name: field.type for field in dataclasses.fields(DPOConfig) if field.init}
+    fields = dataclasses.fields(family.load())
+    return {field.name: field.type for field in fields if field.init}
 
 
-def _try(settings: Settings) -> None:
-    """Let DPOConfig judge the combination of values."""
-    from prefreg.training.trainer import dpo_config
-
+def _try(settings: Settings, family: Family) -> None:
+    """Let the configuration judge the combination of values."""
     try:
-        dpo_config(settings, output_dir="unused", seed=0, max_length=2)
+        family.attempt(settings)
     except UsageError:
         raise
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"DPOConfig refuses these settings: {reason}") from error
+        raise UsageError(f"{family.name} refuses these settings: {reason}") from error

@@ -75,7 +75,7 @@ def train_pole(
         TrainingError: The loss is no longer finite, or memory ran out.
     """
     recorder = _Recorder(progress)
-    with tempfile.TemporaryDirectory(prefix="prefreg-") as folder, _explained():
+    with tempfile.TemporaryDirectory(prefix="prefreg-") as folder, explained():
         trainer = PairTrainer(
             model=model,
             args=dpo_config(settings, output_dir=folder, seed=seed, max_length=max_length),
@@ -96,6 +96,18 @@ def dpo_config(settings: Settings, *, output_dir: str, seed: int, max_length: in
     Raises:
         UsageError: Half precision is asked for on a CPU.
     """
+    values = own_arguments(settings, output_dir=output_dir, seed=seed, max_length=max_length)
+    return DPOConfig(**values, precompute_ref_log_probs=True)
+
+
+def own_arguments(
+    settings: Settings, *, output_dir: str, seed: int, max_length: int
+) -> dict[str, Any]:
+    """Return the arguments of each of TRL's configurations: the user's settings under prefreg's.
+
+    Raises:
+        UsageError: Half precision is asked for on a CPU.
+    """
     values = _with_one_checkpointing(settings.values)
     cpu = bool(values.get("use_cpu")) or not torch.accelerator.is_available()
     if cpu and (values.get("bf16") or values.get("fp16")):
@@ -111,7 +123,6 @@ def dpo_config(settings: Settings, *, output_dir: str, seed: int, max_length: in
         "data_seed": seed,
         "max_length": max_length,
         "pad_to_multiple_of": values.get("pad_to_multiple_of"),
-        "precompute_ref_log_probs": True,
         "report_to": [],
         "save_strategy": "no",
         "eval_strategy": "no",
@@ -122,7 +133,7 @@ def dpo_config(settings: Settings, *, output_dir: str, seed: int, max_length: in
         "disable_tqdm": True,
         "log_level": "error",
     }
-    return DPOConfig(**(values | own))
+    return values | own
 
 
 def _with_one_checkpointing(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,7 +191,7 @@ def _lists(rows: Sequence[Sequence[int]]) -> pa.Array:
 
 
 @contextmanager
-def _explained() -> "Iterator[None]":
+def explained() -> "Iterator[None]":
     """Say what to change where memory runs out or trl refuses a setting only when it trains."""
     try:
         with warnings.catch_warnings():

@@ -1,0 +1,284 @@
+"""Fine-tune a raw model on instructions: rows → answers → tokens → θ_base, a known base."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefreg.checkpoints import resolve_base
+from prefreg.composition.folder import RECIPE_FILE, new_folder, write_file
+from prefreg.data.answers import AnswerSet, TokenAnswer, tokenize_answers
+from prefreg.data.instructions import InstructionAudit, InstructionSet, read_instructions
+from prefreg.data.rendering import padding_id
+from prefreg.data.tokens import Policy, check_max_length
+from prefreg.errors import DataError, TrainingError, UsageError
+from prefreg.flows.access import Access
+from prefreg.flows.resolve import identify
+from prefreg.registry import BaseIdentity
+from prefreg.training import Progress
+from prefreg.training.environment import hardware, package_versions
+from prefreg.training.loading import load_limits, load_tokenizer, quiet
+from prefreg.training.preflight import check_memory, estimate_memory
+from prefreg.training.settings import Settings, resolve_settings
+from prefreg.training.sft.raw import RawModel, find_raw, random_raw
+from prefreg.training.sft.settings import SFT
+from prefreg.training.sft.template import TEMPLATE_FILE, ChatTemplate, choose_template
+from prefreg.training.sft.trainer import Point, answer_loss, fine_tune
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+SCHEMA = 1
+_SMALL_FILES_BYTES = 1 << 24  # the tokenizer, the record, and the file system's own
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SFTRequest:
+    """What is asked of a run; every default is the command line's."""
+
+    output: Path
+    data: Path
+    base: str | None = None
+    from_config: Path | None = None
+    """Random weights of this `config.json`, which has its tokenizer beside it."""
+    heldout: Path | None = None
+    """Held-out examples; without it a tenth of the prompts, at most 200 examples."""
+    limit: int | None = None
+    max_length: int | None = None
+    too_long: Policy = "truncate"
+    seed: int = 0
+    preset: str | None = None
+    config: Path | None = None
+    settings: Sequence[str] = ()
+    """`key=value` of SFTConfig fields, over everything else."""
+    chat_template: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SFTResult:
+    """A base model that was trained, with the record that lies in its folder."""
+
+    identity: BaseIdentity
+    record: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A run up to its training."""
+
+    raw: RawModel
+    settings: Settings
+    tokenizer: "PreTrainedTokenizerBase"
+    template: ChatTemplate | None
+    """None where no example has messages, so that no template is learnt."""
+    examples: InstructionSet
+    train: AnswerSet
+    heldout: AnswerSet
+    max_length: int
+
+    @property
+    def audit(self) -> InstructionAudit:
+        """Return the counts, with those of long examples."""
+        return replace(
+            self.examples.audit,
+            train=len(self.train.answers),
+            heldout=len(self.heldout.answers),
+            dropped_long=self.train.dropped_long + self.heldout.dropped_long,
+            truncated=self.train.truncated + self.heldout.truncated,
+        )
+
+
+def fine_tune_base(
+    access: Access,
+    request: SFTRequest,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> SFTResult:
+    """Train θ_base, write its folder and make it known; the folder appears whole or not at all."""
+    started = time.perf_counter()
+    with quiet():
+        run = _prepare(request, note)
+        model = run.raw.load(request.seed)
+        _check_memory(model, run)
+        size = model.num_parameters() * run.raw.dtype.itemsize
+        with new_folder(
+            request.output,
+            needed=size + _SMALL_FILES_BYTES,
+            overwrite=None,
+            keep=[run.raw.path],
+        ) as folder:
+            before, curve, after = _train(run, model, request.seed, progress)
+            _write(folder, run, model)
+            record = _record(request, run, curve, (before, after))
+            record["weights"] = _moved(folder, run)
+            record["seconds"] = time.perf_counter() - started
+            text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
+            write_file(folder / RECIPE_FILE, text.encode())
+    identity = identify(resolve_base(str(request.output)))
+    with access.writing() as store:
+        store.register_base(identity)
+    if note is not None and before is not None and after is not None and not after < before:
+        note(
+            f"The held-out loss did not fall ({before:.3f} to {after:.3f} nats a token): raise the "
+            "number of steps or learning_rate, or check the data."
+        )
+    return SFTResult(identity, record)
+
+
+def _prepare(request: SFTRequest, note: Note | None) -> _Prepared:
+    raw = _start(request)
+    scratch = SFT.presets["scratch"] if raw.base is None else None
+    settings = resolve_settings(
+        family=SFT,
+        assignments=request.settings,
+        config=request.config,
+        preset=request.preset,
+        default=scratch,
+        max_length=request.max_length,
+    )
+    tokenizer = load_tokenizer(raw)
+    context, vocabulary = load_limits(raw)
+    max_length = settings.max_length(context)
+    check_max_length(max_length, context)
+    examples = read_instructions(request.data, limit=request.limit, heldout=request.heldout)
+    every = (*examples.train, *examples.heldout)
+    spoken = any(not isinstance(example.prompt, str) for example in every)
+    template = choose_template(tokenizer, request.chat_template) if spoken else None
+    if template is not None and template.origin == "plain" and note is not None:
+        note(
+            f"{raw.name} has no chat template: it gets a plain one with headings "
+            "(give another with --chat-template FILE)."
+        )
+    train, heldout = (
+        tokenize_answers(
+            part, tokenizer, max_length=max_length, policy=request.too_long, vocabulary=vocabulary
+        )
+        for part in (examples.train, examples.heldout)
+    )
+    if not train.answers:
+        raise DataError(
+            f"No example of {request.data} fits into {max_length} tokens: raise --max-length or "
+            "shorten the texts."
+        )
+    return _Prepared(raw, settings, tokenizer, template, examples, train, heldout, max_length)
+
+
+def _start(request: SFTRequest) -> RawModel:
+    if (request.base is None) == (request.from_config is None):
+        raise UsageError("Give either --base, whose weights are the start, or --from-config.")
+    if request.base is not None:
+        return find_raw(request.base)
+    assert request.from_config is not None  # one of the two is there
+    return random_raw(request.from_config)
+
+
+def _check_memory(model: "PreTrainedModel", run: _Prepared) -> None:
+    need = estimate_memory(model.config, model.num_parameters(), run.settings, run.max_length)
+    # The estimate is for pairs, which have two answers, and for poles, which are compared.
+    check_memory(replace(need, activations=need.activations // 2, copies=0))
+
+
+def _train(
+    run: _Prepared, model: "PreTrainedModel", seed: int, progress: Progress | None
+) -> tuple[float | None, list[Point], float | None]:
+    """Train, and score the held-out answers before and after."""
+
+    def score(stage: str) -> float | None:
+        if not run.heldout.answers:
+            return None
+        steps = (lambda step, total: progress(stage, step, total)) if progress else None
+        return answer_loss(
+            model, run.heldout.answers, padding=padding_id(run.tokenizer), progress=steps
+        )
+
+    before = score("held-out loss before")
+    curve = fine_tune(
+        model,
+        run.tokenizer,
+        run.train.answers,
+        settings=run.settings,
+        max_length=run.max_length,
+        seed=seed,
+        progress=(lambda *step: progress("fine-tuning", *step)) if progress else None,
+    )
+    after = score("held-out loss after")
+    if after is not None and not after < float("inf"):
+        raise TrainingError(f"The held-out loss is {after} after training: lower learning_rate.")
+    return before, curve, after
+
+
+def _write(folder: Path, run: _Prepared, model: "PreTrainedModel") -> None:
+    """Write a plain checkpoint: what lay beside the raw weights stays as it was, byte for byte."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to("cpu", run.raw.dtype)
+    model.config.dtype = run.raw.dtype
+    model.save_pretrained(folder)
+    for name, data in run.raw.companions().items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    if run.template is not None and run.template.added is not None:
+        (folder / TEMPLATE_FILE).write_text(run.template.added, encoding="utf-8")
+
+
+def _moved(folder: Path, run: _Prepared) -> str:
+    """Return the fingerprint of the weights, which must not be those of the start."""
+    weights = resolve_base(str(folder)).fingerprint.weights
+    if weights == run.raw.describe()["weights"]:
+        raise TrainingError(
+            f"Training changed no weight of {run.raw.name}: raise the number of steps (the first "
+            "ones warm up) or learning_rate."
+        )
+    return weights
+
+
+def _record(
+    request: SFTRequest,
+    run: _Prepared,
+    curve: Sequence[Point],
+    losses: tuple[float | None, float | None],
+) -> dict[str, Any]:
+    before, after = losses
+    return {
+        "schema": SCHEMA,
+        "kind": "sft",
+        "from": run.raw.describe(),
+        "chat_template": _describe_template(request, run.template),
+        "data": {
+            "file": request.data.name,
+            "heldout_file": request.heldout.name if request.heldout else None,
+            "forms": list(run.examples.forms),
+            "fingerprint": run.examples.fingerprint,
+            "renderings": sorted(run.train.renderings),
+            "audit": run.audit.as_dict(),
+            "tokens": _count(run.train.answers),
+        },
+        "training": {
+            "seed": request.seed,
+            "steps": curve[-1].step if curve else 0,
+            "settings": run.settings.as_dict() | {"max_length": run.max_length},
+        },
+        "heldout_loss": {"before": before, "after": after},
+        "curve": [asdict(point) for point in curve],
+        "environment": {"packages": package_versions(), "hardware": hardware()},
+    }
+
+
+def _describe_template(request: SFTRequest, template: ChatTemplate | None) -> dict[str, Any] | None:
+    if template is None:
+        return None
+    added = template.added
+    return {
+        "origin": template.origin,
+        "file": request.chat_template.name if request.chat_template else None,
+        "sha256": hashlib.sha256(added.encode()).hexdigest() if added is not None else None,
+    }
+
+
+def _count(answers: Sequence[TokenAnswer]) -> dict[str, int]:
+    learnt = sum(len(answer.answer_ids) for answer in answers)
+    return {"all": sum(map(len, answers)), "answers": learnt}
