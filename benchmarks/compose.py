@@ -5,11 +5,11 @@
 
 Models have random weights in the shapes of Llama, in bfloat16, with three dense bfloat16 vectors of
 a thousandth. Every program runs in a process of its own, once to warm the cache of files and then
---repeat times; medians are printed. `engine` is the call of `write_composition`, `process` all from
-the start of Python to its end. `floor` reads the same files and writes as many bytes, with the
-engine's threads, blocks of 512 KiB (the engine's are of 256) and no arithmetic. mergekit (0.1.5,
-in a virtual environment of its own, `pip install mergekit==0.1.5`) gets the same vectors as full
-checkpoints, base + φ.
+--repeat times, in turn, so that a busy minute of the machine hits all of them; medians are printed.
+`engine` is the call of `write_composition`, `process` all from the start of Python to its end.
+`floor` reads the same files and writes as many bytes, with the engine's threads and blocks and no
+arithmetic. mergekit (0.1.5, in a virtual environment of its own, `pip install mergekit==0.1.5`)
+gets the same vectors as full checkpoints, base + φ.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from prefreg.checkpoints.safetensors_file import plan_file
 from prefreg.checkpoints.safetensors_io import read_into, write_at
 from prefreg.composition.streaming import THREADS
 from prefreg.vectors.dense import METADATA
+from prefreg.vectors.tensors import BLOCK_ELEMENTS
 
 ETAS = (1.0, 0.5, -0.3)
 SHAPES = {  # hidden size, intermediate size, layers; vocabulary of 32,000
@@ -43,7 +44,8 @@ SHAPES = {  # hidden size, intermediate size, layers; vocabulary of 32,000
     ".85": (1536, 5376, 24),
     "1.7": (2048, 8192, 26),
 }
-BLOCK_BYTES = 512 << 10
+BLOCK_BYTES = 2 * BLOCK_ELEMENTS  # of bfloat16
+JOB_BYTES = 4 * BLOCK_BYTES
 # Between a program and this one, which is large: Linux counts what a parent holds as its child's.
 _LAUNCHER = """
 import json, os, sys, time
@@ -186,7 +188,7 @@ def move_bytes(folder: Path, vectors: int) -> None:
 
     def move(start: int) -> None:
         buffer = spare.pop()
-        for offset in range(start, min(start + 8 * BLOCK_BYTES, size), BLOCK_BYTES):
+        for offset in range(start, min(start + JOB_BYTES, size), BLOCK_BYTES):
             part = buffer[: min(BLOCK_BYTES, size - offset)]
             for file in files:
                 read_into(file, offset, part)
@@ -194,30 +196,24 @@ def move_bytes(folder: Path, vectors: int) -> None:
         spare.append(buffer)
 
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(move, range(0, size, 8 * BLOCK_BYTES)))
+        list(pool.map(move, range(0, size, JOB_BYTES)))
     print(json.dumps({"engine": time.perf_counter() - began}))
 
 
-def measure(command: list[str], folder: Path, repeat: int) -> dict[str, float]:
-    """Run a program that fills `out`, and return medians of its seconds and peak memory."""
-    walls, engines, peaks = [], [], []
-    for turn in range(repeat + 1):
-        shutil.rmtree(folder / "out", ignore_errors=True)
-        launcher = [sys.executable, "-S", "-c", _LAUNCHER, *command]
-        done = subprocess.run(launcher, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode:
-            raise SystemExit(f"{command[0]} failed:\n{done.stdout[-2000:]}")
-        *said, last = done.stdout.strip().splitlines()
-        taken = json.loads(last)
-        if turn:
-            walls.append(taken["wall"])
-            peaks.append(taken["peak"] / (1 << 20 if sys.platform == "darwin" else 1 << 10))
-            own = said and said[-1].startswith("{")
-            engines.append(json.loads(said[-1])["engine"] if own else taken["wall"])
+def run(command: list[str], folder: Path) -> dict[str, float]:
+    """Run a program that fills `out`, and return its seconds and its peak memory in MiB."""
+    shutil.rmtree(folder / "out", ignore_errors=True)
+    launcher = [sys.executable, "-S", "-c", _LAUNCHER, *command]
+    done = subprocess.run(launcher, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise SystemExit(f"{command[0]} failed:\n{done.stdout[-2000:]}")
+    *said, last = done.stdout.strip().splitlines()
+    taken = json.loads(last)
+    own = said and said[-1].startswith("{")
     return {
-        "wall": statistics.median(walls),
-        "engine": statistics.median(engines),
-        "peak": statistics.median(peaks),
+        "wall": taken["wall"],
+        "engine": json.loads(said[-1])["engine"] if own else taken["wall"],
+        "peak": taken["peak"] / (1 << 20 if sys.platform == "darwin" else 1 << 10),
     }
 
 
@@ -226,17 +222,23 @@ def run_size(size: str, work: Path, mergekit: str | None, repeat: int) -> dict[s
     with tempfile.TemporaryDirectory(dir=work) as name:
         folder = Path(name)
         make_inputs(folder, size, full=mergekit is not None)
-        nbytes = (folder / "base" / "model.safetensors").stat().st_size
         me = [sys.executable, __file__, "--folder", name]
-        found: dict[str, object] = {"size": size, "bytes": nbytes}
-        found["floor"] = measure([*me, "--part", "floor"], folder, repeat)
-        found["prefreg"] = measure([*me, "--part", "compose"], folder, repeat)
+        programs = {"floor": [*me, "--part", "floor"], "prefreg": [*me, "--part", "compose"]}
         for count, label in {2: "two vectors", 1: "one vector"}.items():
-            command = [*me, "--part", "compose", "--vectors", str(count)]
-            found[label] = measure(command, folder, repeat)
+            programs[label] = [*me, "--part", "compose", "--vectors", str(count)]
         if mergekit is not None:
-            command = [mergekit, str(folder / "merge.yaml"), str(folder / "out")]
-            found["mergekit"] = measure(command, folder, repeat)
+            programs["mergekit"] = [mergekit, str(folder / "merge.yaml"), str(folder / "out")]
+        turns = [
+            {label: run(command, folder) for label, command in programs.items()}
+            for _ in range(repeat + 1)
+        ][1:]
+        nbytes = (folder / "base" / "model.safetensors").stat().st_size
+        found: dict[str, object] = {"size": size, "bytes": nbytes, "turns": turns}
+        for label in programs:
+            found[label] = {
+                figure: statistics.median(turn[label][figure] for turn in turns)
+                for figure in ("wall", "engine", "peak")
+            }
         return found
 
 

@@ -13,7 +13,8 @@ def measured(
     base: torch.Tensor, addends: Sequence[torch.Tensor], dtype: torch.dtype = torch.bfloat16
 ) -> Tally:
     tally = Tally()
-    result = Workspace(torch.device("cpu")).compose(base, addends, dtype, tally)
+    space, ones = Workspace(torch.device("cpu")), [1.0] * len(addends)
+    result = space.compose(base, addends, ones, dtype, tally)
     assert torch.equal(result, add_up(base, addends, dtype))
     return tally
 

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ THREADS = min(4, os.cpu_count() or 1)
 """More only wait for each other: reading and adding share one memory bus."""
 
 # Large enough that handing a job over costs nothing beside it, small enough to share the work.
-_JOB_ELEMENTS = 8 * BLOCK_ELEMENTS
+_JOB_ELEMENTS = 4 * BLOCK_ELEMENTS
 _COPY_BYTES = 1 << 20
 _AHEAD = 2 * THREADS
 
@@ -253,35 +253,32 @@ class _Worker:
         self, job: _Job, source: int, start: int, stop: int, space: Workspace, tally: Tally
     ) -> torch.Tensor:
         spec, dtype = job.tensor.stored.spec, TORCH_DTYPES[job.tensor.dtype]
-        room = space.base_room(stop - start, TORCH_DTYPES[spec.dtype])
+        room = space.room(0, stop - start, TORCH_DTYPES[spec.dtype])
         with _reading(job):
             base = read_elements(source, spec, start, stop, room)
-        addends = self._addends(job, start, stop, space)
+        phis = [_read(term, start, stop, space, place) for place, term in enumerate(job.terms, 2)]
+        etas: Sequence[float] = [term.eta for term in job.terms]
+        if job.combine is not None:
+            combine = job.combine.result()
+            with blamed_on(self._plan.plan.method, spec.name):
+                phis = list(combine(start, [phi.to(torch.float32) for phi in phis]))
+            etas = [1.0] * len(phis)
 
         def round_into(room: torch.Tensor, total: torch.Tensor) -> None:
             self._rounding.round_into(room, total, spec.name, start)
 
-        result = space.compose(base, addends, dtype, tally, round_into)
+        result = space.compose(base, phis, etas, dtype, tally, round_into)
         # The squares of what was added are finite only where the result is.
         if not job.terms or not math.isfinite(tally.got):
             vectors = ((label(term.record), term.block(start, stop)) for term in job.terms)
             require_finite(spec.name, result, base, vectors)
         return result
 
-    def _addends(
-        self, job: _Job, start: int, stop: int, space: Workspace
-    ) -> Iterable[torch.Tensor]:
-        if job.combine is None:
-            # One product at a time, in a buffer that the next one takes.
-            return (space.product(_read(term, start, stop, space), term.eta) for term in job.terms)
-        combine = job.combine.result()
-        with blamed_on(self._plan.plan.method, job.tensor.stored.spec.name):
-            return list(combine(start, [term.block(start, stop) for term in job.terms]))
 
-
-def _read(term: TensorTerm, start: int, stop: int, space: Workspace) -> torch.Tensor:
+def _read(term: TensorTerm, start: int, stop: int, space: Workspace, place: int) -> torch.Tensor:
+    """Read a block of φ, of a dense vector in its own dtype."""
     if isinstance(term.vector, DenseVector):
-        room = space.vector_room(stop - start, TORCH_DTYPES[term.vector.dtype])
+        room = space.room(place, stop - start, TORCH_DTYPES[term.vector.dtype])
         return term.vector.stored.read_into(room, term.name, start, stop)
     return term.block(start, stop)
 

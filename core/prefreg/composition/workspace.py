@@ -1,6 +1,11 @@
-"""The buffers that one thread composes in, made once: asking for memory costs more than adding."""
+"""The buffers that one thread composes in, made once: asking for memory costs more than adding.
 
-from collections.abc import Callable, Iterable
+Every call of torch hands the interpreter's lock over and back, and where two threads want it that
+costs as much as adding a hundred thousand numbers does. So blocks are large, and one call serves
+all vectors where it can.
+"""
+
+from collections.abc import Callable, Sequence
 
 import numpy
 import torch
@@ -8,82 +13,98 @@ import torch
 from prefreg.composition.survival import Tally
 from prefreg.vectors.tensors import BLOCK_ELEMENTS
 
-_WIDEST = torch.float64.itemsize
-
 # Between these, sums of squares in float32 neither overflow nor lose what is small.
 _SAFE = (1e-25, 1e30)
 
 
-WORKSPACE_BYTES = (4 * torch.float32.itemsize + 2 * _WIDEST + 1) * BLOCK_ELEMENTS
-"""What one workspace takes."""
+def workspace_bytes(vectors: int) -> int:
+    """Say what one workspace takes at most for so many vectors, read in float32 at the widest."""
+    rooms, rows = vectors + 2, vectors + 4
+    return (rooms + rows) * torch.float32.itemsize * BLOCK_ELEMENTS
 
 
 class Workspace:
     """Compose blocks of up to `BLOCK_ELEMENTS` numbers, and measure what rounding left of them."""
 
     def __init__(self, device: torch.device) -> None:
-        """Take the memory."""
-        self._wide = torch.empty(4, BLOCK_ELEMENTS, device=device)
-        self._narrow = torch.empty(2, BLOCK_ELEMENTS * _WIDEST, dtype=torch.uint8)
-        self._mask = numpy.empty(BLOCK_ELEMENTS, dtype=numpy.bool_)
+        """Remember the device; memory is taken when it is first needed."""
+        self._device = device
+        self._rooms: dict[int, torch.Tensor] = {}
+        self._rows: list[torch.Tensor] = []
+        self._total = torch.empty(BLOCK_ELEMENTS, device=device)
+        self._changes = torch.empty(2, BLOCK_ELEMENTS, device=device)
 
-    def base_room(self, count: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return space for a block of the base to be read into."""
-        return self._narrow[0, : count * dtype.itemsize].view(dtype)
+    def room(self, place: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return space for numbers as they are stored: base at 0, result at 1, vectors beyond."""
+        needed = BLOCK_ELEMENTS * dtype.itemsize
+        held = self._rooms.get(place)
+        if held is None or len(held) < needed:
+            held = self._rooms[place] = torch.empty(needed, dtype=torch.uint8)
+        return held[: count * dtype.itemsize].view(dtype)
 
-    def vector_room(self, count: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return space for a block of a vector, until the next one or the result takes it."""
-        return self._narrow[1, : count * dtype.itemsize].view(dtype)
-
-    def product(self, phi: torch.Tensor, eta: float) -> torch.Tensor:
-        """Return fl(float32(η)·φ), until the next product takes its place."""
-        return self._wide[3, : phi.numel()].copy_(phi).mul_(eta)
+    def widened(self, numbers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Copy blocks of one size to float32 on the device, until the next call."""
+        while len(self._rows) < len(numbers):
+            self._rows.append(torch.empty(BLOCK_ELEMENTS, device=self._device))
+        rows = [row[: len(block)] for row, block in zip(self._rows, numbers, strict=False)]
+        torch._foreach_copy_(rows, list(numbers))
+        return rows
 
     def compose(
         self,
         base: torch.Tensor,
-        addends: Iterable[torch.Tensor],
+        phis: Sequence[torch.Tensor],
+        etas: Sequence[float],
         dtype: torch.dtype,
         tally: Tally,
         round_into: Callable[[torch.Tensor, torch.Tensor], object] = torch.Tensor.copy_,
     ) -> torch.Tensor:
-        """Add up as `engine.add_up` does, and enter into the tally what became of the addends.
+        """Add up η·φ as `engine.compose_tensor` does, and tally what became of the request.
 
         `base` is not changed; the result is valid until the next block. `round_into` is given the
         place of the result and the float32 sum.
         """
-        before, total, asked = (self._wide[row, : base.numel()] for row in range(3))
-        # A narrow dtype loses so much more than float32 that the sum stands for the request.
-        narrow = dtype.itemsize < total.itemsize
-        before.copy_(base)
+        if not phis:
+            return base.to(dtype)
+        before, *addends = self.widened([base, *phis])
+        scaled = [index for index, eta in enumerate(etas) if eta != 1]
+        if scaled:
+            torch._foreach_mul_(
+                [addends[index] for index in scaled], [etas[index] for index in scaled]
+            )
+        total, (asked, left) = self._total[: len(base)], self._changes[:, : len(base)]
         start = before
         for addend in addends:
-            if not narrow:
-                asked.add_(addend) if start is total else asked.copy_(addend)
-            start = torch.add(start, addend.to(total.device), out=total)
-        if start is before:
-            return base.to(dtype)
-        if narrow:
+            start = torch.add(start, addend, out=total)
+        # A narrow dtype loses so much more than float32 that the sum stands for the request.
+        if dtype.itemsize < total.itemsize:
             torch.sub(total, before, out=asked)
-        result = self.vector_room(base.numel(), dtype)
+        else:
+            asked.zero_()
+            for addend in addends:
+                asked += addend
+        result = self.room(1, len(base), dtype)
         round_into(result, total)
-        left, unmoved = total.cpu().copy_(result), before.cpu()
-        left -= unmoved if base.dtype == dtype else unmoved.copy_(base.to(dtype))
-        self._measure(asked.cpu(), left, tally)
+        left.copy_(result)
+        left -= before if base.dtype == dtype else base.to(dtype).to(left)
+        self._measure(self._changes[:, : len(base)].cpu(), tally)
         return result
 
-    def _measure(self, asked: torch.Tensor, left: torch.Tensor, tally: Tally) -> None:
-        tally.requested += self._count_nonzero(asked)
-        tally.changed += self._count_nonzero(left)
-        wanted = float(torch.dot(asked, asked))
+    def _measure(self, changes: torch.Tensor, tally: Tally) -> None:
+        asked, left = changes
+        tally.requested += _count_nonzero(asked)
+        tally.changed += _count_nonzero(left)
+        wanted, overlap = torch.mv(changes, asked).tolist()
         got = float(torch.dot(left, left))
         if not (_SAFE[0] < wanted < _SAFE[1] and got < _SAFE[1]):
-            asked, left = asked.to(torch.float64), left.to(torch.float64)
-            wanted, got = float(torch.dot(asked, asked)), float(torch.dot(left, left))
+            asked, left = asked.double(), left.double()
+            products = torch.dot(asked, asked), torch.dot(asked, left), torch.dot(left, left)
+            wanted, overlap, got = map(float, products)
         tally.wanted += wanted
+        tally.overlap += overlap
         tally.got += got
-        tally.overlap += float(torch.dot(asked, left))
 
-    def _count_nonzero(self, numbers: torch.Tensor) -> int:
-        mask = numpy.not_equal(numbers.numpy(), 0, out=self._mask[: numbers.numel()])
-        return int(numpy.count_nonzero(mask))
+
+def _count_nonzero(numbers: torch.Tensor) -> int:
+    # Of the bits, which numpy counts five times as fast; differences of equal numbers are +0.
+    return int(numpy.count_nonzero(numbers.view(torch.int32).numpy()))

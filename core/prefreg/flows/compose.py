@@ -15,7 +15,7 @@ from prefreg.composition.methods import METHODS
 from prefreg.composition.plan import opened
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.streaming import THREADS, Progress, estimate_seconds
-from prefreg.composition.workspace import WORKSPACE_BYTES
+from prefreg.composition.workspace import workspace_bytes
 from prefreg.errors import UsageError, VectorError
 from prefreg.flows.access import Access
 from prefreg.flows.resolve import Resolution, refuse_mixed_contrasts, resolve_terms
@@ -176,6 +176,7 @@ def plan(access: Access, request: CompositionRequest) -> CompositionPlan:
         seconds = estimate_seconds(
             open_plan, files, rounding=Rounding(request.rounding, request.seed), device=device
         )
+    buffers = THREADS * workspace_bytes(len(made.active))
     return CompositionPlan(
         formula=made.formula,
         rule=made.rule,
@@ -185,7 +186,7 @@ def plan(access: Access, request: CompositionRequest) -> CompositionPlan:
         writes={file.name: file.size for file in files},
         bytes_read=sum(reads.values()),
         bytes_written=sum(file.size for file in files),
-        peak_memory=psutil.Process().memory_info().rss + THREADS * WORKSPACE_BYTES,
+        peak_memory=psutil.Process().memory_info().rss + buffers,
         seconds=seconds,
     )
 

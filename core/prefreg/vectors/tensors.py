@@ -31,7 +31,7 @@ TORCH_DTYPES = {
 DTYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """The dtypes a model can be written in, with the names that transformers uses."""
 
-BLOCK_ELEMENTS = 1 << 17
+BLOCK_ELEMENTS = 1 << 18
 """How many numbers are worked on at once: few enough for little memory, enough for speed."""
 
 
