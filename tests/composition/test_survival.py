@@ -61,7 +61,7 @@ def test_parts_add_up_by_group() -> None:
         "model.norm": kept(1.0),
     }
     assert found.gain == round(13 / 16, 4)
-    assert found.worst == "model.layers.*.mlp"
+    assert found.unfaithful == ("model.layers.*.mlp",)
     assert set(found.to_json()) == {"changed", "gain", "norm_ratio", "cosine", "groups"}
 
 
@@ -88,3 +88,20 @@ def test_nothing_requested_is_nothing_measured() -> None:
 @pytest.mark.parametrize(("gain", "faithful"), [(0.95, True), (0.949, False)])
 def test_a_low_gain_is_not_faithful(gain: float, faithful: bool) -> None:
     assert Survival(kept(gain), {}).faithful is faithful
+
+
+def test_a_warning_names_the_modules_that_lost_most() -> None:
+    groups = {
+        "mlp": kept(0.96),
+        "norm": kept(0.5),
+        "up": kept(0.2),
+        "down": kept(0.7),
+        "q": kept(0),
+    }
+    assert Survival(kept(0.97), groups).warning == (
+        "rounding kept 97% of the requested change (0% in q, 20% in up, 50% in norm, little in 1 "
+        "more); compose with --rounding stochastic, which keeps it on average, or with --dtype "
+        "float32."
+    )
+    assert Survival(kept(0.97), {"mlp": kept(0.95)}).warning is None
+    assert Survival(kept(0.94), {"mlp": kept(0.95)}).warning is not None

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from packages import install
 from prefreg.errors import AxisError, UsageError
 from prefreg.flows.compose import find_method
 from prefreg.hookspecs import hookimpl
 from prefreg.methods import Method, MethodInput, MethodTerm
-from prefreg.plugins import read_methods, read_plugin
+from prefreg.plugins import load_methods, read_methods, read_plugin
 
 README = Path(__file__).parent.parent.parent / "plugins" / "README.md"
 
@@ -60,3 +61,23 @@ def test_an_unknown_method_lists_those_there_are(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PREFREG_LOAD_PLUGINS", "")
     with pytest.raises(UsageError, match=r"no method 'tie'\. There are: .*Did you mean 'ties'\?"):
         find_method("tie")
+
+
+def test_a_package_that_brings_methods_twice_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "import prefreg\n"
+        "@prefreg.hookimpl\n"
+        "def prefreg_register_methods():\n"
+        "    return [prefreg.Method('clipped', '', '', '', prepare=lambda weight: None)]\n"
+    )
+    for folder, version in (("first", "1.0"), ("second", "2.0")):
+        install(tmp_path / folder, "prefreg-clipped", code, version=version)
+    for folder in ("second", "first"):
+        monkeypatch.syspath_prepend(tmp_path / folder)
+    monkeypatch.setenv("PREFREG_LOAD_PLUGINS", "prefreg-clipped")
+    methods, broken = load_methods()
+    assert list(methods) == ["clipped"]
+    (problem,) = broken
+    assert problem.startswith("prefreg_clipped (two versions of prefreg-clipped are installed: 1.0")

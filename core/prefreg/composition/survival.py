@@ -6,6 +6,8 @@ from typing import Any
 
 FAITHFUL_GAIN = 0.95
 
+_NAMED = 3
+
 # Sums in float32 agree to more digits than these in whatever order a processor adds.
 _DIGITS = 4
 
@@ -51,9 +53,25 @@ class Survival:
         return self.gain >= FAITHFUL_GAIN
 
     @property
-    def worst(self) -> str:
-        """The group that kept the least."""
-        return min(self.groups, key=lambda group: self.groups[group].gain)
+    def unfaithful(self) -> tuple[str, ...]:
+        """The groups whose own gain is too low, those that kept the least first."""
+        lost = [name for name, kept in self.groups.items() if kept.gain < FAITHFUL_GAIN]
+        return tuple(sorted(lost, key=lambda name: self.groups[name].gain))
+
+    @property
+    def warning(self) -> str | None:
+        """What to tell who composed, in one line; None where all was kept well enough."""
+        if self.faithful and not self.unfaithful:
+            return None
+        named = [f"{self.groups[name].gain:.0%} in {name}" for name in self.unfaithful[:_NAMED]]
+        more = len(self.unfaithful) - len(named)
+        if more:
+            named.append(f"little in {more} more")
+        where = f" ({', '.join(named)})" if named else ""
+        return (
+            f"rounding kept {self.gain:.0%} of the requested change{where}; compose with "
+            "--rounding stochastic, which keeps it on average, or with --dtype float32."
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the values for the recipe."""

@@ -288,12 +288,8 @@ def _relocate(access: Access, request: CompositionRequest, found: Resolution) ->
 
 def _warnings(found: Resolution, survival: Survival | None) -> list[str]:
     warnings = []
-    if survival is not None and not survival.faithful:
-        warnings.append(
-            f"rounding kept {survival.gain:.0%} of the requested change, least in "
-            f"{survival.worst}; compose with --rounding stochastic, which keeps it on average, "
-            "or with --dtype float32."
-        )
+    if survival is not None and survival.warning:
+        warnings.append(survival.warning)
     base = found.base.fingerprint
     for term in found.terms:
         recorded = term.record.base

@@ -23,6 +23,9 @@ def load_methods() -> tuple[dict[str, Method], tuple[str, ...]]:
     for found in find_plugins():
         if found.point is None or not disabled.isdisjoint(found.keys):
             continue
+        if found.problem is not None:
+            problems.append(f"{found.name} ({found.problem})")
+            continue
         try:
             with quietly():
                 for method in read_methods(target_of(found.point), found.name):
