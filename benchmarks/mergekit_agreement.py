@@ -13,6 +13,9 @@ mergekit is given prefreg's masks here. Its own `rescale` keeps the sum of |φ|,
 prefreg divide by the density; both are shown. On a coarse grid, where many numbers are equal, two
 choices show that random numbers never meet: which of several equal |φ| are kept, and what wins an
 election that sums to 0.
+
+The last row is the way from the registry: a composition of shipped vectors that `prefreg export
+--as mergekit` wrote, carried out by mergekit in that folder, against `prefreg compose`.
 """
 
 import argparse
@@ -28,12 +31,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+import prefreg
 from prefreg.composition.methods import METHODS
+from prefreg.flows.exporting import ExportRequest
 from prefreg.methods import MethodInput, MethodTerm
 
 Weights = dict[str, torch.Tensor]
 
 ETAS = (1.0, 0.5, -0.3)
+EXPORTED = {"helpful": 0.7, "harmless": 0.5, "verbosity": -0.3}
 DENSITY = 0.3
 _HIDDEN, _INNER, _VOCABULARY = 64, 172, 256
 
@@ -233,6 +239,24 @@ def merged_by_mergekit(
     return [load_file(folder / str(number) / "model.safetensors") for number in range(len(CASES))]
 
 
+def exported(python: str, folder: Path) -> tuple[Weights, Weights]:
+    """Compose shipped vectors here, and there from what is exported."""
+    registry = prefreg.open()
+    terms = tuple(f"{axis}:{eta}" for axis, eta in EXPORTED.items())
+    registry.compose(EXPORTED, folder / "ours", dtype="float32")
+    registry.export(ExportRequest(terms, "mergekit", folder / "merge"))
+    command = [str(Path(python).parent / "mergekit-yaml"), "mergekit.yml", str(folder / "theirs")]
+    done = subprocess.run(
+        command, cwd=folder / "merge", capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"mergekit failed on the export:\n{done.stderr[-2000:]}")
+    theirs = load_file(folder / "theirs" / "model.safetensors")
+    ours = load_file(folder / "ours" / "model.safetensors")
+    # mergekit writes the tied head out as well.
+    return ours, {name: theirs[name] for name in ours}
+
+
 def compare(ours: Weights, theirs: Weights) -> dict[str, float]:
     """Return the largest difference, the float32 step of the largest weight, and a count."""
     assert ours.keys() == theirs.keys()
@@ -258,10 +282,12 @@ def main() -> None:
     models = {grid: make_models(grid=grid) for grid in (False, True)}
     with tempfile.TemporaryDirectory() as name:
         theirs = merged_by_mergekit(options.python, models, Path(name))
+        ours, from_export = exported(options.python, Path(name))
     found = {
         case.name: compare(sum_of_prefreg(case, models[case.grid]), merged)
         for case, merged in zip(CASES, theirs, strict=True)
     }
+    found["exported composition"] = compare(ours, from_export)
     print("| merge | largest difference | step of float32 | differ by more than 2 steps |")
     print("|---|---|---|---|")
     for name, row in found.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "mergekit_agreement.py"
-AGREED = ("linear", "ties", "dare", "dare_ties")
+AGREED = ("linear", "ties", "dare", "dare_ties", "exported composition")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mergekit") is None, reason="mergekit is not here")
