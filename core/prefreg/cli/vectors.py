@@ -1,6 +1,7 @@
 """Look at what is stored: vectors, show, bases, alias, rm."""
 
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -58,11 +59,24 @@ def vectors(common: Common, axis: str | None) -> None:
 @command("show")
 @click.argument("reference", type=REFERENCE, metavar="AXIS[@V]")
 @click.option("--base", help="Base model: its name, folder, hub id or fingerprint.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Draw how its poles were trained.",
+)
 @AT
-def show(common: Common, reference: Reference, base: str | None, at: datetime | None) -> None:
+def show(
+    common: Common, reference: Reference, base: str | None, plot: Path | None, at: datetime | None
+) -> None:
     """Show the full record of one version; the newest without @V."""
     registry = common.open_registry()
     record, disk = registry.show(*reference, base=base, at=at), registry.disk_use()
+    if plot is not None:
+        from prefreg.flows.plotting import plot_version
+
+        plot_version(record, plot)
+        common.note(f"Drew {plot}.")
     text = f"{_describe(record)}\n\n{describe_disk(disk)}"
     common.emit("show", version_view(record) | {"disk": disk_view(disk)}, text, asked=True)
 

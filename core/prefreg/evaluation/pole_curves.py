@@ -1,0 +1,70 @@
+"""A picture of a training: loss and margin of both poles, step by step."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+POLES = {"positive": ("θ₊", "#0072B2"), "negative": ("θ₋", "#D55E00")}
+"""Okabe and Ito's blue and vermilion: safe for colour-blind eyes, and apart in grey."""
+
+_PANELS = (
+    ("loss", "Loss", "DPO loss (nats)"),
+    ("margin", "Margin of the step's pairs", "reward margin, β · nats"),
+)
+_SMOOTHED_FROM = 30
+"""Steps from which the single ones stand back behind their running mean."""
+
+Curve = Sequence[Mapping[str, Any]]
+
+
+def draw_poles(curves: Mapping[str, Curve], destination: Path, *, title: str, caption: str) -> None:
+    """Draw the curves of `positive` and `negative`, or of one of them, and save the picture.
+
+    `caption` says what was trained and how; it is wrapped below the panels.
+    """
+    figure = Figure(figsize=(9.0, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontweight="bold")
+    for panel, (figure_name, heading, unit) in zip(
+        figure.subplots(1, len(_PANELS)), _PANELS, strict=True
+    ):
+        for pole, curve in curves.items():
+            label, colour = POLES[pole]
+            _draw(panel, curve, figure_name, f"{label} ({pole} pole)", colour)
+        # Where nothing is learnt yet: the loss is log 2, the margin 0.
+        start = 0.6931 if figure_name == "loss" else 0.0
+        panel.axhline(start, color="#999999", linewidth=0.8, linestyle=":")
+        panel.set_title(heading, fontsize=10)
+        panel.set_xlabel("optimiser step")
+        panel.set_ylabel(unit)
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.legend(fontsize=8, framealpha=0.9)
+    figure.supxlabel(textwrap.fill(caption, 150), fontsize=8, color="#444444")
+    figure.savefig(destination, dpi=150)
+
+
+def _draw(panel: Axes, curve: Curve, name: str, label: str, colour: str) -> None:
+    steps = [point["step"] for point in curve]
+    values = [point[name] for point in curve]
+    if len(steps) < _SMOOTHED_FROM:
+        panel.plot(steps, values, color=colour, marker="o", markersize=3, label=label)
+        return
+    panel.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
+    panel.plot(steps, _running_mean(values), color=colour, linewidth=1.6, label=label)
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """Average each value with its neighbours, a twentieth of the run to either side."""
+    width = max(1, len(values) // 40)
+    means = []
+    for index in range(len(values)):
+        near = values[max(0, index - width) : index + width + 1]
+        means.append(sum(near) / len(near))
+    return means
