@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prefreg.flows.add_axis import AxisPreview
     from prefreg.flows.axis_request import AxisRequest
     from prefreg.flows.importing import ImportRequest
+    from prefreg.flows.planning import AxisPlan
     from prefreg.flows.sft import SFTRequest, SFTResult
     from prefreg.training import Progress
 
@@ -79,6 +80,20 @@ class Making(Opened):
 
         wanted = AxisRequest(request, **options) if isinstance(request, str) else request
         return preview_axis(self.access, wanted, note)
+
+    def plan_axis(
+        self,
+        request: "AxisRequest | str",
+        *,
+        note: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> "AxisPlan":
+        """Say what a run would take in memory, time and disk, from a few steps thrown away."""
+        from prefreg.flows.axis_request import AxisRequest
+        from prefreg.flows.planning import plan_axis
+
+        wanted = AxisRequest(request, **options) if isinstance(request, str) else request
+        return plan_axis(self.access, wanted, note)
 
     def sft(
         self,

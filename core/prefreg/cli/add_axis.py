@@ -5,13 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import Common, command, human_size, sections
+from prefreg.cli.options import Common, command, human_size, human_time, sections
 from prefreg.cli.progress import stage_progress
 from prefreg.cli.views import version_view
+from prefreg.errors import UsageError
 from prefreg.registry import VersionRecord
 
 if TYPE_CHECKING:
     from prefreg.flows.add_axis import AxisPreview
+    from prefreg.flows.planning import AxisPlan, TokenCounts
 
 
 @command("add-axis")
@@ -73,9 +75,17 @@ if TYPE_CHECKING:
     help="Use data whose licence forbids commercial use.",
 )
 @click.option("--dry-run", is_flag=True, help="Show the audit and some tokens; train nothing.")
+@click.option(
+    "--plan", is_flag=True, help="Say what it would take in memory, time and disk; store nothing."
+)
 @click.option("--keep-anyway", is_flag=True, help="Store the vector even if a guard refuses it.")
 def add_axis(
-    common: Common, name: str, dry_run: bool, assignments: tuple[str, ...], **options: Any
+    common: Common,
+    name: str,
+    dry_run: bool,
+    plan: bool,
+    assignments: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Train the ± pair of an axis and store φ = θ₊ − θ₋ as a new version.
 
@@ -83,12 +93,18 @@ def add_axis(
     """
     from prefreg.flows.axis_request import AxisRequest
 
+    if dry_run and plan:
+        raise UsageError("--dry-run shows the data, --plan the cost: give one of them.")
     options["lora_targets"] = [part for part in options["lora_targets"].split(",") if part]
     request = AxisRequest(name, settings=assignments, **options)
     registry = common.open_registry()
     if dry_run:
         preview = registry.preview_axis(request, note=common.note)
         common.emit("add-axis", preview.as_dict(), _describe_preview(preview), asked=True)
+        return
+    if plan:
+        planned = registry.plan_axis(request, note=common.note)
+        common.emit("add-axis", planned.as_dict(), _describe_plan(planned), asked=True)
         return
     with stage_progress(common) as progress:
         record = registry.add_axis(request, progress=progress, note=common.note)
@@ -124,6 +140,43 @@ def _describe_preview(preview: "AxisPreview") -> str:
             tokens = " ".join(f"{token.text}·{token.id}" for token in example if token.role == role)
             lines.append(f"  {role:<9}{tokens}")
     return "\n".join(lines)
+
+
+def _describe_plan(plan: "AxisPlan") -> str:
+    need = plan.memory
+    where = f"{human_size(need.activations)} activations, {human_size(need.copies)} copies"
+    free = f"{human_size(plan.free.main)} free"
+    if plan.free.gpu is not None:
+        free = f"{human_size(plan.free.gpu)} free on the GPU, {free} beside it"
+    facts: dict[str, object] = {
+        "axis": plan.axis,
+        "base": plan.base,
+        "source": plan.source,
+        "pairs": f"{plan.train.pairs} to train on, {plan.heldout.pairs} held out",
+        "tokens": f"{_tokens(plan.train)} to train on, {_tokens(plan.heldout)} held out",
+        "longest": f"{plan.train.longest} of {plan.max_length} tokens "
+        f"({plan.truncated} pairs cut, {plan.dropped_long} dropped)",
+        "steps": f"{plan.steps} of {plan.pairs_per_step} pairs for each of {plan.poles} poles",
+        "memory": f"about {human_size(need.total)} ({human_size(need.model)} weights, gradients "
+        f"and moments, {where}); {free}",
+        "vector": f"{human_size(plan.vector)}; {human_size(plan.free_disk)} of disk free",
+    }
+    if plan.duration is not None and plan.seconds is not None:
+        each = plan.duration
+        facts["time"] = (
+            f"about {human_time(plan.seconds)} (reference {human_time(each.reference)}, each pole "
+            f"{human_time(each.pole)}, its report {human_time(each.scoring)}), measured on a few "
+            "steps"
+        )
+    lines = [sections(facts)]
+    return "\n".join([*lines, "", plan.problem] if plan.problem else lines)
+
+
+def _tokens(counts: "TokenCounts") -> str:
+    return (
+        f"{counts.prompt + counts.chosen + counts.rejected:,} ({counts.prompt:,} prompt, "
+        f"{counts.chosen:,} chosen, {counts.rejected:,} rejected)"
+    )
 
 
 COMMANDS = (add_axis,)

@@ -93,7 +93,7 @@ def add_axis(
 ) -> VersionRecord:
     """Train the ± pair of an axis and store φ; nothing is stored when anything fails."""
     started = time.perf_counter()
-    run = _prepare(access, request, note)
+    run = prepare(access, request, note)
     check_disk(Path(tempfile.gettempdir()), 4 * run.base.fingerprint.parameters)
     result = train_pair(
         base=run.base,
@@ -124,7 +124,7 @@ def add_axis(
 
 def preview_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPreview:
     """Do everything up to the training, and show a few examples token by token."""
-    run = _prepare(access, request, note)
+    run = prepare(access, request, note)
     tokenizer = load_tokenizer(run.base)
     context, vocabulary = load_limits(run.base)
     tokens = tokenise(
@@ -149,7 +149,8 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
     )
 
 
-def _prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared:
+def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared:
+    """Find the axis and its base, resolve the settings and read the pairs."""
     check_tags(request.tags)
     lora = request.lora_options()
     found = find_axis(request.name)

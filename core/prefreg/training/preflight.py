@@ -29,6 +29,20 @@ class MemoryNeed:
     copies: int
     """Copies of the weights, in main memory."""
 
+    @property
+    def total(self) -> int:
+        """All of it, where training happens in main memory."""
+        return self.model + self.activations + self.copies
+
+
+@dataclass(frozen=True, slots=True)
+class FreeMemory:
+    """Bytes that are free."""
+
+    main: int
+    gpu: int | None
+    """None where there is no GPU."""
+
 
 def estimate_memory(
     config: Any, parameters: int, settings: Settings, max_length: int, trained: int | None = None
@@ -60,14 +74,18 @@ def check_memory(need: MemoryNeed) -> None:
     Raises:
         TrainingError: It needs more than is free; the message says what to lower.
     """
-    host = psutil.virtual_memory().available
-    if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        _compare(need.model + need.activations, free, "GPU memory", need.model)
-        _compare(need.copies, host, "main memory", need.copies)
+    free = free_memory()
+    if free.gpu is not None:
+        _compare(need.model + need.activations, free.gpu, "GPU memory", need.model)
+        _compare(need.copies, free.main, "main memory", need.copies)
     else:
-        total = need.model + need.activations + need.copies
-        _compare(total, host, "memory", need.model + need.copies)
+        _compare(need.total, free.main, "memory", need.model + need.copies)
+
+
+def free_memory() -> FreeMemory:
+    """Return the bytes that are free."""
+    gpu = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+    return FreeMemory(psutil.virtual_memory().available, gpu)
 
 
 def check_disk(folder: Path, needed: int) -> None:

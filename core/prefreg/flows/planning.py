@@ -1,0 +1,189 @@
+"""What a run would take in memory, time and disk, before any of it."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefreg.data.tokens import TokenPair
+from prefreg.errors import TrainingError
+from prefreg.flows.access import Access
+from prefreg.flows.add_axis import Note, Prepared, prepare
+from prefreg.flows.axis_request import AxisRequest
+from prefreg.training.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.training.lora import Lora, choose_layers
+from prefreg.training.preflight import (
+    FreeMemory,
+    MemoryNeed,
+    check_memory,
+    estimate_memory,
+    free_memory,
+)
+from prefreg.training.probe import Duration, count_steps, measure_duration
+from prefreg.training.tokenising import TokenisedPairs, plainly_switched, tokenise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_FACTORS = 2
+"""φ in factors has those of both poles."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of a set of pairs; a prompt is counted once, though both answers follow it."""
+
+    pairs: int
+    prompt: int
+    chosen: int
+    rejected: int
+    longest: int
+    """Of a prompt and its longer answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class AxisPlan:
+    """What a run would take."""
+
+    axis: str
+    base: str
+    source: str
+    poles: int
+    """How many are trained."""
+    steps: int
+    """Of each pole."""
+    pairs_per_step: int
+    max_length: int
+    truncated: int
+    dropped_long: int
+    train: TokenCounts
+    heldout: TokenCounts
+    memory: MemoryNeed
+    free: FreeMemory
+    problem: str | None
+    """What is too small, and what to do about it."""
+    duration: Duration | None
+    """None where memory is too small to measure it."""
+    vector: int
+    """Bytes of φ."""
+    free_disk: int
+
+    @property
+    def seconds(self) -> float | None:
+        """Return the expected time of everything."""
+        if self.duration is None:
+            return None
+        each = self.duration.loading + self.duration.pole + self.duration.scoring
+        return self.duration.reference + self.poles * each
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan in a form that JSON can hold."""
+        found = asdict(self)
+        found["memory"]["total"] = self.memory.total
+        found["seconds"] = self.seconds
+        return found
+
+
+def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPlan:
+    """Read the data, count, and measure a few steps that are thrown away; nothing is written."""
+    run = prepare(access, request, note)
+    lora = choose_layers(run.lora, run.base) if run.lora else None
+    with quiet():
+        tokenizer = load_tokenizer(run.base)
+        context, vocabulary = load_limits(run.base)
+        tokens = tokenise(
+            run.installed.axis,
+            run.pairs,
+            tokenizer,
+            settings=run.settings,
+            context=context,
+            vocabulary=vocabulary,
+        )
+        steps = count_steps(len(tokens.positive[tokens.train]), run.settings)
+        need = _memory(run, tokens, lora)
+        problem, duration = None, None
+        try:
+            check_memory(need)
+            duration = _measure(run, tokenizer, tokens, steps, lora)
+        except TrainingError as error:
+            problem = str(error)
+    values = run.settings.values
+    heldout = tokens.positive[tokens.train.stop :]
+    return AxisPlan(
+        axis=run.installed.axis.name,
+        base=run.base.name,
+        source=run.origin.origin,
+        poles=2,
+        steps=steps,
+        pairs_per_step=int(values["per_device_train_batch_size"])
+        * int(values["gradient_accumulation_steps"]),
+        max_length=tokens.max_length,
+        truncated=tokens.audit.truncated,
+        dropped_long=tokens.audit.dropped_long,
+        train=_count(tokens.positive[tokens.train]),
+        heldout=_count(heldout),
+        memory=need,
+        free=free_memory(),
+        problem=problem,
+        duration=duration,
+        vector=_vector_size(run, request.dtype, lora),
+        free_disk=shutil.disk_usage(Path(tempfile.gettempdir())).free,
+    )
+
+
+def _memory(run: Prepared, tokens: TokenisedPairs, lora: Lora | None) -> MemoryNeed:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(
+        run.base.path, local_files_only=True, trust_remote_code=False
+    )
+    trained = lora.parameters if lora else None
+    size = run.base.fingerprint.parameters
+    return estimate_memory(config, size, run.settings, tokens.max_length, trained)
+
+
+def _measure(
+    run: Prepared,
+    tokenizer: "PreTrainedTokenizerBase",
+    tokens: TokenisedPairs,
+    steps: int,
+    lora: Lora | None,
+) -> Duration:
+    start = time.perf_counter()
+    model = load_model(run.base)
+    loading = time.perf_counter() - start
+    return measure_duration(
+        model,
+        tokenizer,
+        tokens,
+        settings=run.settings,
+        steps=steps,
+        references=1 if plainly_switched(run.installed.axis) else 2,
+        loading=loading,
+        lora=lora,
+    )
+
+
+def _vector_size(run: Prepared, dtype: str, lora: Lora | None) -> int:
+    if lora is not None:
+        return 4 * _FACTORS * lora.parameters
+    return (2 if dtype == "bfloat16" else 4) * run.base.fingerprint.parameters
+
+
+def _count(pairs: Sequence[TokenPair]) -> TokenCounts:
+    return TokenCounts(
+        pairs=len(pairs),
+        prompt=sum(len(pair.prompt_ids) for pair in pairs),
+        chosen=sum(len(pair.chosen_ids) for pair in pairs),
+        rejected=sum(len(pair.rejected_ids) for pair in pairs),
+        longest=max(
+            (
+                len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+                for pair in pairs
+            ),
+            default=0,
+        ),
+    )
