@@ -221,7 +221,13 @@ def _metadata(
             "renderings": list(result.renderings),
             "audit": result.audit.as_dict(),
         },
-        "training": {"seed": result.seed, "settings": result.settings}
+        "training": {
+            "seed": result.seed,
+            "settings": result.settings,
+            "defaults": result.defaults,
+            "reference": result.references,
+            "shortcuts": result.shortcuts.as_dict(),
+        }
         | ({"lora": result.lora.as_dict()} if result.lora else {}),
         "poles": {
             "positive": _pole(result.positive),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from prefreg.data.tokens import TokenPair
+from prefreg.scoring.probe import why_not_rows
+from prefreg.scoring.rows import lay_out, row_length, token_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,34 +50,38 @@ def answer_log_probs(
     pairs: Sequence[TokenPair],
     *,
     batch_size: int = BATCH_SIZE,
+    rows: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PairLogProbs:
     """Score both answers of every pair; `progress` gets answers done and in total.
 
-    The model computes in its own dtype and mode-free (no dropout); log-softmax is in float32 and
-    sums are in float64. Padding is masked, so the batches change a result by rounding only.
+    Both stand in one row behind their prompt where the model takes that, which a probe tells
+    unless `rows` says so. The model computes in its own dtype and mode-free (no dropout);
+    log-softmax is in float32 and sums are in float64. Padding is masked, so the batches change
+    a result by rounding only.
     """
-    prompts = [pair.prompt_ids for pair in pairs for _ in range(2)]
-    answers = [ids for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
-    sums = torch.zeros(len(answers), dtype=torch.float64)
-    # Long sequences first: if memory is short, it fails at once; and neighbours pad little.
-    order = sorted(range(len(answers)), key=lambda i: -len(prompts[i]) - len(answers[i]))
+    sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
+    # Long pairs first: if memory is short, it fails at once; and neighbours pad little.
+    order = sorted(range(len(pairs)), key=lambda i: -row_length(pairs[i]))
     training = model.training
     model.train(False)
     try:
-        start = 0
-        while start < len(order):
-            longest = len(prompts[order[start]]) + len(answers[order[start]])
-            fitting = max(1, _LOGITS_LIMIT // (longest * model.config.get_text_config().vocab_size))
-            batch = order[start : start + min(batch_size, fitting)]
-            sums[batch] = _score(model, [(prompts[i], answers[i]) for i in batch])
-            start += len(batch)
+        if rows is None and pairs:
+            rows = why_not_rows(model, pairs) is None
+        score = _score_rows if rows else _score_answers
+        for start in range(0, len(order), max(1, batch_size // 2)):
+            batch = order[start : start + max(1, batch_size // 2)]
+            sums[batch] = score(model, [pairs[i] for i in batch])
             if progress:
-                progress(start, len(order))
+                progress(2 * (start + len(batch)), 2 * len(order))
     finally:
         model.train(training)
-    counts = torch.tensor([len(answer) for answer in answers], dtype=torch.int64)
-    return PairLogProbs(sums[::2], sums[1::2], counts[::2], counts[1::2])
+    return PairLogProbs(
+        sums[:, 0].clone(),
+        sums[:, 1].clone(),
+        torch.tensor([len(pair.chosen_ids) for pair in pairs], dtype=torch.int64),
+        torch.tensor([len(pair.rejected_ids) for pair in pairs], dtype=torch.int64),
+    )
 
 
 def margins(scores: PairLogProbs) -> torch.Tensor:
@@ -89,6 +95,31 @@ def preference_accuracy(margin: torch.Tensor) -> float:
 
 
 @torch.no_grad()
+def _score_rows(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> torch.Tensor:
+    """Return the summed log-probabilities of both answers of each pair."""
+    scores = token_scores(model, lay_out(pairs).to(model.device)).log_probs.double().cpu()
+    answers = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
+    parts = torch.split(scores, [len(answer) for answer in answers])
+    return torch.stack([part.sum() for part in parts]).view(2, -1).T
+
+
+@torch.no_grad()
+def _score_answers(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> torch.Tensor:
+    """Return the same, each answer in a padded row of its own behind its prompt."""
+    sequences = [
+        (pair.prompt_ids, answer)
+        for pair in pairs
+        for answer in (pair.chosen_ids, pair.rejected_ids)
+    ]
+    longest = max(len(prompt) + len(answer) for prompt, answer in sequences)
+    fitting = max(1, _LOGITS_LIMIT // (longest * model.config.get_text_config().vocab_size))
+    parts = [
+        _score(model, sequences[start : start + fitting])
+        for start in range(0, len(sequences), fitting)
+    ]
+    return torch.cat(parts).view(-1, 2)
+
+
 def _score(
     model: "PreTrainedModel", batch: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> torch.Tensor:

@@ -22,12 +22,15 @@ from prefreg.training.loading import load_limits, load_model, load_tokenizer, qu
 from prefreg.training.lora import Lora, LoraOptions, choose_layers
 from prefreg.training.preflight import check_memory, estimate_memory
 from prefreg.training.progress import Progress
+from prefreg.training.references import Origin, References
 from prefreg.training.settings import Settings
+from prefreg.training.shortcuts import Shortcuts, choose_shortcuts
 from prefreg.training.tokenising import TokenisedPairs, plainly_switched, tokenise
-from prefreg.training.trainer import CurvePoint, train_pole
+from prefreg.training.trainer import CurvePoint, default_settings, dpo_config, train_pole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl.trainer.dpo_config import DPOConfig
 
 Weights = dict[str, torch.Tensor]
 Pole = Literal["positive", "negative"]
@@ -62,6 +65,11 @@ class PairResult:
     """How pairs were written: `chat`, `none` (no chat template) or `text`."""
     settings: dict[str, Any]
     """As resolved, with the maximum length that was used."""
+    defaults: dict[str, Any]
+    """What TRL takes for the settings that nobody set."""
+    shortcuts: Shortcuts
+    references: dict[Pole, Origin]
+    """How each pole came by the reference's log-probabilities."""
     seed: int
     seconds: dict[str, float]
     """Time by stage: loading, reference, positive, negative, scoring."""
@@ -107,19 +115,21 @@ def train_pair(
         check_memory(estimate_memory(model.config, size, settings, tokens.max_length, trained))
         original = {} if chosen else _weights(model)
         prefix = model.base_model_prefix
-        references = run.reference(model, tokens)
+        shortcuts = run.choose(model, tokens)
+        references = run.reference(model, tokens, shortcuts)
 
-        def train(pole: Pole, model: "PreTrainedModel", reference: PairLogProbs) -> TrainedPole:
-            done = run.train(pole, model, tokenizer, tokens, reference, original)
+        def train(pole: Pole, model: "PreTrainedModel") -> TrainedPole:
+            scores = references[pole][0]
+            done = run.train(pole, model, tokenizer, tokens, scores, original, shortcuts)
             enforce(done.failures, axis_name=axis.name, keep_anyway=keep_anyway)
             return done
 
-        positive = train("positive", model, references[0])
+        positive = train("positive", model)
         # trl patches the model that it trains, so the other pole gets a fresh one; the first
         # goes before it comes.
         del model
         gc.collect()
-        negative = train("negative", run.load(), references[1])
+        negative = train("negative", run.load())
     return PairResult(
         positive=positive,
         negative=negative,
@@ -129,6 +139,9 @@ def train_pair(
         audit=tokens.audit,
         renderings=tokens.renderings,
         settings=settings.as_dict() | {"max_length": tokens.max_length},
+        defaults=default_settings(settings, max_length=tokens.max_length),
+        shortcuts=shortcuts,
+        references={pole: origin for pole, (_, origin) in references.items()},
         seed=seed,
         seconds=run.seconds,
         packages=package_versions(),
@@ -151,18 +164,30 @@ class _Run:
 
     def load(self) -> "PreTrainedModel":
         with self._timed("loading"):
-            return load_model(self.base)
+            # transformers' annotation of `to` leaves the model itself out.
+            model: Any = load_model(self.base)
+            loaded: PreTrainedModel = model.to(self._config().device)
+            return loaded
+
+    def choose(self, model: "PreTrainedModel", tokens: TokenisedPairs) -> Shortcuts:
+        """Find out which shortcuts are exact for either pole."""
+        with self._timed("reference"):
+            pairs = (*tokens.positive, *tokens.negative)
+            return choose_shortcuts(model, pairs, self._config())
 
     def reference(
-        self, model: "PreTrainedModel", tokens: TokenisedPairs
-    ) -> tuple[PairLogProbs, PairLogProbs]:
+        self, model: "PreTrainedModel", tokens: TokenisedPairs, shortcuts: Shortcuts
+    ) -> dict[Pole, tuple[PairLogProbs, Origin]]:
         """Score the base once; where the switch is the plain one, that serves both poles."""
+        config = self._config()
+        precision = "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
+        scorer = References(self.base, precision, rows=shortcuts.shared_prompt is None)
         with self._timed("reference"):
-            positive = answer_log_probs(model, tokens.positive, progress=self._steps("reference"))
+            positive = scorer.score(model, tokens.positive, self._steps("reference"))
             if plainly_switched(self.axis):
-                return positive, positive.switched()
+                return {"positive": positive, "negative": (positive[0].switched(), "switched")}
             steps = self._steps("reference of negative")
-            return positive, answer_log_probs(model, tokens.negative, progress=steps)
+            return {"positive": positive, "negative": scorer.score(model, tokens.negative, steps)}
 
     def train(
         self,
@@ -172,6 +197,7 @@ class _Run:
         tokens: TokenisedPairs,
         reference: PairLogProbs,
         original: Weights,
+        shortcuts: Shortcuts,
     ) -> TrainedPole:
         pairs = tokens.positive if pole == "positive" else tokens.negative
         with self._timed(pole):
@@ -185,17 +211,22 @@ class _Run:
                     max_length=tokens.max_length,
                     seed=self.seed,
                     lora=self.lora.config() if self.lora else None,
+                    shortcuts=shortcuts,
                     progress=self._losses(pole),
                 )
             except TrainingError as error:
                 raise TrainingError(f"Axis {self.axis.name!r}, {pole} pole: {error}") from error
         with self._timed("scoring"):
             steps = self._steps(f"scoring {pole}")
-            scores = answer_log_probs(model, pairs[tokens.report], progress=steps)
+            rows = shortcuts.shared_prompt is None
+            scores = answer_log_probs(model, pairs[tokens.report], rows=rows, progress=steps)
         report = compare(scores, reference[tokens.report], split=tokens.split)
         weights = _weights(model)
         before = self.lora.unmoved(weights) if self.lora else original
         return TrainedPole(weights, report, curve, check_pole(pole, report, weights, before))
+
+    def _config(self) -> "DPOConfig":
+        return dpo_config(self.settings, output_dir="unused", seed=self.seed, max_length=2)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

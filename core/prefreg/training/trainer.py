@@ -1,4 +1,4 @@
-"""A thin adapter over TRL's DPOTrainer: our tokens, our reference, no files, no chatter."""
+"""One pole, trained by TRL: no files, no chatter, and every step on record."""
 
 import math
 import tempfile
@@ -14,13 +14,17 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from prefreg.data.rendering import padding_id
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import TrainingError, UsageError
 from prefreg.scoring.log_probs import PairLogProbs
+from prefreg.training.batches import PartCollator
+from prefreg.training.keys import refusal
+from prefreg.training.pair_trainer import PairTrainer
 from prefreg.training.settings import Settings
+from prefreg.training.shortcuts import Shortcuts, choose_shortcuts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,20 +45,6 @@ class CurvePoint:
     """Mean reward margin of the step's pairs: β times the margin in nats."""
 
 
-class PairTrainer(DPOTrainer):
-    """DPOTrainer on a data set that is tokenised and has its reference log-probabilities.
-
-    trl 1.16 ignores such columns unless `precompute_ref_log_probs` is set, and then computes
-    them again. The two methods are private: a test watches their signatures and their effect.
-    """
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset
-
-
 def train_pole(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -65,21 +55,29 @@ def train_pole(
     max_length: int,
     seed: int,
     lora: "LoraConfig | None" = None,
+    shortcuts: Shortcuts | None = None,
     progress: StepProgress | None = None,
 ) -> list[CurvePoint]:
     """Train `model` in place to prefer the chosen answers; the loss starts at log 2.
 
-    With LoRA, an adapter is put on the model, and that alone is trained.
+    With LoRA, an adapter is put on the model, and that alone is trained. Without `shortcuts`,
+    those are taken that change nothing.
 
     Raises:
         TrainingError: The loss is no longer finite, or memory ran out.
     """
     recorder = _Recorder(progress)
     with tempfile.TemporaryDirectory(prefix="prefreg-") as folder, explained():
+        config = dpo_config(settings, output_dir=folder, seed=seed, max_length=max_length)
+        collator = PartCollator(
+            DataCollatorForPreference(pad_token_id=padding_id(tokenizer)),
+            size=config.per_device_train_batch_size,
+            shortcuts=shortcuts or choose_shortcuts(model, pairs, config),
+        )
         trainer = PairTrainer(
             model=model,
-            args=dpo_config(settings, output_dir=folder, seed=seed, max_length=max_length),
-            data_collator=DataCollatorForPreference(pad_token_id=padding_id(tokenizer)),
+            args=_with_whole_batches(config),
+            data_collator=collator,
             train_dataset=_dataset(pairs, reference),
             processing_class=tokenizer,
             peft_config=lora,
@@ -134,6 +132,28 @@ def own_arguments(
         "log_level": "error",
     }
     return values | own
+
+
+def default_settings(settings: Settings, *, max_length: int) -> dict[str, Any]:
+    """Return the values of those settings that the user may set and nobody did."""
+    config = dpo_config(settings, output_dir="unused", seed=0, max_length=max_length)
+    values = config.to_dict()  # type: ignore[no-untyped-call]
+    return {
+        name: value
+        for name, value in sorted(values.items())
+        if name not in settings.values and not refusal(name)
+    }
+
+
+def _with_whole_batches(config: DPOConfig) -> DPOConfig:
+    """Let a batch be all the pairs of an optimiser step, which the trainer takes part by part.
+
+    Where an incomplete batch is dropped, trl means one that it loads.
+    """
+    if not config.dataloader_drop_last:
+        config.per_device_train_batch_size *= config.gradient_accumulation_steps
+        config.gradient_accumulation_steps = 1
+    return config
 
 
 def _with_one_checkpointing(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,75 @@
+"""Whether a model scores pairs in rows as it scores each answer by itself."""
+
+import random
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from prefreg.data.tokens import TokenPair
+from prefreg.scoring.rows import lay_out, row_length, token_scores
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_TOLERANCE = 1e-3
+"""Of the spread of the log-probabilities: float32 rounds at 1e-5 of it, and a mask that is not
+taken changed it by 3e-2 and more in every kind of model tried."""
+
+
+def why_not_rows(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> str | None:
+    """Return why `pairs` cannot be scored in rows by this model, or None where they can.
+
+    Random tokens in the shapes of the extreme pairs are scored in rows and answer by answer, in
+    the mode that the model is in. Nothing that `pairs` has is longer, so that a window of
+    attention which matters to them is found out; one that is wider than all of them is not.
+    """
+    probes = _probes(pairs, int(model.config.get_text_config().vocab_size))
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        expected = _answer_by_answer(model, probes)
+        if not torch.equal(expected, _answer_by_answer(model, probes)):
+            return "the model draws random numbers (dropout), and would draw once for both answers"
+        try:
+            found = token_scores(model, lay_out(probes).to(model.device)).log_probs.cpu()
+        except Exception as error:  # whatever an unknown architecture raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            return f"the model refuses the mask or the positions of a shared prompt ({reason:.200})"
+    difference = float((found - expected).abs().max())
+    if difference <= _TOLERANCE * float(expected.std()):
+        return None
+    return (
+        "attention does not take the mask of a shared prompt: log-probabilities differ by "
+        f"{difference:.2g} nats"
+    )
+
+
+def _probes(pairs: Sequence[TokenPair], vocabulary: int) -> list[TokenPair]:
+    """Make pairs of random tokens as long as the longest row, answer and the shortest row."""
+    draw = random.Random(0)
+
+    def like(ids: Sequence[int]) -> "array[int]":
+        return array("i", [draw.randrange(vocabulary) for _ in ids])
+
+    def longest(pair: TokenPair) -> int:
+        return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+
+    shapes = (max(pairs, key=row_length), max(pairs, key=longest), min(pairs, key=row_length))
+    return [
+        TokenPair(like(pair.prompt_ids), like(pair.chosen_ids), like(pair.rejected_ids))
+        for pair in shapes
+    ]
+
+
+def _answer_by_answer(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> torch.Tensor:
+    """Score the answers as plainly as can be, in the order of rows' targets."""
+    sequences = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
+    sequences += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
+    found = []
+    for prompt, answer in sequences:
+        ids = torch.tensor([[*prompt, *answer]], device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+        targets = ids[0, len(prompt) :].unsqueeze(1)
+        found.append(logits.log_softmax(-1).gather(1, targets).squeeze(1))
+    return torch.cat(found).cpu()

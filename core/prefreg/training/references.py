@@ -1,0 +1,135 @@
+"""The log-probabilities of the reference, kept on disk by what they are computed from.
+
+Both poles, every seed and a run that is taken up again score the same answers with the same
+base. A file belongs to one set of pairs, in whatever order they come.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from prefreg.checkpoints.bases import BaseModel
+from prefreg.config import cache_folder
+from prefreg.data.tokens import TokenPair
+from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_FORMAT = 1
+_PACKAGES = ("torch", "transformers")
+
+Origin = Literal["computed", "cached", "switched"]
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """What a base's log-probabilities depend on beside the pairs."""
+
+    base: BaseModel
+    precision: str
+    """What the model computes in: `float32`, `bfloat16` or `float16`."""
+    rows: bool
+    """Whether both answers stand in one row; the results differ by rounding."""
+    folder: Path | None = None
+    """Where they are kept; by default in the cache."""
+
+    def score(
+        self,
+        model: "PreTrainedModel",
+        pairs: Sequence[TokenPair],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[PairLogProbs, Origin]:
+        """Return the log-probabilities of pairs, from the disk where they are there.
+
+        They are computed in an order that follows from the pairs alone, so that what is found
+        on the disk is what would be computed, bit for bit.
+        """
+        digests = [_digest(pair) for pair in pairs]
+        order = sorted(range(len(pairs)), key=digests.__getitem__)
+        entry = self._entry([digests[i] for i in order])
+        chosen_tokens, rejected_tokens = _counts(pairs)
+        sums = _recall(entry, len(pairs))
+        origin: Origin = "computed" if sums is None else "cached"
+        if sums is None:
+            with torch.autocast(model.device.type, self._dtype, enabled=self._reduced):
+                found = answer_log_probs(
+                    model, [pairs[i] for i in order], rows=self.rows, progress=progress
+                )
+            sums = torch.stack([found.chosen, found.rejected])
+            _remember(entry, sums)
+        placed = torch.empty_like(sums)
+        placed[:, order] = sums
+        return PairLogProbs(placed[0], placed[1], chosen_tokens, rejected_tokens), origin
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.float16 if self.precision == "float16" else torch.bfloat16
+
+    @property
+    def _reduced(self) -> bool:
+        return self.precision != "float32"
+
+    def _entry(self, digests: Sequence[str]) -> Path:
+        configuration = (self.base.path / "config.json").read_bytes()
+        content = [
+            _FORMAT,
+            self.base.fingerprint.weights,
+            hashlib.sha256(configuration).hexdigest(),
+            self.precision,
+            self.rows,
+            [version(name) for name in _PACKAGES],
+            digests,
+        ]
+        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return (self.folder or cache_folder() / "references") / f"{key}.safetensors"
+
+
+def _digest(pair: TokenPair) -> str:
+    content = [pair.prompt_ids.tolist(), pair.chosen_ids.tolist(), pair.rejected_ids.tolist()]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _counts(pairs: Sequence[TokenPair]) -> tuple[torch.Tensor, torch.Tensor]:
+    counts = [(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in pairs]
+    chosen, rejected = torch.tensor(counts, dtype=torch.int64).view(-1, 2).T
+    return chosen.clone(), rejected.clone()
+
+
+def _recall(entry: Path, count: int) -> torch.Tensor | None:
+    """Read what was kept; None where there is nothing, or it is damaged."""
+    try:
+        kept = load(entry.read_bytes())
+        sums, checksum = kept["sums"], kept["sha256"]
+    except (OSError, KeyError, ValueError, SafetensorError):
+        return None
+    sound = sums.shape == (2, count) and sums.dtype == torch.float64
+    return sums if sound and torch.equal(checksum, _checksum(sums)) else None
+
+
+def _remember(entry: Path, sums: torch.Tensor) -> None:
+    if not bool(torch.isfinite(sums).all()):
+        return
+    partial = entry.with_name(f"{entry.name}.{os.getpid()}.partial")
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(save({"sums": sums, "sha256": _checksum(sums)}))
+        partial.replace(entry)
+    except OSError:  # a cache that cannot be written only costs time
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _checksum(sums: torch.Tensor) -> torch.Tensor:
+    digest = hashlib.sha256(sums.contiguous().numpy().tobytes()).digest()
+    return torch.frombuffer(bytearray(digest), dtype=torch.uint8)
