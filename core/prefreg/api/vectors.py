@@ -1,6 +1,6 @@
 """Where vectors come from: axes that are trained, models that others trained, smaller forms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,10 @@ from prefreg.registry import VersionRecord
 if TYPE_CHECKING:
     from prefreg.flows.add_axis import AxisPreview
     from prefreg.flows.axis_request import AxisRequest
+    from prefreg.flows.consistency import Consistency
     from prefreg.flows.importing import ImportRequest
     from prefreg.flows.planning import AxisPlan
+    from prefreg.flows.seed_runs import ConsistencyRequest, ProgressFor
     from prefreg.flows.sft import SFTRequest, SFTResult
     from prefreg.training import Progress
 
@@ -94,6 +96,36 @@ class Making(Opened):
 
         wanted = AxisRequest(request, **options) if isinstance(request, str) else request
         return plan_axis(self.access, wanted, note)
+
+    def consistency(
+        self,
+        request: "ConsistencyRequest | str",
+        seeds: Iterable[int] = (),
+        *,
+        progress: "ProgressFor | None" = None,
+        note: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> "Consistency":
+        """Compare the vectors of several seeds; what is missing is trained into a scratch registry.
+
+        `consistency("helpful", range(8), halves=2, base="pocket")` takes the fields of
+        `ConsistencyRequest`, and those of `AxisRequest` for the training.
+
+        Raises:
+            UsageError: There are fewer than two seeds, or the scratch registry is this one.
+            VectorError: The vectors are not of one base, or one of them is zero.
+            PrefregError: Whatever `add_axis` raises.
+        """
+        from prefreg.flows.axis_request import AxisRequest
+        from prefreg.flows.consistency import measure_consistency
+        from prefreg.flows.seed_runs import ConsistencyRequest
+
+        if isinstance(request, str):
+            names = ("same_pairs", "halves", "null", "scratch", "store")
+            own = {name: options.pop(name) for name in names if name in options}
+            own |= {"scratch": Path(own["scratch"])} if "scratch" in own else {}
+            request = ConsistencyRequest(AxisRequest(request, **options), tuple(seeds), **own)
+        return measure_consistency(self.access, request, progress, note)
 
     def sft(
         self,

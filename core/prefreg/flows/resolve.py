@@ -131,7 +131,7 @@ def weights_of(store: Store, base: str | None) -> str | None:
     return known[0] if known else resolve_base(base).fingerprint.weights
 
 
-def base_spec(record: BaseRecord) -> str:
+def base_spec(record: BaseIdentity) -> str:
     """Return what `--base` takes to name this base again."""
     return f"{record.name}@{record.revision}" if record.revision else record.name
 
