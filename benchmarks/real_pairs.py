@@ -1,15 +1,17 @@
 """Do vectors of real pairs act in both directions on a model that is not the bundled one?
 
-`python benchmarks/real_pairs.py --base DIR --train FILE --dev FILE --axis NAME` trains the axis
-through the Python API into a scratch registry and measures, on the dev file,
+    python tools/real/build_base.py --data PACK --output BASE
+    python benchmarks/real_pairs.py --base BASE --data PACK --output OUT
+
+trains an axis from each `PACK/prefs/AXIS/train.jsonl.gz` into `OUT/registry.db` and measures it on
+the rows of `dev.jsonl.gz` beside it, which share no group with those of training:
 Δ(x; η) = [log π_η(chosen) − log π_0(chosen)] − [log π_η(rejected) − log π_0(rejected)] in nats.
+Stopped, the same command goes on where it was. `OUT/results.json` and `OUT/results.md` hold it all.
 """
 
 import argparse
 import json
 import random
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,33 +23,119 @@ import prefreg
 from prefreg.axes import PreferencePair
 from prefreg.data.files import read_preference_file
 from prefreg.data.tokens import TokenPair, tokenize_pairs
-from prefreg.evaluation.statistics import FEWEST_GROUPS, Estimate, grouped_mean
+from prefreg.errors import PrefregError
+from prefreg.evaluation.consistency import cosines
+from prefreg.evaluation.statistics import Estimate, grouped_mean
+from prefreg.registry import VersionRecord
 from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
+from prefreg.vectors import open_vector
+from prefreg.vectors.gram import gram
 
-ETAS = (-1.0, -0.5, 0.5, 1.0)
+AXES = ("harmless", "helpful", "verbosity", "truthful", "informative", "polite")
+ETAS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 MATCHED = 0.1
 """Answers are length-matched when their tokens differ by at most this share of the longer."""
 
 Figures = dict[str, Any]
 
 
-def read_dev(path: Path, limit: int | None) -> list[PreferencePair]:
-    """Read the dev pairs, or as many of them, drawn at random."""
-    pairs = [pair for _, pair in read_preference_file(path)]
-    return pairs if limit is None else random.Random(0).sample(pairs, min(limit, len(pairs)))
+def name_axis(name: str, options: argparse.Namespace) -> str:
+    """Return what `add-axis` calls the axis: an installed one, or a file that declares it."""
+    installed, _ = prefreg.open(options.output / "registry.db").axes()
+    if name in {report.installed.axis.name for report in installed}:
+        return name
+    file = options.output / f"{name}.yaml"
+    train = (options.data / "prefs" / name / "train.jsonl.gz").resolve()
+    content = {"name": name, "summary": f"The pairs of {name}.", "sources": [{"file": str(train)}]}
+    file.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML, too
+    return str(file)
+
+
+def train_axis(name: str, options: argparse.Namespace) -> VersionRecord:
+    """Train an axis, unless an earlier call has stored it."""
+    registry = prefreg.open(options.output / "registry.db")
+    if registry.access.is_present() and (known := registry.vectors(name)):
+        return known[-1]
+    return registry.add_axis(
+        name_axis(name, options),
+        base=str(options.base),
+        data=str(options.data / "prefs" / name / "train.jsonl.gz"),
+        limit=options.limit,
+        seed=options.seed,
+        max_length=options.max_length,
+        settings=tuple(options.set),
+        keep_anyway=True,  # what a guard refuses is measured all the same, and reported
+    )
+
+
+def measure(record: VersionRecord, options: argparse.Namespace) -> Figures:
+    """Turn the dial of one loaded model, and score the dev pairs at every η."""
+    steered = prefreg.open(options.output / "registry.db").load(str(options.base), {record.axis: 0})
+    path = options.data / "prefs" / record.axis / "dev.jsonl.gz"
+    dev = [pair for _, pair in read_preference_file(path)]
+    dev = random.Random(0).sample(dev, min(options.dev_limit, len(dev)))
+    tokens = tokenize_pairs(dev, steered.tokenizer, max_length=options.max_length)
+    groups = [group_of(dev[position], position) for position in tokens.kept]
+    base = answer_log_probs(steered.model, tokens.pairs)
+    by_eta = {}
+    for eta in ETAS:
+        turned = answer_log_probs(steered.set({record.axis: eta}).model, tokens.pairs)
+        found = figures(turned, base, groups)
+        by_eta[f"{eta:g}"] = {key: each and asdict(each) for key, each in found.items()}
+    metadata = record.metadata
+    return {
+        "axis": record.axis,
+        "audit": metadata["data"]["audit"],
+        "geometry": {key: metadata["geometry"][key] for key in ("norm", "cosine_poles")},
+        "reports": {pole: metadata["poles"][pole]["report"] for pole in metadata["poles"]},
+        "guards": {pole: metadata["poles"][pole]["failures"] for pole in metadata["poles"]},
+        "seconds": metadata["seconds"]["total"],
+        "pairs": len(tokens.pairs),
+        "groups": len(set(groups)),
+        "dropped": tokens.dropped_long + tokens.indistinct,
+        "truncated": tokens.truncated,
+        "matched": int(matched(base).sum()),
+        "median_tokens": median_tokens(tokens.pairs),
+        "by_eta": by_eta,
+    }
+
+
+def group_of(pair: PreferencePair, position: int) -> str:
+    """Return the group of a pair; one without is alone."""
+    return f"row {position}" if pair.group is None else pair.group
+
+
+def figures(
+    turned: PairLogProbs, base: PairLogProbs, groups: Sequence[str]
+) -> dict[str, Estimate | None]:
+    """Measure one η on all pairs and on the length-matched ones."""
+    found: dict[str, Estimate | None] = {}
+    every = torch.ones(len(base), dtype=torch.bool)
+    for name, mask in (("all", every), ("matched", matched(base))):
+        owners = [group for group, kept in zip(groups, mask.tolist(), strict=True) if kept]
+        for unit, per_token in (("nats", False), ("per token", True)):
+            values = delta(turned, base, per_token=per_token)[mask]
+            margin = margins_of(turned, per_token=per_token)[mask]
+            found[f"{name}, {unit}"] = estimate(values, owners)
+            found[f"{name}, {unit}, accuracy"] = estimate(positive(values), owners)
+            found[f"{name}, {unit}, prefers chosen"] = estimate(positive(margin), owners)
+    return found
+
+
+def margins_of(scores: PairLogProbs, *, per_token: bool) -> torch.Tensor:
+    """Return log p(chosen) − log p(rejected), of the answers' sums or of their mean tokens."""
+    if per_token:
+        return scores.chosen / scores.chosen_tokens - scores.rejected / scores.rejected_tokens
+    return scores.chosen - scores.rejected
 
 
 def delta(turned: PairLogProbs, base: PairLogProbs, *, per_token: bool) -> torch.Tensor:
-    """Return Δ of every pair, of the answers' sums or of their mean tokens."""
-    chosen = turned.chosen - base.chosen
-    rejected = turned.rejected - base.rejected
-    if per_token:
-        chosen, rejected = chosen / base.chosen_tokens, rejected / base.rejected_tokens
-    return chosen - rejected
+    """Return Δ of every pair."""
+    return margins_of(turned, per_token=per_token) - margins_of(base, per_token=per_token)
 
 
-def accuracy(values: torch.Tensor) -> torch.Tensor:
-    """Mark every pair whose Δ is positive; a tie counts one half."""
+def positive(values: torch.Tensor) -> torch.Tensor:
+    """Mark every pair whose value is positive; a tie counts one half."""
     return (values > 0).double() + 0.5 * (values == 0).double()
 
 
@@ -57,86 +145,9 @@ def matched(scores: PairLogProbs) -> torch.Tensor:
     return (scores.chosen_tokens - scores.rejected_tokens).abs() <= MATCHED * longer
 
 
-def figures(
-    turned: PairLogProbs, base: PairLogProbs, groups: Sequence[object]
-) -> dict[str, Estimate | None]:
-    """Measure one η on all pairs and on the length-matched ones."""
-    found: dict[str, Estimate | None] = {}
-    every = torch.ones(len(base), dtype=torch.bool)
-    for name, mask in (("all", every), ("matched", matched(base))):
-        places = mask.nonzero().flatten().tolist()
-        owners = [groups[place] for place in places]
-        for unit, per_token in (("nats", False), ("per token", True)):
-            values = delta(turned, base, per_token=per_token)[mask]
-            found[f"{name}, {unit}"] = estimate(values, owners)
-            found[f"{name}, {unit}, accuracy"] = estimate(accuracy(values), owners)
-    return found
-
-
-def estimate(values: torch.Tensor, owners: Sequence[object]) -> Estimate | None:
+def estimate(values: torch.Tensor, owners: Sequence[str]) -> Estimate | None:
     """Estimate a mean by groups; None where there are too few."""
-    if len(set(owners)) < FEWEST_GROUPS:
-        return None
-    return grouped_mean(values.tolist(), list(map(str, owners)))
-
-
-def measure(options: argparse.Namespace, location: Path) -> Figures:
-    """Train, turn the dials of one loaded model, and score the dev pairs at every η."""
-    registry = prefreg.open(location)
-    started = time.perf_counter()
-    record = registry.add_axis(
-        options.axis,
-        base=str(options.base),
-        data=str(options.train),
-        limit=options.limit,
-        seed=options.seed,
-        max_length=options.max_length,
-        settings=tuple(options.set),
-        keep_anyway=options.keep_anyway,
-    )
-    seconds = time.perf_counter() - started
-    steered = registry.load(str(options.base), {options.axis: 0})
-    dev = read_dev(options.dev, options.dev_limit)
-    tokens = tokenize_pairs(dev, steered.tokenizer, max_length=options.max_length)
-    kept = [dev[position] for position in tokens.kept]
-    groups = [
-        position if pair.group is None else pair.group
-        for position, pair in zip(tokens.kept, kept, strict=True)
-    ]
-    base = answer_log_probs(steered.model, tokens.pairs)
-    by_eta: dict[str, Mapping[str, Any]] = {}
-    for eta in ETAS:
-        turned = answer_log_probs(steered.set({options.axis: eta}).model, tokens.pairs)
-        found = figures(turned, base, groups)
-        by_eta[f"{eta:g}"] = {key: each and asdict(each) for key, each in found.items()}
-    return {
-        "axis": options.axis,
-        "base": options.base.name,
-        "train": f"{options.train.parent.name}/{options.train.name}",
-        "dev": f"{options.dev.parent.name}/{options.dev.name}",
-        "settings": record.metadata["training"]["settings"],
-        "limit": options.limit,
-        "seed": options.seed,
-        "audit": record.metadata["data"]["audit"],
-        "geometry": {key: record.metadata["geometry"][key] for key in ("norm", "cosine_poles")},
-        "guards": {
-            pole: record.metadata["poles"][pole]["failures"] for pole in ("positive", "negative")
-        },
-        "seconds": seconds,
-        "pairs": len(tokens.pairs),
-        "groups": len(set(map(str, groups))),
-        "dropped": tokens.dropped_long + tokens.indistinct,
-        "truncated": tokens.truncated,
-        "matched": int(matched(base).sum()),
-        "matched_groups": count_groups(groups, matched(base)),
-        "median_tokens": median_tokens(tokens.pairs),
-        "by_eta": by_eta,
-    }
-
-
-def count_groups(groups: Sequence[object], mask: torch.Tensor) -> int:
-    """Count the distinct groups among the marked pairs."""
-    return len({str(groups[place]) for place in mask.nonzero().flatten().tolist()})
+    return grouped_mean(values.tolist(), owners) if len(set(owners)) > 1 else None
 
 
 def median_tokens(pairs: Sequence[TokenPair]) -> dict[str, float]:
@@ -151,31 +162,62 @@ def median_tokens(pairs: Sequence[TokenPair]) -> dict[str, float]:
     }
 
 
-def print_tables(found: Figures) -> None:
-    """Print the figures as markdown."""
+def angles(records: Sequence[VersionRecord], options: argparse.Namespace) -> list[list[float]]:
+    """Return the cosine of every two axes."""
+    with prefreg.open(options.output / "registry.db").access.reading() as store:
+        vectors = [open_vector(store.vector_source(each), kind=each.kind) for each in records]
+    products = torch.stack(list(gram(vectors).values())).sum(0)
+    for vector in vectors:
+        vector.close()
+    return [list(map(float, row)) for row in cosines(products.numpy())]
+
+
+def tables(found: Figures) -> str:
+    """Write the figures as markdown."""
+    lines = ["### Cosines of the vectors\n", "| | " + " | ".join(found["axes"]) + " |"]
+    lines.append("|---" * (len(found["axes"]) + 1) + "|")
+    for name, row in zip(found["axes"], found["cosines"], strict=True):
+        lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in row) + " |")
+    for axis in found["axes"]:
+        lines += axis_lines(found["measured"][axis])
+    for name, reason in found["failed"].items():
+        lines.append(f"\n### {name}\n\nNot trained: {reason}")
+    return "\n".join(lines) + "\n"
+
+
+def axis_lines(found: Figures) -> list[str]:
+    """Write the figures of one axis."""
     lengths = found["median_tokens"]
-    print(f"### {found['axis']} on {found['base']}\n")
-    print(
-        f"{found['audit']['train']} training pairs of {found['train']}, {found['seconds']:.0f} s; "
-        f"{found['pairs']} dev pairs in {found['groups']} groups of {found['dev']} "
-        f"({found['truncated']} cut, {found['dropped']} dropped); median answer tokens "
-        f"{lengths['chosen']:.0f} chosen, {lengths['rejected']:.0f} rejected; "
-        f"{found['matched']} pairs in {found['matched_groups']} groups are length-matched "
-        f"(within {MATCHED:.0%}). cos(φ+, φ−) {found['geometry']['cosine_poles']:.2f}.\n"
-    )
+    missed = [
+        f"{pole}: {failure['figure']} {failure['value']:.3g}"
+        for pole, failures in found["guards"].items()
+        for failure in failures
+    ]
+    lines = [
+        f"\n### {found['axis']}\n",
+        f"{found['audit']['train']} training pairs, {found['seconds']:.0f} s; {found['pairs']} dev "
+        f"pairs in {found['groups']} groups ({found['truncated']} cut, {found['dropped']} out); "
+        f"median answer tokens {lengths['chosen']:.0f} chosen, {lengths['rejected']:.0f} rejected; "
+        f"{found['matched']} pairs are length-matched. "
+        f"cos(φ+, φ−) {found['geometry']['cosine_poles']:.2f}. "
+        + (f"Guards missed: {'; '.join(missed)}." if missed else "No guard was missed."),
+    ]
     for name, title in (("all", "All pairs"), ("matched", "Length-matched pairs")):
-        print(f"{title}:\n")
-        print("| η | mean Δ, nats | Δ > 0 | mean Δ per token, millinats | Δ per token > 0 |")
-        print("|---|---|---|---|---|")
+        lines += [f"\n{title}:\n"]
+        lines.append(
+            "| η | mean Δ, nats | Δ > 0 | prefers chosen | mean Δ per token, millinats "
+            "| Δ per token > 0 | prefers chosen per token |"
+        )
+        lines.append("|---|---|---|---|---|---|---|")
         for eta, row in found["by_eta"].items():
             cells = [
-                show(row[f"{name}, nats"], 1, 2),
-                show(row[f"{name}, nats, accuracy"], 1, 2),
-                show(row[f"{name}, per token"], 1000, 1),
-                show(row[f"{name}, per token, accuracy"], 1, 2),
+                show(row[f"{name}, {unit}{what}"], scale if not what else 1, digits)
+                for unit, scale, digits in (("nats", 1, 2), ("per token", 1000, 2))
+                for what in ("", ", accuracy", ", prefers chosen")
             ]
-            print(f"| {eta} | {' | '.join(cells)} |")
-        print(f"\nClaim, mean Δ(−1) < 0 < mean Δ(+1): {verdict(found['by_eta'], name)}.\n")
+            lines.append(f"| {eta} | {' | '.join(cells)} |")
+        lines.append(f"\nClaim, mean Δ(−1) < 0 < mean Δ(+1): {verdict(found['by_eta'], name)}.")
+    return lines
 
 
 def show(cell: Mapping[str, float] | None, scale: float, digits: int) -> str:
@@ -196,27 +238,52 @@ def verdict(by_eta: Mapping[str, Mapping[str, Any]], name: str) -> str:
     return ", ".join(said)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure one axis on one base."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", type=Path, required=True, help="folder of the base model")
-    parser.add_argument("--train", type=Path, required=True, help="pairs to train on (.jsonl[.gz])")
-    parser.add_argument("--dev", type=Path, required=True, help="pairs to measure on")
-    parser.add_argument("--axis", default="verbosity")
-    parser.add_argument("--limit", type=int, help="first rows of the training file")
-    parser.add_argument("--dev-limit", type=int, help="dev rows, drawn at random")
+    parser.add_argument("--data", type=Path, required=True, help="folder with prefs/AXIS/*.gz")
+    parser.add_argument("--output", type=Path, required=True, help="folder of what is found")
+    parser.add_argument("--axes", default=",".join(AXES), metavar="NAME,...")
+    parser.add_argument("--limit", type=int, help="first rows of each training file")
+    parser.add_argument("--dev-limit", type=int, default=500, help="dev rows, drawn at random")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--keep-anyway", action="store_true", help="also where a guard fails")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as scratch:
-        found = measure(options, Path(scratch) / "registry.db")
-    if options.json:
-        text = json.dumps(found, indent=1, ensure_ascii=False)
-        options.json.write_text(text + "\n", encoding="utf-8")
-    print_tables(found)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train and measure every axis on one base."""
+    options = read_options(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    records, failed, measured = [], {}, {}
+    for name in options.axes.split(","):
+        kept = options.output / f"{name}.json"
+        try:
+            record = train_axis(name, options)
+            if not kept.exists():
+                kept.write_text(json.dumps(measure(record, options), indent=1) + "\n", "utf-8")
+        except PrefregError as error:
+            failed[name] = str(error)
+            continue
+        records.append(record)
+        measured[name] = json.loads(kept.read_text("utf-8"))
+        print(f"{name}: done", flush=True)
+    found = {
+        "base": options.base.name,
+        "settings": {key: str(getattr(options, key)) for key in ("limit", "seed", "max_length")},
+        "training": records[0].metadata["training"]["settings"] if records else {},
+        "axes": [record.axis for record in records],
+        "measured": measured,
+        "cosines": angles(records, options) if records else [],
+        "failed": failed,
+    }
+    (options.output / "results.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
+    (options.output / "results.md").write_text(tables(found), "utf-8")
+    print(tables(found))
 
 
 if __name__ == "__main__":
