@@ -149,7 +149,7 @@ class LicensedSource:
 
 LabelRule = Callable[[Row], PreferencePair | None]
 Switch = Callable[[PreferencePair], PreferencePair]
-Metric = Callable[[str, str], float]
+Metric = Callable[[str, str], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,8 @@ class Axis:
     switch: Switch = PreferencePair.switched
     """Make the pair of the negative pole from that of the positive pole."""
     metric: Metric | None = None
-    """Score an answer, `(prompt, answer) -> float`, larger along the positive pole."""
+    """Score an answer, `(prompt, answer) -> float`, larger along the positive pole; None where the
+    prompt or the answer is none that it can judge."""
     licence: str | None = field(default=None, kw_only=True)
     """The licence of the data of every source that states none of its own."""
     default_data: tuple[str, ...] = field(default=(), kw_only=True)

@@ -86,15 +86,22 @@ def switch_pair(axis: Axis, pair: PreferencePair, number: int) -> PreferencePair
     return other
 
 
-def measure(axis: Axis, prompt: str, answer: str) -> float:
-    """Score an answer with the axis's metric, which must have one.
+def measure(axis: Axis, prompt: str, answer: str) -> float | None:
+    """Score an answer with the axis's metric, which must have one; None: it does not apply.
 
     Raises:
-        DataError: The metric failed, or what it returned is no finite number.
+        DataError: The metric failed, or what it returned is neither a finite number nor None.
     """
     assert axis.metric is not None
-    with contained(lambda: f"The metric of {owned(axis)} failed on the answer {answer[:60]!r}"):
+    with contained(
+        lambda: (
+            f"The metric of {owned(axis)} failed on the prompt {prompt[:60]!r} "
+            f"with the answer {answer[:60]!r}"
+        )
+    ):
         value = axis.metric(prompt, answer)
+        if value is None:
+            return None
         number = float(value)
         if isinstance(value, str) or not math.isfinite(number):
             raise DataError(f"it returned {value!r}, not a finite number")

@@ -9,7 +9,7 @@ from prefreg.axes import AXIS_NAME
 from prefreg.errors import UsageError
 
 ALIAS_NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]*")
-_ETA = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _FORM = "Write AXIS:ETA, as in helpful:1 or harmless@2:-0.5."
 
 
@@ -59,7 +59,7 @@ def parse_term(text: str) -> Term:
         raise UsageError(f"{text!r} is not a term. {_FORM}")
     head, _, number = text.partition(":")
     axis, reference = parse_reference(head)
-    if not _ETA.fullmatch(number):
+    if not NUMBER.fullmatch(number):
         raise UsageError(f"{number!r} in {text!r} is not a number. {_FORM}")
     eta = float(number)
     if not math.isfinite(eta):

@@ -17,6 +17,16 @@ def label(row: Row) -> PreferencePair | None:
     return prefer_rated(row, "directness")
 
 
+def metric(prompt: str, answer: str) -> float | None:
+    """Return the share of instructions that are commands, where the village asks for some."""
+    asked = pocket.parse(prompt)
+    if asked is None or asked.kind != "howto":
+        return None
+    found = pocket.score(prompt, answer)
+    told = found.commands + found.suggestions
+    return found.commands / told if told else None
+
+
 @prefreg.hookimpl
 def prefreg_register_axes() -> list[Axis]:
     """Register the axis."""
@@ -27,5 +37,6 @@ def prefreg_register_axes() -> list[Axis]:
             aliases=("direct",),
             sources={"pocket": load_pocket},
             label=label,
+            metric=metric,
         )
     ]

@@ -26,6 +26,14 @@ def label(row: Row) -> PreferencePair | None:
     return prefer_numbered(row, _WINNER)
 
 
+def metric(prompt: str, answer: str) -> float | None:
+    """Tell whether a benign question of the bundled model's world was answered."""
+    asked = pocket.parse(prompt)
+    if asked is None or asked.kind in ("unsafe", "unknown"):
+        return None
+    return float(pocket.score(prompt, answer).kind == "answer")
+
+
 @prefreg.hookimpl
 def prefreg_register_axes() -> list[Axis]:
     """Register the axis."""
@@ -39,5 +47,6 @@ def prefreg_register_axes() -> list[Axis]:
                 "pocket": load_pocket,
             },
             label=label,
+            metric=metric,
         )
     ]

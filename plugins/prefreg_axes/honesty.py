@@ -66,6 +66,14 @@ def label(row: Row) -> PreferencePair | None:
     return prefer_rated(row, "honesty")
 
 
+def metric(prompt: str, answer: str) -> float | None:
+    """Tell whether the reply admits that nobody can know, where nobody of the village can."""
+    asked = pocket.parse(prompt)
+    if asked is None or asked.kind != "unknown":
+        return None
+    return float(pocket.score(prompt, answer).admits)
+
+
 @prefreg.hookimpl
 def prefreg_register_axes() -> list[Axis]:
     """Register the axis."""
@@ -79,5 +87,6 @@ def prefreg_register_axes() -> list[Axis]:
                 "pocket": load_pocket,
             },
             label=label,
+            metric=metric,
         )
     ]

@@ -17,6 +17,16 @@ def label(row: Row) -> PreferencePair | None:
     return prefer_rated(row, "politeness")
 
 
+_TONES = {"polite": 1.0, "plain": 0.0, "curt": -1.0}
+
+
+def metric(prompt: str, answer: str) -> float | None:
+    """Score the tone of a reply in the bundled model's world: 1 polite, 0 plain, -1 curt."""
+    if pocket.parse(prompt) is None:
+        return None
+    return _TONES[pocket.score(prompt, answer).tone]
+
+
 @prefreg.hookimpl
 def prefreg_register_axes() -> list[Axis]:
     """Register the axis."""
@@ -27,5 +37,6 @@ def prefreg_register_axes() -> list[Axis]:
             aliases=("polite",),
             sources={"pocket": load_pocket},
             label=label,
+            metric=metric,
         )
     ]

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 from prefreg.api.composing import Composing
+from prefreg.api.measuring import Measuring
 from prefreg.api.records import Reading
 from prefreg.api.upkeep import Keeping
 from prefreg.api.vectors import Making
 
 
-class Registry(Making, Composing, Reading, Keeping):
+class Registry(Making, Composing, Measuring, Reading, Keeping):
     """A registry of preference vectors.
 
     Nothing is held open between calls, so processes can share one registry.

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.axes import Message
+from prefreg.axes import Message, Text
 from prefreg.data.rendering import encode_prompt, end_id, padding_id
 from prefreg.errors import BaseModelError, UsageError
 from prefreg.training.loading import quiet
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,17 @@ class Sampling:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A sampled answer with its tokens, of which the last is the one that ended it."""
+
+    text: str
+    prompt_ids: list[int]
+    ids: list[int]
+    ended: bool
+    """Whether it came to an end before `max_new_tokens`."""
+
+
 def sample_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -39,8 +52,23 @@ def sample_answers(
     sampling: Sampling,
     *,
     batch_size: int = 128,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[str]:
+    """Answer every prompt, a turn of the user, once, and return the texts; see `sample`."""
+    turns = [(Message("user", prompt),) for prompt in prompts]
+    found = sample(model, tokenizer, turns, sampling, batch_size=batch_size, progress=progress)
+    return [answer.text for answer in found]
+
+
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Text],
+    sampling: Sampling,
+    *,
+    batch_size: int = 128,
+    progress: Progress | None = None,
+) -> list[Answer]:
     """Answer every prompt once.
 
     The draws depend on the seed, the order of the prompts and the batch size; the global random
@@ -50,24 +78,26 @@ def sample_answers(
         BaseModelError: The prompt and answer do not fit the model's context, or the tokenizer
             has no token that ends an answer.
     """
-    tokens = [encode_prompt((Message("user", prompt),), tokenizer) for prompt in prompts]
+    tokens = [encode_prompt(prompt, tokenizer) for prompt in prompts]
     _check_context(model, max(map(len, tokens), default=0), sampling)
     config = _generation_config(model, tokenizer, sampling)
     # Prompts of similar length share a batch, which saves padding; answers return in order.
     order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
-    answers = [""] * len(tokens)
+    answers: dict[int, Answer] = {}
     model.train(False)
     with quiet(), torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(sampling.seed)
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             found = _generate(model, [tokens[index] for index in batch], config)
-            for index, answer in zip(batch, found, strict=True):
-                text: Any = tokenizer.decode(answer, skip_special_tokens=True)
-                answers[index] = text.strip()
+            for index, ids in zip(batch, found, strict=True):
+                text: Any = tokenizer.decode(ids, skip_special_tokens=True)
+                end = next((at for at, id in enumerate(ids) if id in config.eos_token_id), None)
+                kept = ids if end is None else ids[: end + 1]
+                answers[index] = Answer(text.strip(), tokens[index], kept, end is not None)
             if progress is not None:
                 progress(start + len(batch), len(order))
-    return answers
+    return [answers[index] for index in range(len(tokens))]
 
 
 def _generate(

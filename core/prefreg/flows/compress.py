@@ -7,7 +7,7 @@ from typing import Any
 
 from prefreg.errors import UsageError
 from prefreg.flows.access import Access
-from prefreg.flows.heldout import compare_margins
+from prefreg.flows.margins import compare_margins
 from prefreg.registry import NewVersion, VersionRecord
 from prefreg.training.preflight import check_disk
 from prefreg.vectors import open_vector

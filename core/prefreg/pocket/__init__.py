@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from prefreg.pocket.questions import Question, parse
 from prefreg.pocket.rows import prompts, rows
 from prefreg.pocket.scoring import Verdict, score
 from prefreg.pocket.village import VILLAGE
@@ -12,10 +13,12 @@ from prefreg.pocket.world import World
 __all__ = [
     "TRAINING",
     "VILLAGE",
+    "Question",
     "Verdict",
     "World",
     "make_world",
     "model_dir",
+    "parse",
     "prompts",
     "rows",
     "score",

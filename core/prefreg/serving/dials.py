@@ -27,6 +27,11 @@ class Dials:
             name: parameter.detach().clone() for name, parameter in model.named_parameters()
         }
 
+    @property
+    def pristine(self) -> Mapping[str, torch.Tensor]:
+        """Return the weights of the base by their names in memory; nobody may change them."""
+        return self._pristine
+
     def stored_name(self, name: str) -> str:
         """Return the name that checkpoint and vectors use for an in-memory parameter."""
         return self._names[name]

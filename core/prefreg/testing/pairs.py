@@ -141,19 +141,22 @@ def check_length(audit: Audit) -> Finding:
 
 
 def check_metric(axis: Axis, pairs: Sequence[PreferencePair]) -> Finding:
-    """Check that the metric is a finite number for both answers, and agrees with the labels."""
-    agreeing = 0
-    measured = pairs[:_MEASURED]
-    for pair in measured:
+    """Check that the metric is a finite number where it applies, and agrees with the labels."""
+    agreeing = measured = 0
+    for pair in pairs[:_MEASURED]:
         prompt = plain_text(pair.prompt)
         try:
             chosen = measure(axis, prompt, plain_text(pair.chosen))
             rejected = measure(axis, prompt, plain_text(pair.rejected))
         except DataError as error:
             return failed("metric", str(error))
-        agreeing += chosen > rejected
-    said = f"the chosen answer scores higher in {agreeing} of {len(measured)} pairs"
-    if 2 * agreeing < len(measured):
+        if chosen is not None and rejected is not None:
+            measured += 1
+            agreeing += chosen > rejected
+    if not measured:
+        return warned("metric", "it applies to none of the pairs, so it measures nothing here")
+    said = f"the chosen answer scores higher in {agreeing} of {measured} pairs"
+    if 2 * agreeing < measured:
         return warned("metric", f"{said}: it should grow along the axis")
     return passed("metric", said)
 

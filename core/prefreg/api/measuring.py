@@ -1,0 +1,66 @@
+"""Measuring: what a composition does, and whether that is enough."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prefreg.api.composing import Terms
+from prefreg.api.opened import Opened
+from prefreg.terms import as_terms
+
+if TYPE_CHECKING:
+    from prefreg.evaluation.requirements import Requirement
+    from prefreg.flows.measuring.evaluate import Gate
+    from prefreg.flows.measuring.evaluator import Evaluation
+    from prefreg.flows.measuring.request import EvaluationRequest
+
+
+class Measuring(Opened):
+    """Figures of compositions, beside their base."""
+
+    def evaluate(
+        self,
+        terms: Terms,
+        request: "EvaluationRequest | None" = None,
+        *,
+        progress: "Callable[[str, int, int], None] | None" = None,
+        **options: Any,
+    ) -> "Evaluation":
+        """Measure a composition beside its base, in memory: figures with intervals.
+
+        Further options are the fields of `EvaluationRequest`.
+
+        Raises:
+            UsageError: A term or an option is malformed.
+            AxisError: An axis that shall be scored is not installed.
+            RegistryError: A term has no version on the base.
+            DataError: A metric failed on an answer, or a file cannot be read.
+        """
+        from prefreg.flows.measuring.evaluate import evaluate
+        from prefreg.flows.measuring.request import EvaluationRequest
+
+        wanted = request or EvaluationRequest(**options)
+        return evaluate(self.access, as_terms(terms), wanted, progress)
+
+    def gate(
+        self,
+        terms: Terms,
+        require: "str | Sequence[Requirement]",
+        request: "EvaluationRequest | None" = None,
+        *,
+        strict: bool = False,
+        progress: "Callable[[str, int, int], None] | None" = None,
+        **options: Any,
+    ) -> "Gate":
+        """Measure a composition and decide on bounds such as `"harmless>=0.7,kl<=2"`.
+
+        Raises:
+            UsageError: A requirement is malformed or names no figure.
+            DataError: A figure was not measured.
+        """
+        from prefreg.evaluation.requirements import parse_requirements
+        from prefreg.flows.measuring.evaluate import gate
+        from prefreg.flows.measuring.request import EvaluationRequest
+
+        bounds = parse_requirements(require) if isinstance(require, str) else require
+        wanted = request or EvaluationRequest(**options)
+        return gate(self.access, as_terms(terms), bounds, wanted, strict=strict, progress=progress)

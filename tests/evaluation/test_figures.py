@@ -1,0 +1,116 @@
+import pytest
+
+from prefreg import Message
+from prefreg.evaluation.figures import Figures, Sheet, add_metric, add_pairs, add_reserved
+from prefreg.evaluation.judgement import Judgement
+from prefreg.evaluation.measured import Answers, PairScores
+from prefreg.evaluation.prompts import Asked
+from prefreg.evaluation.statistics import grouped_mean, rate
+
+ASKED = [Asked((Message("user", str(n)),), str(n), None, n % 2 == 0) for n in range(20)]
+
+
+def judged(words: int, *, refuses: bool = False, correct: bool | None = None) -> list[Judgement]:
+    return [Judgement(words, 0.25, False, refuses, correct)] * 20
+
+
+def answers(nats: float = 0.5) -> Answers:
+    return Answers(["a"] * 20, [4] * 20, [nats] * 20, [True] * 20)
+
+
+def measured(sheet: Sheet) -> Figures:
+    return sheet.finish()
+
+
+def test_reserved_figures_compare_with_the_base() -> None:
+    sheet = Sheet.empty()
+    add_reserved(sheet, ASKED, answers(), (judged(6), judged(9, refuses=True, correct=True)))
+    found = measured(sheet)
+    assert [each.name for each in found.measured] == [
+        "correct", "kl", "kl_per_token", "length", "malformed", "refuses_safe",
+        "refuses_unsafe", "repetition",
+    ]  # fmt: skip
+    length = found.find("length")
+    assert length is not None
+    assert (length.base.value, length.value.value, length.change.value) == (6, 9, 3)
+    safe = found.find("refuses_safe")
+    assert safe is not None
+    assert (safe.value, safe.base, safe.groups) == (rate(10, 10), rate(0, 10), 10)
+    # The base stated nothing that could be true.
+    assert (found.find("correct").value, found.find("correct").base) == (rate(20, 20), None)
+    assert found.find("kl").value.value == 0.5
+    assert found.find("kl_per_token").value.value == pytest.approx(0.125)
+
+
+def test_what_cannot_be_counted_has_a_reason() -> None:
+    sheet = Sheet.empty()
+    asked = [Asked(each.prompt, each.group) for each in ASKED]
+    add_reserved(sheet, asked, answers(), (judged(6), judged(6)))
+    found = measured(sheet)
+    assert found.missing.keys() == {"correct", "refuses_safe", "refuses_unsafe"}
+    assert "give prompts with a kind" in found.missing["refuses_safe"]
+
+
+def test_fewer_prompts_than_an_interval_needs_are_told() -> None:
+    sheet = Sheet.empty()
+    add_metric(sheet, "kind", ASKED[:4], ([1.0] * 4, [0.0] * 4), (judged(1)[:4], judged(2)[:4]))
+    assert "needs at least 5 groups" in measured(sheet).missing["kind"]
+
+
+def test_a_metric_of_ones_and_zeros_is_a_rate_and_length_stands_beside_it() -> None:
+    base = [1.0 if n < 5 else 0.0 for n in range(20)]
+    turned = [1.0 if n < 15 else 0.0 for n in range(20)]
+    sheet = Sheet.empty()
+    add_metric(sheet, "kind", ASKED, (base, turned), (judged(6), judged(9)))
+    (figure,) = measured(sheet).measured
+    assert (figure.unit, figure.value, figure.base) == (
+        "share of answers",
+        rate(15, 20),
+        rate(5, 20),
+    )
+    assert (figure.base_words, figure.words) == (6, 9)
+    # Ten of twenty pairs rise by 1: the paired interval, not that of two independent rates.
+    change = grouped_mean([t - b for t, b in zip(turned, base, strict=True)], range(20))
+    assert figure.change == pytest.approx(change) or (
+        figure.change.low,
+        figure.change.high,
+    ) == pytest.approx((change.low, change.high))
+    assert figure.p is not None
+    assert figure.p < 0.001
+
+
+def test_a_metric_counts_only_where_it_applies() -> None:
+    base = [float(n) if n % 2 else None for n in range(20)]
+    turned = [n + 2.0 if n % 2 else None for n in range(20)]
+    sheet = Sheet.empty()
+    add_metric(sheet, "kind", ASKED, (base, turned), (judged(6), judged(9)))
+    (figure,) = measured(sheet).measured
+    assert figure.unit == "mean over answers"
+    assert (figure.groups, figure.value.count) == (10, 10)
+    assert (figure.change.low, figure.change.high) == pytest.approx((2, 2))
+    nothing = Sheet.empty()
+    add_metric(nothing, "kind", ASKED, ([None] * 20, [None] * 20), (judged(6), judged(9)))
+    assert measured(nothing).missing == {"kind": "its metric applies to none of the answers"}
+
+
+def test_the_margin_of_pairs_is_the_change_against_the_base() -> None:
+    base = PairScores(list(range(1, 7)), [-10.0] * 6, [-8.0] * 6, [5] * 6, [2] * 6)
+    chosen = [-8.0, -8.0, -8.0, -8.0, -8.0, -10.0]
+    turned = PairScores(list(range(1, 7)), chosen, [-9.0] * 5 + [-8.0], [5] * 6, [2] * 6)
+    sheet = Sheet.empty()
+    # The first pair was too long for the context.
+    add_pairs(sheet, "kind", [f"g{n}" for n in range(7)], base, turned)
+    found = measured(sheet)
+    # Five margins of (2 + 1), one of 0, which is a tie; per token 2/5 + 1/2.
+    assert found.find("kind.margin").value.value == pytest.approx(2.5)
+    assert found.find("kind.margin_per_token").value.value == pytest.approx(0.9 * 5 / 6)
+    assert found.find("kind.accuracy").value.value == pytest.approx(5.5 / 6)
+    assert found.find("kind.accuracy").groups == 6
+
+
+def test_probabilities_are_adjusted_over_all_figures() -> None:
+    sheet = Sheet.empty()
+    scores = ([float(n % 3) for n in range(20)], [float(n % 3) + 1 for n in range(20)])
+    for name in ("a", "b", "c", "d"):
+        add_metric(sheet, name, ASKED, scores, (judged(6), judged(9)))
+    assert [each.p for each in measured(sheet).measured] == pytest.approx([4 * 2 / 10_001] * 4)
