@@ -1,6 +1,6 @@
 """The tables and bars of `pocket_bars.py`: `python benchmarks/pocket_tables.py FILE…`.
 
-The first file is shown in full, the others only by their bars.
+The first file is shown in full, the others by one table of their bars.
 """
 
 import itertools
@@ -131,9 +131,8 @@ def print_settings(found: Figures) -> None:
         print(f"{cell.get('count', 0)} answers to {cell['asked']} questions.")
 
 
-def print_bars(results: Figures) -> None:
-    """Print every bar over all seeds; malformed only as the worst setting."""
-    print("\n### Bars\n")
+def every_bar(results: Figures) -> dict[str, list[Bar]]:
+    """Return every bar by its promise, one a seed; malformed only as the worst setting."""
     table: dict[str, list[Bar]] = {}
     for seed, found in results["seeds"].items():
         every = [*bars(found), *(bar for *_, bar in controls_of(results, seed))]
@@ -142,6 +141,12 @@ def print_bars(results: Figures) -> None:
         rest = [bar for bar in every if not bar.name.endswith(" malformed")]
         for bar in (*rest, worst._replace(name="malformed, worst setting")):
             table.setdefault(bar.name, []).append(bar)
+    return table
+
+
+def print_bars(results: Figures) -> None:
+    """Print every bar over all seeds."""
+    print("\n### Bars\n")
     rows = [
         (
             name,
@@ -149,9 +154,33 @@ def print_bars(results: Figures) -> None:
             ", ".join("–" if bar.value is None else f"{bar.value:.3f}" for bar in row),
             "met" if all(bar.met for bar in row) else "**missed**",
         )
-        for name, row in table.items()
+        for name, row in every_bar(results).items()
     ]
     print_rows(("promise", "bar", f"measured (seeds {', '.join(results['seeds'])})", ""), rows)
+
+
+def print_others(paths: Sequence[Path]) -> None:
+    """Print the bars of several bases side by side; what misses its bar is bold."""
+    print("\n## Bars of other bases\n")
+    tables = {path.stem: every_bar(json.loads(path.read_text("utf-8"))) for path in paths}
+    rows = []
+    for name in dict.fromkeys(name for table in tables.values() for name in table):
+        found = [table.get(name, []) for table in tables.values()]
+        first = next(row[0] for row in found if row)
+        cells = (
+            ", ".join(
+                "–"
+                if bar.value is None
+                else f"{bar.value:.3f}"
+                if bar.met
+                else f"**{bar.value:.3f}**"
+                for bar in row
+            )
+            or "–"
+            for row in found
+        )
+        rows.append((name, f"{first.direction} {first.bound:g}", *cells))
+    print_rows(("promise", "bar", *tables), rows)
 
 
 def controls_of(results: Figures, seed: str) -> list[tuple[str, str, list[float], Bar]]:
@@ -225,14 +254,12 @@ def print_rows(heads: Sequence[str], rows: Any) -> None:
 
 def main() -> None:
     """Print the first file in full and the bars of the others."""
-    for index, path in enumerate(sys.argv[1:]):
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-        print(f"\n## {path}: {results['parameters']:,} parameters")
-        if index:
-            print_bars(results)
-            print_controls(results)
-        else:
-            print_tables(results)
+    first, *others = map(Path, sys.argv[1:])
+    results = json.loads(first.read_text("utf-8"))
+    print(f"\n## {first}: {results['parameters']:,} parameters")
+    print_tables(results)
+    if others:
+        print_others(others)
 
 
 if __name__ == "__main__":
