@@ -38,7 +38,7 @@ def scores(chosen: list[float], rejected: list[float], tokens: int = 1) -> PairL
 
 def test_batches_score_as_one_answer_at_a_time() -> None:
     model, pairs = worded.llama(), tokens()
-    found = answer_log_probs(model, pairs, batch_size=7)
+    found = answer_log_probs(model, pairs, tokens=70)
     for pair, chosen, rejected in zip(pairs, found.chosen, found.rejected, strict=True):
         assert float(chosen) == pytest.approx(
             plain(model, pair.prompt_ids, pair.chosen_ids), abs=1e-4
@@ -77,10 +77,10 @@ def test_progress_counts_answers_to_the_end() -> None:
     answer_log_probs(
         worded.llama(),
         tokens(5),
-        batch_size=4,
+        tokens=1,
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen == [(4, 10), (8, 10), (10, 10)]
+    assert seen == [(2, 10), (4, 10), (6, 10), (8, 10), (10, 10)]
 
 
 def test_a_tie_counts_one_half() -> None:

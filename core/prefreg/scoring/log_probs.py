@@ -9,12 +9,15 @@ import torch
 
 from prefreg.data.tokens import TokenPair
 from prefreg.scoring.probe import why_not_rows
-from prefreg.scoring.rows import lay_out, row_length, token_scores
+from prefreg.scoring.rows import lay_out, longest_answered, row_length, token_scores
+from prefreg.scoring.splitting import split_by_length
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-BATCH_SIZE = 16
+TOKENS = 4096
+"""Tokens that are scored at a time, with their padding."""
+_AT_MOST = 64
 _LOGITS_LIMIT = 1 << 27
 """Logits in memory at a time (512 MiB in float32): a batch is made smaller to stay below."""
 
@@ -49,31 +52,31 @@ def answer_log_probs(
     model: "PreTrainedModel",
     pairs: Sequence[TokenPair],
     *,
-    batch_size: int = BATCH_SIZE,
+    tokens: int = TOKENS,
     rows: bool | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PairLogProbs:
     """Score both answers of every pair; `progress` gets answers done and in total.
 
     Both stand in one row behind their prompt where the model takes that, which a probe tells
-    unless `rows` says so. The model computes in its own dtype and mode-free (no dropout);
-    log-softmax is in float32 and sums are in float64. Padding is masked, so the batches change
-    a result by rounding only.
+    unless `rows` says so; as many rows at a time as have `tokens` tokens. The model computes in
+    its own dtype and mode-free (no dropout); log-softmax is in float32 and sums are in float64.
+    Padding is masked, so the batches change a result by rounding only.
     """
     sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
-    # Long pairs first: if memory is short, it fails at once; and neighbours pad little.
-    order = sorted(range(len(pairs)), key=lambda i: -row_length(pairs[i]))
     training = model.training
     model.train(False)
     try:
         if rows is None and pairs:
             rows = why_not_rows(model, pairs) is None
         score = _score_rows if rows else _score_answers
-        for start in range(0, len(order), max(1, batch_size // 2)):
-            batch = order[start : start + max(1, batch_size // 2)]
+        lengths = [row_length(pair) if rows else 2 * longest_answered(pair) for pair in pairs]
+        done = 0
+        for batch in split_by_length(lengths, tokens=tokens, at_most=_AT_MOST):
             sums[batch] = score(model, [pairs[i] for i in batch])
+            done += len(batch)
             if progress:
-                progress(2 * (start + len(batch)), 2 * len(order))
+                progress(2 * done, 2 * len(pairs))
     finally:
         model.train(training)
     return PairLogProbs(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from prefreg.data.tokens import TokenPair
-from prefreg.scoring.rows import lay_out, row_length, token_scores
+from prefreg.scoring.rows import lay_out, longest_answered, row_length, token_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,9 +28,10 @@ def why_not_rows(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> str | 
     probes = _probes(pairs, int(model.config.get_text_config().vocab_size))
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices):
-        expected = _answer_by_answer(model, probes)
-        if not torch.equal(expected, _answer_by_answer(model, probes)):
+        shortest = [_answer_by_answer(model, probes[-1:]) for _ in range(2)]
+        if not torch.equal(*shortest):
             return "the model draws random numbers (dropout), and would draw once for both answers"
+        expected = _answer_by_answer(model, probes)
         try:
             found = token_scores(model, lay_out(probes).to(model.device)).log_probs.cpu()
         except Exception as error:  # whatever an unknown architecture raises
@@ -46,16 +47,17 @@ def why_not_rows(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> str | 
 
 
 def _probes(pairs: Sequence[TokenPair], vocabulary: int) -> list[TokenPair]:
-    """Make pairs of random tokens as long as the longest row, answer and the shortest row."""
+    """Make pairs of random tokens as long as the longest row, the longest text and the shortest."""
     draw = random.Random(0)
 
     def like(ids: Sequence[int]) -> "array[int]":
         return array("i", [draw.randrange(vocabulary) for _ in ids])
 
-    def longest(pair: TokenPair) -> int:
-        return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
-
-    shapes = (max(pairs, key=row_length), max(pairs, key=longest), min(pairs, key=row_length))
+    longest, shortest = max(pairs, key=row_length), min(pairs, key=row_length)
+    deepest = max(pairs, key=longest_answered)
+    shapes = [longest, shortest]
+    if longest_answered(deepest) > longest_answered(longest):
+        shapes.insert(0, deepest)
     return [
         TokenPair(like(pair.prompt_ids), like(pair.chosen_ids), like(pair.rejected_ids))
         for pair in shapes

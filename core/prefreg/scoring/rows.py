@@ -49,6 +49,11 @@ def row_length(pair: TokenPair) -> int:
     return len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids) - 2
 
 
+def longest_answered(pair: TokenPair) -> int:
+    """Return how many tokens the prompt has with the longer answer."""
+    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+
+
 def lay_out(pairs: Sequence[TokenPair]) -> Rows:
     """Write pairs as rows, padded at their ends to the longest."""
     longest = max(map(row_length, pairs))

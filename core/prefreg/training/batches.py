@@ -1,6 +1,6 @@
 """From the pairs of an optimiser batch to what trl's loss is computed on, part by part."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from prefreg.data.tokens import TokenPair
-from prefreg.scoring.rows import lay_out, row_length
+from prefreg.scoring.rows import lay_out, longest_answered, row_length
 from prefreg.training.micro_batches import sorted_parts, trl_parts
 from prefreg.training.shortcuts import Shortcuts
 
@@ -28,18 +28,20 @@ class PartCollator:
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, list[dict[str, Any]]]:
         """Return the parts of a batch."""
+        cut: Iterable[tuple[Sequence[int], float]] = trl_parts(len(examples), self.size)
         if self.shortcuts.sorted_parts is None:
-            lengths = [self._length(_pair(example)) for example in examples]
-            cut: Any = sorted_parts(lengths, self.size)
-        else:
-            cut = trl_parts(len(examples), self.size)
+            cut = self._sorted([_pair(example) for example in examples])
         write = self.plain if self.shortcuts.shared_prompt else write_rows
         return {"parts": [write([examples[i] for i in part]) | {"weight": w} for part, w in cut]}
 
-    def _length(self, pair: TokenPair) -> int:
-        if self.shortcuts.shared_prompt is None:
-            return row_length(pair)
-        return 2 * (len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids)))
+    def _sorted(self, pairs: Sequence[TokenPair]) -> Iterable[tuple[Sequence[int], float]]:
+        """Cut pairs into sorted parts, none of more tokens than trl's largest part of them."""
+        both = [2 * longest_answered(pair) for pair in pairs]
+        lengths = both if self.shortcuts.shared_prompt else [row_length(pair) for pair in pairs]
+        tokens = max(
+            len(part) * max(both[i] for i in part) for part, _ in trl_parts(len(pairs), self.size)
+        )
+        return sorted_parts(lengths, self.size, tokens=tokens)
 
 
 def write_rows(examples: Sequence[Example]) -> dict[str, Any]:
