@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,14 @@ from prefreg.axes import Axis
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.data.pairs import PairSet, build_pairs
 from prefreg.training.settings import Settings, resolve_settings
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what the fixtures of a session cache out of the user's folder."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PREFREG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -60,7 +60,7 @@ def ours(
         model,
         worded.tokenizer(),
         pairs,
-        answer_log_probs(worded.llama(seed=1), pairs),
+        answer_log_probs(worded.llama(seed=1), pairs, tail=values.values.get("ld_alpha", 1.0)),
         settings=values,
         max_length=48,
         seed=0,
@@ -149,9 +149,17 @@ def test_gradients_are_those_of_trl_with_an_incomplete_last_batch(
         ("num_train_epochs=2", "dataloader_drop_last=true"),
         ("activation_checkpointing=true",),
         ("use_weighting=true",),
+        ("ld_alpha=0.3",),
         ("optim=adamw_torch", "learning_rate=1e-3", "max_grad_norm=0.1", "weight_decay=0.1"),
     ],
-    ids=["unaccumulated", "two epochs, dropping", "checkpointing", "weighted", "adam, clipped"],
+    ids=[
+        "unaccumulated",
+        "two epochs, dropping",
+        "checkpointing",
+        "weighted",
+        "tails",
+        "adam, clipped",
+    ],
 )
 def test_settings_act_as_in_trl(assignments: tuple[str, ...], tmp_path: Path) -> None:
     values = settings(*assignments)
@@ -268,6 +276,17 @@ def test_a_router_that_learns_from_the_whole_batch_gets_trl_s_batches() -> None:
     assert chosen.sorted_parts == chosen.shared_prompt
     off = dpo_config(settings("router_aux_loss_coef=0"), output_dir="no", seed=0, max_length=48)
     assert choose_shortcuts(model, tokens(), off).shared_prompt is None
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [("neftune_noise_alpha=5", "noise to every row"), ("torch_compile=true", "compiles the model")],
+)
+def test_what_acts_on_whole_rows_gets_trl_s_batches(assignment: str, words: str) -> None:
+    config = dpo_config(settings(assignment), output_dir="no", seed=0, max_length=48)
+    chosen = choose_shortcuts(worded.llama(), tokens(), config)
+    assert words in str(chosen.shared_prompt)
+    assert words in str(chosen.sorted_parts)
 
 
 def test_dropout_that_trl_leaves_on_keeps_prompts_apart() -> None:

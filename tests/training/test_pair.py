@@ -67,6 +67,15 @@ def test_everything_about_the_run_is_recorded(result: PairResult) -> None:
     assert set(result.seconds) == {"loading", "reference", "positive", "negative", "scoring"}
     assert {"torch", "trl", "transformers", "python"} <= set(result.packages)
     assert result.hardware
+    assert result.shortcuts.as_dict() == {
+        "shared_prompt": {"on": True},
+        "sorted_parts": {"on": True},
+    }
+    assert result.references["negative"] == "switched"
+    assert result.defaults["adam_epsilon"] == 1e-8
+    assert result.defaults["loss_type"] == ["sigmoid"]
+    assert not set(result.defaults) & set(result.settings)
+    assert "output_dir" not in result.defaults
     assert result.peak_memory["main"] > 1 << 20
 
 
@@ -94,16 +103,19 @@ def test_the_negative_pole_is_the_positive_one_of_the_switched_pairs(
 
 
 def test_a_switch_of_ones_own_gets_its_own_reference(
-    result: PairResult, base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings
+    base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings
 ) -> None:
-    own = replace(axis, switch=lambda pair: pair.switched())
+    def switch(pair: PreferencePair) -> PreferencePair:
+        return PreferencePair.from_texts(prompt="is it red ?", chosen="no", rejected="yes")
+
     stages: list[str] = []
-    other = train_pair(
+    made = train_pair(
         base=base,
-        axis=own,
+        axis=replace(axis, switch=switch),
         pairs=pairs,
-        settings=settings,
+        settings=with_steps(settings, 1),
         seed=0,
+        keep_anyway=True,
         progress=lambda stage, step, total, loss=None, /: stages.append(stage),
     )
     assert list(dict.fromkeys(stages)) == [
@@ -114,8 +126,38 @@ def test_a_switch_of_ones_own_gets_its_own_reference(
         "negative",
         "scoring negative",
     ]
+    assert made.references == {"positive": "computed", "negative": "computed"}
+
+
+def test_a_switch_that_only_exchanges_answers_shares_the_reference(
+    result: PairResult, base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings
+) -> None:
+    own = replace(axis, switch=lambda pair: pair.switched())
+    other = train_pair(base=base, axis=own, pairs=pairs, settings=settings, seed=0)
+    assert other.references["negative"] == "switched"
     for name, weight in result.negative.weights.items():
-        assert torch.allclose(weight, other.negative.weights[name], atol=1e-6)
+        assert torch.equal(weight, other.negative.weights[name])
+
+
+def test_what_makes_a_run_slow_is_said_and_recorded(
+    base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings
+) -> None:
+    notes: list[str] = []
+    made = train_pair(
+        base=base,
+        axis=axis,
+        pairs=pairs,
+        settings=with_steps(settings, 2, neftune_noise_alpha=1.0),
+        seed=0,
+        keep_anyway=True,
+        note=notes.append,
+    )
+    reason = "neftune_noise_alpha adds noise to every row by itself"
+    assert notes == [
+        f"Prompts are read once for each answer: {reason}.",
+        f"Micro-batches are not sorted by length: {reason}.",
+    ]
+    assert made.shortcuts.as_dict()["shared_prompt"] == {"on": False, "why_not": reason}
 
 
 def test_a_pair_that_one_pole_has_to_drop_is_dropped_for_both(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import worded
-from prefreg.axes import Axis
+from prefreg.axes import Axis, PreferencePair
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.data.pairs import PairSet
 from prefreg.data.tokens import TokenPair, tokenize_pairs
@@ -28,7 +28,9 @@ def references(base: BaseModel, tmp_path: Path) -> References:
 
 
 def score(references: References, pairs: tuple[TokenPair, ...]) -> tuple[PairLogProbs, Origin]:
-    return references.score(load_model(references.base), pairs)
+    found = references.score(load_model(references.base), pairs)
+    assert found.whole is found.trained
+    return found.trained, found.origin
 
 
 def kept(references: References) -> list[Path]:
@@ -68,6 +70,19 @@ def test_other_content_is_computed(references: References, tmp_path: Path) -> No
     folder = worded.save(tmp_path / "other", tied=False)
     assert score(replace(references, base=resolve_base(str(folder))), tokens())[1] == "computed"
     assert len(kept(references)) == 5
+
+
+def test_tails_that_count_less_are_kept_beside_the_whole(references: References) -> None:
+    """LD-DPO: of 3 and 6 tokens the last three count for half in the loss."""
+    model, pairs = load_model(references.base), tokens()
+    found = replace(references, tail=0.5).score(model, pairs)
+    halved = answer_log_probs(model, pairs, tail=0.5)
+    whole = answer_log_probs(model, pairs)
+    torch.testing.assert_close(found.trained.rejected, halved.rejected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.whole.rejected, whole.rejected, rtol=0, atol=1e-4)
+    assert (found.trained.rejected > found.whole.rejected + 0.1).all()
+    torch.testing.assert_close(found.trained.chosen, found.whole.chosen)
+    assert score(references, pairs)[1] == "cached"
 
 
 def test_another_configuration_of_the_same_weights_is_computed(
@@ -155,5 +170,10 @@ def test_both_poles_and_another_seed_take_one_pass(
     assert train(axis, 0) == {"positive": "computed", "negative": "switched"}
     assert train(axis, 1) == {"positive": "cached", "negative": "switched"}
     own = replace(axis, switch=lambda pair: pair.switched())
-    assert train(own, 1) == {"positive": "cached", "negative": "computed"}
-    assert train(own, 1) == {"positive": "cached", "negative": "cached"}
+    assert train(own, 1) == {"positive": "cached", "negative": "switched"}
+
+    def turn(pair: PreferencePair) -> PreferencePair:
+        return replace(pair.switched(), chosen=pair.chosen, rejected=pair.rejected)
+
+    other = replace(axis, switch=turn)
+    assert train(other, 1) == {"positive": "cached", "negative": "cached"}

@@ -104,6 +104,7 @@ def add_axis(
         lora=run.lora,
         keep_anyway=request.keep_anyway,
         progress=progress,
+        note=note,
     )
     with tempfile.TemporaryDirectory(prefix="prefreg-") as folder:
         blob = Path(folder) / "vector.safetensors"

@@ -23,7 +23,7 @@ from prefreg.training.preflight import (
     free_memory,
 )
 from prefreg.training.probe import Duration, count_steps, measure_duration
-from prefreg.training.tokenising import TokenisedPairs, plainly_switched, tokenise
+from prefreg.training.tokenising import TokenisedPairs, tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -161,7 +161,7 @@ def _measure(
         tokens,
         settings=run.settings,
         steps=steps,
-        references=1 if plainly_switched(run.installed.axis) else 2,
+        references=1 if tokens.plainly_switched else 2,
         loading=loading,
         lora=lora,
     )

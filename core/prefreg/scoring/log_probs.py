@@ -54,6 +54,7 @@ def answer_log_probs(
     *,
     tokens: int = TOKENS,
     rows: bool | None = None,
+    tail: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> PairLogProbs:
     """Score both answers of every pair; `progress` gets answers done and in total.
@@ -61,7 +62,8 @@ def answer_log_probs(
     Both stand in one row behind their prompt where the model takes that, which a probe tells
     unless `rows` says so; as many rows at a time as have `tokens` tokens. The model computes in
     its own dtype and mode-free (no dropout); log-softmax is in float32 and sums are in float64.
-    Padding is masked, so the batches change a result by rounding only.
+    Padding is masked, so the batches change a result by rounding only. Tokens of the longer
+    answer beyond the length of the shorter one count for `tail` each (LD-DPO).
     """
     sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
     training = model.training
@@ -73,7 +75,11 @@ def answer_log_probs(
         lengths = [row_length(pair) if rows else 2 * longest_answered(pair) for pair in pairs]
         done = 0
         for batch in split_by_length(lengths, tokens=tokens, at_most=_AT_MOST):
-            sums[batch] = score(model, [pairs[i] for i in batch])
+            scored = score(model, [pairs[i] for i in batch])
+            for i, chosen, rejected in zip(batch, scored, scored[len(batch) :], strict=False):
+                shared = min(len(chosen), len(rejected))
+                sums[i, 0] = _total(chosen, shared, tail)
+                sums[i, 1] = _total(rejected, shared, tail)
             done += len(batch)
             if progress:
                 progress(2 * done, 2 * len(pairs))
@@ -98,44 +104,37 @@ def preference_accuracy(margin: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def _score_rows(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> torch.Tensor:
-    """Return the summed log-probabilities of both answers of each pair."""
-    scores = token_scores(model, lay_out(pairs).to(model.device)).log_probs.double().cpu()
+def _score_rows(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> list[torch.Tensor]:
+    """Return the log-probabilities of each answer's tokens: all chosen, then all rejected."""
+    scores = token_scores(model, lay_out(pairs).to(model.device)).log_probs.cpu()
     answers = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
-    parts = torch.split(scores, [len(answer) for answer in answers])
-    return torch.stack([part.sum() for part in parts]).view(2, -1).T
+    return list(torch.split(scores, [len(answer) for answer in answers]))
 
 
 @torch.no_grad()
-def _score_answers(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> torch.Tensor:
+def _score_answers(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> list[torch.Tensor]:
     """Return the same, each answer in a padded row of its own behind its prompt."""
-    sequences = [
-        (pair.prompt_ids, answer)
-        for pair in pairs
-        for answer in (pair.chosen_ids, pair.rejected_ids)
-    ]
+    sequences = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
+    sequences += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
     longest = max(len(prompt) + len(answer) for prompt, answer in sequences)
     fitting = max(1, _LOGITS_LIMIT // (longest * model.config.get_text_config().vocab_size))
-    parts = [
-        _score(model, sequences[start : start + fitting])
+    return [
+        tokens
         for start in range(0, len(sequences), fitting)
+        for tokens in _score(model, sequences[start : start + fitting])
     ]
-    return torch.cat(parts).view(-1, 2)
 
 
 def _score(
     model: "PreTrainedModel", batch: Sequence[tuple[Sequence[int], Sequence[int]]]
-) -> torch.Tensor:
-    """Return the summed log-probability of each answer after its prompt."""
+) -> list[torch.Tensor]:
     longest = max(len(prompt) + len(answer) for prompt, answer in batch)
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    answered = torch.zeros_like(ids, dtype=torch.bool)
     for row, (prompt, answer) in enumerate(batch):
         length = len(prompt) + len(answer)
         ids[row, :length] = torch.tensor([*prompt, *answer])
         mask[row, :length] = 1
-        answered[row, len(prompt) : length] = True
     # The first answer token is predicted at the last prompt token; nothing before it is needed.
     first = min(len(prompt) for prompt, _ in batch) - 1
     device = model.device
@@ -146,10 +145,18 @@ def _score(
     logits = logits[:, first - longest : -1]
     targets = ids[:, first + 1 :].to(device)
     picked = logits.gather(2, targets.unsqueeze(2)).squeeze(2).float()
-    log_probs = picked - logits.float().logsumexp(2)
-    counted = answered[:, first + 1 :].to(device)
-    sums: torch.Tensor = log_probs.masked_fill(~counted, 0).double().sum(1).cpu()
-    return sums
+    log_probs = (picked - logits.float().logsumexp(2)).cpu()
+    starts = [len(prompt) - 1 - first for prompt, _ in batch]
+    return [
+        log_probs[row, start : start + len(answer)]
+        for row, (start, (_, answer)) in enumerate(zip(starts, batch, strict=True))
+    ]
+
+
+def _total(tokens: torch.Tensor, shared: int, tail: float) -> torch.Tensor:
+    """Sum tokens; those from `shared` on count for `tail` each."""
+    exact = tokens.double()
+    return exact[:shared].sum() + tail * exact[shared:].sum()
 
 
 def _can_keep(model: "PreTrainedModel") -> bool:

@@ -18,7 +18,6 @@ RECORD = "prefreg records every step in the version, and shows progress unless -
 LOAD = "prefreg loads the base, in float32 and without remote code"
 ORDER = "the order of pairs follows from --seed, the same for both poles"
 ALONE = "prefreg trains in one process"
-LENGTH = "the shared reference pass sums all tokens of an answer"
 
 OWN: Mapping[str, str] = {
     "output_dir": KEPT,
@@ -34,7 +33,6 @@ OWN: Mapping[str, str] = {
     "sync_ref_model": FIXED,
     "ref_model_mixup_alpha": FIXED,
     "ref_model_sync_steps": FIXED,
-    "ld_alpha": LENGTH,
     "truncation_mode": TOKENS,
     "pad_token": TOKENS,
     "padding_free": TOKENS,

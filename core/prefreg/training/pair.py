@@ -14,7 +14,7 @@ from prefreg.checkpoints.bases import BaseModel
 from prefreg.data.audit import Audit
 from prefreg.data.pairs import PairSet
 from prefreg.errors import TrainingError
-from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
+from prefreg.scoring.log_probs import answer_log_probs
 from prefreg.scoring.report import PoleReport, compare
 from prefreg.training.environment import hardware, package_versions, peak_memory
 from prefreg.training.guards import Failure, check_pole, enforce
@@ -22,10 +22,10 @@ from prefreg.training.loading import load_limits, load_model, load_tokenizer, qu
 from prefreg.training.lora import Lora, LoraOptions, choose_layers
 from prefreg.training.preflight import check_memory, estimate_memory
 from prefreg.training.progress import Progress
-from prefreg.training.references import Origin, References
+from prefreg.training.references import Origin, Reference, References
 from prefreg.training.settings import Settings
 from prefreg.training.shortcuts import Shortcuts, choose_shortcuts
-from prefreg.training.tokenising import TokenisedPairs, plainly_switched, tokenise
+from prefreg.training.tokenising import TokenisedPairs, tokenise
 from prefreg.training.trainer import CurvePoint, default_settings, dpo_config, train_pole
 
 if TYPE_CHECKING:
@@ -88,11 +88,12 @@ def train_pair(
     lora: LoraOptions | None = None,
     keep_anyway: bool = False,
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> PairResult:
     """Train θ₊ and θ₋ from the base, or an adapter on it for each.
 
-    Both poles see the same pairs in the same order. The same seed gives the same weights, bit
-    for bit, on the same machine with as many threads.
+    Both poles see the same pairs in the same order; `note` gets what makes the run slow. The same
+    seed gives the same weights, bit for bit, on the same machine with as many threads.
 
     Raises:
         UsageError: The maximum length exceeds the model's context, or LoRA finds no such layer.
@@ -116,11 +117,14 @@ def train_pair(
         original = {} if chosen else _weights(model)
         prefix = model.base_model_prefix
         shortcuts = run.choose(model, tokens)
+        if note is not None:
+            for sentence in shortcuts.notes():
+                note(sentence)
         references = run.reference(model, tokens, shortcuts)
 
         def train(pole: Pole, model: "PreTrainedModel") -> TrainedPole:
-            scores = references[pole][0]
-            done = run.train(pole, model, tokenizer, tokens, scores, original, shortcuts)
+            reference = references[pole]
+            done = run.train(pole, model, tokenizer, tokens, reference, original, shortcuts)
             enforce(done.failures, axis_name=axis.name, keep_anyway=keep_anyway)
             return done
 
@@ -141,7 +145,7 @@ def train_pair(
         settings=settings.as_dict() | {"max_length": tokens.max_length},
         defaults=default_settings(settings, max_length=tokens.max_length),
         shortcuts=shortcuts,
-        references={pole: origin for pole, (_, origin) in references.items()},
+        references={pole: reference.origin for pole, reference in references.items()},
         seed=seed,
         seconds=run.seconds,
         packages=package_versions(),
@@ -177,15 +181,13 @@ class _Run:
 
     def reference(
         self, model: "PreTrainedModel", tokens: TokenisedPairs, shortcuts: Shortcuts
-    ) -> dict[Pole, tuple[PairLogProbs, Origin]]:
+    ) -> dict[Pole, Reference]:
         """Score the base once; where the switch is the plain one, that serves both poles."""
-        config = self._config()
-        precision = "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
-        scorer = References(self.base, precision, rows=shortcuts.shared_prompt is None)
+        scorer = self._scorer(shortcuts)
         with self._timed("reference"):
             positive = scorer.score(model, tokens.positive, self._steps("reference"))
-            if plainly_switched(self.axis):
-                return {"positive": positive, "negative": (positive[0].switched(), "switched")}
+            if tokens.plainly_switched:
+                return {"positive": positive, "negative": positive.switched()}
             steps = self._steps("reference of negative")
             return {"positive": positive, "negative": scorer.score(model, tokens.negative, steps)}
 
@@ -195,7 +197,7 @@ class _Run:
         model: "PreTrainedModel",
         tokenizer: "PreTrainedTokenizerBase",
         tokens: TokenisedPairs,
-        reference: PairLogProbs,
+        reference: Reference,
         original: Weights,
         shortcuts: Shortcuts,
     ) -> TrainedPole:
@@ -206,7 +208,7 @@ class _Run:
                     model,
                     tokenizer,
                     pairs[tokens.train],
-                    reference[tokens.train],
+                    reference.trained[tokens.train],
                     settings=self.settings,
                     max_length=tokens.max_length,
                     seed=self.seed,
@@ -218,12 +220,21 @@ class _Run:
                 raise TrainingError(f"Axis {self.axis.name!r}, {pole} pole: {error}") from error
         with self._timed("scoring"):
             steps = self._steps(f"scoring {pole}")
-            rows = shortcuts.shared_prompt is None
-            scores = answer_log_probs(model, pairs[tokens.report], rows=rows, progress=steps)
-        report = compare(scores, reference[tokens.report], split=tokens.split)
+            scorer = self._scorer(shortcuts)
+            with scorer.autocast(model):
+                scores = answer_log_probs(
+                    model, pairs[tokens.report], rows=scorer.rows, progress=steps
+                )
+        report = compare(scores, reference.whole[tokens.report], split=tokens.split)
         weights = _weights(model)
         before = self.lora.unmoved(weights) if self.lora else original
         return TrainedPole(weights, report, curve, check_pole(pole, report, weights, before))
+
+    def _scorer(self, shortcuts: Shortcuts) -> References:
+        config = self._config()
+        precision = "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
+        rows = shortcuts.shared_prompt is None
+        return References(self.base, precision, rows=rows, tail=config.ld_alpha)
 
     def _config(self) -> "DPOConfig":
         return dpo_config(self.settings, output_dir="unused", seed=self.seed, max_length=2)

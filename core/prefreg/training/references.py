@@ -29,7 +29,23 @@ if TYPE_CHECKING:
 _FORMAT = 1
 _PACKAGES = ("torch", "transformers")
 
+Steps = Callable[[int, int], None]
 Origin = Literal["computed", "cached", "switched"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The reference's log-probabilities of one pole's pairs."""
+
+    trained: PairLogProbs
+    """As the loss counts them."""
+    whole: PairLogProbs
+    """As reports count them: every token alike."""
+    origin: Origin
+
+    def switched(self) -> "Reference":
+        """Return those of the pairs with their answers exchanged."""
+        return Reference(self.trained.switched(), self.whole.switched(), "switched")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,30 +57,54 @@ class References:
     """What the model computes in: `float32`, `bfloat16` or `float16`."""
     rows: bool
     """Whether both answers stand in one row; the results differ by rounding."""
+    tail: float | None = None
+    """What a token beyond the length of the shorter answer counts for in the loss (`ld_alpha`)."""
     folder: Path | None = None
     """Where they are kept; by default in the cache."""
 
     def score(
+        self, model: "PreTrainedModel", pairs: Sequence[TokenPair], progress: Steps | None = None
+    ) -> Reference:
+        """Return the log-probabilities of pairs, from the disk where they are there."""
+        trained, origin = self._score(
+            model, pairs, 1.0 if self.tail is None else self.tail, progress
+        )
+        whole = trained
+        if self.tail is not None:
+            whole, _ = self._score(model, pairs, 1.0, progress)
+        return Reference(trained, whole, origin)
+
+    def autocast(self, model: "PreTrainedModel") -> torch.autocast:
+        """Return the context in which the model computes as in training."""
+        reduced = self.precision != "float32"
+        dtype = torch.float16 if self.precision == "float16" else torch.bfloat16
+        return torch.autocast(model.device.type, dtype, enabled=reduced)
+
+    def _score(
         self,
         model: "PreTrainedModel",
         pairs: Sequence[TokenPair],
-        progress: Callable[[int, int], None] | None = None,
+        tail: float,
+        progress: Steps | None,
     ) -> tuple[PairLogProbs, Origin]:
-        """Return the log-probabilities of pairs, from the disk where they are there.
+        """Score pairs in an order that follows from them alone.
 
-        They are computed in an order that follows from the pairs alone, so that what is found
-        on the disk is what would be computed, bit for bit.
+        So what is found on the disk is what would be computed, bit for bit.
         """
         digests = [_digest(pair) for pair in pairs]
         order = sorted(range(len(pairs)), key=digests.__getitem__)
-        entry = self._entry([digests[i] for i in order])
+        entry = self._entry([digests[i] for i in order], tail)
         chosen_tokens, rejected_tokens = _counts(pairs)
         sums = _recall(entry, len(pairs))
         origin: Origin = "computed" if sums is None else "cached"
         if sums is None:
-            with torch.autocast(model.device.type, self._dtype, enabled=self._reduced):
+            with self.autocast(model):
                 found = answer_log_probs(
-                    model, [pairs[i] for i in order], rows=self.rows, progress=progress
+                    model,
+                    [pairs[i] for i in order],
+                    rows=self.rows,
+                    tail=tail,
+                    progress=progress,
                 )
             sums = torch.stack([found.chosen, found.rejected])
             _remember(entry, sums)
@@ -72,15 +112,7 @@ class References:
         placed[:, order] = sums
         return PairLogProbs(placed[0], placed[1], chosen_tokens, rejected_tokens), origin
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return torch.float16 if self.precision == "float16" else torch.bfloat16
-
-    @property
-    def _reduced(self) -> bool:
-        return self.precision != "float32"
-
-    def _entry(self, digests: Sequence[str]) -> Path:
+    def _entry(self, digests: Sequence[str], tail: float) -> Path:
         configuration = (self.base.path / "config.json").read_bytes()
         content = [
             _FORMAT,
@@ -88,6 +120,7 @@ class References:
             hashlib.sha256(configuration).hexdigest(),
             self.precision,
             self.rows,
+            tail,
             [version(name) for name in _PACKAGES],
             digests,
         ]

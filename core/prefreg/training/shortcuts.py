@@ -39,6 +39,14 @@ class Shortcuts:
     sorted_parts: str | None = None
     """An optimiser batch in parts of similar length."""
 
+    def notes(self) -> list[str]:
+        """Say in a sentence each what is not done, and why."""
+        told = (
+            ("Prompts are read once for each answer", self.shared_prompt),
+            ("Micro-batches are not sorted by length", self.sorted_parts),
+        )
+        return [f"{what}: {reason}." for what, reason in told if reason]
+
     def as_dict(self) -> dict[str, Any]:
         """Return what is recorded about them."""
         reasons = {"shared_prompt": self.shared_prompt, "sorted_parts": self.sorted_parts}
@@ -55,8 +63,7 @@ def choose_shortcuts(
 
     Like trl, this switches the model's dropout layers off where the configuration says so.
     """
-    if coefficient := _router_loss(model, config):
-        reason = f"the router's loss (coefficient {coefficient:g}) depends on the whole batch"
+    if reason := _needs_trl_batches(model, config):
         return Shortcuts(reason, reason)
     coupled = sorted(set(config.loss_type) - _PAIR_BY_PAIR)
     parts = f"the loss {', '.join(coupled)} couples the pairs of a batch" if coupled else None
@@ -68,6 +75,17 @@ def choose_shortcuts(
         return Shortcuts(why_not_rows(model, pairs), parts)
     finally:
         model.train(training)
+
+
+def _needs_trl_batches(model: "PreTrainedModel", config: "DPOConfig") -> str | None:
+    """Return why nothing but trl's own batches will do, whatever the model's attention takes."""
+    if config.neftune_noise_alpha is not None:
+        return "neftune_noise_alpha adds noise to every row by itself"
+    if config.torch_compile:
+        return "torch_compile compiles the model for trl's batches"
+    if coefficient := _router_loss(model, config):
+        return f"the router's loss (coefficient {coefficient:g}) depends on the whole batch"
+    return None
 
 
 def _router_loss(model: "PreTrainedModel", config: "DPOConfig") -> float:

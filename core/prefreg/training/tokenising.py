@@ -32,10 +32,10 @@ class TokenisedPairs:
     renderings: tuple[str, ...]
     audit: Audit
 
-
-def plainly_switched(axis: Axis) -> bool:
-    """Whether the negative pole's pairs are those of the positive one with answers exchanged."""
-    return axis.switch is PreferencePair.switched
+    @property
+    def plainly_switched(self) -> bool:
+        """Whether every pair of the negative pole is the positive pole's, answers exchanged."""
+        return self.negative == tuple(pair.switched() for pair in self.positive)
 
 
 def tokenise(
@@ -62,7 +62,7 @@ def tokenise(
         return tokenize_pairs(texts, tokenizer, max_length=max_length, vocabulary=vocabulary)
 
     found = write(both)
-    if plainly_switched(axis):
+    if axis.switch is PreferencePair.switched:
         kept = found.kept
         positive = found.pairs
         negative = tuple(pair.switched() for pair in positive)
