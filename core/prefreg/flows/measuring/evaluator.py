@@ -185,7 +185,6 @@ class Evaluator:
         scored = answer_log_probs(
             self.bench.model(candidate),
             tokens.pairs,
-            batch_size=64,
             progress=self._step(f"pairs of {candidate.formula}"),
         )
         return PairScores(
