@@ -192,7 +192,7 @@ def reference_pass(bench: Bench, *, rows: bool) -> tuple[Stage, PairLogProbs]:
         model = load_model(bench.base)
         with measured(model, stage):
             scorer = References(bench.base, "float32", rows=rows, folder=Path(folder))
-            scores, _ = scorer.score(model, bench.pairs)
+            scores = scorer.score(model, bench.pairs).trained
     return stage, scores
 
 

@@ -136,7 +136,11 @@ def test_a_version_is_shown_with_its_record(run, trained) -> None:
     data = run("show", "help@1", "--json", "--registry", trained).data
     assert (data["axis"], data["version"], data["kind"]) == ("helpful", 1, "dense")
     assert data["base"]["name"] == "pocket"
-    assert data["metadata"]["training"]["settings"]["max_steps"] == 8
+    training = data["metadata"]["training"]
+    assert training["settings"]["max_steps"] == 8
+    assert training["defaults"]["loss_type"] == ["sigmoid"]
+    assert training["shortcuts"] == {"shared_prompt": {"on": True}, "sorted_parts": {"on": True}}
+    assert data["metadata"]["environment"]["reference"]["negative"] == "switched"
     assert data["metadata"]["data"]["source"] == "pocket"
     assert set(data["metadata"]["poles"]) == {"positive", "negative"}
     text = run("show", "helpful", "--registry", trained).out

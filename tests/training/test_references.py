@@ -85,6 +85,16 @@ def test_tails_that_count_less_are_kept_beside_the_whole(references: References)
     assert score(references, pairs)[1] == "cached"
 
 
+def test_reduced_precision_computes_as_training_does_and_is_kept_apart(
+    references: References,
+) -> None:
+    exact, _ = score(references, tokens())
+    reduced, origin = score(replace(references, precision="bfloat16"), tokens())
+    assert origin == "computed"
+    assert not torch.equal(reduced.chosen, exact.chosen)
+    torch.testing.assert_close(reduced.chosen, exact.chosen, rtol=0.05, atol=0)
+
+
 def test_another_configuration_of_the_same_weights_is_computed(
     references: References, tmp_path: Path
 ) -> None:

@@ -226,7 +226,6 @@ def _metadata(
             "seed": result.seed,
             "settings": result.settings,
             "defaults": result.defaults,
-            "reference": result.references,
             "shortcuts": result.shortcuts.as_dict(),
         }
         | ({"lora": result.lora.as_dict()} if result.lora else {}),
@@ -239,6 +238,7 @@ def _metadata(
             "packages": result.packages,
             "hardware": result.hardware,
             "peak_memory": result.peak_memory,
+            "reference": result.references,
         },
         "seconds": {**result.seconds, "total": seconds},
     }
