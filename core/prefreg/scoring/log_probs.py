@@ -1,6 +1,5 @@
 """Log-probabilities of answers, teacher-forced."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from prefreg.data.tokens import TokenPair
+from prefreg.scoring.answers import score_answers
 from prefreg.scoring.probe import why_not_rows
 from prefreg.scoring.rows import lay_out, longest_answered, row_length, token_scores
 from prefreg.scoring.splitting import split_by_length
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 TOKENS = 4096
 """Tokens that are scored at a time, with their padding."""
 _AT_MOST = 64
-_LOGITS_LIMIT = 1 << 27
-"""Logits in memory at a time (512 MiB in float32): a batch is made smaller to stay below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ def answer_log_probs(
     try:
         if rows is None and pairs:
             rows = why_not_rows(model, pairs) is None
-        score = _score_rows if rows else _score_answers
+        score = _score_rows if rows else score_answers
         lengths = [row_length(pair) if rows else 2 * longest_answered(pair) for pair in pairs]
         done = 0
         for batch in split_by_length(lengths, tokens=tokens, at_most=_AT_MOST):
@@ -111,53 +109,7 @@ def _score_rows(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> list[to
     return list(torch.split(scores, [len(answer) for answer in answers]))
 
 
-@torch.no_grad()
-def _score_answers(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> list[torch.Tensor]:
-    """Return the same, each answer in a padded row of its own behind its prompt."""
-    sequences = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
-    sequences += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
-    longest = max(len(prompt) + len(answer) for prompt, answer in sequences)
-    fitting = max(1, _LOGITS_LIMIT // (longest * model.config.get_text_config().vocab_size))
-    return [
-        tokens
-        for start in range(0, len(sequences), fitting)
-        for tokens in _score(model, sequences[start : start + fitting])
-    ]
-
-
-def _score(
-    model: "PreTrainedModel", batch: Sequence[tuple[Sequence[int], Sequence[int]]]
-) -> list[torch.Tensor]:
-    longest = max(len(prompt) + len(answer) for prompt, answer in batch)
-    ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, (prompt, answer) in enumerate(batch):
-        length = len(prompt) + len(answer)
-        ids[row, :length] = torch.tensor([*prompt, *answer])
-        mask[row, :length] = 1
-    # The first answer token is predicted at the last prompt token; nothing before it is needed.
-    first = min(len(prompt) for prompt, _ in batch) - 1
-    device = model.device
-    extra = {"logits_to_keep": longest - first} if _can_keep(model) else {}
-    logits = model(
-        input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **extra
-    ).logits
-    logits = logits[:, first - longest : -1]
-    targets = ids[:, first + 1 :].to(device)
-    picked = logits.gather(2, targets.unsqueeze(2)).squeeze(2).float()
-    log_probs = (picked - logits.float().logsumexp(2)).cpu()
-    starts = [len(prompt) - 1 - first for prompt, _ in batch]
-    return [
-        log_probs[row, start : start + len(answer)]
-        for row, (start, (_, answer)) in enumerate(zip(starts, batch, strict=True))
-    ]
-
-
 def _total(tokens: torch.Tensor, shared: int, tail: float) -> torch.Tensor:
     """Sum tokens; those from `shared` on count for `tail` each."""
     exact = tokens.double()
     return exact[:shared].sum() + tail * exact[shared:].sum()
-
-
-def _can_keep(model: "PreTrainedModel") -> bool:
-    return "logits_to_keep" in inspect.signature(model.forward).parameters

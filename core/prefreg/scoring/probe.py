@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from prefreg.data.tokens import TokenPair
+from prefreg.scoring.answers import score_answers
 from prefreg.scoring.rows import lay_out, longest_answered, row_length, token_scores
 
 if TYPE_CHECKING:
@@ -65,13 +66,6 @@ def _probes(pairs: Sequence[TokenPair], vocabulary: int) -> list[TokenPair]:
 
 
 def _answer_by_answer(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> torch.Tensor:
-    """Score the answers as plainly as can be, in the order of rows' targets."""
-    sequences = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
-    sequences += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
-    found = []
-    for prompt, answer in sequences:
-        ids = torch.tensor([[*prompt, *answer]], device=model.device)
-        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-        targets = ids[0, len(prompt) :].unsqueeze(1)
-        found.append(logits.log_softmax(-1).gather(1, targets).squeeze(1))
-    return torch.cat(found).cpu()
+    """Score each answer in a row of its own, in the order of `Rows.targets`."""
+    scored = [score_answers(model, [pair]) for pair in pairs]
+    return torch.cat([answers[side] for side in (0, 1) for answers in scored])

@@ -22,11 +22,13 @@ from prefreg.checkpoints.bases import BaseModel
 from prefreg.config import cache_folder
 from prefreg.data.tokens import TokenPair
 from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
+from prefreg.training.environment import hardware
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _FORMAT = 1
+"""Goes up with every change of the file or of how batches are made and scored."""
 _PACKAGES = ("torch", "transformers")
 
 Steps = Callable[[int, int], None]
@@ -121,7 +123,9 @@ class References:
             self.precision,
             self.rows,
             tail,
+            # These change a result by rounding, and the same seed must give the same bytes.
             [version(name) for name in _PACKAGES],
+            hardware(),
             digests,
         ]
         key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
