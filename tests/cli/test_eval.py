@@ -89,3 +89,42 @@ def test_a_figure_without_enough_prompts_is_left_out_or_refused(
     assert "needs at least 5 groups" in missing["kl"]
     reason = refuse(1, "gate", "helpful:1", *few, "--require", "kl<=5")
     assert "'kl' was not measured: A bootstrap over groups" in reason
+
+
+def test_sweep_tells_where_its_report_is(run: Run, trained: Path, tmp_path: Path) -> None:
+    few = ("--registry", trained, "--prompts", 24, "--max-new-tokens", 8)
+    found = run("sweep", "helpful=0,2", *few, "-o", "out")
+    assert found.out.startswith("HELPFUL")
+    assert "The report is out/report.html." in found.out
+    data = run("sweep", "helpful=0,2", *few, "-o", "out", "--overwrite", "--json").data
+    assert data["files"] == sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert [each["etas"] for each in data["settings"]] == [{"helpful": 0.0}, {"helpful": 2.0}]
+    assert data["settings"][1]["evaluation"]["cached"]
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "reason"),
+    [
+        (2, ("helpful:1",), "needs an axis that is turned"),
+        (2, ("helpful=0:1",), "has no range"),
+        (1, ("kindness=0,1",), "kindness"),
+        (2, ("helpful=0,1", "--judge", "localhost"), "no address of a judge"),
+        (1, ("helpful=0,1", "--retention", "gone.jsonl"), "There is no data file"),
+        (1, ("helpful=0,1", "--reward-model", "./gone"), "There is no folder"),
+    ],
+)
+def test_bad_sweeps_get_one_line(
+    refuse: Refuse, trained: Path, code: int, arguments: tuple[str, ...], reason: str
+) -> None:
+    assert reason in refuse(code, "sweep", *arguments, "--registry", trained)
+
+
+def test_retention_and_a_judge_that_is_down(run: Run, refuse: Refuse, trained: Path) -> None:
+    few = ("--registry", trained, "--prompts", 8, "--max-new-tokens", 8)
+    found = run("eval", "helpful:1", *few, "--retention", "pocket", "--json").data
+    figures = {figure["name"]: figure for figure in found["figures"]}
+    assert figures["retention.facts"]["base"]["value"] > 0.9
+    assert "not measurable" in found["missing"]["retention.two_hop"]
+    assert "retention.log_likelihood" in figures
+    down = ("--judge", "http://127.0.0.1:9/v1")
+    assert "cannot be reached" in refuse(1, "eval", "helpful:4", *few, *down)

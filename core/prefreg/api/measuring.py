@@ -1,6 +1,7 @@
 """Measuring: what a composition does, and whether that is enough."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefreg.api.composing import Terms
@@ -8,10 +9,12 @@ from prefreg.api.opened import Opened
 from prefreg.terms import as_terms
 
 if TYPE_CHECKING:
+    from prefreg.evaluation.grid import Grid
     from prefreg.evaluation.requirements import Requirement
     from prefreg.flows.measuring.evaluate import Gate
     from prefreg.flows.measuring.evaluator import Evaluation
     from prefreg.flows.measuring.request import EvaluationRequest
+    from prefreg.flows.measuring.sweep import Sweep
 
 
 class Measuring(Opened):
@@ -64,3 +67,33 @@ class Measuring(Opened):
         bounds = parse_requirements(require) if isinstance(require, str) else require
         wanted = request or EvaluationRequest(**options)
         return gate(self.access, as_terms(terms), bounds, wanted, strict=strict, progress=progress)
+
+    def sweep(
+        self,
+        grid: "str | Sequence[str] | Grid",
+        output: str | Path = "sweep",
+        request: "EvaluationRequest | None" = None,
+        *,
+        overwrite: bool = False,
+        progress: "Callable[[str, int, int], None] | None" = None,
+        **options: Any,
+    ) -> "Sweep":
+        """Measure every setting of a grid, `["helpful=-1:1:0.5", "harmless=-1,0,1"]`.
+
+        Writes a table, pictures and a report into a folder. Further options are the fields of
+        `EvaluationRequest`. What was measured before an interruption is not repeated.
+
+        Raises:
+            UsageError: The grid is malformed.
+            OutputError: The folder holds something else, or a sweep that may not be replaced.
+        """
+        from prefreg.evaluation.grid import Grid, parse_grid
+        from prefreg.flows.measuring.request import EvaluationRequest
+        from prefreg.flows.measuring.sweep import sweep
+
+        if not isinstance(grid, Grid):
+            grid = parse_grid([grid] if isinstance(grid, str) else grid)
+        wanted = request or EvaluationRequest(**options)
+        return sweep(
+            self.access, grid, wanted, Path(output), overwrite=overwrite, progress=progress
+        )

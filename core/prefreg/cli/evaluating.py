@@ -56,6 +56,35 @@ def evaluation_options(function: Function) -> Function:
             help="Prompts to ask, one JSON object a line.  [default: those of the pairs]",
         ),
         click.option("--max-new-tokens", type=click.IntRange(1), default=96, show_default=True),
+        click.option(
+            "--retention",
+            multiple=True,
+            metavar="FILE|pocket",
+            help="Multiple-choice questions, or what the bundled model shall remember.",
+        ),
+        click.option("--tasks", metavar="NAMES", help="Tasks of lm-eval, as in piqa,openbookqa."),
+        click.option("--task-limit", type=click.IntRange(1), help="Documents of each task."),
+        click.option(
+            "--task-path",
+            type=click.Path(path_type=Path, exists=True, file_okay=False),
+            help="A folder of further tasks.",
+        ),
+        click.option(
+            "--reward-model",
+            "reward_models",
+            multiple=True,
+            metavar="ID",
+            help="A sequence classifier that scores answers: a folder or a hub id.",
+        ),
+        click.option("--judge", metavar="URL", help="An endpoint of OpenAI's protocol."),
+        click.option("--judge-model", default="default", show_default=True),
+        click.option(
+            "--judge-timeout",
+            type=click.FloatRange(0, min_open=True),
+            default=60.0,
+            show_default=True,
+            help="Seconds for each question.",
+        ),
         AT,
     )
     for option in reversed(options):
@@ -63,12 +92,15 @@ def evaluation_options(function: Function) -> Function:
     return function
 
 
-def make_request(axes: str | None, **options: Any) -> "EvaluationRequest":
+def make_request(axes: str | None, tasks: str | None, **options: Any) -> "EvaluationRequest":
     """Make the request of the options that `evaluation_options` adds."""
     from prefreg.flows.measuring.request import EvaluationRequest
 
-    names = tuple(name.strip() for name in (axes or "").split(",") if name.strip())
-    return EvaluationRequest(axes=names, **options)
+    return EvaluationRequest(axes=_names(axes), tasks=_names(tasks), **options)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 @command("eval")
@@ -76,14 +108,19 @@ def make_request(axes: str | None, **options: Any) -> "EvaluationRequest":
 @evaluation_options
 @click.option("--store", is_flag=True, help="Keep the figures with the version of the one term.")
 def evaluate(
-    common: Common, terms: tuple[Term, ...], axes: str | None, store: bool, **options: Any
+    common: Common,
+    terms: tuple[Term, ...],
+    axes: str | None,
+    tasks: str | None,
+    store: bool,
+    **options: Any,
 ) -> None:
     """Measure what a composition does and what it breaks, beside the base.
 
     Nothing is written but the cache, from which the same question is answered at once.
     """
     _require_terms(terms)
-    request = make_request(axes, **options)
+    request = make_request(axes, tasks, **options)
     registry = common.open_registry()
     if store and len(terms) != 1:
         raise UsageError("--store keeps figures of one version: give exactly one term.")
@@ -115,6 +152,7 @@ def gate(
     require: str,
     strict: bool,
     axes: str | None,
+    tasks: str | None,
     **options: Any,
 ) -> None:
     """Measure a composition and exit with 3 unless every bound holds.
@@ -127,7 +165,7 @@ def gate(
 
     _require_terms(terms)
     wanted = parse_requirements(require)
-    request = make_request(axes, **options)
+    request = make_request(axes, tasks, **options)
     registry = common.open_registry()
     with stage_progress(common) as progress:
         found = registry.gate(terms, wanted, request, strict=strict, progress=progress)

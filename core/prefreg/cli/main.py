@@ -22,6 +22,7 @@ from prefreg.cli import (
     new_axis,
     registry,
     sft,
+    sweeping,
     upkeep,
     vectors,
 )
@@ -71,6 +72,7 @@ for module in (
     consistency,
     compose,
     evaluating,
+    sweeping,
     exporting,
     vectors,
     diff,

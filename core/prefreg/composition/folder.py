@@ -39,7 +39,7 @@ def new_folder(
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         try:
-            _require_usable(target, overwrite=overwrite, keep=keep)
+            require_usable(target, overwrite=overwrite, keep=keep)
             _make_parents(target, made)
             _require_space(target, needed)
             partial.mkdir()
@@ -70,7 +70,12 @@ def write_file(path: Path, data: bytes, *, durable: bool = False) -> None:
             os.fsync(stream.fileno())
 
 
-def _require_usable(target: Path, *, overwrite: bool | None, keep: Sequence[Path]) -> None:
+def require_usable(target: Path, *, overwrite: bool | None, keep: Sequence[Path]) -> None:
+    """Check a destination before what it shall hold is made; see `new_folder`.
+
+    Raises:
+        OutputError: It is taken.
+    """
     for path in keep:
         real = Path(os.path.realpath(path))
         if target == real or real in target.parents or target in real.parents:

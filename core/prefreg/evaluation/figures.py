@@ -103,7 +103,7 @@ def add_metric(
         turned = [place for place, score in enumerate(scores[1]) if score is not None]
         if not turned:
             return "its metric applies to none of the answers"
-        figure = _compared(name, "", asked, scores)
+        figure = compare_values(name, "", asked, scores)
         words = [_mean_words(judged[side], scores[side]) for side in (0, 1)]
         return replace(figure, base_words=words[0], words=words[1])
 
@@ -133,7 +133,7 @@ def add_reserved(
         )
 
     def add(name: str, unit: str, values: tuple[list[float | None], ...], missing: str) -> None:
-        sheet.add(name, lambda name: _compared(name, unit, asked, values, missing))
+        sheet.add(name, lambda name: compare_values(name, unit, asked, values, missing))
 
     add("correct", "share of answers", both(lambda each: _number(each.correct)), _UNCHECKED)
     sheet.add(
@@ -194,14 +194,20 @@ def _plain(name: str, unit: str, value: Estimate, groups: Sequence[str]) -> Figu
     return Figure(name, unit, value, None, None, None, len(set(groups)))
 
 
-def _compared(
+def compare_values(
     name: str,
     unit: str,
     asked: Sequence[Asked],
     sides: Sequence[Sequence[float | None]],
     missing: str = "",
 ) -> Figure:
-    """Compare means over the answers that count on either side, group by group."""
+    """Compare means over what counts on either side, the base first, group by group.
+
+    Values of 0 and 1 alone are a rate; None does not count.
+
+    Raises:
+        DataError: Nothing counts, or there are too few groups.
+    """
     base, turned = (np.array([np.nan if v is None else v for v in side]) for side in sides)
     groups = [each.group for each in asked]
     counted = np.isfinite(turned)

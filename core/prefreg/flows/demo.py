@@ -8,7 +8,7 @@ from pathlib import Path
 from prefreg import pocket
 from prefreg.errors import OutputError
 from prefreg.evaluation.behaviour import Behaviour, measure_behaviour
-from prefreg.evaluation.plots import Curve, draw_curves
+from prefreg.evaluation.pictures import Curve, draw_curves
 from prefreg.evaluation.sampling import Sampling
 from prefreg.flows.access import Access
 from prefreg.flows.add_axis import add_axis

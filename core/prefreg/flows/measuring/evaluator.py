@@ -21,6 +21,7 @@ from prefreg.evaluation.prompts import (
 )
 from prefreg.flows.access import Access
 from prefreg.flows.measuring.candidates import Bench, Candidate, find_versions
+from prefreg.flows.measuring.extras import Extras
 from prefreg.flows.measuring.pairs import HeldOut, check_data_options, find_pairs, on_pocket
 from prefreg.flows.measuring.request import EvaluationRequest
 from prefreg.flows.resolve import refuse_mixed_contrasts, resolve_on
@@ -59,6 +60,7 @@ class Evaluator:
     """Figures that cannot be had, with the reason."""
     access: Access
     bench: Bench
+    extras: Extras
     cache: EvaluationCache = field(default_factory=EvaluationCache)
     progress: Progress | None = None
     computed: int = 0
@@ -91,6 +93,7 @@ class Evaluator:
                 scored = (self.pair_scores(base, name), self.pair_scores(candidate, name))
                 add_pairs(sheet, name, held.groups, *scored)
         add_reserved(sheet, self.asked, answers[1], judged)
+        self.extras.add(self, sheet, candidate, answers, judged)
         return Evaluation(
             candidate=candidate,
             figures=sheet.finish(),
@@ -157,7 +160,7 @@ class Evaluator:
             self.bench.tokenizer,
             [each.prompt for each in self.asked],
             Sampling(**self.request.sampling()),
-            progress=self._step(f"answers of {candidate.formula}"),
+            progress=self.step(f"answers of {candidate.formula}"),
         )
         nats = [0.0] * len(sampled)
         if candidate.versions:
@@ -185,7 +188,7 @@ class Evaluator:
         scored = answer_log_probs(
             self.bench.model(candidate),
             tokens.pairs,
-            progress=self._step(f"pairs of {candidate.formula}"),
+            progress=self.step(f"pairs of {candidate.formula}"),
         )
         return PairScores(
             kept=list(tokens.kept),
@@ -195,7 +198,8 @@ class Evaluator:
             rejected_tokens=scored.rejected_tokens.tolist(),
         ).as_dict()
 
-    def _step(self, stage: str) -> Callable[[int, int], None] | None:
+    def step(self, stage: str) -> Callable[[int, int], None] | None:
+        """Return what reports the steps of a stage; None where nobody looks."""
         if self.progress is None:
             return None
         progress = self.progress
@@ -216,6 +220,7 @@ def open_evaluator(
         UsageError: An option is malformed or names what is not scored.
         DataError: A file cannot be read, or there is nothing to ask.
     """
+    extras = Extras(request)
     found = find_versions(access, terms, request.base, request.at)
     records = {term.record.axis: term.record for term in found.terms}
     missing: dict[str, str] = {}
@@ -238,6 +243,7 @@ def open_evaluator(
         missing=missing,
         access=access,
         bench=Bench(found.base, access),
+        extras=extras,
         progress=progress,
     )
 

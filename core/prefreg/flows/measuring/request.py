@@ -32,10 +32,14 @@ class EvaluationRequest:
     tasks: tuple[str, ...] = ()
     """Tasks of lm-eval."""
     task_limit: int | None = None
+    """Documents of each task."""
+    task_path: Path | None = None
+    """A folder of further tasks, as lm-eval describes them."""
     reward_models: tuple[str, ...] = ()
     judge: str | None = None
     """The address of an endpoint that speaks OpenAI's protocol."""
-    judge_model: str | None = None
+    judge_model: str = "default"
+    judge_timeout: float = 60.0
     at: datetime | None = None
 
     def __post_init__(self) -> None:

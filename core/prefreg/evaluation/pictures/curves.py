@@ -1,16 +1,13 @@
-"""Pictures of a sweep: one panel per axis, effect against η with its interval."""
+"""Curves: one panel per axis, effect against η with its interval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from prefreg.evaluation.pictures.canvas import COLOURS, Canvas
 from prefreg.evaluation.statistics import Estimate
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # Okabe and Ito: safe for colour-blind
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +16,8 @@ class Curve:
 
     label: str
     points: Mapping[float, Estimate]
+    context: bool = False
+    """Drawn thin and grey: another setting of the other dials."""
 
 
 def draw_curves(
@@ -33,23 +32,23 @@ def draw_curves(
 
     `units` names each panel's vertical axis; `caption` holds the recipe, below the panels.
     """
-    figure = Figure(figsize=(4.2 * len(panels), 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontweight="bold")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for panel, (name, curves) in zip(axes, panels.items(), strict=True):
-        _draw_panel(panel, name, curves, units[name])
-    figure.supxlabel(caption, fontsize=8, color="#444444")
-    figure.savefig(destination, dpi=150)
+    with Canvas(destination, title=title, caption=caption, columns=len(panels)) as canvas:
+        for panel, (name, curves) in zip(canvas.panels, panels.items(), strict=True):
+            _draw_panel(panel, name, curves, units[name])
 
 
 def _draw_panel(panel: Axes, name: str, curves: Sequence[Curve], unit: str) -> None:
-    for curve, colour in zip(curves, _COLOURS, strict=False):
+    colours = iter(COLOURS * (len(curves) // len(COLOURS) + 1))
+    for curve in curves:
         etas = sorted(curve.points)
         points = [curve.points[eta] for eta in etas]
         values, low, high = zip(
             *((point.value, point.low, point.high) for point in points), strict=True
         )
+        if curve.context:
+            panel.plot(etas, values, color="#999999", linewidth=0.8, zorder=1, label=curve.label)
+            continue
+        colour = next(colours)
         panel.plot(etas, values, marker="o", markersize=4, color=colour, label=curve.label)
         panel.fill_between(etas, low, high, color=colour, alpha=0.15, linewidth=0)
     panel.axvline(0, color="#999999", linewidth=0.8, linestyle=":")

@@ -1,0 +1,214 @@
+"""Multiple choice by log-likelihood: what a composition still knows."""
+
+import hashlib
+import json
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from prefreg.axes import Message, Row, Text
+from prefreg.data.files import read_rows
+from prefreg.errors import DataError
+from prefreg.evaluation.figures import Figure, Sheet, compare_values
+from prefreg.evaluation.prompts import Asked
+from prefreg.evaluation.statistics import grouped_rate
+from prefreg.pocket.retention import heldout_replies, seen_facts, two_hop_facts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ABOVE_CHANCE = 0.05
+"""A base whose lower bound is not this much above chance knows too little to forget it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its choices; plain text goes on after the question, a turn is answered."""
+
+    prompt: Text
+    choices: tuple[str, ...]
+    answer: int
+    source: str
+    group: str
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Read a `.jsonl` or `.jsonl.gz` file with `question`, `choices` and `answer_index`.
+
+    `source` tells apart what is reported apart, and is the file's name where it is missing.
+
+    Raises:
+        DataError: The file or one of its lines cannot be read; the message names both.
+    """
+    found = []
+    for number, row in read_rows(path):
+        try:
+            found.append(_read(row, path.name.partition(".")[0], number))
+        except DataError as error:
+            raise DataError(f"{path}:{number}: {error}") from error
+    return found
+
+
+def pocket_questions() -> list[Question]:
+    """Return what the bundled model shall remember."""
+
+    return [
+        Question((Message("user", each.question),), each.choices, each.answer, source, each.group)
+        for source, choices in (("facts", seen_facts()), ("two_hop", two_hop_facts()))
+        for each in choices
+    ]
+
+
+def pocket_replies(count: int, *, split: str, seed: int) -> list[Question]:
+    """Return held-out conversations as questions with one choice, whose likelihood is taken."""
+    return [
+        Question((Message("user", prompt),), (answer,), 0, "log_likelihood", group)
+        for prompt, answer, group in heldout_replies(count, split=split, seed=seed)
+    ]
+
+
+def fingerprint_questions(questions: Sequence[Question]) -> str:
+    """Return the sha256 of questions and choices, in their order."""
+    content = json.dumps([[each.prompt, each.choices] for each in questions], ensure_ascii=False)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def score_choices(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[Question]
+) -> dict[str, Any]:
+    """Return the log-likelihood and the tokens of every choice, question by question.
+
+    Raises:
+        DataError: A question with its choice is longer than the model's context.
+    """
+    # Only what is not cached needs torch.
+    import torch
+
+    from prefreg.data.tokens import TokenPair
+    from prefreg.scoring.log_probs import answer_log_probs
+
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    encoded = [_encode(question, tokenizer, context) for question in questions]
+    pairs = []
+    for prompt, answers in encoded:
+        # Choices are scored two at a time; an odd one stands beside itself.
+        for place in range(0, len(answers), 2):
+            two = (answers[place], answers[min(place + 1, len(answers) - 1)])
+            pairs.append(TokenPair(array("i", prompt), *(array("i", ids) for ids in two)))
+    scored = answer_log_probs(model, pairs)
+    flat = torch.stack([scored.chosen, scored.rejected], dim=1).flatten().tolist()
+    nats, start = [], 0
+    for _, answers in encoded:
+        nats.append(flat[start : start + len(answers)])
+        start += len(answers) + len(answers) % 2
+    return {"nats": nats, "tokens": [[len(ids) for ids in answers] for _, answers in encoded]}
+
+
+def add_choices(
+    sheet: Sheet, questions: Sequence[Question], base: Mapping[str, Any], turned: Mapping[str, Any]
+) -> None:
+    """Add the share of right choices of each source, by likelihood per character and as it is."""
+    for source in dict.fromkeys(each.source for each in questions):
+        places = [place for place, each in enumerate(questions) if each.source == source]
+        if all(len(questions[place].choices) == 1 for place in places):
+            likelihoods = [_per_token(places, side) for side in (base, turned)]
+            make = partial(_compared, questions=questions, places=places, sides=likelihoods)
+            sheet.add(f"retention.{source}", make)
+            continue
+        for suffix, normalised in (("", True), ("_unnormalised", False)):
+            right = [_right(questions, places, each, normalised) for each in (base, turned)]
+            accuracy = partial(_accuracy, questions=questions, places=places, sides=right)
+            sheet.add(f"retention.{source}{suffix}", accuracy)
+
+
+def _accuracy(
+    name: str, questions: Sequence[Question], places: Sequence[int], sides: Sequence[list[float]]
+) -> Figure | str:
+    asked = [Asked("", questions[place].group) for place in places]
+    chance = float(np.mean([1 / len(questions[place].choices) for place in places]))
+    known = grouped_rate([bool(hit) for hit in sides[0]], [each.group for each in asked])
+    if known.low <= chance + ABOVE_CHANCE:
+        return (
+            f"not measurable: the base is right in {known}, where chance is {chance:.2f}, so "
+            "there is nothing to forget"
+        )
+    return compare_values(name, "share of questions", asked, sides)
+
+
+def _compared(
+    name: str, questions: Sequence[Question], places: Sequence[int], sides: Sequence[list[float]]
+) -> Figure:
+    asked = [Asked("", questions[place].group) for place in places]
+    return compare_values(name, "nats per token", asked, sides)
+
+
+def _per_token(places: Sequence[int], side: Mapping[str, Any]) -> list[float]:
+    return [side["nats"][place][0] / side["tokens"][place][0] for place in places]
+
+
+def _right(
+    questions: Sequence[Question], places: Sequence[int], side: Mapping[str, Any], normalised: bool
+) -> list[float]:
+    found = []
+    for place in places:
+        question = questions[place]
+        values = side["nats"][place]
+        if normalised:
+            sizes = [len(choice.encode()) for choice in question.choices]
+            values = [value / size for value, size in zip(values, sizes, strict=True)]
+        found.append(float(int(np.argmax(values)) == question.answer))
+    return found
+
+
+def _encode(
+    question: Question, tokenizer: "PreTrainedTokenizerBase", context: int | None
+) -> tuple[list[int], list[list[int]]]:
+    from prefreg.data.rendering import encode_prompt
+
+    prompt = encode_prompt(question.prompt, tokenizer)
+    if isinstance(question.prompt, str):
+        whole = [encode_prompt(f"{question.prompt} {each}", tokenizer) for each in question.choices]
+        # A token may span the end of the question; it then is the answer's.
+        same = min(_shared(prompt, ids) for ids in whole)
+        prompt, answers = prompt[:same], [ids[same:] for ids in whole]
+    else:
+        answers = [
+            tokenizer(each, add_special_tokens=False, verbose=False)["input_ids"]
+            for each in question.choices
+        ]
+    longest = len(prompt) + max(map(len, answers))
+    if context is not None and longest > context:
+        raise DataError(
+            f"A question of {longest} tokens with its choice does not fit the model's context of "
+            f"{context}: {str(question.prompt)[:60]!r}. Leave it out."
+        )
+    return prompt, answers
+
+
+def _shared(left: Sequence[int], right: Sequence[int]) -> int:
+    pairs = zip(left, right, strict=False)
+    return sum(1 for _ in takewhile(lambda both: both[0] == both[1], pairs))
+
+
+def _read(row: Row, name: str, number: int) -> Question:
+    text, choices, answer = (row.get(key) for key in ("question", "choices", "answer_index"))
+    if not isinstance(text, str) or not text.strip():
+        raise DataError("column 'question' is no text")
+    if (
+        not isinstance(choices, list)
+        or len(choices) < 2
+        or not all(isinstance(each, str) and each.strip() for each in choices)
+    ):
+        raise DataError("column 'choices' is no list of two or more texts")
+    if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
+        raise DataError(f"column 'answer_index' is {answer!r}, no place in the choices")
+    source = row.get("source", name)
+    if not isinstance(source, str) or not source.strip():
+        raise DataError("column 'source' is no text")
+    return Question(text.strip(), tuple(choices), answer, source, str(row.get("group", number)))

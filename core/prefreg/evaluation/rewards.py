@@ -1,0 +1,135 @@
+"""Score answers with a reward or cost model: any sequence classifier in safetensors."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    LlamaForSequenceClassification,
+)
+
+from prefreg.axes import Message, Text, plain_text
+from prefreg.checkpoints import BaseModel
+from prefreg.errors import BaseModelError
+from prefreg.training.loading import load_tokenizer, quiet
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_BEAVER = ("LlamaForScore", "LlamaModelForScore")
+"""What PKU's safe-rlhf calls a Llama with a linear score of the last token."""
+_BEAVER_FORM = "BEGINNING OF CONVERSATION: USER: {prompt} ASSISTANT:{answer}"
+
+
+class RewardModel:
+    """A loaded reward or cost model; what it gives is a number, larger for more of it."""
+
+    def __init__(self, found: BaseModel) -> None:
+        """Load a model that was found.
+
+        Raises:
+            BaseModelError: It is no sequence classifier with one output, lacks weights, or needs
+                code from its repository.
+        """
+        self.name = found.name
+        self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(found)
+        self._beaver, self._model = _load(found)
+        self._limit = getattr(self._model.config, "max_position_embeddings", None)
+
+    def score(
+        self,
+        prompts: Sequence[Text],
+        answers: Sequence[str],
+        *,
+        batch_size: int = 16,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[float]:
+        """Score each answer to its prompt.
+
+        Raises:
+            BaseModelError: An answer with its prompt is longer than the model's context.
+        """
+        ids = [self._encode(*both) for both in zip(prompts, answers, strict=True)]
+        longest = max(map(len, ids), default=0)
+        if self._limit is not None and longest > self._limit:
+            raise BaseModelError(
+                f"An answer of {longest} tokens with its prompt does not fit the context of "
+                f"{self._limit} of the reward model {self.name}; lower --max-new-tokens."
+            )
+        scores = [0.0] * len(ids)
+        order = sorted(range(len(ids)), key=lambda place: -len(ids[place]))
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            for place, value in zip(batch, self._score([ids[at] for at in batch]), strict=True):
+                scores[place] = value
+            if progress is not None:
+                progress(start + len(batch), len(order))
+        return scores
+
+    @torch.inference_mode()
+    def _score(self, batch: Sequence[list[int]]) -> list[float]:
+        # One row at a time where no padding is known: the classifier finds the last token by it.
+        pad = self._model.config.pad_token_id
+        if pad is None and len(batch) > 1:
+            return [value for row in batch for value in self._score([row])]
+        width = max(map(len, batch))
+        fill = 0 if pad is None else pad
+        ids = torch.tensor([row + [fill] * (width - len(row)) for row in batch])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch])
+        found = self._model(input_ids=ids, attention_mask=mask).logits
+        return [float(value) for value in found.float()[:, 0]]
+
+    def _encode(self, prompt: Text, answer: str) -> list[int]:
+        tokenizer: Any = self._tokenizer
+        if self._beaver:
+            text = _BEAVER_FORM.format(prompt=plain_text(prompt), answer=answer)
+            return [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+        if isinstance(prompt, str):
+            ids: list[int] = tokenizer(prompt + answer)["input_ids"]
+            return ids
+        turns = [turn._asdict() for turn in (*prompt, Message("assistant", answer))]
+        if tokenizer.chat_template:
+            text = tokenizer.apply_chat_template(turns, tokenize=False)
+            return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        # Encoders take the answer as the second of two texts.
+        return list(tokenizer(plain_text(prompt), answer)["input_ids"])
+
+
+def _load(found: BaseModel) -> tuple[bool, "PreTrainedModel"]:
+    loader: Any = AutoModelForSequenceClassification
+    options: dict[str, Any] = {}
+    try:
+        config = AutoConfig.from_pretrained(
+            found.path, local_files_only=True, trust_remote_code=False
+        )
+        beaver = bool({*(config.architectures or ())} & {*_BEAVER})
+        if beaver:
+            loader = LlamaForSequenceClassification
+            options = {"key_mapping": {r"^score_head\.": "score."}, "num_labels": 1}
+        with quiet():
+            model, info = loader.from_pretrained(
+                found.path,
+                dtype="auto",
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        line = " ".join(str(error).split())[:300]
+        raise BaseModelError(f"The reward model {found.name} cannot be loaded: {line}") from error
+    if lacking := sorted(info["missing_keys"]):
+        raise BaseModelError(
+            f"{found.name} is no reward model: it lacks {', '.join(lacking[:3])}. Give a sequence "
+            "classifier with one output."
+        )
+    if model.config.num_labels != 1:
+        raise BaseModelError(
+            f"{found.name} has {model.config.num_labels} outputs; a reward model has one."
+        )
+    model.train(False)
+    return beaver, model
