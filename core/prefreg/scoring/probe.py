@@ -42,8 +42,8 @@ def why_not_rows(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> str | 
     if difference <= _TOLERANCE * float(expected.std()):
         return None
     return (
-        "attention does not take the mask of a shared prompt: log-probabilities differ by "
-        f"{difference:.2g} nats"
+        "attention does not take the mask of a shared prompt (log-probabilities differ by "
+        f"{difference:.2g} nats)"
     )
 
 
