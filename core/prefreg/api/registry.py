@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from prefreg.api.composing import Composing
+from prefreg.api.dialling import Dialling
 from prefreg.api.measuring import Measuring
 from prefreg.api.records import Reading
 from prefreg.api.upkeep import Keeping
 from prefreg.api.vectors import Making
 
 
-class Registry(Making, Composing, Measuring, Reading, Keeping):
+class Registry(Making, Composing, Measuring, Dialling, Reading, Keeping):
     """A registry of preference vectors.
 
     Nothing is held open between calls, so processes can share one registry.

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -129,6 +130,19 @@ class ReferenceType(click.ParamType[tuple[str, str | None]]):
             self.fail(str(error), param, ctx)
 
 
+class DialType(click.ParamType[Term]):
+    """A vector that is looked at: a term, or a version, which stands for itself at 1."""
+
+    name = "dial"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Term:
+        """Parse the term or the reference; malformed text is wrong usage."""
+        if isinstance(value, Term) or ":" in value:
+            return TERM.convert(value, param, ctx)
+        axis, reference = REFERENCE.convert(value, param, ctx)
+        return Term(axis, 1.0, reference)
+
+
 class MomentType(click.ParamType[datetime]):
     """A moment in the past, `YYYY-MM-DD[THH:MM]`."""
 
@@ -144,13 +158,34 @@ class MomentType(click.ParamType[datetime]):
             self.fail(str(error), param, ctx)
 
 
+class PictureType(click.Path):
+    """A file that a picture is written to, as PNG."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check the ending and the folder before anything is measured."""
+        path = Path(super().convert(value, param, ctx))
+        if path.suffix.lower() != ".png":
+            self.fail(f"{str(path)!r} does not end in .png, the only form of pictures.", param, ctx)
+        if not path.absolute().parent.is_dir():
+            self.fail(f"There is no folder {path.parent} for the picture.", param, ctx)
+        return path
+
+
 TERM = TermType()
 REFERENCE = ReferenceType()
+DIAL = DialType()
 AT = click.option(
     "--at",
     type=MomentType(),
     metavar="DATE",
     help="As it was at the end of YYYY-MM-DD, or at YYYY-MM-DDTHH:MM, in UTC.",
+)
+
+PLOT = click.option(
+    "--plot",
+    type=PictureType(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Draw a picture too.",
 )
 
 

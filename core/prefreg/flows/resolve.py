@@ -53,7 +53,7 @@ def resolve_terms(
         model = resolve_base(base)
         weights = None if force_base else model.fingerprint.weights
         return Resolution(model, resolve_on(store, terms, weights, at))
-    record = _only_base(store, terms, at)
+    record = only_base(store, terms, at)
     return Resolution(find_base(record), resolve_on(store, terms, record.weights, at))
 
 
@@ -87,6 +87,32 @@ def refuse_mixed_contrasts(records: Sequence[VersionRecord]) -> None:
             "a coefficient does not mean the same for both. Import the negative poles too, or "
             "compose with --mix-contrasts."
         )
+
+
+def only_base(store: Store, terms: Sequence[Term], at: datetime | None = None) -> BaseRecord:
+    """Find the one base that has a version of every term.
+
+    Raises:
+        RegistryError: There is none, or there are several.
+    """
+    candidates = store.bases()
+    fitting = [base for base in candidates if _has_all(store, terms, base, at)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not candidates:
+        raise RegistryError("The registry holds no vector yet. Add one with `prefreg add-axis`.")
+    if not fitting:
+        for term in terms:
+            store.resolve(
+                term.axis, term.reference, at=at
+            )  # an unknown axis or version is told first
+        raise RegistryError(
+            "No base model has a vector for every term: "
+            + "; ".join(f"{term.axis} on {_bases_of(store, term)}" for term in terms)
+            + "."
+        )
+    names = ", ".join(base_spec(base) for base in fitting)
+    raise RegistryError(f"Several base models fit; choose one with --base: {names}.")
 
 
 def find_base(record: BaseRecord) -> BaseModel:
@@ -159,27 +185,6 @@ def _refuse_repeats(store: Store, terms: Sequence[Term]) -> None:
             also = "" if written[canonical] == term.axis else f" ({term.axis!r} is its alias)"
             raise UsageError(f"The axis {canonical!r} is named twice{also}; give it one term.")
         written[canonical] = term.axis
-
-
-def _only_base(store: Store, terms: Sequence[Term], at: datetime | None) -> BaseRecord:
-    candidates = store.bases()
-    fitting = [base for base in candidates if _has_all(store, terms, base, at)]
-    if len(fitting) == 1:
-        return fitting[0]
-    if not candidates:
-        raise RegistryError("The registry holds no vector yet. Add one with `prefreg add-axis`.")
-    if not fitting:
-        for term in terms:
-            store.resolve(
-                term.axis, term.reference, at=at
-            )  # an unknown axis or version is told first
-        raise RegistryError(
-            "No base model has a vector for every term: "
-            + "; ".join(f"{term.axis} on {_bases_of(store, term)}" for term in terms)
-            + "."
-        )
-    names = ", ".join(base_spec(base) for base in fitting)
-    raise RegistryError(f"Several base models fit; choose one with --base: {names}.")
 
 
 def _has_all(store: Store, terms: Sequence[Term], base: BaseRecord, at: datetime | None) -> bool:

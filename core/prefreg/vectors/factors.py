@@ -120,26 +120,31 @@ class Recompressed:
 
 
 def recompress(factors: Factors, rank: int) -> Recompressed:
-    """Return the nearest product of at most this rank.
-
-    By QR of both factors and a singular value decomposition between them, of the size of the
-    rank: no matrix as large as the weight is made. Factors that are small enough already come
-    back as they are.
-    """
-    wide = factors.wide()
+    """Return the nearest product of at most this rank; smaller factors come back as they are."""
     if factors.rank <= rank:
         return Recompressed(factors, 0.0, math.sqrt(max(0.0, inner(factors, factors))))
-    left, left_core = torch.linalg.qr(wide.b)
-    right, right_core = torch.linalg.qr(wide.a.T)
-    u, values, vt = torch.linalg.svd(left_core @ right_core.T)
+    left, values, right = decompose(factors)
     kept = values[:rank].sqrt()
-    b = left @ (u[:, : len(kept)] * kept)
-    a = (kept[:, None] * vt[: len(kept)]) @ right.T
+    b = left[:, : len(kept)] * kept
+    a = kept[:, None] * right[:, : len(kept)].T
     return Recompressed(
         Factors(b.to(torch.float32), a.to(torch.float32)),
         error=float(values[rank:].norm()),
         norm=float(values.norm()),
     )
+
+
+def decompose(factors: Factors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the singular directions (as columns) and values of a product, in float64.
+
+    By QR of both factors and a singular value decomposition between them, of the size of the
+    rank: no matrix as large as the weight is made.
+    """
+    wide = factors.wide()
+    left, left_core = torch.linalg.qr(wide.b)
+    right, right_core = torch.linalg.qr(wide.a.T)
+    u, values, vt = torch.linalg.svd(left_core @ right_core.T, full_matrices=False)
+    return left @ u, values, right @ vt.T
 
 
 def truncate(matrix: torch.Tensor, rank: int) -> Recompressed:

@@ -1,0 +1,1 @@
+"""How vectors lie to each other: in the weights, and in what the model says."""

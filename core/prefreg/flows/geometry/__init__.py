@@ -1,0 +1,1 @@
+"""What the dials of stored vectors do to each other, to the model, and how far they may go."""

@@ -1,0 +1,174 @@
+"""How stored vectors lie to each other in the weights."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prefreg.errors import UsageError
+from prefreg.evaluation.geometry.heatmaps import HeatMap, draw_heatmaps
+from prefreg.evaluation.geometry.interference import (
+    Comparing,
+    PairGeometry,
+    Progress,
+    Sti,
+    WeightGeometry,
+    compare_in_weights,
+    number_or_none,
+)
+from prefreg.flows.access import Access
+from prefreg.flows.geometry.vectors import find_vectors, label, opened_vectors
+from prefreg.flows.resolve import ResolvedTerm
+from prefreg.registry import BaseRecord
+from prefreg.terms import Term
+
+
+@dataclass(frozen=True, slots=True)
+class InterferenceRequest:
+    """What is compared; every default is the command line's."""
+
+    terms: tuple[Term, ...] = ()
+    """If empty, the newest version of every axis on the base, each at 1."""
+    base: str | None = None
+    comparing: Comparing = field(default_factory=Comparing)
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Interference:
+    """Vectors of one base and how they lie to each other in the weights."""
+
+    terms: tuple[ResolvedTerm, ...]
+    base: BaseRecord
+    comparing: Comparing
+    geometry: WeightGeometry
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The vectors with their coefficients."""
+        return tuple(map(label, self.terms))
+
+
+def measure_interference(
+    access: Access, request: InterferenceRequest, progress: Progress | None = None
+) -> Interference:
+    """Compare vectors of one base in the weights, without loading a model.
+
+    Raises:
+        UsageError: There are fewer than two vectors.
+        RegistryError: A term has no version on the base, or several bases fit.
+        VectorError: A vector is damaged.
+    """
+    with access.reading() as store:
+        base, terms = find_vectors(store, request.terms, request.base, request.at)
+        if len(terms) < 2:
+            raise UsageError(
+                f"Interference is between vectors, and {terms[0].record} is only one: "
+                "name another, or add an axis to this base."
+            )
+        with opened_vectors(store, terms) as vectors:
+            etas = [term.eta for term in terms]
+            geometry = compare_in_weights(vectors, etas, request.comparing, progress)
+    return Interference(terms, base, request.comparing, geometry)
+
+
+def interference_view(found: Interference) -> dict[str, Any]:
+    """Return it in a form that JSON can hold."""
+    names = [str(term.record) for term in found.terms]
+    return {
+        "base": found.base.name,
+        "terms": [
+            {
+                "axis": term.record.axis,
+                "version": term.record.number,
+                "eta": term.eta,
+                "norm": norm,
+                "sha256": term.record.sha256,
+            }
+            for term, norm in zip(found.terms, found.geometry.norms, strict=True)
+        ],
+        **asdict(found.comparing),
+        "sti": sti_view(found.geometry.sti),
+        "pairs": [
+            asdict(pair)
+            | {"first": names[pair.first], "second": names[pair.second], "sti": sti_view(pair.sti)}
+            for pair in found.geometry.pairs
+        ],
+        "layers": [
+            {
+                "layer": each.layer,
+                "cosines": [
+                    {
+                        "first": names[one],
+                        "second": names[other],
+                        "cosine": number_or_none(each.cosines[one, other]),
+                    }
+                    for one, other in combinations(range(len(names)), 2)
+                ],
+                "sti": sti_view(each.sti),
+            }
+            for each in found.geometry.layers
+        ],
+        "skipped": list(found.geometry.skipped),
+    }
+
+
+def sti_view(sti: Sti | None) -> dict[str, float] | None:
+    """Return it in a form that JSON can hold."""
+    return None if sti is None else asdict(sti) | {"ratio": sti.ratio}
+
+
+def draw_interference(found: Interference, destination: Path) -> None:
+    """Draw cosines, sign conflicts, shared subspaces and interference as heat maps."""
+    geometry, labels = found.geometry, found.labels
+
+    def panel(
+        title: str, read: Callable[[PairGeometry], float | None], unit: str, *ends: float
+    ) -> HeatMap:
+        return HeatMap(title, geometry.matrix(read), labels, labels, unit, *ends)
+
+    most = [
+        float(np.nanmax([1.5, *geometry.matrix(read).flatten()]))
+        for read in (_times_chance, _sti_ratio)
+    ]
+    rank = found.comparing.rank
+    draw_heatmaps(
+        [
+            panel("angle", lambda pair: pair.cosine, "cosine", -1, 0, 1),
+            panel("sign conflicts", lambda pair: pair.conflicting_mass, "share of mass", 0, 0.5, 1),
+            panel(f"shared subspace, rank {rank}", _times_chance, "× chance", 0, 1, most[0]),
+            panel(f"task interference, rank {rank}", _sti_ratio, "× chance", 0, 1, most[1]),
+        ],
+        destination,
+        title=f"Interference of {len(labels)} vectors on {found.base.name}, in the weights",
+        caption=_caption(found),
+    )
+
+
+def _times_chance(pair: PairGeometry) -> float | None:
+    if pair.overlap is None or not pair.expected_overlap:
+        return None
+    return pair.overlap / pair.expected_overlap
+
+
+def _sti_ratio(pair: PairGeometry) -> float | None:
+    return pair.sti.ratio if pair.sti else None
+
+
+def _caption(found: Interference) -> str:
+    sti = found.geometry.sti
+    together = (
+        f"{sti.value:.3g}, by chance {sti.null:.3g} [{sti.null_low:.3g}, {sti.null_high:.3g}]"
+        if sti
+        else "none, as no two vectors share a matrix"
+    )
+    return (
+        f"Vectors: {', '.join(found.labels)}.\nSign conflicts by the smaller of both changes; .5 "
+        f"is chance. Elsewhere chance is the mean of {found.comparing.draws} draws of random "
+        f"subspaces of the same shapes and spectra.\n"
+        f"Interference of all together, a mean over weights: {together}."
+    )
