@@ -81,3 +81,23 @@ def test_the_installed_command_compares(trained: Path) -> None:
         check=True,
     )
     assert len(json.loads(result.stdout)["data"]["pairs"]) == 1
+
+
+def test_predictions_and_leakage_are_measured(run, trained: Path, tmp_path: Path) -> None:
+    small = ("--prompts", 24, "--max-new-tokens", 16, "--draws", 20)
+    asked = ("interference", "--functional", "--leakage", "margin", *small)
+    found = run("--registry", trained, *asked, "--plot", "maps.png", "--json").data
+    functional, leakage = found["functional"], found["leakage"]
+    assert functional["predicted_kl"]["value"] > 0
+    assert -1 <= functional["gram"][0]["cosine"] <= 1
+    assert functional["trusted"] is (1 / 1.5 <= functional["ratio"] <= 1.5)
+    entries = {(each["axis"], each["dial"]): each for each in leakage["entries"]}
+    assert len(entries) == 4
+    # Every dial moves the margins that it was trained for, in its own direction.
+    for axis in ("helpful", "verbosity"):
+        assert entries[axis, f"{axis}@1"]["value"] > 0
+    assert leakage["condition"] >= 1
+    assert (tmp_path / "maps.png").exists()
+    shown = run("--registry", trained, "-q", *asked).out
+    assert "IN PREDICTIONS" in shown
+    assert "MARGIN OF" in shown

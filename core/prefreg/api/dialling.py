@@ -1,14 +1,21 @@
 """What the dials do: measurements of stored vectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from prefreg.api.composing import Terms
 from prefreg.api.opened import Opened
-from prefreg.terms import as_terms
+from prefreg.registry.moments import Moment, as_moment
+from prefreg.terms import Term, as_terms, parse_reference
 
 if TYPE_CHECKING:
+    from prefreg.flows.geometry.behaviour import Behaviour
+    from prefreg.flows.geometry.calibrate import Calibrating, Calibration
+    from prefreg.flows.geometry.diagnose import Diagnosis
     from prefreg.flows.geometry.interference import Interference, InterferenceRequest
+    from prefreg.flows.geometry.leakage import Of
+    from prefreg.flows.geometry.ranges import DialRange, Reach
+    from prefreg.flows.measuring.request import EvaluationRequest
 
 Progress = Callable[[str, int, int], None]
 
@@ -31,3 +38,125 @@ class Dialling(Opened):
         if not isinstance(terms, InterferenceRequest):
             terms = InterferenceRequest(as_terms(terms))
         return measure_interference(self.access, terms, progress)
+
+    def behaviour(
+        self,
+        terms: Terms = (),
+        request: "EvaluationRequest | None" = None,
+        *,
+        functional: bool = True,
+        leakage: "Of | None" = "margin",
+        progress: Progress | None = None,
+    ) -> "Behaviour":
+        """Measure what vectors do to predictions, and which dial moves which axis.
+
+        Raises:
+            UsageError: A term is malformed or at 0.
+            RegistryError: A term has no version on the base, or several bases fit.
+            DataError: Nothing can be measured, or there are too few prompts.
+        """
+        from prefreg.flows.geometry.behaviour import measure_behaviour
+        from prefreg.flows.measuring.request import EvaluationRequest
+
+        return measure_behaviour(
+            self.access,
+            as_terms(terms),
+            request or EvaluationRequest(),
+            functional=functional,
+            leakage=leakage,
+            progress=progress,
+        )
+
+    def find_range(
+        self,
+        dial: str | Term,
+        reach: "Reach | None" = None,
+        request: "EvaluationRequest | None" = None,
+        *,
+        store: bool = True,
+        progress: Progress | None = None,
+    ) -> "DialRange":
+        """Find how far a dial, such as `"helpful@1"`, may be turned, and keep that with it.
+
+        Raises:
+            RegistryError: There is no such version, or the registry cannot be written.
+            DataError: Nothing measures the axis, or there are too few prompts.
+        """
+        from prefreg.flows.geometry.ranges import Reach, find_range
+        from prefreg.flows.measuring.request import EvaluationRequest
+
+        term = dial if isinstance(dial, Term) else Term(*_reference(dial))
+        asked = request or EvaluationRequest()
+        return find_range(
+            self.access, term, reach or Reach(), asked, store=store, progress=progress
+        )
+
+    def calibrate(
+        self,
+        dials: Iterable[str | Term] = (),
+        calibrating: "Calibrating | None" = None,
+        request: "EvaluationRequest | None" = None,
+        *,
+        store: bool = True,
+        progress: Progress | None = None,
+    ) -> "list[Calibration]":
+        """Find the scale of every dial at which η = 1 means the same effect, and keep it.
+
+        Raises:
+            RegistryError: There is no such version, or the registry cannot be written.
+            DataError: An axis has no metric, or it applies to too few answers.
+        """
+        from prefreg.flows.geometry.calibrate import Calibrating, calibrate
+        from prefreg.flows.measuring.request import EvaluationRequest
+
+        terms = [dial if isinstance(dial, Term) else Term(*_reference(dial)) for dial in dials]
+        wanted, asked = calibrating or Calibrating(), request or EvaluationRequest()
+        return calibrate(self.access, terms, wanted, asked, store=store, progress=progress)
+
+    def diagnose(
+        self,
+        terms: Terms,
+        request: "EvaluationRequest | None" = None,
+        *,
+        progress: Progress | None = None,
+    ) -> "Diagnosis":
+        """Name what is wrong with a composition: weak, over-refusing or incoherent, and why.
+
+        Raises:
+            UsageError: A term is malformed or at 0.
+            RegistryError: A term has no version on the base.
+            DataError: There is nothing to ask.
+        """
+        from prefreg.flows.geometry.diagnose import diagnose
+        from prefreg.flows.measuring.request import EvaluationRequest
+
+        asked = request or EvaluationRequest()
+        return diagnose(self.access, as_terms(terms), asked, progress)
+
+    def raw_terms(
+        self, terms: Terms, base: str | None = None, *, at: Moment | None = None
+    ) -> tuple[Term, ...]:
+        """Turn calibrated coefficients into the raw ones that compositions take.
+
+        Raises:
+            RegistryError: A version is not calibrated on the side that is asked for.
+            UsageError: The versions are calibrated to different effects.
+        """
+        from prefreg.flows.geometry.kept import translate
+
+        return translate(self.access, as_terms(terms), base, as_moment(at))
+
+    def range_warnings(
+        self, terms: Terms, base: str | None = None, *, at: Moment | None = None
+    ) -> list[str]:
+        """Say which coefficients lie outside the range that was measured of their version."""
+        from prefreg.flows.geometry.kept import range_warnings
+        from prefreg.flows.resolve import resolve_stored
+
+        with self.access.reading() as store:
+            return range_warnings(resolve_stored(store, as_terms(terms), base, as_moment(at)))
+
+
+def _reference(dial: str) -> tuple[str, float, str | None]:
+    axis, reference = parse_reference(dial)
+    return axis, 1.0, reference

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 _DTYPES = ("float32", "bfloat16", "float16")
 _BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has every term]"
 
+CALIBRATED = click.option(
+    "--calibrated", is_flag=True, help="Read each ETA in units of `prefreg calibrate`."
+)
+
 
 @command("compose")
 @click.argument("terms", type=TERM, nargs=-1, metavar="TERM...")
@@ -76,11 +80,13 @@ _BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has
 @click.option(
     "--mix-contrasts", is_flag=True, help="Add vectors of pairs and of positive poles alone."
 )
+@CALIBRATED
 @AT
 def compose(
     common: Common,
     terms: tuple[Term, ...],
     recipe: Path | None,
+    calibrated: bool,
     plan: bool,
     settings: tuple[str, ...],
     protect: str | None,
@@ -95,7 +101,12 @@ def compose(
 
     if bool(terms) == (recipe is not None):
         raise UsageError("Give at least one TERM, as in helpful:1, or --recipe FILE (not both).")
+    if calibrated and recipe is not None:
+        raise UsageError("A recipe holds raw coefficients already: leave --calibrated out.")
     options["options"] = _settings(settings, protect)
+    registry = common.open_registry()
+    if calibrated:
+        terms = registry.raw_terms(terms, options["base"], at=options["at"])
     if recipe is not None:
         request = read_recipe(recipe, **options)
     else:
@@ -104,7 +115,6 @@ def compose(
         options["rounding"] = options["rounding"] or "nearest"
         options["seed"] = options["seed"] or 0
         request = CompositionRequest(terms, **options)
-    registry = common.open_registry()
     if request.form == "adapter":
         if plan:
             raise UsageError("--plan tells of checkpoints; an adapter is a small file.")
@@ -191,19 +201,25 @@ def _describe(composed: "Composed") -> str:
 )
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
+@CALIBRATED
 @AT
 def generate(
     common: Common,
     terms: tuple[Term, ...],
     prompts: tuple[str, ...],
     base: str | None,
+    calibrated: bool,
     at: datetime | None,
     **options: Any,
 ) -> None:
     """Compose in memory and answer; without a TERM, the base model answers."""
     from prefreg.evaluation.sampling import Sampling
 
-    model = common.open_registry().load(base, terms, at=at)
+    registry = common.open_registry()
+    if calibrated:
+        terms = registry.raw_terms(terms, base, at=at)
+    model = registry.load(base, terms, at=at)
+    warnings = registry.range_warnings(terms, base, at=at) if terms else []
     answers = model.generate_all(prompts, Sampling(**options))
     data = {
         "terms": list(map(str, terms)),
@@ -211,11 +227,14 @@ def generate(
             {"prompt": prompt, "answer": answer}
             for prompt, answer in zip(prompts, answers, strict=True)
         ],
+        "warnings": warnings,
     }
     # The answers are the result that was asked for, so --quiet keeps them.
     common.emit("generate", data, "")
     if not common.json:
         click.echo("\n\n".join(answers))
+    for warning in warnings:
+        common.note(f"Warning: {warning}")
 
 
 COMMANDS = (compose, generate)

@@ -22,13 +22,10 @@ NOT_MET = 3
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def evaluation_options(function: Function) -> Function:
-    """Add the options of every command that measures."""
+def measuring_options(function: Function) -> Function:
+    """Add the options of every command that measures dials."""
     options = (
         click.option("--base", help="Base model.  [default: the one base that has every term]"),
-        click.option(
-            "--axes", metavar="NAMES", help="Axes to score, as in a,b.  [default: the terms']"
-        ),
         click.option(
             "--prompts",
             type=click.IntRange(1),
@@ -56,6 +53,19 @@ def evaluation_options(function: Function) -> Function:
             help="Prompts to ask, one JSON object a line.  [default: those of the pairs]",
         ),
         click.option("--max-new-tokens", type=click.IntRange(1), default=96, show_default=True),
+        AT,
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def evaluation_options(function: Function) -> Function:
+    """Add the options of every command that measures compositions."""
+    options = (
+        click.option(
+            "--axes", metavar="NAMES", help="Axes to score, as in a,b.  [default: the terms']"
+        ),
         click.option(
             "--retention",
             multiple=True,
@@ -85,15 +95,16 @@ def evaluation_options(function: Function) -> Function:
             show_default=True,
             help="Seconds for each question.",
         ),
-        AT,
     )
     for option in reversed(options):
         function = option(function)
-    return function
+    return measuring_options(function)
 
 
-def make_request(axes: str | None, tasks: str | None, **options: Any) -> "EvaluationRequest":
-    """Make the request of the options that `evaluation_options` adds."""
+def make_request(
+    axes: str | None = None, tasks: str | None = None, **options: Any
+) -> "EvaluationRequest":
+    """Make the request of the options that commands which measure have."""
     from prefreg.flows.measuring.request import EvaluationRequest
 
     return EvaluationRequest(axes=_names(axes), tasks=_names(tasks), **options)
@@ -249,4 +260,11 @@ def _row(figure: "Figure") -> tuple[str, ...]:
 
 
 COMMANDS = (evaluate, gate)
-__all__ = ["COMMANDS", "describe_evaluation", "evaluation_options", "make_request", "show"]
+__all__ = [
+    "COMMANDS",
+    "describe_evaluation",
+    "evaluation_options",
+    "make_request",
+    "measuring_options",
+    "show",
+]

@@ -1,6 +1,7 @@
 """What every command shares: the options that stand anywhere, its output, its parameter types."""
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -163,7 +164,7 @@ class PictureType(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Check the ending and the folder before anything is measured."""
-        path = Path(super().convert(value, param, ctx))
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if path.suffix.lower() != ".png":
             self.fail(f"{str(path)!r} does not end in .png, the only form of pictures.", param, ctx)
         if not path.absolute().parent.is_dir():

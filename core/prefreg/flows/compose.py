@@ -18,6 +18,7 @@ from prefreg.composition.streaming import THREADS, Progress, estimate_seconds
 from prefreg.composition.workspace import workspace_bytes
 from prefreg.errors import UsageError, VectorError
 from prefreg.flows.access import Access
+from prefreg.flows.geometry.kept import range_warnings
 from prefreg.flows.resolve import Resolution, refuse_mixed_contrasts, resolve_terms
 from prefreg.methods import Method
 from prefreg.plugins import load_methods
@@ -287,7 +288,7 @@ def _relocate(access: Access, request: CompositionRequest, found: Resolution) ->
 
 
 def _warnings(found: Resolution, survival: Survival | None) -> list[str]:
-    warnings = []
+    warnings = range_warnings(found.terms)
     if survival is not None and survival.warning:
         warnings.append(survival.warning)
     base = found.base.fingerprint

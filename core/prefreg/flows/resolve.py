@@ -74,6 +74,21 @@ def resolve_on(
     return tuple(sorted(found, key=lambda term: term.record.axis))
 
 
+def resolve_stored(
+    store: Store, terms: Sequence[Term], base: str | None = None, at: datetime | None = None
+) -> tuple[ResolvedTerm, ...]:
+    """Find the versions of terms as `resolve_terms` does, but leave the base model unopened.
+
+    Raises:
+        UsageError: An axis is named twice, also through an alias.
+        RegistryError: A term has no version on the base, or several bases fit.
+    """
+    weights = weights_of(store, base)
+    if weights is None:
+        weights = only_base(store, terms, at).weights
+    return resolve_on(store, terms, weights, at)
+
+
 def refuse_mixed_contrasts(records: Sequence[VersionRecord]) -> None:
     """Check that all vectors are of pairs, or all of positive poles alone.
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations, product
 
 import numpy as np
 import torch
@@ -130,17 +131,16 @@ def _align_tensor(
         sums.products[at] += (wide @ wide.T).numpy()
         sums.shared[at] += shared
         sums.opposed[at] += (shared - agreeing) / 2
-        for one, first in enumerate(holders):
-            for other, second in enumerate(holders[:one]):
-                least = torch.minimum(wide[one].abs(), wide[other].abs())
-                against = least[signs[one] * signs[other] < 0]
-                for pair in ((first, second), (second, first)):
-                    sums.mass[pair] += float(least.sum())
-                    sums.opposed_mass[pair] += float(against.sum())
-    for first in holders:
-        for second in holders:
-            one, other = vectors[first], vectors[second]
-            if isinstance(one, LowRankVector) and isinstance(other, LowRankVector):
-                exact = inner(one.factors(name), other.factors(name))
-                sums.products[first, second] = exact * etas[first] * etas[second]
+        for one, other in combinations(range(len(holders)), 2):
+            least = torch.minimum(wide[one].abs(), wide[other].abs())
+            against = least[signs[one] * signs[other] < 0]
+            pair = holders[one], holders[other]
+            for cell in (pair, pair[::-1]):
+                sums.mass[cell] += float(least.sum())
+                sums.opposed_mass[cell] += float(against.sum())
+    for first, second in product(holders, repeat=2):
+        left, right = vectors[first], vectors[second]
+        if isinstance(left, LowRankVector) and isinstance(right, LowRankVector):
+            exact = inner(left.factors(name), right.factors(name))
+            sums.products[first, second] = exact * etas[first] * etas[second]
     return sums

@@ -120,7 +120,7 @@ def random_interactions(
         core = _gaussian_core(rows, len(real.owners), draws, generator)
         frames = [
             torch.linalg.qr(core[:, :, real.owners == place]).Q
-            for place in real.owners.unique_consecutive()
+            for place in dict.fromkeys(real.owners.tolist())
         ]
         frame = torch.cat(frames, 2)
         sides.append(frame.transpose(1, 2) @ frame)

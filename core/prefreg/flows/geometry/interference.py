@@ -1,6 +1,6 @@
 """How stored vectors lie to each other in the weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import combinations
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from prefreg.errors import UsageError
+from prefreg.evaluation.geometry.functional import STEP
 from prefreg.evaluation.geometry.heatmaps import HeatMap, draw_heatmaps
 from prefreg.evaluation.geometry.interference import (
     Comparing,
@@ -21,6 +22,7 @@ from prefreg.evaluation.geometry.interference import (
     number_or_none,
 )
 from prefreg.flows.access import Access
+from prefreg.flows.geometry.behaviour import Behaviour
 from prefreg.flows.geometry.vectors import find_vectors, label, opened_vectors
 from prefreg.flows.resolve import ResolvedTerm
 from prefreg.registry import BaseRecord
@@ -122,14 +124,18 @@ def sti_view(sti: Sti | None) -> dict[str, float] | None:
     return None if sti is None else asdict(sti) | {"ratio": sti.ratio}
 
 
-def draw_interference(found: Interference, destination: Path) -> None:
-    """Draw cosines, sign conflicts, shared subspaces and interference as heat maps."""
+def draw_interference(found: Interference, behaviour: Behaviour | None, destination: Path) -> None:
+    """Draw cosines, sign conflicts, shared subspaces and interference as heat maps.
+
+    Behind them come the cosines in predictions and the leakage matrix, where they were measured.
+    """
     geometry, labels = found.geometry, found.labels
 
     def panel(
         title: str, read: Callable[[PairGeometry], float | None], unit: str, *ends: float
     ) -> HeatMap:
-        return HeatMap(title, geometry.matrix(read), labels, labels, unit, *ends)
+        low, middle, high = ends
+        return HeatMap(title, geometry.matrix(read), labels, labels, unit, low, middle, high)
 
     most = [
         float(np.nanmax([1.5, *geometry.matrix(read).flatten()]))
@@ -142,11 +148,48 @@ def draw_interference(found: Interference, destination: Path) -> None:
             panel("sign conflicts", lambda pair: pair.conflicting_mass, "share of mass", 0, 0.5, 1),
             panel(f"shared subspace, rank {rank}", _times_chance, "× chance", 0, 1, most[0]),
             panel(f"task interference, rank {rank}", _sti_ratio, "× chance", 0, 1, most[1]),
+            *(_behaviour_panels(behaviour) if behaviour else ()),
         ],
         destination,
-        title=f"Interference of {len(labels)} vectors on {found.base.name}, in the weights",
-        caption=_caption(found),
+        title=f"Interference of {len(labels)} vectors on {found.base.name}",
+        caption=_caption(found) + (_behaviour_caption(behaviour) if behaviour else ""),
     )
+
+
+def _behaviour_panels(found: Behaviour) -> Iterator[HeatMap]:
+    names = [str(term.record) for term in found.terms]
+    if found.functional is not None:
+        cosines = found.functional.geometry.cosines.copy()
+        np.fill_diagonal(cosines, np.nan)
+        yield HeatMap("angle in predictions", cosines, names, names, "cosine", -1, 0, 1)
+    if found.leakage is not None:
+        matrix = found.leakage.matrix
+        most = max(1e-9, float(np.abs(matrix).max()))
+        notes = [[f"[{e.low:.2f}, {e.high:.2f}]" for e in row] for row in found.leakage.entries]
+        yield HeatMap(
+            f"leakage: {found.leakage.of} moved by a dial, 95 % intervals",
+            matrix,
+            found.leakage.axes,
+            found.leakage.dials,
+            "base SD per unit of η",
+            -most,
+            0,
+            most,
+            across="dial",
+            down=found.leakage.of,
+            notes=np.array(notes),
+        )
+
+
+def _behaviour_caption(found: Behaviour) -> str:
+    lines = [f"\nBy central differences at ±{STEP} on {found.prompts} prompts, or pairs an axis."]
+    if found.functional is not None:
+        kl = found.functional
+        lines.append(
+            f"KL of {found.formula}: {kl.predicted.value:.2f} nats an answer predicted, "
+            f"{kl.measured.value:.2f} measured."
+        )
+    return " ".join(lines)
 
 
 def _times_chance(pair: PairGeometry) -> float | None:
@@ -168,7 +211,6 @@ def _caption(found: Interference) -> str:
     )
     return (
         f"Vectors: {', '.join(found.labels)}.\nSign conflicts by the smaller of both changes; .5 "
-        f"is chance. Elsewhere chance is the mean of {found.comparing.draws} draws of random "
-        f"subspaces of the same shapes and spectra.\n"
-        f"Interference of all together, a mean over weights: {together}."
+        "is chance. Elsewhere chance is what random subspaces of the same shapes and spectra have."
+        f"\nInterference of all together, a mean over weights: {together}."
     )

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 
-from prefreg.errors import UsageError
-from prefreg.flows.resolve import ResolvedTerm, only_base, resolve_on, weights_of
+from prefreg.errors import RegistryError, UsageError
+from prefreg.flows.resolve import ResolvedTerm, only_base, resolve_on, resolve_stored, weights_of
 from prefreg.registry import BaseRecord, Store
 from prefreg.terms import Term, format_eta
 from prefreg.vectors import Vector, open_vector
@@ -22,15 +22,14 @@ def find_vectors(
     """
     if idle := [str(term) for term in terms if not term.eta]:
         raise UsageError(f"{idle[0]} has no direction: give it a coefficient that is not 0.")
-    weights = weights_of(store, base)
-    if weights is None:
-        weights = only_base(store, terms, at).weights
     if not terms:
+        weights = weights_of(store, base) or only_base(store, terms, at).weights
         axes = dict.fromkeys(record.axis for record in store.summaries(base=weights))
-        terms = [Term(axis, 1.0) for axis in axes]
-    found = resolve_on(store, terms, weights, at)
-    if not found:
-        raise UsageError(f"The registry has no vector on the base {base}.")
+        found = resolve_on(store, [Term(axis, 1.0) for axis in axes], weights, at)
+        if not found:
+            raise RegistryError(f"The registry has no vector on the base {base}.")
+    else:
+        found = resolve_stored(store, terms, base, at)
     return found[0].record.base, found
 
 
@@ -42,16 +41,14 @@ def opened_vectors(store: Store, terms: Sequence[ResolvedTerm]) -> Iterator[list
         VectorError: A vector is missing or damaged.
     """
     with ExitStack() as stack:
-        yield [
-            stack.enter_context(
-                open_vector(
-                    store.vector_source(term.record),
-                    kind=term.record.kind,
-                    label=f"The vector of {term.record}",
-                )
-            )
-            for term in terms
-        ]
+        vectors = []
+        for term in terms:
+            record = term.record
+            source = store.vector_source(record)
+            vector = open_vector(source, kind=record.kind, label=f"The vector of {record}")
+            stack.callback(vector.close)
+            vectors.append(vector)
+        yield vectors
 
 
 def label(term: ResolvedTerm) -> str:

@@ -1,0 +1,149 @@
+"""What vectors do to the model's next word: angles and lengths in predictions, not in weights.
+
+D_i is the central difference of the logits along φ_i, and G[i,j] = E[Cov_π(D_i, D_j)] under the
+base's own distribution, summed over the steps of its answers. To second order the composition at η
+is ½·ηᵀGη nats from the base, for every η at once.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from transformers import PreTrainedModel
+
+from prefreg.errors import DataError
+from prefreg.evaluation.sampling import Answer
+
+STEP = 0.1
+_LOGITS = 1 << 27
+"""Logits of all vectors in memory at a time, 512 MiB in float32."""
+
+Turn = Callable[[Sequence[float]], PreTrainedModel]
+"""Give the model the weights of η, one coefficient a vector, and return it."""
+Progress = Callable[[int, int], None]
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionalGeometry:
+    """Second moments of what vectors do to the logits, for every answer of the base."""
+
+    per_answer: Array
+    """Answers × vectors × vectors, in nats per unit of η squared."""
+    tokens: Array
+    """Steps of each answer."""
+
+    @property
+    def gram(self) -> Array:
+        """G, the mean over answers."""
+        found: Array = self.per_answer.mean(axis=0)
+        return found
+
+    @property
+    def cosines(self) -> Array:
+        """Cosines between vectors as the model's predictions have them; NaN of one without any."""
+        norms = np.sqrt(np.diag(self.gram))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found: Array = self.gram / np.outer(norms, norms)
+        return found
+
+    def predict(self, etas: ArrayLike) -> float:
+        """Predict KL(π_η ‖ π_0) in nats per answer."""
+        return float(self.predict_each(etas).mean())
+
+    def predict_each(self, etas: ArrayLike) -> Array:
+        """Predict the nats of each answer."""
+        point = np.asarray(etas, dtype=np.float64)
+        found: Array = 0.5 * np.einsum("i,nij,j->n", point, self.per_answer, point)
+        return found
+
+
+def functional_geometry(
+    turn: Turn,
+    count: int,
+    answers: Sequence[Answer],
+    *,
+    step: float = STEP,
+    progress: Progress | None = None,
+) -> FunctionalGeometry:
+    """Measure G on answers that the base gave, with two passes a vector and one of the base.
+
+    Raises:
+        DataError: There is no answer.
+    """
+    if not answers:
+        raise DataError("Functional geometry needs at least one answer of the base.")
+    order = sorted(range(len(answers)), key=lambda place: _length(answers[place]))
+    vocabulary = turn([0.0] * count).config.get_text_config().vocab_size
+    per_answer = np.zeros((len(answers), count, count))
+    done = 0
+    while done < len(order):
+        batch = order[done:]
+        while len(batch) > 1 and _size(answers, batch, count + 2, vocabulary) > _LOGITS:
+            batch = batch[: len(batch) // 2]
+        per_answer[batch] = _moments(turn, count, [answers[place] for place in batch], step)
+        done += len(batch)
+        if progress is not None:
+            progress(done, len(order))
+    return FunctionalGeometry(per_answer, np.array([len(each.ids) for each in answers], float))
+
+
+def _moments(turn: Turn, count: int, batch: Sequence[Answer], step: float) -> Array:
+    def logits_at(place: int | None, eta: float) -> torch.Tensor:
+        model = turn([eta if each == place else 0.0 for each in range(count)])
+        return step_logits(model, batch)
+
+    weights = logits_at(None, 0.0).softmax(1)
+    # Deviations from their mean under π, so that a product of two is a covariance.
+    deviations = []
+    for place in range(count):
+        slope = (logits_at(place, step) - logits_at(place, -step)) / (2 * step)
+        deviations.append(slope - (weights * slope).sum(1, keepdim=True))
+    owners = torch.tensor([row for row, each in enumerate(batch) for _ in each.ids])
+    found = np.zeros((len(batch), count, count))
+    for one, first in enumerate(deviations):
+        weighted = weights * first
+        for other, second in enumerate(deviations[: one + 1]):
+            nats = (weighted * second).sum(1, dtype=torch.float64).cpu()
+            sums = torch.zeros(len(batch), dtype=torch.float64).index_add(0, owners, nats)
+            found[:, one, other] = found[:, other, one] = sums.numpy()
+    return found
+
+
+@torch.inference_mode()
+def step_logits(model: PreTrainedModel, batch: Sequence[Answer]) -> torch.Tensor:
+    """Return the logits of every step of every answer in float32, one row a step, in order."""
+    width = max(map(_length, batch))
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    steps = torch.zeros_like(ids, dtype=torch.bool)
+    for row, answer in enumerate(batch):
+        prompt, length = len(answer.prompt_ids), _length(answer)
+        ids[row, :length] = torch.tensor([*answer.prompt_ids, *answer.ids])
+        mask[row, :length] = 1
+        # The token at one place is predicted at the place before it.
+        steps[row, prompt - 1 : length - 1] = True
+    first = min(len(answer.prompt_ids) for answer in batch) - 1
+    options: dict[str, Any] = {"use_cache": False}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        options["logits_to_keep"] = width - first
+    output = model(
+        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **options
+    ).logits
+    kept: torch.Tensor = output[:, first - width :][steps[:, first:].to(output.device)].float()
+    return kept
+
+
+def _length(answer: Answer) -> int:
+    return len(answer.prompt_ids) + len(answer.ids)
+
+
+def _size(answers: Sequence[Answer], batch: Sequence[int], models: int, vocabulary: int) -> int:
+    # One pass holds the logits of whole rows, the vectors only those of steps.
+    rows = len(batch) * _length(answers[batch[-1]])
+    steps = sum(len(answers[place].ids) for place in batch)
+    return (rows + models * steps) * vocabulary
