@@ -59,3 +59,18 @@ def test_bad_input_gets_one_line(
     refuse, trained: Path, code: int, arguments: list[str], message: str
 ) -> None:
     assert message in refuse(code, "--registry", trained, "diagnose", *arguments)
+
+
+def test_layers_add_up_to_the_whole_vector(run, trained: Path) -> None:
+    asked = ("profile", "helpful:0.2", "--blocks", 2, *SMALL)
+    found = run("--registry", trained, *asked, "--json").data
+    layers = [part["layers"] for part in found["blocks"]]
+    assert layers[-2:] == [["layer 0", "layer 1"], ["layer 2", "layer 3"]]
+    assert len(found["growing"]) == len(found["blocks"])
+    assert found["growing"][-1] == found["whole"]
+    # So near the base, what blocks do to the margin adds up.
+    total = sum(part["effect"] for part in found["blocks"])
+    assert total == pytest.approx(found["whole"]["effect"], rel=0.2)
+    assert found["whole"]["kl"] > 0
+    shown = run("--registry", trained, "-q", *asked).out
+    assert "layers 0-1" in shown

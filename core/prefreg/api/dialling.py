@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prefreg.flows.geometry.diagnose import Diagnosis
     from prefreg.flows.geometry.interference import Interference, InterferenceRequest
     from prefreg.flows.geometry.leakage import Of
+    from prefreg.flows.geometry.profile import LayerProfile
     from prefreg.flows.geometry.ranges import DialRange, Reach
     from prefreg.flows.measuring.request import EvaluationRequest
 
@@ -112,6 +113,27 @@ class Dialling(Opened):
         terms = [dial if isinstance(dial, Term) else Term(*_reference(dial)) for dial in dials]
         wanted, asked = calibrating or Calibrating(), request or EvaluationRequest()
         return calibrate(self.access, terms, wanted, asked, store=store, progress=progress)
+
+    def profile(
+        self,
+        dial: str | Term,
+        request: "EvaluationRequest | None" = None,
+        *,
+        blocks: int = 8,
+        progress: Progress | None = None,
+    ) -> "LayerProfile":
+        """Measure which layers of a vector do its work, and whether a subset does it for less KL.
+
+        Raises:
+            RegistryError: There is no such version.
+            DataError: The axis has no held-out pairs here.
+        """
+        from prefreg.flows.geometry.profile import profile_dial
+        from prefreg.flows.measuring.request import EvaluationRequest
+
+        term = dial if isinstance(dial, Term) else Term(*_reference(dial))
+        asked = request or EvaluationRequest()
+        return profile_dial(self.access, term, asked, blocks=blocks, progress=progress)
 
     def diagnose(
         self,

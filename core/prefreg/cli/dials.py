@@ -1,18 +1,20 @@
-"""How far a dial may be turned, and what one unit of it is worth."""
+"""How far a dial may be turned, what one unit of it is worth, and which layers do its work."""
 
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from prefreg.cli.evaluating import make_request, measuring_options, show
-from prefreg.cli.options import REFERENCE, Common, command, table
+from prefreg.cli.options import DIAL, REFERENCE, Common, command, table
 from prefreg.cli.progress import stage_progress
 from prefreg.terms import Term, format_eta
 
 if TYPE_CHECKING:
+    from prefreg.evaluation.geometry.layers import Part
     from prefreg.evaluation.geometry.reach import Reading
     from prefreg.evaluation.geometry.scales import Scale
     from prefreg.flows.geometry.calibrate import Calibration
+    from prefreg.flows.geometry.profile import LayerProfile
     from prefreg.flows.geometry.ranges import DialRange
 
 Reference = tuple[str, str | None]
@@ -178,4 +180,69 @@ def _describe_scale(scale: "Scale") -> str:
     return f"{scale.eta:.3g} ({show(scale.effect, signed=True)})"
 
 
-COMMANDS = (range_, calibrate)
+@command("profile")
+@click.argument("term", type=DIAL, metavar="AXIS[@V][:ETA]")
+@click.option(
+    "--blocks",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Runs of layers, at most as many as there are layers.",
+)
+@measuring_options
+def profile(common: Common, term: Term, blocks: int, **options: Any) -> None:
+    """Show which layers of a vector do its work, and whether a subset does it for less KL.
+
+    Every block of layers is composed alone at ETA (1 unless given): how far it moves the axis's
+    held-out margin, and its KL from the base at the steps of the base's own answers.
+    """
+    from prefreg.flows.geometry.profile import profile_view
+
+    registry = common.open_registry()
+    with stage_progress(common) as progress:
+        found = registry.profile(term, make_request(**options), blocks=blocks, progress=progress)
+    common.emit("profile", profile_view(found), _describe_profile(found), asked=True)
+
+
+def _describe_profile(found: "LayerProfile") -> str:
+    profile = found.profile
+    rows = [_part_row("alone", part) for part in profile.blocks]
+    rows += [_part_row("cheapest together", part) for part in profile.growing]
+    lines = [table(("", "LAYERS", "EFFECT", "KL", "KL / EFFECT²"), rows), ""]
+    if profile.chosen == profile.whole:
+        lines.append("No subset of these blocks has the whole effect for less KL.")
+    else:
+        chosen, whole = profile.chosen, profile.whole
+        lines.append(
+            f"At η {format_eta(chosen.eta)}, {_layers(chosen)} alone move the margin by "
+            f"{chosen.effect:+.2f} for {chosen.kl:.3f} nats,\nthe whole vector at "
+            f"{format_eta(whole.eta)} by {whole.effect:+.2f} for {whole.kl:.3f}. A recipe takes "
+            "such a subset by its rules."
+        )
+    lines.append(
+        f"(Effects in standard deviations of the base, over {found.pairs} held-out pairs; nats an "
+        f"answer at the steps of {found.answers} answers of the base.)"
+    )
+    return "\n".join(lines)
+
+
+def _part_row(kind: str, part: "Part") -> tuple[str, ...]:
+    price = "-" if part.price == float("inf") else f"{part.price:.3f}"
+    return (kind, _layers(part), f"{part.effect:+.3f}", f"{part.kl:.4f}", price)
+
+
+def _layers(part: "Part") -> str:
+    numbers = [int(name.split()[1]) for name in part.layers if name.startswith("layer ")]
+    outside = [name for name in part.layers if not name.startswith("layer ")]
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    spans = [f"{first}" if first == last else f"{first}-{last}" for first, last in runs]
+    word = "layer" if len(numbers) == 1 else "layers"
+    return ", ".join([*outside, *([f"{word} {', '.join(spans)}"] if spans else [])])
+
+
+COMMANDS = (range_, calibrate, profile)

@@ -99,9 +99,19 @@ def _describe(record: VersionRecord) -> str:
     for name, value in record.metadata.items():
         lines.append(f"\n{name}:\n" + "\n".join(_indent(value)))
     if record.measurements:
-        measured = {item.kind: f"{item.value} ({item.protocol})" for item in record.measurements}
+        measured = {
+            item.kind: f"{_numbers(item.value)} ({item.protocol})" for item in record.measurements
+        }
         lines.append("\nmeasurements:\n" + "\n".join(_indent(measured)))
     return "\n".join(lines)
+
+
+def _numbers(value: Any) -> str:
+    """Write a measurement without what it is made of, which --json has."""
+    if not isinstance(value, dict):
+        return str(value)
+    plain = {key: each for key, each in value.items() if isinstance(each, int | float | str)}
+    return ", ".join(f"{key} {_brief(each)}" for key, each in plain.items()) or "see --json"
 
 
 def _indent(value: Any, depth: int = 1) -> list[str]:

@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from prefreg.errors import OutputError
 from prefreg.evaluation.geometry.heatmaps import HeatMap, draw_heatmaps
 
 
@@ -30,3 +32,8 @@ def test_matrices_become_a_png_the_same_every_time(tmp_path: Path) -> None:
     picture = draw(tmp_path / "a.png")
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
     assert draw(tmp_path / "b.png") == picture
+
+
+def test_a_picture_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot be written: No such file"):
+        draw(tmp_path / "gone" / "a.png")

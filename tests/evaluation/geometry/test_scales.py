@@ -37,7 +37,7 @@ def test_effects_worked_by_hand() -> None:
     sums = np.array([3.0, 4.0, 1.0, 4.0])
     odds = log(3.5 / 1.5) - log(1.5 / 3.5)
     assert float(effect_statistic(Unit.LOG_ODDS, 0.0)(sums)) == pytest.approx(odds)
-    assert float(effect_statistic(Unit.LOG, 0.0)(sums)) == pytest.approx(log(3))
+    assert float(effect_statistic(Unit.LOG, 0.0)(sums)) == pytest.approx(log(3.5 / 1.5))
     assert float(effect_statistic(Unit.DEVIATIONS, 0.25)(sums)) == pytest.approx(2.0)
 
 

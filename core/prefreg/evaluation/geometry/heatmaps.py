@@ -11,6 +11,8 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from prefreg.errors import OutputError
+
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
@@ -35,7 +37,11 @@ class HeatMap:
 def draw_heatmaps(
     panels: Sequence[HeatMap], destination: Path, *, title: str, caption: str
 ) -> None:
-    """Draw the panels side by side, two a row, and save the picture."""
+    """Draw the panels side by side, two a row, and save the picture.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
     across = min(2, len(panels))
     down = -(-len(panels) // across)
     widths = [max(len(each.columns) * 0.85, 3.0) for each in panels]
@@ -50,7 +56,12 @@ def draw_heatmaps(
     for cell in cells[len(panels) :]:
         cell.set_axis_off()
     figure.supxlabel(caption, fontsize=8, color="#444444")
-    figure.savefig(destination, dpi=150)
+    try:
+        figure.savefig(destination, dpi=150)
+    except OSError as error:
+        raise OutputError(
+            f"{destination} cannot be written: {error.strerror}. Name another file with --plot."
+        ) from error
 
 
 def _draw(figure: Figure, cell: Axes, panel: HeatMap) -> None:

@@ -40,7 +40,8 @@ def unit_of(scores: Array) -> Unit:
 def effect_statistic(unit: Unit, deviation: float) -> Callable[[Array], Array]:
     """Return the effect as a function of sums: scores and counts, turned and then of the base.
 
-    A rate gets half a hit and half a miss more (Haldane), so that 0 and 1 have odds too.
+    A rate gets half a hit and half a miss more (Haldane), so that 0 and 1 have odds, and a count
+    half a unit.
     """
 
     def effect(sums: Array) -> Array:
@@ -48,7 +49,7 @@ def effect_statistic(unit: Unit, deviation: float) -> Callable[[Array], Array]:
         if unit is Unit.LOG_ODDS:
             found = _log_odds(turned, many) - _log_odds(base, of_base)
         elif unit is Unit.LOG:
-            found = np.log(turned / many) - np.log(base / of_base)
+            found = np.log((turned + 0.5) / many) - np.log((base + 0.5) / of_base)
         else:
             found = (turned / many - base / of_base) / deviation
         return np.asarray(found)
