@@ -42,7 +42,8 @@ Figures = dict[str, Any]
 def name_axis(name: str, options: argparse.Namespace) -> str:
     """Return what `add-axis` calls the axis: an installed one, or a file that declares it."""
     installed, _ = prefreg.open(options.output / "registry.db").axes()
-    if name in {report.installed.axis.name for report in installed}:
+    axes = [report.installed.axis for report in installed]
+    if name in {called for axis in axes for called in (axis.name, *axis.aliases)}:
         return name
     file = options.output / f"{name}.yaml"
     train = (options.data / "prefs" / name / "train.jsonl.gz").resolve()
@@ -54,8 +55,9 @@ def name_axis(name: str, options: argparse.Namespace) -> str:
 def train_axis(name: str, options: argparse.Namespace) -> VersionRecord:
     """Train an axis, unless an earlier call has stored it."""
     registry = prefreg.open(options.output / "registry.db")
-    if registry.access.is_present() and (known := registry.vectors(name)):
-        return known[-1]
+    for record in registry.vectors() if registry.access.is_present() else ():
+        if name in (record.axis, *record.axis_aliases):
+            return record
     return registry.add_axis(
         name_axis(name, options),
         base=str(options.base),
@@ -68,10 +70,10 @@ def train_axis(name: str, options: argparse.Namespace) -> VersionRecord:
     )
 
 
-def measure(record: VersionRecord, options: argparse.Namespace) -> Figures:
+def measure(name: str, record: VersionRecord, options: argparse.Namespace) -> Figures:
     """Turn the dial of one loaded model, and score the dev pairs at every η."""
     steered = prefreg.open(options.output / "registry.db").load(str(options.base), {record.axis: 0})
-    path = options.data / "prefs" / record.axis / "dev.jsonl.gz"
+    path = options.data / "prefs" / name / "dev.jsonl.gz"
     dev = [pair for _, pair in read_preference_file(path)]
     dev = random.Random(0).sample(dev, min(options.dev_limit, len(dev)))
     tokens = tokenize_pairs(dev, steered.tokenizer, max_length=options.max_length)
@@ -79,12 +81,15 @@ def measure(record: VersionRecord, options: argparse.Namespace) -> Figures:
     base = answer_log_probs(steered.model, tokens.pairs)
     by_eta = {}
     for eta in ETAS:
-        turned = answer_log_probs(steered.set({record.axis: eta}).model, tokens.pairs)
+        # At 0 the model is the base, bit for bit.
+        turned = (
+            answer_log_probs(steered.set({record.axis: eta}).model, tokens.pairs) if eta else base
+        )
         found = figures(turned, base, groups)
         by_eta[f"{eta:g}"] = {key: each and asdict(each) for key, each in found.items()}
     metadata = record.metadata
     return {
-        "axis": record.axis,
+        "axis": name,
         "audit": metadata["data"]["audit"],
         "geometry": {key: metadata["geometry"][key] for key in ("norm", "cosine_poles")},
         "reports": {pole: metadata["poles"][pole]["report"] for pole in metadata["poles"]},
@@ -265,7 +270,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             record = train_axis(name, options)
             if not kept.exists():
-                kept.write_text(json.dumps(measure(record, options), indent=1) + "\n", "utf-8")
+                kept.write_text(
+                    json.dumps(measure(name, record, options), indent=1) + "\n", "utf-8"
+                )
         except PrefregError as error:
             failed[name] = str(error)
             continue
@@ -276,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "base": options.base.name,
         "settings": {key: str(getattr(options, key)) for key in ("limit", "seed", "max_length")},
         "training": records[0].metadata["training"]["settings"] if records else {},
-        "axes": [record.axis for record in records],
+        "axes": list(measured),
         "measured": measured,
         "cosines": angles(records, options) if records else [],
         "failed": failed,
