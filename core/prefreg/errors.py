@@ -11,6 +11,9 @@ PrefregError            1   a known problem, told in one message
 ├── TrainingError       1   a run that could not be carried out
 └── GateError           3   a run that was carried out and did not meet its gate
 
+KeyboardInterrupt
+└── Interrupted       130   Ctrl-C in a run that can be taken up again
+
 The number is the exit code of the command line.
 """
 
@@ -53,6 +56,10 @@ class OutputError(PrefregError):
 
 class TrainingError(PrefregError):
     """A training run that could not be carried out."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a run that has kept what is done; the message says how to go on."""
 
 
 class GateError(PrefregError):

@@ -127,6 +127,8 @@ def test_longer_answers_are_cut_or_dropped_and_counted() -> None:
     gone = tokenize_answers([EXAMPLE], tokenizer, max_length=length - 2, policy="drop")
     assert (gone.answers, gone.dropped_long) == ((), 1)
     assert tokenize_answers([EXAMPLE], tokenizer, max_length=5).dropped_long == 1
+    with pytest.raises(DataError, match="1 of 1 examples are longer than 5 tokens"):
+        tokenize_answers([EXAMPLE], tokenizer, max_length=5, policy="refuse")
 
 
 def test_a_vocabulary_that_is_too_small_is_named() -> None:

@@ -32,9 +32,11 @@ def test_everything_dropped_is_counted() -> None:
             pair("c", "x", "y"),
             pair("c", "y", "x"),  # contradicts the one before
             pair("d", "three words here", "one"),
+            pair("e", "  ", "one"),  # says nothing
         ]
     ).audit
-    assert (audit.rows, audit.ties, audit.duplicates, audit.identical) == (7, 1, 1, 1)
+    assert (audit.rows, audit.ties, audit.duplicates, audit.identical) == (8, 1, 1, 1)
+    assert audit.empty == 1
     assert (audit.contradictions, audit.pairs, audit.train, audit.heldout) == (2, 2, 2, 0)
     assert (audit.chosen_longer, audit.equal_length) == (0.5, 0.5)
     assert (audit.chosen_words, audit.rejected_words) == (2.0, 1.0)

@@ -119,6 +119,11 @@ def test_long_answers_are_cut_or_dropped_by_the_policy() -> None:
     assert [len(pair.rejected_ids) for pair in cut.pairs] == [2, 4]
     dropped = tokenize_pairs(pairs, tokenizer, max_length=8, policy="drop")
     assert (dropped.kept, dropped.dropped_long, dropped.truncated) == ((0,), 3, 0)
+    with pytest.raises(
+        DataError, match="3 of 4 pairs are longer than 8 tokens: raise --max-length"
+    ):
+        tokenize_pairs(pairs, tokenizer, max_length=8, policy="refuse")
+    assert tokenize_pairs(pairs, tokenizer, max_length=48, policy="refuse").kept == (0, 1, 2, 3)
 
 
 def test_no_pair_left_is_an_error_with_counts() -> None:

@@ -8,6 +8,7 @@ import pytest
 from prefreg.flows.access import Access
 from prefreg.flows.doctor import empty_cache, examine
 from prefreg.plugins import disable
+from prefreg.training.scratch import leftovers, open_scratch
 
 
 def test_a_sound_house_is_described(trained: Path) -> None:
@@ -46,8 +47,22 @@ def test_a_token_is_never_shown(monkeypatch: pytest.MonkeyPatch, trained: Path) 
 
 def test_the_cache_is_emptied_and_its_size_told(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PREFREG_CACHE", str(tmp_path / "cache"))
-    assert empty_cache() == 0
+    assert empty_cache().bytes == 0
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "old").write_bytes(b"12345")
-    assert empty_cache() == 5
+    assert empty_cache().bytes == 5
+    assert not (tmp_path / "cache").exists()
+
+
+def test_runs_that_were_not_finished_are_listed_and_removed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PREFREG_CACHE", str(tmp_path / "cache"))
+    for name in ("ended", "busy"):
+        with open_scratch(name, name, needed=0) as scratch:
+            assert scratch is not None
+            (scratch.folder / "positive.json").write_text("{}")
+    with open_scratch("busy", "busy", needed=0):
+        found = {run.about: run.busy for run in empty_cache().runs}
+        assert found == {"ended": False, "busy": True}
+        assert [run.about for run in leftovers()] == ["busy"]
+    assert [run.busy for run in empty_cache().runs] == [False]
     assert not (tmp_path / "cache").exists()

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import Common, command, human_size, human_time, sections
+from prefreg.cli.options import TOO_LONG, Common, command, human_size, human_time, sections
 from prefreg.cli.progress import stage_progress
 from prefreg.cli.views import version_view
 from prefreg.errors import UsageError
@@ -28,10 +28,17 @@ if TYPE_CHECKING:
     help="One of the axis' sources, or a .jsonl[.gz] file; repeat it for several. "
     "SOURCE@REVISION pins one.",
 )
+@click.option(
+    "--plus",
+    metavar="DIR_OR_ID",
+    help="A checkpoint that is the positive pole already; only the other is trained.",
+)
+@click.option("--minus", metavar="DIR_OR_ID", help="The same for the negative pole.")
 @click.option("--limit", type=click.IntRange(1), help="Read at most this many rows.")
 @click.option("--revision", help="Revision of the data set.  [default: the newest]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data order.")
 @click.option("--max-length", type=click.IntRange(2), help="Tokens of prompt and answer together.")
+@TOO_LONG
 @click.option("--note", help="A line to remember the version by.")
 @click.option("--tag", "tags", multiple=True, help="A word to group versions by; may be repeated.")
 @click.option("--preset", help="A set of hyper-parameters: paper or quick.")
@@ -78,6 +85,13 @@ if TYPE_CHECKING:
 @click.option(
     "--plan", is_flag=True, help="Say what it would take in memory, time and disk; store nothing."
 )
+@click.option("--fresh", is_flag=True, help="Start over, whatever an ended run has left.")
+@click.option(
+    "--watch/--no-watch",
+    default=True,
+    show_default=True,
+    help="Look at held-out pairs in training, and stop a pole that collapses.",
+)
 @click.option("--keep-anyway", is_flag=True, help="Store the vector even if a guard refuses it.")
 def add_axis(
     common: Common,
@@ -113,7 +127,14 @@ def add_axis(
 
 def _describe(record: VersionRecord) -> str:
     size = human_size(record.size)
-    return f"Added {record} on {record.base.name} ({size}, sha256 {record.sha256[:12]})."
+    lines = [f"Added {record} on {record.base.name} ({size}, sha256 {record.sha256[:12]})."]
+    for name, pole in record.metadata["poles"].items():
+        if stop := pole.get("stopped"):
+            lines.append(
+                f"The {name} pole was stopped early: {stop['reason']} at step {stop['step']}; "
+                f"step {stop['kept']} is kept."
+            )
+    return "\n".join(lines)
 
 
 def _describe_preview(preview: "AxisPreview") -> str:
@@ -159,7 +180,8 @@ def _describe_plan(plan: "AxisPlan") -> str:
         "steps": f"{plan.steps} of {plan.pairs_per_step} pairs for each of {plan.poles} poles",
         "memory": f"about {human_size(need.total)} ({human_size(need.model)} weights, gradients "
         f"and moments, {where}); {free}",
-        "vector": f"{human_size(plan.vector)}; {human_size(plan.free_disk)} of disk free",
+        "disk": f"vector {human_size(plan.vector)}, until it is stored {human_size(plan.scratch)} "
+        f"in the cache; {human_size(plan.free_disk)} free",
     }
     if plan.duration is not None and plan.seconds is not None:
         each = plan.duration

@@ -107,8 +107,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted.", err=True)
+    except (KeyboardInterrupt, click.Abort) as error:
+        # click turns an interrupt into its own error; what ours says is that of the cause.
+        click.echo(str(error) or str(error.__cause__ or "") or "Interrupted.", err=True)
         return INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:
         # The reader went away (`prefreg vectors | head`): click wraps stdout and exits with 1.

@@ -181,6 +181,13 @@ AT = click.option(
     metavar="DATE",
     help="As it was at the end of YYYY-MM-DD, or at YYYY-MM-DDTHH:MM, in UTC.",
 )
+TOO_LONG = click.option(
+    "--too-long",
+    type=click.Choice(["truncate", "drop", "refuse"]),
+    default="truncate",
+    show_default=True,
+    help="What becomes of texts beyond --max-length; they are counted.",
+)
 
 PLOT = click.option(
     "--plot",

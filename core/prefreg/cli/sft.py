@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import Common, command
+from prefreg.cli.options import TOO_LONG, Common, command
 from prefreg.cli.progress import stage_progress
 from prefreg.cli.views import identity_view
 
@@ -36,13 +36,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 )
 @click.option("--limit", type=click.IntRange(1), help="Read at most this many rows.")
 @click.option("--max-length", type=click.IntRange(2), help="Tokens of prompt and answer together.")
-@click.option(
-    "--too-long",
-    type=click.Choice(["truncate", "drop"]),
-    default="truncate",
-    show_default=True,
-    help="What becomes of a longer answer; both are counted.",
-)
+@TOO_LONG
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the data order.")
 @click.option("--preset", help="A set of hyper-parameters: paper, quick or scratch.")
 @click.option("--config", type=_FILE, help="YAML file of SFTConfig fields.")

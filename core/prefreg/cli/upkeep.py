@@ -21,7 +21,11 @@ def verify(common: Common) -> None:
 
 
 @command("gc")
-@click.option("--cache", is_flag=True, help="Empty the cache of fingerprints too.")
+@click.option(
+    "--cache",
+    is_flag=True,
+    help="Empty the cache too: fingerprints, reference scores, and runs that were not finished.",
+)
 def gc(common: Common, cache: bool) -> None:
     """Remove the bytes that no version needs."""
     registry = common.open_registry()
@@ -34,9 +38,15 @@ def gc(common: Common, cache: bool) -> None:
     if cache:
         from prefreg.flows.doctor import empty_cache
 
-        freed = empty_cache()
-        data["cache_bytes"] = freed
-        text += f" Emptied the cache ({human_size(freed)})."
+        emptied = empty_cache()
+        data["cache_bytes"] = emptied.bytes
+        data["runs"] = [
+            {"run": run.about, "bytes": run.bytes, "busy": run.busy} for run in emptied.runs
+        ]
+        text += f" Emptied the cache ({human_size(emptied.bytes)})."
+        for run in emptied.runs:
+            done = "is under way and stays" if run.busy else "was not finished and is gone"
+            text += f"\nThe run {run.about} ({human_size(run.bytes)}) {done}."
     common.emit("gc", data, text)
 
 

@@ -15,7 +15,7 @@ from prefreg.data.rendering import (
     end_id,
     prompt_length,
 )
-from prefreg.data.tokens import Policy, check_vocabulary
+from prefreg.data.tokens import Policy, check_vocabulary, refuse_long
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,11 +52,11 @@ def tokenize_answers(
 ) -> AnswerSet:
     """Write examples as tokens, none longer than `max_length`.
 
-    A longer answer is cut at its end (`truncate`), or its example dropped (`drop`); one whose
-    prompt leaves no room for an answer is always dropped.
+    A longer answer is cut at its end (`truncate`), or its example dropped (`drop`), or all are
+    refused (`refuse`); one whose prompt leaves no room for an answer is dropped otherwise.
 
     Raises:
-        DataError: An example cannot be rendered.
+        DataError: An example cannot be rendered, or is refused.
         BaseModelError: The tokenizer has no end of sequence, or writes ids that the model's
             `vocabulary` does not have.
     """
@@ -78,5 +78,7 @@ def tokenize_answers(
             continue
         truncated += len(answer) > room
         found.append(TokenAnswer(array("i", ids[0][:start]), array("i", answer[:room])))
+    if policy == "refuse":
+        refuse_long("examples", len(examples), dropped + truncated, max_length)
     check_vocabulary((ids for one in found for ids in (one.prompt_ids, one.answer_ids)), vocabulary)
     return AnswerSet(tuple(found), frozenset(renderings), dropped, truncated)

@@ -12,8 +12,10 @@ class Audit:
     """Counts of rows and pairs, and figures about the pairs that were kept."""
 
     rows: int
-    """Rows that came in: `pairs` and the five counts of dropped ones add up to it."""
+    """Rows that came in: `pairs` and the six counts of dropped ones add up to it."""
     ties: int
+    empty: int
+    """Pairs with an answer that says nothing."""
     identical: int
     """Pairs whose two answers are the same text."""
     duplicates: int
@@ -40,6 +42,15 @@ class Audit:
     """Pairs dropped because their answers are the same tokens, whole or as cut."""
     merged: int = 0
     """Pairs of plain text in which a token spans the end of the prompt."""
+
+    def describe_long(self, max_length: int) -> str | None:
+        """Say what became of pairs that were too long; None if none was."""
+        if not self.truncated + self.dropped_long:
+            return None
+        return (
+            f"Of {self.pairs} pairs, {self.truncated + self.dropped_long} are longer than "
+            f"{max_length} tokens: {self.truncated} were cut, {self.dropped_long} left out."
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures in a form that JSON can hold."""

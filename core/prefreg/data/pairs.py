@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from prefreg.axes import Axis, PreferencePair, Row
+from prefreg.axes import Axis, PreferencePair, Row, plain_text
 from prefreg.containment import label_row, switch_pair
 from prefreg.data.audit import Audit, measure_length
 from prefreg.data.balance import balance_lengths
@@ -92,6 +92,7 @@ def build_pairs(
     audit = Audit(
         rows=counts["rows"],
         ties=counts["ties"],
+        empty=counts["empty"],
         identical=counts["identical"],
         duplicates=counts["duplicates"],
         contradictions=counts["contradictions"],
@@ -116,13 +117,15 @@ def fingerprint_pairs(pairs: Iterable[PreferencePair]) -> str:
 def _clean(
     labelled: Iterable[PreferencePair | None], axis_name: str
 ) -> tuple[Counter[str], dict[bytes, PreferencePair]]:
-    """Drop ties, identical answers, repetitions and contradictions; sort by digest."""
+    """Drop ties, empty and identical answers, repetitions and contradictions; sort by digest."""
     counts: Counter[str] = Counter()
     unique: dict[tuple[object, object, object], PreferencePair] = {}
     for pair in labelled:
         counts["rows"] += 1
         if pair is None:
             counts["ties"] += 1
+        elif not all(plain_text(answer).strip() for answer in (pair.chosen, pair.rejected)):
+            counts["empty"] += 1
         elif pair.chosen == pair.rejected:
             counts["identical"] += 1
         elif (key := (pair.prompt, pair.chosen, pair.rejected)) in unique:
@@ -195,6 +198,7 @@ def _account(counts: Counter[str]) -> str:
         return "its source gave no rows"
     dropped = {
         "ties": "ties",
+        "empty": "with an empty answer",
         "identical": "with identical answers",
         "duplicates": "repetitions",
         "contradictions": "contradicting one another",

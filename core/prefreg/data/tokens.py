@@ -19,7 +19,8 @@ from prefreg.errors import BaseModelError, DataError, UsageError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Policy = Literal["truncate", "drop"]
+Policy = Literal["truncate", "drop", "refuse"]
+"""What becomes of texts beyond the maximum length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +91,12 @@ def tokenize_pairs(
 ) -> TokenSet:
     """Write pairs as tokens, none longer than `max_length` with its answer.
 
-    A longer answer is cut at its end (`truncate`), or its pair dropped (`drop`); a pair whose
-    prompt leaves no room for an answer, or whose cut answers are the same, is always dropped.
+    A longer answer is cut at its end (`truncate`), or its pair dropped (`drop`), or all are
+    refused (`refuse`); a pair whose prompt leaves no room for an answer, or whose cut answers are
+    the same, is dropped otherwise.
 
     Raises:
-        DataError: A pair cannot be rendered, or none is left; the message says why.
+        DataError: A pair cannot be rendered or is refused, or none is left; the message says why.
         BaseModelError: The tokenizer has no end of sequence, or writes ids that the model's
             `vocabulary` does not have.
     """
@@ -103,7 +105,7 @@ def tokenize_pairs(
     found: list[TokenPair] = []
     kept: list[int] = []
     renderings: set[Rendering] = set()
-    dropped = truncated = indistinct = merged = 0
+    dropped = truncated = indistinct = merged = beyond = 0
     for position, (rendered, ids) in enumerate(encode_pairs(pairs, tokenizer)):
         start = prompt_length(rendered, ids, tokenizer)
         merged += start < len(ids[0])
@@ -111,6 +113,7 @@ def tokenize_pairs(
         answers = [close_answer(answer[start:], closing, eos, tokenizer) for answer in ids[1:]]
         room = max_length - start
         long = any(len(answer) > room for answer in answers)
+        beyond += long or room < 1
         if room < 1 or (long and policy == "drop"):
             dropped += 1
             continue
@@ -123,6 +126,8 @@ def tokenize_pairs(
             TokenPair(array("i", ids[0][:start]), array("i", chosen), array("i", rejected))
         )
         kept.append(position)
+    if policy == "refuse":
+        refuse_long("pairs", len(pairs), beyond, max_length)
     if pairs and not found:
         raise DataError(
             f"None of {len(pairs)} pairs is left at a maximum length of {max_length} tokens: "
@@ -160,6 +165,19 @@ def preview_tokens(
             tokens += [PreviewToken(role, *item) for item in zip(ids, texts, strict=True)]  # type: ignore[arg-type]
         previews.append(tokens)
     return previews
+
+
+def refuse_long(kind: str, total: int, long: int, max_length: int) -> None:
+    """Refuse texts of which some are too long.
+
+    Raises:
+        DataError: Some are.
+    """
+    if long:
+        raise DataError(
+            f"{long} of {total} {kind} are longer than {max_length} tokens: raise --max-length, "
+            "or cut them with --too-long truncate or leave them out with --too-long drop."
+        )
 
 
 def check_vocabulary(texts: Iterable["array[int]"], vocabulary: int | None) -> None:

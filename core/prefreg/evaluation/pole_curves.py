@@ -14,7 +14,7 @@ POLES = {"positive": ("θ₊", "#0072B2"), "negative": ("θ₋", "#D55E00")}
 
 _PANELS = (
     ("loss", "Loss", "DPO loss (nats)"),
-    ("margin", "Margin of the step's pairs", "reward margin, β · nats"),
+    ("margin", "Margin", "reward margin, β · nats"),
 )
 _SMOOTHED_FROM = 30
 """Steps from which the single ones stand back behind their running mean."""
@@ -22,10 +22,18 @@ _SMOOTHED_FROM = 30
 Curve = Sequence[Mapping[str, Any]]
 
 
-def draw_poles(curves: Mapping[str, Curve], destination: Path, *, title: str, caption: str) -> None:
+def draw_poles(
+    curves: Mapping[str, Curve],
+    destination: Path,
+    *,
+    title: str,
+    caption: str,
+    heldout: Mapping[str, Curve],
+) -> None:
     """Draw the curves of `positive` and `negative`, or of one of them, and save the picture.
 
-    `caption` says what was trained and how; it is wrapped below the panels.
+    `heldout` are their margins on held-out pairs, in the unit of the other margins. `caption` says
+    what was trained and how; it is wrapped below the panels.
     """
     figure = Figure(figsize=(9.0, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
@@ -36,6 +44,8 @@ def draw_poles(curves: Mapping[str, Curve], destination: Path, *, title: str, ca
         for pole, curve in curves.items():
             label, colour = POLES[pole]
             _draw(panel, curve, figure_name, f"{label} ({pole} pole)", colour)
+            if figure_name == "margin" and (points := heldout.get(pole)):
+                _draw_heldout(panel, points, f"{label}, held out", colour)
         # Where nothing is learnt yet: the loss is log 2, the margin 0.
         start = 0.6931 if figure_name == "loss" else 0.0
         panel.axhline(start, color="#999999", linewidth=0.8, linestyle=":")
@@ -58,6 +68,21 @@ def _draw(panel: Axes, curve: Curve, name: str, label: str, colour: str) -> None
         return
     panel.plot(steps, values, color=colour, linewidth=0.7, alpha=0.3)
     panel.plot(steps, _running_mean(values), color=colour, linewidth=1.6, label=label)
+
+
+def _draw_heldout(panel: Axes, points: Curve, label: str, colour: str) -> None:
+    steps = [point["step"] for point in points]
+    values = [point["margin"] for point in points]
+    panel.plot(
+        steps,
+        values,
+        color=colour,
+        marker="D",
+        markersize=4,
+        linestyle="--",
+        linewidth=1,
+        label=label,
+    )
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:

@@ -22,6 +22,7 @@ from prefreg.plugins import InstalledAxis
 from prefreg.registry import NewVersion, VersionRecord
 from prefreg.registry.tags import check_tags
 from prefreg.training import Progress
+from prefreg.training.given import GivenPole, Pole, find_given
 from prefreg.training.loading import load_limits, load_tokenizer
 from prefreg.training.lora import LoraOptions
 from prefreg.training.pair import PairResult, TrainedPole, train_pair
@@ -46,6 +47,7 @@ class Prepared:
     length_balanced: bool
     settings: Settings
     lora: LoraOptions | None
+    given: GivenPole | None
 
     @property
     def installed(self) -> InstalledAxis:
@@ -102,7 +104,12 @@ def add_axis(
         settings=run.settings,
         seed=request.seed,
         lora=run.lora,
+        too_long=request.too_long,
+        given=run.given,
         keep_anyway=request.keep_anyway,
+        watched=request.watch,
+        resumable=True,
+        fresh=request.fresh,
         progress=progress,
         note=note,
     )
@@ -115,12 +122,15 @@ def add_axis(
             kind="low-rank" if result.lora else "dense",
             dtype="BF16" if request.dtype == "bfloat16" else "F32",
             base=identify(run.base),
-            metadata=_metadata(run, result, extraction, time.perf_counter() - started),
+            metadata=_metadata(run, request, result, extraction, time.perf_counter() - started),
             note=request.note,
             tags=tuple(request.tags),
         )
         with access.writing() as store:
-            return store.add(new, blob)
+            record = store.add(new, blob)
+    if result.scratch is not None:
+        result.scratch.remove()
+    return record
 
 
 def preview_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPreview:
@@ -135,6 +145,7 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
         settings=run.settings,
         context=context,
         vocabulary=vocabulary,
+        policy=request.too_long,
     )
     return AxisPreview(
         axis=run.installed.axis.name,
@@ -165,6 +176,10 @@ def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared
         max_length=request.max_length,
         lora=lora is not None,
     )
+    poles: dict[Pole, str | None] = {"positive": request.plus, "negative": request.minus}
+    given = find_given(base, poles, lora=lora is not None)
+    if note is not None and given is not None:
+        _note_given(given, base, note)
     if access.is_present():
         with access.reading() as store:
             store.check_names(installed.axis.name, installed.axis.aliases)
@@ -186,7 +201,16 @@ def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared
     )
     if note is not None and (ended := origin.early_end()):
         note(ended)
-    return Prepared(found, base, origin, pairs, request.length_balanced, settings, lora)
+    return Prepared(found, base, origin, pairs, request.length_balanced, settings, lora, given)
+
+
+def _note_given(given: GivenPole, base: BaseModel, note: Note) -> None:
+    found, of_base = given.model.fingerprint, base.fingerprint
+    note(f"The {given.pole} pole is {given.model}; only the other one is trained.")
+    if found.dtype != "F32" and found.dtype != of_base.dtype:
+        note(f"It is stored in {found.dtype}, the base in {of_base.dtype}: φ has that rounding.")
+    if (found.tokenizer, found.template) != (of_base.tokenizer, of_base.template):
+        note("Its tokenizer or chat template is not the base's; the base's is used for both poles.")
 
 
 def _choose_base(access: Access, spec: str | None, note: Note | None) -> BaseModel:
@@ -202,7 +226,11 @@ def _choose_base(access: Access, spec: str | None, note: Note | None) -> BaseMod
 
 
 def _metadata(
-    run: Prepared, result: PairResult, extraction: Extraction, seconds: float
+    run: Prepared,
+    request: AxisRequest,
+    result: PairResult,
+    extraction: Extraction,
+    seconds: float,
 ) -> dict[str, Any]:
     return {
         "plugin": {
@@ -218,6 +246,7 @@ def _metadata(
             "revision": run.origin.revision,
             "sources": run.origin.describe_parts(),
             "length_balanced": run.length_balanced,
+            "too_long": request.too_long,
             "fingerprint": run.pairs.fingerprint,
             "renderings": list(result.renderings),
             "audit": result.audit.as_dict(),
@@ -253,8 +282,15 @@ def _declared(found: FoundAxis) -> dict[str, Any]:
 
 
 def _pole(pole: TrainedPole) -> dict[str, Any]:
-    return {
-        "report": asdict(pole.report),
-        "curve": [asdict(point) for point in pole.curve],
-        "failures": [failure.as_dict() for failure in pole.failures],
-    }
+    kind = {"kind": "checkpoint", "checkpoint": pole.given.as_dict()} if pole.given else {}
+    stopped = {"stopped": asdict(pole.stop)} if pole.stop else {}
+    return (
+        kind
+        | stopped
+        | {
+            "report": asdict(pole.report),
+            "curve": [asdict(point) for point in pole.curve],
+            "checks": [asdict(check) for check in pole.checks],
+            "failures": [failure.as_dict() for failure in pole.failures],
+        }
+    )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefreg.data.tokens import Policy
 from prefreg.errors import UsageError
 from prefreg.training.lora import LoraOptions
 
@@ -18,10 +19,15 @@ class AxisRequest:
     base: str | None = None
     data: str | Sequence[str] | None = None
     """Sources and files, each `NAME[@REVISION][:WEIGHT]`."""
+    plus: str | None = None
+    """A checkpoint that is the positive pole already: a folder or a hub id."""
+    minus: str | None = None
     limit: int | None = None
     revision: str | None = None
     seed: int = 0
     max_length: int | None = None
+    too_long: Policy = "truncate"
+    """What becomes of texts beyond the maximum length: truncate, drop or refuse."""
     note: str | None = None
     tags: Sequence[str] = ()
     preset: str | None = None
@@ -39,6 +45,10 @@ class AxisRequest:
     rslora: bool = False
     """Scale LoRA by alpha / √rank."""
     keep_anyway: bool = False
+    watch: bool = True
+    """Look at held-out pairs while a pole is trained, and stop it where it collapses."""
+    fresh: bool = False
+    """Start over, whatever an earlier process that was ended has left."""
     accept_licence: bool = False
     """Use data whose licence forbids commercial use."""
     length_balanced: bool = False

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from prefreg.errors import PrefregError
 from prefreg.flows.access import Access
 from prefreg.plugins import load_axes
 from prefreg.registry import care
+from prefreg.training.scratch import Leftover, leftovers, remove_run, runs_folder
 
 _PACKAGES = ("prefreg", "torch", "transformers", "trl", "datasets", "safetensors", "sqlalchemy")
 _LITTLE_DISK = 2 * 1024**3
@@ -46,12 +48,31 @@ def examine(access: Access) -> Examination:
     return Examination(facts, tuple(problems))
 
 
-def empty_cache() -> int:
-    """Remove what prefreg cached and return how many bytes that freed."""
+@dataclass(frozen=True, slots=True)
+class EmptiedCache:
+    """What was removed from the cache, with the runs that were not finished."""
+
+    bytes: int
+    runs: tuple[Leftover, ...]
+    """Those that a process is carrying out stay."""
+
+
+def empty_cache() -> EmptiedCache:
+    """Remove what prefreg cached, but for runs that are under way."""
     folder = cache_folder()
-    freed = _size(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    return freed
+    before = _size(folder)
+    runs = tuple(leftovers())
+    for run in runs:
+        remove_run(run.folder)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and path != runs_folder():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_file():
+            path.unlink(missing_ok=True)
+    for path in (runs_folder(), folder):
+        with suppress(OSError):  # it is not there, or somebody needs it
+            path.rmdir()
+    return EmptiedCache(max(0, before - _size(folder)), runs)
 
 
 def _registry(access: Access, facts: dict[str, str]) -> list[str]:

@@ -23,6 +23,7 @@ from prefreg.training.preflight import (
     free_memory,
 )
 from prefreg.training.probe import Duration, count_steps, measure_duration
+from prefreg.training.scratch import SCRATCH_BYTES
 from prefreg.training.tokenising import TokenisedPairs, tokenise
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class AxisPlan:
     """None where memory is too small to measure it."""
     vector: int
     """Bytes of φ."""
+    scratch: int
+    """Bytes of what a run keeps in the cache until it is finished."""
     free_disk: int
 
     @property
@@ -101,6 +104,7 @@ def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) ->
             settings=run.settings,
             context=context,
             vocabulary=vocabulary,
+            policy=request.too_long,
         )
         steps = count_steps(len(tokens.positive[tokens.train]), run.settings)
         need = _memory(run, tokens, lora)
@@ -116,7 +120,7 @@ def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) ->
         axis=run.installed.axis.name,
         base=run.base.name,
         source=run.origin.origin,
-        poles=2,
+        poles=1 if run.given else 2,
         steps=steps,
         pairs_per_step=int(values["per_device_train_batch_size"])
         * int(values["gradient_accumulation_steps"]),
@@ -130,6 +134,7 @@ def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) ->
         problem=problem,
         duration=duration,
         vector=_vector_size(run, request.dtype, lora),
+        scratch=SCRATCH_BYTES * (lora.parameters if lora else run.base.fingerprint.parameters),
         free_disk=shutil.disk_usage(Path(tempfile.gettempdir())).free,
     )
 

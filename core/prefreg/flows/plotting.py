@@ -33,9 +33,21 @@ def plot_version(record: VersionRecord, destination: Path) -> None:
             destination,
             title=f"{record}: training of its poles",
             caption=_caption(record),
+            heldout={name: _heldout(record, poles[name]) for name in curves},
         )
     except OSError as error:
         raise OutputError(f"{destination} cannot be written: {error.strerror}.") from error
+
+
+def _heldout(record: VersionRecord, pole: dict[str, Any]) -> list[dict[str, float]]:
+    """Return the checks on the way and the report at the end, as reward margins."""
+    settings = record.metadata.get("training", {}).get("settings", {})
+    beta = float(settings.get("beta", 0.1))
+    checks = [(check["step"], check["margin"]) for check in pole.get("checks", ())]
+    report = pole.get("report", {})
+    if report.get("split") == "heldout" and "stopped" not in pole:
+        checks.append((pole["curve"][-1]["step"], report["mean_margin"]))
+    return [{"step": step, "margin": beta * margin} for step, margin in checks]
 
 
 def _caption(record: VersionRecord) -> str:

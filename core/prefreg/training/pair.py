@@ -1,11 +1,11 @@
 """The ± pair of an axis: one reference pass, two runs of DPO, a report and guards for each."""
 
 import gc
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,39 +13,28 @@ from prefreg.axes import Axis
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.data.audit import Audit
 from prefreg.data.pairs import PairSet
-from prefreg.errors import TrainingError
-from prefreg.scoring.log_probs import answer_log_probs
-from prefreg.scoring.report import PoleReport, compare
+from prefreg.data.tokens import Policy, TokenPair
 from prefreg.training.environment import hardware, package_versions, peak_memory
-from prefreg.training.guards import Failure, check_pole, enforce
-from prefreg.training.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.training.given import GivenPole, Pole
+from prefreg.training.guards import enforce
+from prefreg.training.loading import load_limits, load_tokenizer, quiet
 from prefreg.training.lora import Lora, LoraOptions, choose_layers
+from prefreg.training.poles import Note, PoleMaker, TrainedPole, Weights
 from prefreg.training.preflight import check_memory, estimate_memory
 from prefreg.training.progress import Progress
-from prefreg.training.references import Origin, Reference, References
+from prefreg.training.references import Origin
+from prefreg.training.scratch import SCRATCH_BYTES, Scratch, open_scratch
 from prefreg.training.settings import Settings
-from prefreg.training.shortcuts import Shortcuts, choose_shortcuts
-from prefreg.training.tokenising import TokenisedPairs, tokenise
-from prefreg.training.trainer import CurvePoint, default_settings, dpo_config, train_pole
+from prefreg.training.shortcuts import Shortcuts
+from prefreg.training.tokenising import tokenise
+from prefreg.training.trainer import default_settings
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-    from trl.trainer.dpo_config import DPOConfig
+    from transformers import PreTrainedModel
 
-Weights = dict[str, torch.Tensor]
-Pole = Literal["positive", "negative"]
+__all__ = ["PairResult", "TrainedPole", "train_pair"]
 
-
-@dataclass(frozen=True, slots=True)
-class TrainedPole:
-    """One pole: its weights, how it got there and what it learnt."""
-
-    weights: Weights
-    """Trained parameters by their names in memory, float32 on the CPU, tied ones once."""
-    report: PoleReport
-    curve: list[CurvePoint]
-    failures: tuple[Failure, ...]
-    """Thresholds that it missed, and is kept all the same."""
+_POLES: tuple[Pole, ...] = ("positive", "negative")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +65,8 @@ class PairResult:
     packages: dict[str, str]
     hardware: str
     peak_memory: dict[str, int]
+    scratch: Scratch | None
+    """What is kept of the run until its version is stored."""
 
 
 def train_pair(
@@ -86,14 +77,21 @@ def train_pair(
     settings: Settings,
     seed: int,
     lora: LoraOptions | None = None,
+    too_long: Policy = "truncate",
+    given: GivenPole | None = None,
     keep_anyway: bool = False,
+    watched: bool = True,
+    resumable: bool = False,
+    fresh: bool = False,
     progress: Progress | None = None,
-    note: Callable[[str], None] | None = None,
+    note: Note | None = None,
 ) -> PairResult:
-    """Train θ₊ and θ₋ from the base, or an adapter on it for each.
+    """Train θ₊ and θ₋ from the base, or an adapter on it for each, or one where one is given.
 
-    Both poles see the same pairs in the same order; `note` gets what makes the run slow. The same
-    seed gives the same weights, bit for bit, on the same machine with as many threads.
+    Both poles see the same pairs in the same order. The same seed gives the same weights, bit
+    for bit, on the same machine with as many threads. A `watched` pole is stopped where it
+    collapses. A `resumable` run keeps what is done in the cache and goes on from what an earlier
+    process has left there, to the same weights; `fresh` starts over.
 
     Raises:
         UsageError: The maximum length exceeds the model's context, or LoRA finds no such layer.
@@ -103,161 +101,98 @@ def train_pair(
         GateError: A pole missed a threshold and `keep_anyway` is false.
     """
     chosen = choose_layers(lora, base) if lora else None
-    run = _Run(base, axis, settings, seed, chosen, progress)
     with quiet():
         tokenizer = load_tokenizer(base)
         context, vocabulary = load_limits(base)
         tokens = tokenise(
-            axis, pairs, tokenizer, settings=settings, context=context, vocabulary=vocabulary
+            axis,
+            pairs,
+            tokenizer,
+            settings=settings,
+            context=context,
+            vocabulary=vocabulary,
+            policy=too_long,
+        )
+        if note is not None and (cut := tokens.audit.describe_long(tokens.max_length)):
+            note(cut)
+        run = PoleMaker(
+            base, axis, settings, seed, chosen, tokens, tokenizer, watched, progress, note
         )
         model = run.load()
         size = sum(parameter.numel() for parameter in model.parameters())
         trained = chosen.parameters if chosen else None
         check_memory(estimate_memory(model.config, size, settings, tokens.max_length, trained))
-        original = {} if chosen else _weights(model)
-        prefix = model.base_model_prefix
-        shortcuts = run.choose(model, tokens)
+        run.prepare(model)
         if note is not None:
-            for sentence in shortcuts.notes():
+            for sentence in run.shortcuts.notes():
                 note(sentence)
-        references = run.reference(model, tokens, shortcuts)
-
-        def train(pole: Pole, model: "PreTrainedModel") -> TrainedPole:
-            reference = references[pole]
-            done = run.train(pole, model, tokenizer, tokens, reference, original, shortcuts)
-            enforce(done.failures, axis_name=axis.name, keep_anyway=keep_anyway)
-            return done
-
-        positive = train("positive", model)
-        # trl patches the model that it trains, so the other pole gets a fresh one; the first
-        # goes before it comes.
-        del model
-        gc.collect()
-        negative = train("negative", run.load())
+        prefix = model.base_model_prefix
+        poles: dict[Pole, TrainedPole] = {}
+        kept = _scratch(run, given, size=trained or size, fresh=fresh)
+        with kept if resumable else nullcontext() as run.scratch:
+            run.score_reference(model)
+            fresh_model: PreTrainedModel | None = model
+            del model
+            for pole in _POLES:
+                poles[pole] = run.make(pole, given, fresh_model)
+                enforce(poles[pole].failures, axis_name=axis.name, keep_anyway=keep_anyway)
+                # trl patches the model that it trains, so the other pole gets a fresh one; the
+                # first goes before it comes.
+                fresh_model = None
+                gc.collect()
     return PairResult(
-        positive=positive,
-        negative=negative,
-        base=original,
+        positive=poles["positive"],
+        negative=poles["negative"],
+        base=run.original,
         prefix=prefix,
         lora=chosen,
         audit=tokens.audit,
         renderings=tokens.renderings,
         settings=settings.as_dict() | {"max_length": tokens.max_length},
         defaults=default_settings(settings, max_length=tokens.max_length),
-        shortcuts=shortcuts,
-        references={pole: reference.origin for pole, reference in references.items()},
+        shortcuts=run.shortcuts,
+        references={pole: reference.origin for pole, reference in run.references.items()},
         seed=seed,
         seconds=run.seconds,
         packages=package_versions(),
         hardware=hardware(),
         peak_memory=peak_memory(),
+        scratch=run.scratch,
     )
 
 
-@dataclass(slots=True)
-class _Run:
-    """What every stage of one call needs, and the time that each took."""
-
-    base: BaseModel
-    axis: Axis
-    settings: Settings
-    seed: int
-    lora: Lora | None
-    progress: Progress | None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def load(self) -> "PreTrainedModel":
-        with self._timed("loading"):
-            # transformers' annotation of `to` leaves the model itself out.
-            model: Any = load_model(self.base)
-            loaded: PreTrainedModel = model.to(self._config().device)
-            return loaded
-
-    def choose(self, model: "PreTrainedModel", tokens: TokenisedPairs) -> Shortcuts:
-        """Find out which shortcuts are exact for either pole."""
-        with self._timed("reference"):
-            pairs = (*tokens.positive, *tokens.negative)
-            return choose_shortcuts(model, pairs, self._config())
-
-    def reference(
-        self, model: "PreTrainedModel", tokens: TokenisedPairs, shortcuts: Shortcuts
-    ) -> dict[Pole, Reference]:
-        """Score the base once; where the switch is the plain one, that serves both poles."""
-        scorer = self._scorer(shortcuts)
-        with self._timed("reference"):
-            positive = scorer.score(model, tokens.positive, self._steps("reference"))
-            if tokens.plainly_switched:
-                return {"positive": positive, "negative": positive.switched()}
-            steps = self._steps("reference of negative")
-            return {"positive": positive, "negative": scorer.score(model, tokens.negative, steps)}
-
-    def train(
-        self,
-        pole: Pole,
-        model: "PreTrainedModel",
-        tokenizer: "PreTrainedTokenizerBase",
-        tokens: TokenisedPairs,
-        reference: Reference,
-        original: Weights,
-        shortcuts: Shortcuts,
-    ) -> TrainedPole:
-        pairs = tokens.positive if pole == "positive" else tokens.negative
-        with self._timed(pole):
-            try:
-                curve = train_pole(
-                    model,
-                    tokenizer,
-                    pairs[tokens.train],
-                    reference.trained[tokens.train],
-                    settings=self.settings,
-                    max_length=tokens.max_length,
-                    seed=self.seed,
-                    lora=self.lora.config() if self.lora else None,
-                    shortcuts=shortcuts,
-                    progress=self._losses(pole),
-                )
-            except TrainingError as error:
-                raise TrainingError(f"Axis {self.axis.name!r}, {pole} pole: {error}") from error
-        with self._timed("scoring"):
-            steps = self._steps(f"scoring {pole}")
-            scorer = self._scorer(shortcuts)
-            with scorer.autocast(model):
-                scores = answer_log_probs(
-                    model, pairs[tokens.report], rows=scorer.rows, progress=steps
-                )
-        report = compare(scores, reference.whole[tokens.report], split=tokens.split)
-        weights = _weights(model)
-        before = self.lora.unmoved(weights) if self.lora else original
-        return TrainedPole(weights, report, curve, check_pole(pole, report, weights, before))
-
-    def _scorer(self, shortcuts: Shortcuts) -> References:
-        config = self._config()
-        precision = "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
-        rows = shortcuts.shared_prompt is None
-        return References(self.base, precision, rows=rows, tail=config.ld_alpha)
-
-    def _config(self) -> "DPOConfig":
-        return dpo_config(self.settings, output_dir="unused", seed=self.seed, max_length=2)
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-    def _steps(self, stage: str) -> Callable[[int, int], None] | None:
-        progress = self.progress
-        return (lambda step, total: progress(stage, step, total)) if progress else None
-
-    def _losses(self, stage: str) -> Callable[[int, int, float | None], None] | None:
-        progress = self.progress
-        return (lambda step, total, loss: progress(stage, step, total, loss)) if progress else None
-
-
-def _weights(model: "PreTrainedModel") -> Weights:
-    """Copy what is trained; unlike `state_dict`, this lists tied parameters once and no buffers."""
-    return {
-        name: parameter.detach().to("cpu", torch.float32, copy=True)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
+@contextmanager
+def _scratch(
+    run: PoleMaker, given: GivenPole | None, *, size: int, fresh: bool
+) -> Iterator[Scratch | None]:
+    """Hold the scratch of the run that has this base, these tokens and all that decides on φ."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    content = {
+        "base": run.base.fingerprint.weights,
+        "configuration": run.base.checkpoint.config,
+        "tokens": [_digest(run.tokens.positive), _digest(run.tokens.negative)],
+        "split": [run.tokens.train.stop, run.tokens.report.start, run.tokens.report.stop],
+        "settings": run.settings.as_dict() | {"max_length": run.tokens.max_length},
+        "defaults": default_settings(run.settings, max_length=run.tokens.max_length),
+        "seed": run.seed,
+        "lora": run.lora.as_dict() if run.lora else None,
+        "shortcuts": run.shortcuts.as_dict(),
+        "given": [given.pole, given.model.fingerprint.weights] if given else None,
+        "watched": run.watched,
+        "machine": [device, hardware(), torch.get_num_threads()],
+        "packages": package_versions(),
     }
+    about = f"{run.axis.name} on {run.base.name}, seed {run.seed}"
+    with open_scratch(
+        content, about, needed=SCRATCH_BYTES * size, fresh=fresh, note=run.note
+    ) as scratch:
+        yield scratch
+
+
+def _digest(pairs: Sequence[TokenPair]) -> str:
+    digest = hashlib.sha256()
+    for pair in pairs:
+        for ids in (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids):
+            digest.update(len(ids).to_bytes(4, "little"))
+            digest.update(ids.tobytes())
+    return digest.hexdigest()

@@ -29,6 +29,9 @@ class PairTrainer(DPOTrainer):
     def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
 
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: trl makes one with every checkpoint, and looks for a repository."""
+
     def training_step(self, model: Any, inputs: Any, *args: Any, **options: Any) -> torch.Tensor:
         """Add up the gradients of a batch's parts; each figure is the weighted mean of theirs."""
         figures = self._metrics["train"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prefreg.axes import Axis, PreferencePair
 from prefreg.data.audit import Audit
 from prefreg.data.pairs import PairSet, switch_pairs
-from prefreg.data.tokens import TokenPair, TokenSet, check_max_length, tokenize_pairs
+from prefreg.data.tokens import Policy, TokenPair, TokenSet, check_max_length, tokenize_pairs
 from prefreg.errors import DataError
 from prefreg.training.settings import Settings
 
@@ -46,6 +46,7 @@ def tokenise(
     settings: Settings,
     context: int | None = None,
     vocabulary: int | None = None,
+    policy: Policy = "truncate",
 ) -> TokenisedPairs:
     """Write the pairs of both poles as tokens; what one pole has to drop, the other drops too.
 
@@ -59,7 +60,9 @@ def tokenise(
     both = (*pairs.train, *pairs.heldout)
 
     def write(texts: Sequence[PreferencePair]) -> TokenSet:
-        return tokenize_pairs(texts, tokenizer, max_length=max_length, vocabulary=vocabulary)
+        return tokenize_pairs(
+            texts, tokenizer, max_length=max_length, policy=policy, vocabulary=vocabulary
+        )
 
     found = write(both)
     if axis.switch is PreferencePair.switched:

@@ -4,7 +4,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,15 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from prefreg.data.rendering import padding_id
 from prefreg.data.tokens import TokenPair
-from prefreg.errors import TrainingError, UsageError
+from prefreg.errors import Interrupted, TrainingError, UsageError
 from prefreg.scoring.log_probs import PairLogProbs
 from prefreg.training.batches import PartCollator
+from prefreg.training.checkpoints import Checkpoints
 from prefreg.training.keys import refusal
 from prefreg.training.pair_trainer import PairTrainer
 from prefreg.training.settings import Settings
 from prefreg.training.shortcuts import Shortcuts, choose_shortcuts
+from prefreg.training.watching import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +45,8 @@ class CurvePoint:
     loss: float
     margin: float
     """Mean reward margin of the step's pairs: β times the margin in nats."""
+    grad_norm: float | None = None
+    """Before it is clipped."""
 
 
 def train_pole(
@@ -56,18 +60,31 @@ def train_pole(
     seed: int,
     lora: "LoraConfig | None" = None,
     shortcuts: Shortcuts | None = None,
+    watch: Watch | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: StepProgress | None = None,
 ) -> list[CurvePoint]:
     """Train `model` in place to prefer the chosen answers; the loss starts at log 2.
 
     With LoRA, an adapter is put on the model, and that alone is trained. Without `shortcuts`,
-    those are taken that change nothing.
+    those are taken that change nothing. A `watch` stops a pole that collapses, which then has its
+    last sound weights. With `checkpoints` the training goes on where an earlier one was ended.
 
     Raises:
         TrainingError: The loss is no longer finite, or memory ran out.
+        Interrupted: Somebody pressed Ctrl-C, and a checkpoint was saved.
     """
-    recorder = _Recorder(progress)
-    with tempfile.TemporaryDirectory(prefix="prefreg-") as folder, explained():
+    recorder = _Recorder(progress, watch)
+    callbacks: list[TrainerCallback] = [
+        one for one in (watch, recorder, checkpoints) if one is not None
+    ]
+    with ExitStack() as stack:
+        stack.enter_context(explained())
+        if checkpoints is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="prefreg-"))
+        else:
+            stack.enter_context(checkpoints.interruptible())
+            folder = str(checkpoints.folder)
         config = dpo_config(settings, output_dir=folder, seed=seed, max_length=max_length)
         collator = PartCollator(
             DataCollatorForPreference(pad_token_id=padding_id(tokenizer)),
@@ -81,10 +98,18 @@ def train_pole(
             train_dataset=_dataset(pairs, reference),
             processing_class=tokenizer,
             peft_config=lora,
-            callbacks=[recorder],
+            callbacks=callbacks,
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train()
+        newest = checkpoints.newest() if checkpoints else None
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    if checkpoints is not None and checkpoints.interrupted:
+        raise Interrupted(
+            "Interrupted. What is done is kept: the same command goes on from here "
+            "(--fresh starts over)."
+        )
+    if watch is not None:
+        watch.restore()
     return recorder.curve
 
 
@@ -172,9 +197,14 @@ def _with_one_checkpointing(settings: Mapping[str, Any]) -> dict[str, Any]:
 class _Recorder(TrainerCallback):
     """Keep the curve, pass progress on and stop at a loss that is not finite."""
 
-    def __init__(self, progress: StepProgress | None) -> None:
+    def __init__(self, progress: StepProgress | None, watch: Watch | None) -> None:
         self.curve: list[CurvePoint] = []
         self._progress = progress
+        self._watch = watch
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take up the curve of what was trained before."""
+        self.curve = [_point(logs["step"], logs) for logs in state.log_history if "loss" in logs]
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
@@ -183,13 +213,26 @@ class _Recorder(TrainerCallback):
             return
         loss = float(logs["loss"])
         step = int(state.global_step)
+        if not math.isfinite(loss) and self._watch is not None and self._watch.checks:
+            self._watch.halt(step, f"the loss is {loss}", control)
+            return
         if not math.isfinite(loss):
             raise TrainingError(
                 f"The loss is {loss} at step {step} of {state.max_steps}: lower learning_rate."
             )
-        self.curve.append(CurvePoint(step, loss, float(logs["rewards/margins"])))
+        self.curve.append(_point(step, logs))
         if self._progress:
             self._progress(step, int(state.max_steps), loss)
+
+
+def _point(step: int, logs: Mapping[str, Any]) -> CurvePoint:
+    norm = logs.get("grad_norm")
+    return CurvePoint(
+        step,
+        float(logs["loss"]),
+        float(logs["rewards/margins"]),
+        None if norm is None or not math.isfinite(norm) else float(norm),
+    )
 
 
 def _dataset(pairs: Sequence[TokenPair], reference: PairLogProbs) -> Dataset:

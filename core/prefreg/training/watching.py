@@ -1,0 +1,169 @@
+"""Guards while a pole is trained: held-out pairs every few steps, and a stop where it collapses."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from prefreg.checkpoints.checkpoint import read_json_object
+from prefreg.data.tokens import TokenPair
+from prefreg.errors import TrainingError
+from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
+from prefreg.scoring.report import compare
+from prefreg.training.guards import Thresholds
+from prefreg.training.references import References
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PAIRS = 32
+"""Held-out pairs that are scored at a time: enough to tell a collapse, which is far off."""
+_SHARE = 0.05
+"""Of the time of training, at most; a step costs three times a forward pass."""
+_CHECKS = 20
+"""A pole is not looked at more often than this."""
+
+_THRESHOLDS = Thresholds()
+_STATE, _GOOD = "watch.json", "good.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a pole was like after a step, on some held-out pairs."""
+
+    step: int
+    accuracy: float
+    margin: float
+    """Mean change of log p(chosen) − log p(rejected), in nats."""
+    chosen_change_per_token: float
+    rejected_change_per_token: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A pole that collapsed: when that was seen, what is kept of it, and what was seen."""
+
+    step: int
+    kept: int
+    """The last step after which it was sound."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.reason} at step {self.step}; step {self.kept} is kept"
+
+
+def check_interval(
+    pairs: Sequence[TokenPair], train: Sequence[TokenPair], *, batch: int, steps: int
+) -> int:
+    """Return every how many steps to look, so that it takes little of the time.
+
+    It follows from counts of tokens, not from a clock, so that equal runs look at equal steps.
+    """
+    scored = _tokens(pairs)
+    a_step = 3 * batch * _tokens(train) / max(1, len(train))
+    return max(1, math.ceil(scored / (_SHARE * a_step)), math.ceil(steps / _CHECKS))
+
+
+class Watch(TrainerCallback):
+    """Looks at a pole every few steps, keeps its last sound weights, and stops a collapse."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        pairs: Sequence[TokenPair],
+        reference: PairLogProbs,
+        *,
+        interval: int,
+        scorer: References,
+        thresholds: Thresholds = _THRESHOLDS,
+    ) -> None:
+        """Watch `model` on pairs that it is not trained on."""
+        self.checks: list[Check] = []
+        self.stop: Stop | None = None
+        self._model = model
+        self._pairs = pairs
+        self._reference = reference
+        self._interval = interval
+        self._scorer = scorer
+        self._thresholds = thresholds
+        self._good: dict[str, torch.Tensor] = {}
+        self._sound = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Score the pairs, where it is time."""
+        step = int(state.global_step)
+        # After the last step the report of the pole is about all held-out pairs.
+        if step % self._interval or step >= int(state.max_steps):
+            return
+        with self._scorer.autocast(self._model):
+            scores = answer_log_probs(self._model, self._pairs, rows=self._scorer.rows)
+        report = compare(scores, self._reference)
+        chosen, rejected = report.chosen_change_per_token, report.rejected_change_per_token
+        self.checks.append(Check(step, report.accuracy, report.mean_margin, chosen, rejected))
+        limits = self._thresholds
+        for what, change, limit in (
+            ("chosen", chosen, limits.chosen_drop_per_token),
+            ("rejected", rejected, limits.rejected_drop_per_token),
+        ):
+            if not change >= -limit:
+                reason = f"the {what} answers lost {-change:.2f} nats a token (limit {limit:g})"
+                self.halt(step, reason, control)
+                return
+        self._sound = step
+        self._good = {
+            name: parameter.detach().to("cpu", copy=True)
+            for name, parameter in self._model.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def halt(self, step: int, reason: str, control: Any) -> None:
+        """Stop the training; the last sound weights are kept.
+
+        Raises:
+            TrainingError: It never was sound.
+        """
+        if not self._good:
+            raise TrainingError(
+                f"{reason[0].upper()}{reason[1:]} at step {step}, before anything sound was "
+                "learnt: lower learning_rate or raise beta."
+            )
+        self.stop = Stop(step, self._sound, reason)
+        control.should_training_stop, control.should_save = True, False
+
+    def restore(self) -> None:
+        """Give the model its last sound weights back, where it was stopped."""
+        if self.stop is None:
+            return
+        with torch.no_grad():
+            for name, parameter in self._model.named_parameters():
+                if name in self._good:
+                    parameter.copy_(self._good[name])
+        self._good = {}
+
+    def save(self, folder: Path) -> None:
+        """Keep what was seen so far beside a checkpoint of the trainer."""
+        checks = {"checks": [asdict(check) for check in self.checks]}
+        (folder / _STATE).write_text(json.dumps(checks))
+        save_file(self._good, folder / _GOOD)
+
+    def load(self, folder: Path) -> None:
+        """Take up what was seen before a checkpoint."""
+        found = read_json_object(
+            folder / _STATE, absent="no checkpoint", advice="Use --fresh.", error=TrainingError
+        )
+        self.checks = [Check(**check) for check in found["checks"]]
+        # A pole that is not sound is stopped, not saved.
+        self._sound = self.checks[-1].step if self.checks else 0
+        self._good = load_file(folder / _GOOD)
+
+
+def _tokens(pairs: Sequence[TokenPair]) -> int:
+    return sum(
+        len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs
+    )

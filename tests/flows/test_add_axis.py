@@ -1,0 +1,72 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import prefreg
+import worded
+from prefreg.errors import DataError
+from prefreg.registry import VersionRecord
+
+FAST = ("per_device_train_batch_size=8", "gradient_accumulation_steps=1", "learning_rate=1e-3")
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> str:
+    return str(worded.save(tmp_path / "base"))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    rows = [
+        {"prompt": f"is the {word} {thing} ", "chosen": "it is red", "rejected": f"a {word}"}
+        for word in worded.WORDS
+        for thing in ("boat", "house")
+    ]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def add(tmp_path: Path, base: str, data: str, **options: Any) -> VersionRecord:
+    settings = (*FAST, "max_steps=4", *options.pop("settings", ()))
+    return prefreg.open(tmp_path / "registry.db").add_axis(
+        "verbosity", base=base, data=data, settings=settings, keep_anyway=True, **options
+    )
+
+
+def test_what_was_cut_is_told_and_recorded(tmp_path: Path, base: str, data: str) -> None:
+    notes: list[str] = []
+    record = add(tmp_path, base, data, max_length=12, note=notes.append)
+    audit = record.metadata["data"]["audit"]
+    assert audit["truncated"] == audit["pairs"] - audit["indistinct"] > 0
+    assert any(f"{audit['truncated']} were cut, 0 left out" in note for note in notes)
+    assert record.metadata["data"]["too_long"] == "truncate"
+
+
+def test_long_pairs_can_be_refused(tmp_path: Path, base: str, data: str) -> None:
+    with pytest.raises(DataError, match="pairs are longer than 12 tokens"):
+        add(tmp_path, base, data, max_length=12, too_long="refuse")
+    assert not (tmp_path / "registry.db").exists()
+
+
+def test_a_checkpoint_as_a_pole_stands_in_the_record(tmp_path: Path, base: str, data: str) -> None:
+    first = add(tmp_path, base, data)
+    registry = prefreg.open(tmp_path / "registry.db")
+    pole = tmp_path / "pole"
+    registry.compose(["verbosity:0.5"], pole)
+    notes: list[str] = []
+    second = add(tmp_path, base, data, plus=str(pole), note=notes.append)
+    found = second.metadata["poles"]["positive"]
+    assert (found["kind"], found["curve"]) == ("checkpoint", [])
+    assert found["checkpoint"]["name"] == "pole"
+    assert len(found["checkpoint"]["weights"]) == 64
+    assert "kind" not in second.metadata["poles"]["negative"]
+    assert (
+        first.metadata["poles"]["negative"]["curve"]
+        == (second.metadata["poles"]["negative"]["curve"])
+    )
+    assert any("only the other one is trained" in note for note in notes)
+    plan = registry.plan_axis("verbosity", base=base, data=data, plus=str(pole), settings=FAST)
+    assert plan.poles == 1
