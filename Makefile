@@ -27,7 +27,7 @@ lint: $(INSTALLED)  ## Style, types and layers
 	$(BIN)/lint-imports
 
 test: $(INSTALLED)  ## The whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 pocket: $(INSTALLED)  ## Train the bundled model from nothing (about 15 minutes on one core)
 	$(BIN)/python tools/pocket/build.py
