@@ -106,16 +106,17 @@ class Hostile(dict[str, Any]):
         ),
         (
             lambda: measure(axis(metric=raising(SystemExit("x"))), "p", "an answer"),
-            "The metric of {} failed on the answer 'an answer': SystemExit: x",
+            "The metric of {} failed on the prompt 'p' with the answer 'an answer': SystemExit: x",
         ),
         (
             lambda: measure(axis(metric=lambda *_: float("nan")), "p", "an answer"),
-            "The metric of {} failed on the answer 'an answer': it returned nan, "
-            "not a finite number",
+            "The metric of {} failed on the prompt 'p' with the answer 'an answer': it returned "
+            "nan, not a finite number",
         ),
         (
-            lambda: measure(axis(metric=lambda *_: None), "p", "an answer"),
-            "The metric of {} failed on the answer 'an answer': TypeError: float() argument",
+            lambda: measure(axis(metric=lambda *_: [1]), "p", "an answer"),
+            "The metric of {} failed on the prompt 'p' with the answer 'an answer': TypeError: "
+            "float() argument",
         ),
     ],
 )
@@ -127,8 +128,9 @@ def test_a_function_that_fails_or_returns_something_else_is_named(
     assert str(caught.value).startswith(told.format(OWNED))
 
 
-def test_a_metric_may_return_whatever_is_a_number() -> None:
+def test_a_metric_may_return_whatever_is_a_number_or_none() -> None:
     assert measure(axis(metric=lambda prompt, answer: len(answer)), "p", "abc") == 3.0
+    assert measure(axis(metric=lambda *_: None), "p", "it does not apply") is None
 
 
 def test_an_interruption_is_the_users() -> None:

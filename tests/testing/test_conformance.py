@@ -314,7 +314,7 @@ def test_a_switch_that_is_none_is_found(
         (lambda prompt, answer: -len(answer), "warned", "it should grow along the axis"),
         (lambda prompt, answer: float("inf"), "failed", "it returned inf, not a finite number"),
         (lambda prompt, answer: "7", "failed", "it returned '7', not a finite number"),
-        (lambda prompt, answer: answer / 2, "failed", "failed on the answer"),
+        (lambda prompt, answer: answer / 2, "failed", "failed on the prompt"),
     ],
 )
 def test_a_metric_is_finite_and_grows_along_the_axis(
