@@ -76,7 +76,7 @@ class Sheet:
         try:
             made = make(name)
         except DataError as error:
-            made = str(error)
+            made = str(error).rstrip(".")
         if isinstance(made, str):
             self.missing[name] = made
         else:
