@@ -11,7 +11,7 @@ from pathlib import Path
 
 import prefreg
 from prefreg.evaluation.consistency_plot import draw_consistency
-from prefreg.evaluation.resampling import Spread
+from prefreg.evaluation.statistics.jackknife import Spread
 from prefreg.flows.consistency import Consistency
 
 

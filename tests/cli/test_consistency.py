@@ -50,8 +50,8 @@ def test_a_picture_or_scratch_that_cannot_be_is_told_before_anything_is_trained(
     refuse: Refuse, own: Path
 ) -> None:
     call = ("--registry", own, "consistency", "helpful", "--seeds", "0,1", *SHORT)
-    assert "no .png file" in refuse(2, *call, "--plot", "seeds.jpeg")
-    assert "folder that exists" in refuse(2, *call, "--plot", "nowhere/seeds.png")
+    assert "does not end in .png" in refuse(2, *call, "--plot", "seeds.jpeg")
+    assert "There is no folder nowhere" in refuse(2, *call, "--plot", "nowhere/seeds.png")
     assert "--store" in refuse(2, *call, "--scratch", own)
     assert "nowhere" in refuse(1, *call, "--scratch", "nowhere/seeds.db")
 

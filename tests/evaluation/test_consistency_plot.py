@@ -4,7 +4,7 @@ import pytest
 
 from prefreg.errors import OutputError
 from prefreg.evaluation.consistency_plot import draw_consistency
-from prefreg.evaluation.resampling import Spread
+from prefreg.evaluation.statistics.jackknife import Spread
 
 
 def draw(destination: Path, seeds: int = 2) -> bytes:

@@ -6,7 +6,7 @@ import pytest
 import prefreg
 from prefreg.axes import PreferencePair
 from prefreg.errors import RegistryError, UsageError
-from prefreg.evaluation.resampling import spearman_brown
+from prefreg.evaluation.statistics.jackknife import spearman_brown
 from prefreg.flows.axis_request import AxisRequest
 from prefreg.flows.consistency import Consistency
 from prefreg.flows.seed_runs import ConsistencyRequest, Run, cut_in_halves, shuffle_labels

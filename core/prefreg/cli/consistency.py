@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefreg.cli.add_axis import add_axis
-from prefreg.cli.options import Common, command, table
+from prefreg.cli.options import PLOT, Common, command, table
 from prefreg.cli.progress import StageProgress, stage_progress
 
 if TYPE_CHECKING:
-    from prefreg.evaluation.resampling import Spread
+    from prefreg.evaluation.statistics.jackknife import Spread
     from prefreg.flows.consistency import Consistency
 
 _TRAINING = frozenset(
@@ -64,15 +64,6 @@ class SeedsType(click.ParamType[tuple[int, ...]]):
         return tuple(seeds)
 
 
-def _check_picture(_: click.Context, parameter: click.Parameter, path: Path | None) -> Path | None:
-    # Known before anything is trained, so that no training is lost to a misspelt name.
-    if path is not None and (path.suffix != ".png" or not path.parent.is_dir()):
-        raise click.BadParameter(
-            f"{path} is no .png file in a folder that exists.", param=parameter
-        )
-    return path
-
-
 @command("consistency")
 @click.argument("name", metavar="NAME_OR_YAML")
 @click.option(
@@ -101,12 +92,7 @@ def _check_picture(_: click.Context, parameter: click.Parameter, path: Path | No
     help="Registry for what has to be trained.",
 )
 @click.option("--store", is_flag=True, help="Store missing seeds in the registry itself.")
-@click.option(
-    "--plot",
-    type=click.Path(path_type=Path, dir_okay=False),
-    callback=_check_picture,
-    help="Save a picture (.png).",
-)
+@PLOT
 def consistency(
     common: Common,
     name: str,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from prefreg.evaluation.resampling import Spread, over_seeds, spearman_brown
+from prefreg.evaluation.statistics.jackknife import Spread, over_seeds, spearman_brown
 
 Matrix = npt.NDArray[np.float64]
 """A row and a column for each vector."""

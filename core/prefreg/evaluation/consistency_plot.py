@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from prefreg.errors import OutputError
-from prefreg.evaluation.resampling import Spread
+from prefreg.evaluation.statistics.jackknife import Spread
 
 _BLUE, _GREY = "#0072B2", "#444444"
 _WRITTEN = 12

@@ -21,7 +21,7 @@ from prefreg.evaluation.consistency import (
     energy,
     mean_cosine,
 )
-from prefreg.evaluation.resampling import Spread, spearman_brown
+from prefreg.evaluation.statistics.jackknife import Spread, spearman_brown
 from prefreg.flows.access import Access
 from prefreg.flows.seed_runs import ConsistencyRequest, ProgressFor, Run, SeedRuns, gather_runs
 from prefreg.flows.steering import make_dials

@@ -6,9 +6,10 @@ from itertools import combinations
 from math import sqrt
 from typing import Literal
 
+from prefreg.evaluation.statistics.estimates import t95
+
 JACKKNIFE_SEEDS = 5
 """With fewer, a variance of what is left out says next to nothing, and the range is reported."""
-_Z975 = 1.959963984540054
 
 Statistic = Callable[[Sequence[int]], float]
 """A figure of some of the seeds, given by their places."""
@@ -43,7 +44,7 @@ def over_seeds(count: int, statistic: Statistic, *, smallest: int = 2) -> Spread
     if count < JACKKNIFE_SEEDS:
         values = [statistic(chosen) for chosen in combinations(everything, smallest)]
         return Spread(value, min(values), max(values), "range")
-    half = student(count - 1) * jackknife_error(count, statistic)
+    half = t95(count - 1) * jackknife_error(count, statistic)
     return Spread(value, value - half, value + half, "jackknife")
 
 
@@ -52,17 +53,6 @@ def jackknife_error(count: int, statistic: Statistic) -> float:
     left = [statistic([each for each in range(count) if each != out]) for out in range(count)]
     middle = sum(left) / count
     return sqrt((count - 1) / count * sum((value - middle) ** 2 for value in left))
-
-
-def student(degrees: int) -> float:
-    """Return the .975 quantile of Student's t, by Fisher's expansion (to 0.3 % from 4 degrees)."""
-    z, n = _Z975, degrees
-    return (
-        z
-        + (z**3 + z) / (4 * n)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
-    )
 
 
 def spearman_brown(correlation: float, times: float) -> float:
