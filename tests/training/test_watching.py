@@ -10,7 +10,7 @@ from prefreg.axes import Axis
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.data.pairs import PairSet
 from prefreg.data.tokens import TokenPair, tokenize_pairs
-from prefreg.errors import TrainingError
+from prefreg.errors import GateError
 from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
 from prefreg.training.guards import Thresholds
 from prefreg.training.pair import train_pair
@@ -78,7 +78,7 @@ def test_a_collapse_is_stopped_and_the_last_sound_weights_come_back(
 def test_a_pole_that_never_was_sound_is_an_error(
     tokens: tuple[TokenPair, ...], scorer: References
 ) -> None:
-    with pytest.raises(TrainingError, match=r"The chosen answers lost .* before anything sound"):
+    with pytest.raises(GateError, match=r"the chosen answers lost .* before anything sound"):
         step(watch(tokens, worded.llama(seed=5), scorer, limit=1e-9), 2)
 
 
@@ -162,5 +162,5 @@ def test_scores_of_the_reference_are_taken_by_position(
         reference.rejected_tokens,
     )
     found = Watch(worded.llama(), tokens, shifted, interval=1, scorer=scorer)
-    with pytest.raises(TrainingError, match="The chosen answers lost"):
+    with pytest.raises(GateError, match="the chosen answers lost"):
         step(found, 1)

@@ -10,7 +10,7 @@ import torch
 
 from prefreg.axes import Axis
 from prefreg.checkpoints.bases import BaseModel
-from prefreg.errors import TrainingError
+from prefreg.errors import GateError, TrainingError
 from prefreg.scoring.log_probs import answer_log_probs
 from prefreg.scoring.report import PoleReport, compare
 from prefreg.training.checkpoints import Checkpoints
@@ -146,6 +146,9 @@ class PoleMaker:
                 )
             except TrainingError as error:
                 raise TrainingError(f"Axis {self.axis.name!r}, {pole} pole: {error}") from error
+            except GateError as error:
+                named = f"Axis {self.axis.name!r} is not kept: {pole} pole: {error}"
+                raise GateError(named) from error
         made = self._judge(pole, model, curve)
         if watch is None:
             return made

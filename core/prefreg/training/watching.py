@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 
 from prefreg.checkpoints.checkpoint import read_json_object
 from prefreg.data.tokens import TokenPair
-from prefreg.errors import TrainingError
+from prefreg.errors import GateError, TrainingError
 from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
 from prefreg.scoring.report import compare
 from prefreg.training.guards import Thresholds
@@ -126,12 +126,12 @@ class Watch(TrainerCallback):
         """Stop the training; the last sound weights are kept.
 
         Raises:
-            TrainingError: It never was sound.
+            GateError: It never was sound.
         """
         if not self._good:
-            raise TrainingError(
-                f"{reason[0].upper()}{reason[1:]} at step {step}, before anything sound was "
-                "learnt: lower learning_rate or raise beta."
+            raise GateError(
+                f"{reason} at step {step}, before anything sound was learnt. Lower learning_rate "
+                "or raise beta; --no-watch with --keep-anyway trains on and keeps it."
             )
         self.stop = Stop(step, self._sound, reason)
         control.should_training_stop, control.should_save = True, False
