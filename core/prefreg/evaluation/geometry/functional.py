@@ -5,10 +5,8 @@ base's own distribution, summed over the steps of its answers. To second order t
 is ½·ηᵀGη nats from the base, for every η at once.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +15,7 @@ from transformers import PreTrainedModel
 
 from prefreg.errors import DataError
 from prefreg.evaluation.sampling import Answer
+from prefreg.evaluation.steps import length, step_inputs
 
 STEP = 0.1
 _LOGITS = 1 << 27
@@ -77,7 +76,7 @@ def functional_geometry(
     """
     if not answers:
         raise DataError("Functional geometry needs at least one answer of the base.")
-    order = sorted(range(len(answers)), key=lambda place: _length(answers[place]))
+    order = sorted(range(len(answers)), key=lambda place: length(answers[place]))
     vocabulary = turn([0.0] * count).config.get_text_config().vocab_size
     per_answer = np.zeros((len(answers), count, count))
     done = 0
@@ -117,33 +116,14 @@ def _moments(turn: Turn, count: int, batch: Sequence[Answer], step: float) -> Ar
 @torch.inference_mode()
 def step_logits(model: PreTrainedModel, batch: Sequence[Answer]) -> torch.Tensor:
     """Return the logits of every step of every answer in float32, one row a step, in order."""
-    width = max(map(_length, batch))
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    steps = torch.zeros_like(ids, dtype=torch.bool)
-    for row, answer in enumerate(batch):
-        prompt, length = len(answer.prompt_ids), _length(answer)
-        ids[row, :length] = torch.tensor([*answer.prompt_ids, *answer.ids])
-        mask[row, :length] = 1
-        # The token at one place is predicted at the place before it.
-        steps[row, prompt - 1 : length - 1] = True
-    first = min(len(answer.prompt_ids) for answer in batch) - 1
-    options: dict[str, Any] = {"use_cache": False}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        options["logits_to_keep"] = width - first
-    output = model(
-        input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **options
-    ).logits
-    kept: torch.Tensor = output[:, first - width :][steps[:, first:].to(output.device)].float()
+    inputs, steps = step_inputs(model, batch)
+    output = model(**inputs).logits
+    kept: torch.Tensor = output[:, -steps.shape[1] :][steps.to(output.device)].float()
     return kept
-
-
-def _length(answer: Answer) -> int:
-    return len(answer.prompt_ids) + len(answer.ids)
 
 
 def _size(answers: Sequence[Answer], batch: Sequence[int], models: int, vocabulary: int) -> int:
     # One pass holds the logits of whole rows, the vectors only those of steps.
-    rows = len(batch) * _length(answers[batch[-1]])
+    rows = len(batch) * length(answers[batch[-1]])
     steps = sum(len(answers[place].ids) for place in batch)
     return (rows + models * steps) * vocabulary
