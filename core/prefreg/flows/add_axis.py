@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefreg import pocket
 from prefreg.checkpoints import BaseModel, resolve_base
@@ -28,8 +28,11 @@ from prefreg.training.lora import LoraOptions
 from prefreg.training.pair import PairResult, TrainedPole, train_pair
 from prefreg.training.preflight import check_disk
 from prefreg.training.settings import Settings, resolve_settings
-from prefreg.training.tokenising import tokenise
+from prefreg.training.tokenising import TokenisedPairs, tokenise
 from prefreg.vectors import Extraction
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Note = Callable[[str], None]
 _POCKET = "pocket"
@@ -137,16 +140,7 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
     """Do everything up to the training, and show a few examples token by token."""
     run = prepare(access, request, note)
     tokenizer = load_tokenizer(run.base)
-    context, vocabulary = load_limits(run.base)
-    tokens = tokenise(
-        run.installed.axis,
-        run.pairs,
-        tokenizer,
-        settings=run.settings,
-        context=context,
-        vocabulary=vocabulary,
-        policy=request.too_long,
-    )
+    tokens = tokens_of(run, request, tokenizer)
     return AxisPreview(
         axis=run.installed.axis.name,
         base=run.base.name,
@@ -158,6 +152,27 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
         renderings=tokens.renderings,
         settings=run.settings.as_dict(),
         examples=tuple(preview_tokens(tokens.positive[:3], tokenizer)),
+    )
+
+
+def tokens_of(
+    run: Prepared, request: AxisRequest, tokenizer: "PreTrainedTokenizerBase"
+) -> TokenisedPairs:
+    """Write the pairs of a run as tokens, as its training does.
+
+    Raises:
+        UsageError: The maximum length exceeds the model's context.
+        DataError: The pairs cannot be written as tokens, or none is left.
+    """
+    context, vocabulary = load_limits(run.base)
+    return tokenise(
+        run.installed.axis,
+        run.pairs,
+        tokenizer,
+        settings=run.settings,
+        context=context,
+        vocabulary=vocabulary,
+        policy=request.too_long,
     )
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import TrainingError
 from prefreg.flows.access import Access
-from prefreg.flows.add_axis import Note, Prepared, prepare
+from prefreg.flows.add_axis import Note, Prepared, prepare, tokens_of
 from prefreg.flows.axis_request import AxisRequest
-from prefreg.training.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.training.loading import load_model, load_tokenizer, quiet
 from prefreg.training.lora import Lora, choose_layers
 from prefreg.training.preflight import (
     FreeMemory,
@@ -24,7 +24,7 @@ from prefreg.training.preflight import (
 )
 from prefreg.training.probe import Duration, count_steps, measure_duration
 from prefreg.training.scratch import SCRATCH_BYTES
-from prefreg.training.tokenising import TokenisedPairs, tokenise
+from prefreg.training.tokenising import TokenisedPairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -96,16 +96,7 @@ def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) ->
     lora = choose_layers(run.lora, run.base) if run.lora else None
     with quiet():
         tokenizer = load_tokenizer(run.base)
-        context, vocabulary = load_limits(run.base)
-        tokens = tokenise(
-            run.installed.axis,
-            run.pairs,
-            tokenizer,
-            settings=run.settings,
-            context=context,
-            vocabulary=vocabulary,
-            policy=request.too_long,
-        )
+        tokens = tokens_of(run, request, tokenizer)
         steps = count_steps(len(tokens.positive[tokens.train]), run.settings)
         need = _memory(run, tokens, lora)
         problem, duration = None, None
