@@ -61,6 +61,17 @@ def test_the_order_of_pairs_is_no_part_of_what_is_kept(references: References) -
     assert torch.equal(score(alone, tokens()[::-1])[0].chosen, turned.chosen)
 
 
+def test_switched_labels_find_the_same_numbers(references: References) -> None:
+    """So φ of switched labels is −φ to the last bit."""
+    first, _ = score(references, tokens())
+    other, origin = score(references, tuple(pair.switched() for pair in tokens()))
+    assert origin == "cached"
+    assert torch.equal(other.chosen, first.rejected)
+    assert torch.equal(other.rejected, first.chosen)
+    mixed = tuple(p.switched() if i % 2 else p for i, p in enumerate(tokens()))
+    assert torch.equal(score(references, mixed)[0].chosen[1::2], first.rejected[1::2])
+
+
 def test_other_content_is_computed(references: References, tmp_path: Path) -> None:
     score(references, tokens())
     changed = (*tokens()[:-1], TokenPair(array("i", [4]), array("i", [9]), array("i", [10, 2])))

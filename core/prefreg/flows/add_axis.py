@@ -97,8 +97,18 @@ def add_axis(
     note: Note | None = None,
 ) -> VersionRecord:
     """Train the ± pair of an axis and store φ; nothing is stored when anything fails."""
+    return add_prepared(access, prepare(access, request, note), request, progress, note)
+
+
+def add_prepared(
+    access: Access,
+    run: Prepared,
+    request: AxisRequest,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> VersionRecord:
+    """Train and store a run whose pairs are there already, in the order in which they stand."""
     started = time.perf_counter()
-    run = prepare(access, request, note)
     check_disk(Path(tempfile.gettempdir()), 4 * run.base.fingerprint.parameters)
     result = train_pair(
         base=run.base,

@@ -1,7 +1,8 @@
 """The log-probabilities of the reference, kept on disk by what they are computed from.
 
 Both poles, every seed and a run that is taken up again score the same answers with the same
-base. A file belongs to one set of pairs, in whatever order they come.
+base. A file belongs to one set of pairs, in whatever order they come and whichever answer of each
+is the chosen one.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from prefreg.training.environment import hardware
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_FORMAT = 1
+_FORMAT = 2
 """Goes up with every change of the file or of how batches are made and scored."""
 _PACKAGES = ("torch", "transformers")
 
@@ -89,11 +90,14 @@ class References:
         tail: float,
         progress: Steps | None,
     ) -> tuple[PairLogProbs, Origin]:
-        """Score pairs in an order that follows from them alone.
+        """Score pairs, and the answers of each, in an order that follows from the texts alone.
 
-        So what is found on the disk is what would be computed, bit for bit.
+        So what is found on the disk is what would be computed, bit for bit, and switched labels
+        get the same numbers, which makes φ of them −φ to the last bit.
         """
-        digests = [_digest(pair) for pair in pairs]
+        turned = [pair.rejected_ids < pair.chosen_ids for pair in pairs]
+        laid = [p.switched() if t else p for p, t in zip(pairs, turned, strict=True)]
+        digests = [_digest(pair) for pair in laid]
         order = sorted(range(len(pairs)), key=digests.__getitem__)
         entry = self._entry([digests[i] for i in order], tail)
         chosen_tokens, rejected_tokens = _counts(pairs)
@@ -103,7 +107,7 @@ class References:
             with self.autocast(model):
                 found = answer_log_probs(
                     model,
-                    [pairs[i] for i in order],
+                    [laid[i] for i in order],
                     rows=self.rows,
                     tail=tail,
                     progress=progress,
@@ -112,6 +116,7 @@ class References:
             _remember(entry, sums)
         placed = torch.empty_like(sums)
         placed[:, order] = sums
+        placed = torch.where(torch.tensor(turned, dtype=torch.bool), placed.flip(0), placed)
         return PairLogProbs(placed[0], placed[1], chosen_tokens, rejected_tokens), origin
 
     def _entry(self, digests: Sequence[str], tail: float) -> Path:
