@@ -51,6 +51,8 @@ class Prepared:
     settings: Settings
     lora: LoraOptions | None
     given: GivenPole | None
+    seconds: float
+    """What it took to come so far."""
 
     @property
     def installed(self) -> InstalledAxis:
@@ -108,7 +110,7 @@ def add_prepared(
     note: Note | None = None,
 ) -> VersionRecord:
     """Train and store a run whose pairs are there already, in the order in which they stand."""
-    started = time.perf_counter()
+    started = time.perf_counter() - run.seconds
     check_disk(Path(tempfile.gettempdir()), 4 * run.base.fingerprint.parameters)
     result = train_pair(
         base=run.base,
@@ -188,6 +190,7 @@ def tokens_of(
 
 def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared:
     """Find the axis and its base, resolve the settings and read the pairs."""
+    started = time.perf_counter()
     check_tags(request.tags)
     lora = request.lora_options()
     found = find_axis(request.name)
@@ -226,7 +229,17 @@ def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared
     )
     if note is not None and (ended := origin.early_end()):
         note(ended)
-    return Prepared(found, base, origin, pairs, request.length_balanced, settings, lora, given)
+    return Prepared(
+        found=found,
+        base=base,
+        origin=origin,
+        pairs=pairs,
+        length_balanced=request.length_balanced,
+        settings=settings,
+        lora=lora,
+        given=given,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _note_given(given: GivenPole, base: BaseModel, note: Note) -> None:
