@@ -6,7 +6,8 @@
 Models have random weights in the shapes of Llama, in bfloat16, with three dense bfloat16 vectors of
 a thousandth. Every program runs in a process of its own, once to warm the cache of files and then
 --repeat times, in turn, so that a busy minute of the machine hits all of them; medians are printed.
-`engine` is the call of `write_composition`, `process` all from the start of Python to its end.
+`engine` is the call of `write_composition` with its libraries loaded, `process` all from the start
+of Python to its end.
 `floor` reads the same files and writes as many bytes, with the engine's threads and blocks and no
 arithmetic. mergekit (0.1.5, in a virtual environment of its own, `pip install mergekit==0.1.5`)
 gets the same vectors as full checkpoints, base + φ.
@@ -23,9 +24,9 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy
-import torch
 
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint
@@ -34,7 +35,10 @@ from prefreg.checkpoints.safetensors_file import plan_file
 from prefreg.checkpoints.safetensors_io import read_into, write_at
 from prefreg.composition.streaming import THREADS
 from prefreg.vectors.dense import METADATA
-from prefreg.vectors.tensors import BLOCK_ELEMENTS
+from prefreg.vectors.elements import BLOCK_ELEMENTS
+
+if TYPE_CHECKING:
+    import torch  # loaded only to make the inputs, as composing does without
 
 ETAS = (1.0, 0.5, -0.3)
 SHAPES = {  # hidden size, intermediate size, layers; vocabulary of 32,000
@@ -83,16 +87,20 @@ def weight_shapes(hidden: int, inner: int, layers: int) -> dict[str, tuple[int, 
     return shapes
 
 
-def noise(seed: int, scale: float) -> torch.Tensor:
+def noise(seed: int, scale: float) -> "torch.Tensor":
     """Return a pool of random bfloat16 numbers, of a length that no weight divides."""
+    import torch
+
     numbers = numpy.random.default_rng(seed).standard_normal(_POOL + 1, dtype=numpy.float32)
     return torch.from_numpy(numbers * scale).bfloat16()
 
 
 def write_noise(
-    path: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str], pool: torch.Tensor
+    path: Path, shapes: dict[str, tuple[int, ...]], metadata: dict[str, str], pool: "torch.Tensor"
 ) -> int:
     """Write a file of weights that repeats the pool, and return its size."""
+    import torch
+
     header, specs = plan_file([(name, "BF16", shape) for name, shape in shapes.items()], metadata)
     left = sum(spec.nbytes for spec in specs)
     data = pool.view(torch.uint8).numpy().data
@@ -148,6 +156,7 @@ def compose(folder: Path, vectors: int) -> None:
     from datetime import UTC, datetime
 
     from prefreg.composition import Plan, PlannedTerm, write_composition
+    from prefreg.composition.blocks.compiled import add_up
     from prefreg.registry import BaseRecord, VersionRecord
 
     checkpoint = Checkpoint.open(folder / "base")
@@ -167,6 +176,8 @@ def compose(folder: Path, vectors: int) -> None:
             note=None, metadata={}, created=now, measurements=(),
         )  # fmt: skip
         terms.append(PlannedTerm(record, eta, path))
+    room, no_eta = numpy.zeros((2, 1), numpy.uint32), numpy.zeros(0, numpy.float32)
+    add_up(room, numpy.zeros(2, numpy.bool_), no_eta, 0)  # loads what was compiled before
     began = time.perf_counter()
     written = write_composition(Plan(base, terms), folder / "out")
     spent = time.perf_counter() - began

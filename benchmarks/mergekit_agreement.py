@@ -32,7 +32,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import prefreg
-from prefreg.composition.methods import METHODS
+from prefreg.composition.methods.catalogue import METHODS
 from prefreg.flows.exporting import ExportRequest
 from prefreg.methods import MethodInput, MethodTerm
 

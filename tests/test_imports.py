@@ -67,3 +67,9 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_what_only_looks_loads_nothing_heavy(command: list[str], tmp_path: Path) -> None:
     assert loaded(f"from prefreg.cli.main import run\nrun({command!r})", tmp_path) == []
+
+
+def test_the_plain_sum_of_stored_vectors_loads_nothing_heavy(tmp_path: Path) -> None:
+    command = ["compose", "helpful:1", "harmless:-0.5", "--output", "out"]
+    assert loaded(f"from prefreg.cli.main import run\nrun({command!r})", tmp_path) == []
+    assert (tmp_path / "out" / "model.safetensors").is_file()

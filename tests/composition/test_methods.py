@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg.composition.counter import key_of, random_bits
-from prefreg.composition.methods import METHODS
+from prefreg.composition.methods.catalogue import METHODS
 from prefreg.composition.methods.election import kept_magnitude
 from prefreg.errors import UsageError
 from prefreg.methods import Method, MethodInput, MethodTerm
-from prefreg.vectors.tensors import BLOCK_ELEMENTS, blocks
+from prefreg.vectors.elements import BLOCK_ELEMENTS, blocks
 
 AXES = ("harmless", "helpful", "verbosity")
 Etas = st.lists(

@@ -16,14 +16,14 @@ from prefreg.composition import output, streaming
 from prefreg.composition.eta import EtaRule
 from prefreg.composition.layout import plan_files
 from prefreg.composition.memory import compose_state
-from prefreg.composition.methods import METHODS
+from prefreg.composition.methods.catalogue import METHODS
 from prefreg.composition.output import write_composition
 from prefreg.composition.plan import Plan, PlannedTerm, opened
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.streaming import estimate_seconds
 from prefreg.errors import BaseModelError, UsageError, VectorError
 from prefreg.methods import Combine, Method, MethodInput
-from prefreg.vectors.tensors import BLOCK_ELEMENTS
+from prefreg.vectors.elements import BLOCK_ELEMENTS
 
 
 def save_base(folder: Path, tensors: dict[str, torch.Tensor]) -> BaseModel:
@@ -163,7 +163,7 @@ def test_the_estimate_writes_nothing_and_grows_with_the_model(mixed: Plan) -> No
     files = plan_files(mixed.base.checkpoint, dtype=None, max_shard_size=None)
     before = sorted(mixed.base.path.parent.rglob("*"))
     with opened(mixed) as plan:
-        found = estimate_seconds(plan, files, rounding=Rounding(), device=torch.device("cpu"))
+        found = estimate_seconds(plan, files, rounding=Rounding(), device="cpu")
     assert 0 < found < 60
     assert sorted(mixed.base.path.parent.rglob("*")) == before
 

@@ -13,7 +13,7 @@ from prefreg.checkpoints.bases import BaseModel
 from prefreg.errors import BaseModelError, PrefregError, RegistryError, UsageError, VectorError
 from prefreg.vectors import LowRankVector, open_vector
 from prefreg.vectors.adapters import read_adapter
-from prefreg.vectors.opening import Vector
+from prefreg.vectors.kinds import Vector
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from prefreg.vectors import MemoryTensors, open_vector, write_dense, write_low_r
 from prefreg.vectors.compression import compress
 from prefreg.vectors.factors import Factors, truncate
 from prefreg.vectors.fidelity import measure
-from prefreg.vectors.opening import Vector
+from prefreg.vectors.kinds import Vector
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -10,8 +10,8 @@ from prefreg.vectors import MemoryTensors, open_vector, write_dense, write_low_r
 from prefreg.vectors.algebra import dot
 from prefreg.vectors.factors import Factors
 from prefreg.vectors.gram import gram
+from prefreg.vectors.kinds import Vector
 from prefreg.vectors.lowrank import LowRankVector
-from prefreg.vectors.opening import Vector
 
 
 def dense(folder: Path, name: str, **tensors: torch.Tensor) -> Vector:

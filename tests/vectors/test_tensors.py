@@ -7,15 +7,8 @@ from safetensors.torch import save_file
 
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.errors import BaseModelError, UsageError
-from prefreg.vectors.tensors import (
-    blocks,
-    count_nonzero,
-    is_finite,
-    parse_dtype,
-    read_block,
-    read_tensor,
-    to_bytes,
-)
+from prefreg.vectors.elements import blocks, parse_dtype
+from prefreg.vectors.tensors import count_nonzero, is_finite, read_block, read_tensor, to_bytes
 
 
 @pytest.mark.parametrize(

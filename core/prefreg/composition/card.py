@@ -7,17 +7,20 @@ true of it alone.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
 from prefreg.checkpoints.bases import POCKET, BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint
-from prefreg.composition.factoring import Compression
 from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.survival import FAITHFUL_GAIN, Survival
 from prefreg.terms import format_eta
-from prefreg.vectors.tensors import DTYPE_NAMES
+from prefreg.vectors.elements import DTYPE_NAMES
+
+if TYPE_CHECKING:
+    from prefreg.composition.factoring import Compression
 
 CARD_FILE = "README.md"
 
@@ -49,7 +52,9 @@ def checkpoint_card(
     )
 
 
-def adapter_card(plan: Plan, *, files: Mapping[str, str], compression: Compression | None) -> bytes:
+def adapter_card(
+    plan: Plan, *, files: Mapping[str, str], compression: "Compression | None"
+) -> bytes:
     """Return the card of a PEFT adapter, with what a bound on its rank cost."""
     kept = []
     if compression is not None:

@@ -4,29 +4,13 @@ Every step is a separate operation on whole tensors, so nothing is fused: the sa
 for any size of block, number of threads and device.
 """
 
-import math
-import struct
 from collections.abc import Iterable, Sequence
 
 import torch
 
-from prefreg.errors import BaseModelError, UsageError, VectorError
+from prefreg.composition.eta import rounded_eta
+from prefreg.errors import BaseModelError, VectorError
 from prefreg.vectors.tensors import is_finite
-
-
-def rounded_eta(eta: float) -> float:
-    """Return the coefficient as float32 has it.
-
-    Raises:
-        UsageError: It is not finite there.
-    """
-    try:
-        rounded: float = struct.unpack("<f", struct.pack("<f", eta))[0]
-    except OverflowError:
-        rounded = math.inf
-    if not math.isfinite(rounded):
-        raise UsageError(f"The coefficient {eta!r} does not fit float32. Use a smaller one.")
-    return rounded
 
 
 def compose_tensor(

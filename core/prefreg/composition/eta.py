@@ -1,7 +1,9 @@
 """Coefficients that differ between the weights of a model."""
 
 import fnmatch
+import math
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,3 +63,18 @@ def read_rule(content: Mapping[str, Any]) -> EtaRule:
 def eta_of(name: str, eta: float, rules: Sequence[EtaRule]) -> float:
     """Return the coefficient of a weight: that of the last rule that fits it, else `eta`."""
     return next((rule.eta for rule in reversed(rules) if rule.fits(name)), eta)
+
+
+def rounded_eta(eta: float) -> float:
+    """Return the coefficient as float32 has it.
+
+    Raises:
+        UsageError: It is not finite there.
+    """
+    try:
+        rounded: float = struct.unpack("<f", struct.pack("<f", eta))[0]
+    except OverflowError:
+        rounded = math.inf
+    if not math.isfinite(rounded):
+        raise UsageError(f"The coefficient {eta!r} does not fit float32. Use a smaller one.")
+    return rounded

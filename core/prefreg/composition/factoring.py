@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from prefreg.checkpoints.checkpoint import listed
-from prefreg.composition.engine import rounded_eta
-from prefreg.composition.eta import eta_of
+from prefreg.composition.eta import eta_of, rounded_eta
 from prefreg.composition.plan import OpenPlan, Plan, label, opened
 from prefreg.errors import UsageError, VectorError
 from prefreg.vectors.factors import Factors, Recompressed, concatenate, recompress, truncate

@@ -5,7 +5,8 @@ import torch
 from prefreg.composition.engine import add_up, require_finite
 from prefreg.composition.layout import output_dtype
 from prefreg.composition.plan import Plan, opened
-from prefreg.vectors.tensors import TORCH_DTYPES, parse_dtype, read_tensor
+from prefreg.vectors.elements import parse_dtype
+from prefreg.vectors.tensors import TORCH_DTYPES, read_tensor
 
 
 def compose_state(plan: Plan, *, dtype: str | None = None) -> dict[str, torch.Tensor]:

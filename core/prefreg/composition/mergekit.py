@@ -14,7 +14,7 @@ from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.composition.recipe import recipe, recipe_file
 from prefreg.composition.streaming import Progress
 from prefreg.errors import UsageError
-from prefreg.vectors.tensors import DTYPE_NAMES
+from prefreg.vectors.elements import DTYPE_NAMES
 
 CONFIG_FILE = "mergekit.yml"
 

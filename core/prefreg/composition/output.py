@@ -14,7 +14,7 @@ from prefreg.composition.recipe import config_file, read_companion, recipe, reci
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.streaming import THREADS, Progress, write_weights
 from prefreg.composition.survival import Survival
-from prefreg.vectors.tensors import parse_device, parse_dtype
+from prefreg.vectors.elements import parse_dtype, require_device
 
 _NEAREST = Rounding()
 
@@ -60,7 +60,7 @@ def write_composition(
         BaseModelError: The base is damaged.
         UsageError: The dtype or the size is malformed, or the device is not there.
     """
-    where = parse_device(device)
+    require_device(device)
     wanted = parse_dtype(dtype) if dtype else None
     limit = parse_size(max_shard_size) if max_shard_size else None
     checkpoint = plan.base.checkpoint
@@ -80,7 +80,7 @@ def write_composition(
             files,
             folder,
             rounding=rounding,
-            device=where,
+            device=device,
             durable=durable,
             progress=progress,
         )

@@ -4,14 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor, listed
 from prefreg.checkpoints.names import TRAINABLE_DTYPES, tied_copies
-from prefreg.composition.engine import rounded_eta
-from prefreg.composition.eta import EtaRule, eta_of
+from prefreg.composition.eta import EtaRule, eta_of, rounded_eta
 from prefreg.composition.methods.linear import LINEAR
 from prefreg.containment import reason
 from prefreg.errors import PrefregError, UsageError, VectorError
@@ -19,7 +17,11 @@ from prefreg.methods import Combine, Method, MethodInput, MethodTerm, Value
 from prefreg.registry.records import VersionRecord
 from prefreg.terms import format_eta
 from prefreg.vectors.opening import open_vector
-from prefreg.vectors.sources import TensorSource
+
+if TYPE_CHECKING:
+    import torch
+
+    from prefreg.vectors.sources import TensorSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,7 @@ class OpenTerm:
     """A term whose vector is open for reading."""
 
     planned: PlannedTerm
-    vector: TensorSource
+    vector: "TensorSource"
     names: frozenset[str]
 
 
@@ -112,10 +114,10 @@ class TensorTerm:
 
     record: VersionRecord
     eta: float
-    vector: TensorSource
+    vector: "TensorSource"
     name: str
 
-    def block(self, start: int, stop: int) -> torch.Tensor:
+    def block(self, start: int, stop: int) -> "torch.Tensor":
         """Return the flat elements `start:stop` of φ in float32.
 
         Raises:
@@ -217,7 +219,7 @@ def _check(plan: Plan) -> None:
             )
 
 
-def _require_fit(name: str, vector: TensorSource, base: Checkpoint) -> None:
+def _require_fit(name: str, vector: "TensorSource", base: Checkpoint) -> None:
     unknown = [tensor for tensor in vector.names if tensor not in base.tensors]
     shared = [tensor for tensor in vector.names if tensor in base.tensors]
     specs = {tensor: base.tensors[tensor].spec for tensor in shared}

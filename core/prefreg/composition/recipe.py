@@ -11,7 +11,7 @@ from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.survival import Survival
 from prefreg.errors import BaseModelError
-from prefreg.vectors.tensors import DTYPE_NAMES
+from prefreg.vectors.elements import DTYPE_NAMES
 
 SCHEMA = 1
 

@@ -1,12 +1,15 @@
 """The one rounding at the end of a composition: to the nearest number, or at random."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy
-import torch
 
 from prefreg.composition.counter import key_of, random_bits
 from prefreg.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 NEAREST, STOCHASTIC = "nearest", "stochastic"
 ROUNDINGS = (NEAREST, STOCHASTIC)
@@ -33,8 +36,12 @@ class Rounding:
         if self.kind not in ROUNDINGS:
             raise UsageError(f"There is no rounding {self.kind!r}. Use {' or '.join(ROUNDINGS)}.")
 
-    def round_into(self, room: torch.Tensor, total: torch.Tensor, name: str, start: int) -> None:
+    def round_into(
+        self, room: "torch.Tensor", total: "torch.Tensor", name: str, start: int
+    ) -> None:
         """Round the flat float32 numbers from place `start` of a tensor into `room`."""
+        import torch
+
         if self.kind == NEAREST or room.dtype not in (torch.bfloat16, torch.float16):
             room.copy_(total)
             return

@@ -1,6 +1,5 @@
 """Carrying a composition out a block at a time by a few threads; memory does not grow with it."""
 
-import math
 import os
 import time
 from collections import deque
@@ -8,32 +7,26 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
-
-import torch
+from typing import TYPE_CHECKING
 
 from prefreg.checkpoints.safetensors_file import plan_file
 from prefreg.checkpoints.safetensors_io import read_into, write_at
-from prefreg.composition.engine import require_finite
+from prefreg.composition.blocks.work import WeightWork
 from prefreg.composition.layout import METADATA, OutputFile, OutputTensor
 from prefreg.composition.methods.linear import LINEAR
-from prefreg.composition.plan import OpenPlan, TensorTerm, blamed_on, label
-from prefreg.composition.rounding import Rounding
+from prefreg.composition.plan import OpenPlan
+from prefreg.composition.rounding import NEAREST, Rounding
 from prefreg.composition.survival import Survival, SurvivalMeter, Tally
-from prefreg.composition.workspace import Workspace
 from prefreg.errors import BaseModelError
-from prefreg.methods import Combine
-from prefreg.vectors.dense import DenseVector
-from prefreg.vectors.tensors import (
-    BLOCK_ELEMENTS,
-    TORCH_DTYPES,
-    blocks,
-    read_elements,
-    require_readable,
-    to_bytes,
-    unreadable,
-)
+from prefreg.methods import Method
+from prefreg.vectors.elements import BLOCK_ELEMENTS, blocks, unreadable
+
+if TYPE_CHECKING:
+    from prefreg.composition.blocks.general import GeneralBlocks
+    from prefreg.composition.blocks.plain import PlainBlocks
 
 Progress = Callable[[int, int, str], None]
 """Told the bytes written, the bytes there are to write, and the tensor just written."""
@@ -47,14 +40,17 @@ _COPY_BYTES = 1 << 20
 _AHEAD = 2 * THREADS
 
 
+def buffer_bytes(vectors: int) -> int:
+    """Say what the blocks of all threads take at most for so many vectors."""
+    rooms, rows = vectors + 2, vectors + 4
+    return THREADS * (rooms + rows) * 4 * BLOCK_ELEMENTS
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """A piece of one tensor, and where in which file it goes."""
+    """A piece of one weight, and where in which file it goes."""
 
-    tensor: OutputTensor
-    terms: Sequence[TensorTerm]
-    combine: Future[Combine] | None
-    """What the method adds to a block; None for the plain sum."""
+    work: WeightWork
     start: int
     stop: int
     target: int
@@ -63,7 +59,8 @@ class _Job:
     @property
     def nbytes(self) -> int:
         """How many bytes it writes."""
-        return self.tensor.nbytes * (self.stop - self.start) // self.tensor.stored.spec.elements
+        tensor = self.work.tensor
+        return tensor.nbytes * (self.stop - self.start) // tensor.stored.spec.elements
 
 
 def write_weights(
@@ -72,7 +69,7 @@ def write_weights(
     folder: Path,
     *,
     rounding: Rounding,
-    device: torch.device,
+    device: str,
     durable: bool,
     progress: Progress | None = None,
 ) -> Survival | None:
@@ -89,23 +86,24 @@ def write_weights(
     meter = SurvivalMeter()
     total = sum(file.nbytes for file in files)
     done = 0
-    with closing(_Sources()) as sources, ExitStack() as targets, _workers() as pool:
-        worker = _Worker(plan, sources, rounding, device)
+    worker = _Worker(plan, rounding, device)
+    torch_too = _needs_torch(worker, plan, files)
+    with closing(worker), ExitStack() as targets, _workers(torch_too=torch_too) as pool:
         for file in files:
             target = targets.enter_context((folder / file.name).open("xb", buffering=0))
             jobs = _jobs(plan, file, target.fileno(), pool)
             for job, tally in _in_order(pool, worker, jobs):
-                meter.add(job.tensor.stored.spec.name, tally)
+                meter.add(job.work.name, tally)
                 done += job.nbytes
-                if progress and job.stop == job.tensor.stored.spec.elements:
-                    progress(done, total, job.tensor.stored.spec.name)
+                if progress and job.stop == job.work.tensor.stored.spec.elements:
+                    progress(done, total, job.work.name)
             if durable:
                 os.fsync(target.fileno())
     return meter.result()
 
 
 def estimate_seconds(
-    plan: OpenPlan, files: Sequence[OutputFile], *, rounding: Rounding, device: torch.device
+    plan: OpenPlan, files: Sequence[OutputFile], *, rounding: Rounding, device: str
 ) -> float:
     """Say how long a composition may take: one job is carried out, written nowhere, and scaled up.
 
@@ -118,17 +116,25 @@ def estimate_seconds(
         return 0.0
     largest = max(tensors, key=lambda tensor: tensor.nbytes)
     total = sum(tensor.nbytes for tensor in tensors)
+    worker = _Worker(plan, rounding, device)
     with (
-        closing(_Sources()) as sources,
-        _workers() as pool,
+        closing(worker),
+        _workers(torch_too=_needs_torch(worker, plan, files)) as pool,
         open(os.devnull, "wb", buffering=0) as nowhere,
     ):
-        worker = _Worker(plan, sources, rounding, device)
         job = next(_jobs_of(plan, largest, nowhere.fileno(), 0, pool))
         began = time.perf_counter()
         pool.submit(worker, job).result()
         spent = time.perf_counter() - began
     return spent * max(1.0, total / job.nbytes / THREADS)
+
+
+def _needs_torch(worker: "_Worker", plan: OpenPlan, files: Sequence[OutputFile]) -> bool:
+    if plan.plan.method is not LINEAR:
+        return True
+    tensors = (tensor for file in files for tensor in file.tensors)
+    works = (WeightWork(each, plan.terms_of(each.stored), None) for each in tensors)
+    return any(map(worker.needs_torch, works))
 
 
 def _jobs(
@@ -151,9 +157,9 @@ def _jobs_of(
     combine = None
     if terms and plan.plan.method is not LINEAR:
         combine = pool.submit(plan.combine, tensor.stored, terms)
+    work = WeightWork(tensor, terms, combine)
     for start, stop in blocks(elements, _JOB_ELEMENTS):
-        place = offset + tensor.nbytes * start // elements
-        yield _Job(tensor, terms, combine, start, stop, target, place)
+        yield _Job(work, start, stop, target, offset + tensor.nbytes * start // elements)
 
 
 def _in_order(
@@ -171,16 +177,29 @@ def _in_order(
 
 
 @contextmanager
-def _workers() -> Iterator[ThreadPoolExecutor]:
+def _workers(*, torch_too: bool) -> Iterator[ThreadPoolExecutor]:
+    if not torch_too:
+        with _closing(ThreadPoolExecutor(THREADS)) as pool:
+            yield pool
+        return
+    import torch
+
     # Threads of torch inside of ours would fight over the same cores. Torch remembers the number
     # for threads that come later, hence the last line.
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        with _closing(ThreadPoolExecutor(THREADS, "compose", torch.set_num_threads, (1,))) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _closing(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)
 
 
 class _Sources:
@@ -202,90 +221,83 @@ class _Sources:
         self._open.clear()
 
 
+class _Room:
+    """What one thread composes in; each way loads its library when it is first needed."""
+
+    def __init__(self, method: Method, rounding: Rounding, device: str) -> None:
+        self._choice = method, rounding, device
+
+    @cached_property
+    def plain(self) -> "PlainBlocks":
+        """For what is plain; it loads the compiler."""
+        from prefreg.composition.blocks.plain import PlainBlocks
+
+        return PlainBlocks()
+
+    @cached_property
+    def general(self) -> "GeneralBlocks":
+        """For what is not plain; it loads torch."""
+        from prefreg.composition.blocks.general import GeneralBlocks
+
+        return GeneralBlocks(*self._choice)
+
+
 class _Worker:
     """Carry out a job; safe from several threads."""
 
-    def __init__(
-        self, plan: OpenPlan, sources: _Sources, rounding: Rounding, device: torch.device
-    ) -> None:
-        self._rounding = rounding
+    def __init__(self, plan: OpenPlan, rounding: Rounding, device: str) -> None:
         self._plan = plan
-        self._sources = sources
-        self._spare = [Workspace(device) for _ in range(THREADS)]
+        self._plain = device == "cpu" and rounding.kind == NEAREST
+        self._sources = _Sources()
+        method = plan.plan.method
+        self._spare = [_Room(method, rounding, device) for _ in range(THREADS)]
 
     def __call__(self, job: _Job) -> Tally:
-        stored = job.tensor.stored
+        work = job.work
+        stored = work.tensor.stored
         try:
             source = self._sources[stored.file]
         except OSError as error:
             raise unreadable(stored.file, error, BaseModelError) from error
-        if not job.terms and job.tensor.dtype == stored.spec.dtype:
+        if work.is_copy:
             self._copy(job, source)
             return Tally()
-        require_readable(stored)
         return self._compose(job, source)
+
+    def close(self) -> None:
+        """Close the base's files."""
+        self._sources.close()
+
+    def needs_torch(self, work: WeightWork) -> bool:
+        """Whether a weight cannot be composed without torch."""
+        return not (work.is_copy or (self._plain and work.is_plain))
 
     def _copy(self, job: _Job, source: int) -> None:
         # Bytes, not numbers: dtypes that torch does not know pass through as well.
-        spec = job.tensor.stored.spec
+        spec = job.work.tensor.stored.spec
         first = spec.offset + spec.nbytes * job.start // spec.elements
         buffer = memoryview(bytearray(min(_COPY_BYTES, job.nbytes)))
         for start, stop in blocks(job.nbytes, _COPY_BYTES):
             part = buffer[: stop - start]
-            with _reading(job):
+            with job.work.reading():
                 read_into(source, first + start, part)
             write_at(job.target, job.place + start, part)
 
     def _compose(self, job: _Job, source: int) -> Tally:
-        space = self._spare.pop()
+        room = self._spare.pop()
+        plain = not self.needs_torch(job.work)
         try:
             tally = Tally()
             place = job.place
-            for start, stop in blocks(job.stop - job.start):
-                result = self._block(job, source, job.start + start, job.start + stop, space, tally)
-                write_at(job.target, place, to_bytes(result))
-                place += result.nbytes
+            for first, last in blocks(job.stop - job.start):
+                start, stop = job.start + first, job.start + last
+                result = None
+                if plain:
+                    result = room.plain.compose(job.work, source, start, stop, tally)
+                if result is None:  # the other way can tell whose numbers are not finite
+                    result = room.general.compose(job.work, source, start, stop, tally)
+                write_at(job.target, place, result)
+                place += len(result)
             return tally
         finally:
-            self._spare.append(space)
-
-    def _block(
-        self, job: _Job, source: int, start: int, stop: int, space: Workspace, tally: Tally
-    ) -> torch.Tensor:
-        spec, dtype = job.tensor.stored.spec, TORCH_DTYPES[job.tensor.dtype]
-        room = space.room(0, stop - start, TORCH_DTYPES[spec.dtype])
-        with _reading(job):
-            base = read_elements(source, spec, start, stop, room)
-        phis = [_read(term, start, stop, space, place) for place, term in enumerate(job.terms, 2)]
-        etas: Sequence[float] = [term.eta for term in job.terms]
-        if job.combine is not None:
-            combine = job.combine.result()
-            with blamed_on(self._plan.plan.method, spec.name):
-                phis = list(combine(start, [phi.to(torch.float32) for phi in phis]))
-            etas = [1.0] * len(phis)
-
-        def round_into(room: torch.Tensor, total: torch.Tensor) -> None:
-            self._rounding.round_into(room, total, spec.name, start)
-
-        result = space.compose(base, phis, etas, dtype, tally, round_into)
-        # The squares of what was added are finite only where the result is.
-        if not job.terms or not math.isfinite(tally.got):
-            vectors = ((label(term.record), term.block(start, stop)) for term in job.terms)
-            require_finite(spec.name, result, base, vectors)
-        return result
-
-
-def _read(term: TensorTerm, start: int, stop: int, space: Workspace, place: int) -> torch.Tensor:
-    """Read a block of φ, of a dense vector in its own dtype."""
-    if isinstance(term.vector, DenseVector):
-        room = space.room(place, stop - start, TORCH_DTYPES[term.vector.dtype])
-        return term.vector.stored.read_into(room, term.name, start, stop)
-    return term.block(start, stop)
-
-
-@contextmanager
-def _reading(job: _Job) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, EOFError) as error:
-        raise unreadable(job.tensor.stored.file, error, BaseModelError) from error
+            self._spare.append(room)

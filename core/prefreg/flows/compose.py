@@ -11,11 +11,10 @@ import psutil
 from prefreg.composition import Plan, PlannedTerm, Survival, write_composition
 from prefreg.composition.eta import EtaRule
 from prefreg.composition.layout import parse_size, plan_files
-from prefreg.composition.methods import METHODS
+from prefreg.composition.methods.linear import LINEAR
 from prefreg.composition.plan import opened
 from prefreg.composition.rounding import Rounding
-from prefreg.composition.streaming import THREADS, Progress, estimate_seconds
-from prefreg.composition.workspace import workspace_bytes
+from prefreg.composition.streaming import Progress, buffer_bytes, estimate_seconds
 from prefreg.errors import UsageError, VectorError
 from prefreg.flows.access import Access
 from prefreg.flows.geometry.kept import range_warnings
@@ -24,7 +23,7 @@ from prefreg.methods import Method
 from prefreg.plugins import load_methods
 from prefreg.registry import Store
 from prefreg.terms import Term
-from prefreg.vectors.tensors import parse_device, parse_dtype
+from prefreg.vectors.elements import parse_dtype, require_device
 
 _DEFAULT_OUTPUT = Path("composed")
 
@@ -172,12 +171,11 @@ def plan(access: Access, request: CompositionRequest) -> CompositionPlan:
     for term in made.active:
         stored = isinstance(term.source, bytes)
         reads[str(term.record) if stored else str(term.source)] = term.record.size
-    device = parse_device(request.device)
+    require_device(request.device)
     with opened(made) as open_plan:
-        seconds = estimate_seconds(
-            open_plan, files, rounding=Rounding(request.rounding, request.seed), device=device
-        )
-    buffers = THREADS * workspace_bytes(len(made.active))
+        rounding = Rounding(request.rounding, request.seed)
+        seconds = estimate_seconds(open_plan, files, rounding=rounding, device=request.device)
+    buffers = buffer_bytes(len(made.active))
     return CompositionPlan(
         formula=made.formula,
         rule=made.rule,
@@ -251,6 +249,10 @@ def find_method(name: str) -> Method:
     Raises:
         UsageError: There is none.
     """
+    if name == LINEAR.name:  # which alone needs no torch
+        return LINEAR
+    from prefreg.composition.methods.catalogue import METHODS
+
     if name in METHODS:
         return METHODS[name]
     brought, broken = load_methods()

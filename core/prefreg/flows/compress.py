@@ -12,8 +12,8 @@ from prefreg.registry import NewVersion, VersionRecord
 from prefreg.training.preflight import check_disk
 from prefreg.vectors import open_vector
 from prefreg.vectors.compression import Compressed, How, compress
+from prefreg.vectors.elements import parse_dtype
 from prefreg.vectors.fidelity import Fidelity, measure
-from prefreg.vectors.tensors import parse_dtype
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ import math
 import torch
 
 from prefreg.errors import VectorError
+from prefreg.vectors.elements import blocks
 from prefreg.vectors.sources import MemoryTensors, TensorSource, require_same_names
-from prefreg.vectors.tensors import blocks
 
 _WHAT = ("the first vector", "the second vector")
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from prefreg.errors import UsageError, VectorError
 from prefreg.vectors.factors import Factors, recompress, truncate
+from prefreg.vectors.kinds import Vector
 from prefreg.vectors.lowrank import LowRankVector, write_low_rank
-from prefreg.vectors.opening import Vector
 from prefreg.vectors.quantised import write_int8
 from prefreg.vectors.sparse import write_sparse
 from prefreg.vectors.writing import WrittenFile, write_dense

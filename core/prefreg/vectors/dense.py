@@ -1,11 +1,13 @@
 """Dense vectors: one tensor per weight, in a safetensors file or in the registry's bytes."""
 
 from collections.abc import Mapping
-
-import torch
+from typing import TYPE_CHECKING
 
 from prefreg.errors import VectorError
 from prefreg.vectors.stored import OpenVector, StoredVector
+
+if TYPE_CHECKING:
+    import torch
 
 METADATA: Mapping[str, str] = {"prefreg": '{"format":1,"kind":"dense"}'}
 """The whole metadata of a dense vector's file, so that equal vectors are equal files."""
@@ -44,7 +46,7 @@ class DenseVector(OpenVector):
         """Return the shape of a tensor."""
         return self.stored.specs[name].shape
 
-    def tensor(self, name: str) -> torch.Tensor:
+    def tensor(self, name: str) -> "torch.Tensor":
         """Return a tensor in float32.
 
         Raises:
@@ -53,10 +55,10 @@ class DenseVector(OpenVector):
         spec = self.stored.specs[name]
         return self.block(name, 0, spec.elements).reshape(spec.shape)
 
-    def block(self, name: str, start: int, stop: int) -> torch.Tensor:
+    def block(self, name: str, start: int, stop: int) -> "torch.Tensor":
         """Return the flat elements `start:stop` of a tensor in float32.
 
         Raises:
             VectorError: The file cannot be read.
         """
-        return self.stored.read(name, start, stop)
+        return self.stored.read(name, start, stop).float()

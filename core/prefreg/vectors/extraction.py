@@ -8,6 +8,7 @@ import torch
 
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.errors import VectorError
+from prefreg.vectors.elements import blocks
 from prefreg.vectors.factors import FactorMap, dot, norms, subtract
 from prefreg.vectors.lowrank import write_low_rank
 from prefreg.vectors.sources import (
@@ -16,7 +17,7 @@ from prefreg.vectors.sources import (
     require_same_names,
     require_shapes_of,
 )
-from prefreg.vectors.tensors import TORCH_DTYPES, blocks, count_nonzero, is_finite, to_bytes
+from prefreg.vectors.tensors import TORCH_DTYPES, count_nonzero, is_finite, to_bytes
 from prefreg.vectors.writing import dense_writer
 
 _UNMOVED = (

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from prefreg.vectors.elements import blocks
 from prefreg.vectors.sources import TensorSource
-from prefreg.vectors.tensors import blocks
 
 
 @dataclass(frozen=True, slots=True)

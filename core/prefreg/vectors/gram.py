@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 
 from prefreg.errors import VectorError
+from prefreg.vectors.elements import BLOCK_ELEMENTS, blocks
 from prefreg.vectors.factors import inner
+from prefreg.vectors.kinds import Vector
 from prefreg.vectors.lowrank import LowRankVector
-from prefreg.vectors.opening import Vector
-from prefreg.vectors.tensors import BLOCK_ELEMENTS, blocks
 
 Gram = torch.Tensor
 """The inner product of every vector with every other, in float64."""

@@ -90,7 +90,7 @@ class LowRankVector(OpenVector):
 
     def _whole(self, name: str) -> torch.Tensor:
         spec = self.stored.specs[name]
-        return self.stored.read(name, 0, spec.elements).reshape(spec.shape)
+        return self.stored.read(name, 0, spec.elements).float().reshape(spec.shape)
 
 
 def write_low_rank(factors: FactorMap, destination: Path) -> WrittenFile:

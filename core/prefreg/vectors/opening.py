@@ -1,30 +1,27 @@
 """Opening a stored vector of any kind."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefreg.errors import VectorError
 from prefreg.vectors.dense import DenseVector
-from prefreg.vectors.lowrank import LowRankVector
-from prefreg.vectors.quantised import Int8Vector
-from prefreg.vectors.sparse import SparseVector
 
-Vector = DenseVector | LowRankVector | Int8Vector | SparseVector
-_KINDS: dict[str, type[Vector]] = {
-    "dense": DenseVector,
-    "low-rank": LowRankVector,
-    "int8": Int8Vector,
-    "sparse": SparseVector,
-}
+if TYPE_CHECKING:
+    from prefreg.vectors.kinds import Vector
 
 
-def open_vector(source: Path | bytes, *, kind: str = "dense", label: str | None = None) -> Vector:
+def open_vector(source: Path | bytes, *, kind: str = "dense", label: str | None = None) -> "Vector":
     """Open the vector in a file or in a registry's bytes; `label` names it in messages.
 
     Raises:
         VectorError: It cannot be read, is damaged, or is of a kind that is not known here.
     """
-    if kind not in _KINDS:
+    if kind == "dense":  # which alone needs no torch
+        return DenseVector.open(source, label=label)
+    from prefreg.vectors.kinds import KINDS
+
+    if kind not in KINDS:
         raise VectorError(
             f"A vector of kind {kind!r} cannot be read by this version of prefreg. Upgrade it."
         )
-    return _KINDS[kind].open(source, label=label)
+    return KINDS[kind].open(source, label=label)

@@ -9,9 +9,10 @@ import torch
 from prefreg.checkpoints.checkpoint import listed
 from prefreg.checkpoints.safetensors_io import SafetensorsWriter
 from prefreg.errors import VectorError
+from prefreg.vectors.elements import BLOCK_ELEMENTS
 from prefreg.vectors.sources import TensorSource
 from prefreg.vectors.stored import OpenVector, StoredVector
-from prefreg.vectors.tensors import BLOCK_ELEMENTS, is_finite, to_bytes
+from prefreg.vectors.tensors import is_finite, to_bytes
 from prefreg.vectors.writing import WrittenFile, written_whole
 
 METADATA: Mapping[str, str] = {"prefreg": '{"format":1,"kind":"int8"}'}
@@ -64,12 +65,12 @@ class Int8Vector(OpenVector):
         Raises:
             VectorError: The file cannot be read.
         """
-        numbers = self.stored.read(f"{name}.q", start, stop)
+        numbers = self.stored.read(f"{name}.q", start, stop).float()
         if not numbers.numel():
             return numbers
         _, columns = _rows(self.shape(name))
         first, last = start // columns, -(-stop // columns)
-        scales = self.stored.read(f"{name}.scale", first, last).repeat_interleave(columns)
+        scales = self.stored.read(f"{name}.scale", first, last).float().repeat_interleave(columns)
         return numbers * scales[start - first * columns : stop - first * columns]
 
 

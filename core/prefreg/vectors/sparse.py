@@ -80,18 +80,18 @@ class SparseVector(OpenVector):
         edges = torch.searchsorted(places, torch.tensor([start, stop], dtype=places.dtype))
         first, last = map(int, edges)
         result = torch.zeros(stop - start)
-        values = self.stored.read(f"{name}.values", first, last)
+        values = self.stored.read(f"{name}.values", first, last).float()
         result[places[first:last].long() - start] = values
         return result
 
     def _read_shape(self, name: str) -> tuple[int, ...]:
-        sizes = self._whole(f"{name}.shape", torch.int64).tolist()
+        sizes = self._whole(f"{name}.shape").tolist()
         if any(size < 0 for size in sizes) or math.prod(sizes) > _LARGEST:
             raise self._damaged(name)
         return tuple(sizes)
 
     def _read_places(self, name: str) -> torch.Tensor:
-        places = self._whole(f"{name}.places", torch.int32)
+        places = self._whole(f"{name}.places")
         rising = bool((places.diff() > 0).all())
         if len(places) and not (rising and places[0] >= 0 and places[-1] < self._elements(name)):
             raise self._damaged(name)
@@ -100,9 +100,8 @@ class SparseVector(OpenVector):
     def _elements(self, name: str) -> int:
         return math.prod(self._shapes[name])
 
-    def _whole(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        room = torch.empty(self.stored.specs[name].shape, dtype=dtype)
-        return self.stored.read_into(room, name, 0, room.numel())
+    def _whole(self, name: str) -> torch.Tensor:
+        return self.stored.read(name, 0, self.stored.specs[name].elements)
 
     def _damaged(self, name: str) -> VectorError:
         return VectorError(

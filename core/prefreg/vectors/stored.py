@@ -5,13 +5,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
-import torch
+from typing import TYPE_CHECKING, Self
 
 from prefreg.checkpoints.safetensors_file import Header, TensorSpec, read_header_of
+from prefreg.checkpoints.safetensors_io import read_into
 from prefreg.errors import VectorError
-from prefreg.vectors.tensors import TORCH_DTYPES, read_elements, to_bytes, unreadable
+from prefreg.vectors.elements import unreadable
+
+if TYPE_CHECKING:
+    import torch
 
 
 class StoredVector:
@@ -62,30 +64,35 @@ class StoredVector:
             os.close(self._file)
             self._file = None
 
-    def read(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Return the flat elements `start:stop` of a stored tensor in float32.
+    def read(self, name: str, start: int, stop: int) -> "torch.Tensor":
+        """Return the flat elements `start:stop` of a stored tensor, in its own dtype.
 
         Raises:
             VectorError: The file cannot be read.
         """
-        room = torch.empty(stop - start, dtype=TORCH_DTYPES[self.specs[name].dtype])
-        return self.read_into(room, name, start, stop).to(torch.float32)
+        import torch
 
-    def read_into(self, room: torch.Tensor, name: str, start: int, stop: int) -> torch.Tensor:
-        """Read the flat elements `start:stop` into a tensor of their number and dtype.
+        from prefreg.vectors.tensors import TORCH_DTYPES, to_bytes
+
+        room = torch.empty(stop - start, dtype=TORCH_DTYPES[self.specs[name].dtype])
+        self.read_bytes(to_bytes(room), name, start)
+        return room
+
+    def read_bytes(self, view: memoryview, name: str, start: int) -> None:
+        """Fill `view` with the bytes of a stored tensor from its flat element `start` on.
 
         Raises:
             VectorError: The file cannot be read.
         """
         spec = self.specs[name]
+        begin = spec.offset + start * spec.nbytes // max(spec.elements, 1)
         if self._data is not None:
-            begin = spec.offset + start * room.itemsize
-            to_bytes(room)[:] = self._data[begin : begin + room.nbytes]
-            return room
+            view[:] = self._data[begin : begin + len(view)]
+            return
         if self._file is None:
             raise ValueError(f"{self.label} is closed")
         try:
-            return read_elements(self._file, spec, start, stop, room)
+            read_into(self._file, begin, view)
         except (OSError, EOFError) as error:
             raise unreadable(self.label, error) from error
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from prefreg.checkpoints.safetensors_io import SafetensorsWriter
 from prefreg.errors import OutputError, VectorError
 from prefreg.vectors.dense import METADATA, STORAGE_DTYPES
+from prefreg.vectors.elements import blocks
 from prefreg.vectors.sources import TensorSource
-from prefreg.vectors.tensors import TORCH_DTYPES, blocks, is_finite, to_bytes
+from prefreg.vectors.tensors import TORCH_DTYPES, is_finite, to_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,1 @@
 """The ways of combining vectors, one file each with the paper that it follows."""
-
-from prefreg.composition.methods.dare import DARE
-from prefreg.composition.methods.dare_ties import DARE_TIES
-from prefreg.composition.methods.gram_schmidt import GRAM_SCHMIDT
-from prefreg.composition.methods.linear import LINEAR
-from prefreg.composition.methods.shrink import SHRINK
-from prefreg.composition.methods.ties import TIES
-
-METHODS = {method.name: method for method in (LINEAR, TIES, DARE, DARE_TIES, GRAM_SCHMIDT, SHRINK)}
-"""The methods that come with prefreg, by name."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from prefreg.vectors.tensors import blocks
+from prefreg.vectors.elements import blocks
 
 _HALF = 1 << 16
 

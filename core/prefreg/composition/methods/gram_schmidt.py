@@ -12,7 +12,7 @@ import torch
 
 from prefreg.errors import UsageError
 from prefreg.methods import Addends, Combine, Method, MethodInput, MethodOption
-from prefreg.vectors.tensors import blocks
+from prefreg.vectors.elements import blocks
 
 # Directions this much weaker than the strongest are rounding, not directions.
 _RANK_TOLERANCE = 1e-10

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from prefreg.composition.survival import group_of
 from prefreg.errors import VectorError
+from prefreg.vectors.elements import blocks
 from prefreg.vectors.factors import inner
 from prefreg.vectors.lowrank import LowRankVector
 from prefreg.vectors.sources import TensorSource
-from prefreg.vectors.tensors import blocks
 
 Matrix = NDArray[np.float64]
 

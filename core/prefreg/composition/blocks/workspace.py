@@ -11,16 +11,10 @@ import numpy
 import torch
 
 from prefreg.composition.survival import Tally
-from prefreg.vectors.tensors import BLOCK_ELEMENTS
+from prefreg.vectors.elements import BLOCK_ELEMENTS
 
 # Between these, sums of squares in float32 neither overflow nor lose what is small.
 _SAFE = (1e-25, 1e30)
-
-
-def workspace_bytes(vectors: int) -> int:
-    """Say what one workspace takes at most for so many vectors, read in float32 at the widest."""
-    rooms, rows = vectors + 2, vectors + 4
-    return (rooms + rows) * torch.float32.itemsize * BLOCK_ELEMENTS
 
 
 class Workspace:

@@ -1,4 +1,4 @@
-"""Do 95 % intervals cover the truth in 95 % of draws? `python benchmarks/coverage.py`.
+"""Do 95 % intervals cover the truth in 95 % of draws? `python benchmarks/intervals.py`.
 
 Every row simulates 1,000 data sets of a known truth and counts how often its interval holds it.
 """
