@@ -11,6 +11,9 @@ from prefreg.terms import as_terms
 if TYPE_CHECKING:
     from prefreg.evaluation.grid import Grid
     from prefreg.evaluation.requirements import Requirement
+    from prefreg.experiments.laboratory import ProgressFor
+    from prefreg.experiments.request import ReproduceRequest
+    from prefreg.experiments.running import Reproduced
     from prefreg.flows.measuring.evaluate import Gate
     from prefreg.flows.measuring.evaluator import Evaluation
     from prefreg.flows.measuring.request import EvaluationRequest
@@ -97,3 +100,31 @@ class Measuring(Opened):
         return sweep(
             self.access, grid, wanted, Path(output), overwrite=overwrite, progress=progress
         )
+
+    def reproduce(
+        self,
+        request: "ReproduceRequest | str",
+        output: str | Path | None = None,
+        *,
+        progress: "ProgressFor | None" = None,
+        note: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> "Reproduced":
+        """Repeat an experiment of the paper, into a folder; `reproduce("grid", "out", seeds=(0,))`.
+
+        Vectors are taken from this registry where it has them, and trained into the folder where
+        it has not. Further options are the fields of `ReproduceRequest`. The same call goes on
+        after an interruption.
+
+        Raises:
+            UsageError: There is no such experiment, or it takes other axes.
+            OutputError: The folder holds something else.
+            PrefregError: Whatever adding an axis or evaluating raises.
+        """
+        from prefreg.experiments.request import ReproduceRequest
+        from prefreg.experiments.running import reproduce
+
+        if isinstance(request, str):
+            target = Path("reproduced", request) if output is None else Path(output)
+            request = ReproduceRequest(request, target, **options)
+        return reproduce(self.access, request, progress=progress, note=note)

@@ -155,15 +155,15 @@ def _per_token(places: Sequence[int], side: Mapping[str, Any]) -> list[float]:
 def _right(
     questions: Sequence[Question], places: Sequence[int], side: Mapping[str, Any], normalised: bool
 ) -> list[float]:
-    found = []
-    for place in places:
-        question = questions[place]
-        values = side["nats"][place]
-        if normalised:
-            sizes = [len(choice.encode()) for choice in question.choices]
-            values = [value / size for value, size in zip(values, sizes, strict=True)]
-        found.append(float(int(np.argmax(values)) == question.answer))
-    return found
+    return [is_right(questions[place], side["nats"][place], normalised) for place in places]
+
+
+def is_right(question: Question, nats: Sequence[float], normalised: bool = True) -> float:
+    """Return 1 where the likeliest choice, per character unless told otherwise, is the answer."""
+    if normalised:
+        sizes = [len(choice.encode()) for choice in question.choices]
+        nats = [value / size for value, size in zip(nats, sizes, strict=True)]
+    return float(int(np.argmax(nats)) == question.answer)
 
 
 def _encode(

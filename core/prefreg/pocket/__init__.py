@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from prefreg.pocket.crossed import crossed_rows
 from prefreg.pocket.questions import Question, parse
 from prefreg.pocket.rows import prompts, rows
 from prefreg.pocket.scoring import Verdict, score
@@ -16,6 +17,7 @@ __all__ = [
     "Question",
     "Verdict",
     "World",
+    "crossed_rows",
     "make_world",
     "model_dir",
     "parse",

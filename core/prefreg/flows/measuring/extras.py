@@ -70,13 +70,13 @@ class Extras:
         """Add the figures of a composition, beside those of its base."""
         base = Candidate(candidate.base, ())
         for _, questions in self._questions:
-            scored = [_choices(evaluator, each, questions) for each in (base, candidate)]
+            scored = [measure_choices(evaluator, each, questions) for each in (base, candidate)]
             add_choices(sheet, questions, *scored)
         if self._request.tasks:
-            add_tasks(sheet, *(_tasks(evaluator, each) for each in (base, candidate)))
+            add_tasks(sheet, *(measure_tasks(evaluator, each) for each in (base, candidate)))
         for name in self._rewards:
             scores = [
-                self._reward(evaluator, name, side, given)
+                self.reward(evaluator, name, side, given)
                 for side, given in zip((base, candidate), answers, strict=True)
             ]
             make = partial(compare_values, unit="score", asked=evaluator.asked, sides=scores)
@@ -84,9 +84,10 @@ class Extras:
         if self._judge is not None:
             self._add_judge(evaluator, sheet, candidate, answers, judged)
 
-    def _reward(
+    def reward(
         self, evaluator: "Evaluator", name: str, candidate: Candidate, answers: Answers
     ) -> list[float]:
+        """Score answers with a reward model."""
         found = self._rewards[name]
         prompts = [each.prompt for each in evaluator.asked]
         protocol = {
@@ -150,9 +151,10 @@ def _read(name: str, request: EvaluationRequest) -> list[Question]:
     return read_questions(Path(name))
 
 
-def _choices(
+def measure_choices(
     evaluator: "Evaluator", candidate: Candidate, questions: Sequence[Question]
 ) -> dict[str, Any]:
+    """Return the log-likelihood and the tokens of every choice of a composition."""
     protocol = {"questions": fingerprint_questions(questions)}
 
     def compute() -> dict[str, Any]:
@@ -162,7 +164,8 @@ def _choices(
     return evaluator.part(candidate, "choices", protocol, compute)
 
 
-def _tasks(evaluator: "Evaluator", candidate: Candidate) -> dict[str, Any]:
+def measure_tasks(evaluator: "Evaluator", candidate: Candidate) -> dict[str, Any]:
+    """Return what each document of the request's tasks scores, by task and metric."""
     request = evaluator.request
     protocol = {
         "tasks": list(request.tasks),

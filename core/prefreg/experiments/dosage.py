@@ -1,0 +1,136 @@
+"""What is left of knowledge as η grows, along each vector and along all of them together."""
+
+from collections.abc import Mapping
+
+from prefreg.evaluation.choices import ABOVE_CHANCE
+from prefreg.evaluation.pictures import Curve
+from prefreg.evaluation.statistics import Estimate
+from prefreg.experiments.drawing import Panel, add_curves
+from prefreg.experiments.findings import Claim, Findings, Table, show, view
+from prefreg.experiments.gauges import Gauge
+from prefreg.experiments.laboratory import Laboratory
+from prefreg.experiments.measuring import Measuring
+
+ETAS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+BEYOND = (16.0, 32.0, 64.0)
+"""Where it is looked for chance if that is not reached before."""
+KEPT = 0.95
+"""Of what the base knows, at η = 1."""
+
+Values = dict[float, Estimate]
+
+
+def measure_dosage(lab: Laboratory, measured: Measuring, asked: str) -> Findings:
+    """Read every gauge along every direction and write down where it falls to chance."""
+    directions: dict[str, tuple[str, ...]] = {axis: (axis,) for axis in lab.axes}
+    if len(lab.axes) > 1:
+        directions["all together"] = lab.axes
+    measured.visit([dict.fromkeys(axes, eta) for axes in directions.values() for eta in ETAS])
+    found = Findings(lab.recipe(None, f"{asked} Intervals: 95 %, {measured.over}."))
+    lines: dict[str, dict[str, Values]] = {}
+    for gauge in measured.gauges.values():
+        base = measured.value(gauge, {})
+        if gauge.chance is not None and (base is None or base.low <= gauge.chance + ABOVE_CHANCE):
+            found.notes.append(
+                f"{gauge.name} is not measurable: the base is right in {show(base)}, where chance "
+                f"is {gauge.chance:.2f}, so there is nothing to forget."
+            )
+            continue
+        lines[gauge.name] = {
+            label: _along(measured, gauge, axes) for label, axes in directions.items()
+        }
+        _add_claims(found, gauge, lines[gauge.name])
+        _add_table(found, gauge, lines[gauge.name])
+    _draw(lab, found, measured.gauges, lines)
+    return found
+
+
+def _along(measured: Measuring, gauge: Gauge, axes: tuple[str, ...]) -> Values:
+    """Read a gauge up to the last η, and beyond it as long as it is above chance there."""
+    found: Values = {}
+    for eta in (*ETAS, *BEYOND):
+        value = measured.value(gauge, dict.fromkeys(axes, eta))
+        if value is not None:
+            found[eta] = value
+        above = gauge.chance is not None and not (
+            value is None or is_at_chance(value, gauge.chance)
+        )
+        if eta >= ETAS[-1] and not above:
+            break
+    return found
+
+
+def is_at_chance(value: Estimate, chance: float) -> bool:
+    """Whether a figure is no more than .05 above chance."""
+    return value.value <= chance + ABOVE_CHANCE
+
+
+def falls_to_chance(values: Mapping[float, Estimate], chance: float) -> float | None:
+    """Return the smallest η from which on no figure is more than .05 above chance."""
+    found = None
+    for eta in sorted(values, reverse=True):
+        if not is_at_chance(values[eta], chance):
+            break
+        found = eta
+    return found
+
+
+def _add_claims(found: Findings, gauge: Gauge, lines: Mapping[str, Values]) -> None:
+    kept = found.data.setdefault(gauge.name, {"unit": gauge.unit, "chance": gauge.chance})
+    for label, values in lines.items():
+        kept[label] = {"at": {f"{eta:g}": view(value) for eta, value in values.items()}}
+        if gauge.chance is None:
+            continue
+        base, at_one = values[0.0], values[1.0]
+        found.claims.append(
+            Claim(
+                f"{label} at η = 1 keeps {KEPT:.0%} of the base's {gauge.name}",
+                at_one.value >= KEPT * base.value,
+                f"{show(at_one)}, the base {show(base)}",
+            )
+        )
+        fallen = falls_to_chance(values, gauge.chance)
+        kept[label]["falls_to_chance_at"] = fallen
+        where = f"it does {f'from η = {fallen:g} on' if fallen else f'not at η = {max(values):g}'}"
+        found.claims.append(
+            Claim(
+                f"{label}: {gauge.name} falls to chance ({gauge.chance:.2f}) at η = 8 or before",
+                fallen is not None and fallen <= ETAS[-1],
+                f"{show(values.get(ETAS[-1]))} at η = 8; {where}",
+            )
+        )
+
+
+def _add_table(found: Findings, gauge: Gauge, lines: Mapping[str, Values]) -> None:
+    chance = "" if gauge.chance is None else f"; chance is {gauge.chance:.2f}"
+    etas = sorted({eta for values in lines.values() for eta in values})
+    rows = [(f"{eta:g}", *(show(values.get(eta)) for values in lines.values())) for eta in etas]
+    found.tables.append(Table(f"{gauge.name}, {gauge.unit}{chance}", ("η", *lines), tuple(rows)))
+
+
+def _draw(
+    lab: Laboratory,
+    found: Findings,
+    gauges: Mapping[str, Gauge],
+    lines: Mapping[str, Mapping[str, Values]],
+) -> None:
+    panels = {}
+    for name, values in lines.items():
+        curves = [
+            Curve(label, {eta: point for eta, point in points.items() if eta <= ETAS[-1]})
+            for label, points in values.items()
+        ]
+        chance = gauges[name].chance
+        if chance is not None:
+            level = Estimate(chance, chance, chance, 0)
+            ends = {ETAS[0]: level, ETAS[-1]: level}
+            curves.append(Curve(f"chance, {chance:.2f}", ends, context=True))
+        panels[name] = Panel(gauges[name].unit, curves)
+    add_curves(
+        found,
+        lab,
+        panels,
+        title="What is left as η grows",
+        legend="A line turns one vector, or all by the same η; bands are 95 % intervals.",
+        across="η",
+    )

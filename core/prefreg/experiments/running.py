@@ -1,0 +1,67 @@
+"""Run an experiment from its request to its folder; what was done before a kill is not repeated."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefreg.errors import UsageError
+from prefreg.experiments import folder
+from prefreg.experiments.catalogue import find_experiment
+from prefreg.experiments.findings import Findings
+from prefreg.experiments.laboratory import Laboratory, ProgressFor
+from prefreg.experiments.request import ReproduceRequest
+from prefreg.flows.access import Access
+from prefreg.flows.find_axis import find_axis
+
+
+@dataclass(frozen=True, slots=True)
+class Reproduced:
+    """An experiment that was carried out."""
+
+    request: ReproduceRequest
+    folder: Path
+    findings: Findings
+    results: dict[str, Any]
+
+
+def reproduce(
+    access: Access,
+    request: ReproduceRequest,
+    *,
+    note: Callable[[str], None] | None = None,
+    progress: ProgressFor | None = None,
+) -> Reproduced:
+    """Carry out an experiment; vectors are taken from the registry or trained into the folder.
+
+    Raises:
+        UsageError: There is no such experiment, or it takes other axes.
+        AxisError: An axis is not installed.
+        OutputError: The folder holds something else.
+        DataError: There is nothing to train on or to ask.
+    """
+    experiment = find_experiment(request.name)
+    named = request.axes or experiment.axes
+    axes = tuple(find_axis(name).installed.axis.name for name in named)
+    if not experiment.fewest <= len(axes) <= experiment.most:
+        raise UsageError(
+            f"The experiment {request.name!r} takes {experiment.count}, not {', '.join(axes)}."
+        )
+    run = experiment.load()
+    lab = Laboratory(
+        request=request,
+        axes=axes,
+        given=access,
+        folder=request.output,
+        note=note or (lambda text: None),
+        progress=progress or (lambda prefix: None),
+    )
+    folder.claim(request)
+    try:
+        found = run(lab)
+    except BaseException:
+        folder.give_up(request.output)
+        raise
+    found.notes += [f"A guard was missed: {each}." for each in lab.missed]
+    results = folder.finish(request.output, request, experiment.summary, found)
+    return Reproduced(request, request.output, found, results)
