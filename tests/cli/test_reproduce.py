@@ -70,7 +70,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, run: Run, refuse: Refuse)
         "Training helpful, seed 1",
     ]
     assert not (out / "results.json").exists()
-    before = run("--registry", out / "registry.db", "vectors", "--json").data
+    before = run("--registry", out / "registry.db", "vectors", "--json").data["vectors"]
     again = run("--registry", "none.db", *arguments)
     assert again.code == 0, again.err
     assert "seed 0" not in again.err
@@ -78,7 +78,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path, run: Run, refuse: Refuse)
     assert again.data["folder"] == str(out)
     kept = json.loads((out / "results.json").read_text("utf-8"))
     assert kept["data"] == again.data["data"]
-    after = run("--registry", out / "registry.db", "vectors", "--json").data
+    after = run("--registry", out / "registry.db", "vectors", "--json").data["vectors"]
     hashes = [{each["sha256"] for each in listed} for listed in (before, after)]
     assert len(hashes[1]) == 2
     assert hashes[0] < hashes[1]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from prefreg import DataError, UsageError
-from prefreg.experiments import grid
+from prefreg.experiments import dosage, grid
 from prefreg.experiments.catalogue import EXPERIMENTS, find_experiment
 from prefreg.experiments.running import Reproduced
 
@@ -92,7 +92,10 @@ def test_stacking_compares_with_each_dial_alone(reproduce: Reproduce, extended: 
 
 
 def test_retention_looks_for_chance(reproduce: Reproduce) -> None:
-    made = reproduce("retention", axes=("helpful",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dosage, "ETAS", (0.0, 1.0, 8.0))
+        patch.setattr(dosage, "BEYOND", (64.0,))
+        made = reproduce("retention", axes=("helpful",))
     check_written(made)
     facts = made.results["data"]["facts"]
     assert 0 < facts["chance"] < 0.5
