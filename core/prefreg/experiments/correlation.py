@@ -28,8 +28,8 @@ from prefreg.flows.add_axis import prepare
 from prefreg.flows.find_axis import find_axis
 from prefreg.registry import VersionRecord
 from prefreg.vectors import Vector, open_vector
+from prefreg.vectors.elements import blocks
 from prefreg.vectors.gram import gram
-from prefreg.vectors.tensors import blocks
 
 LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 ETA = 0.5
