@@ -150,12 +150,15 @@ def draw(found: Sequence[Mapping[str, Any]], destination: Path) -> None:
         "python benchmarks/alternatives.py"
     )
     title = "Preference vectors and what else one could do"
-    with Canvas(destination, title=title, caption=caption, columns=3, height=4.6) as canvas:
+    with Canvas(
+        destination, title=title, caption=caption, columns=3, width=4.7, height=4.6
+    ) as canvas:
         *fronts, last = canvas.panels
         for panel, limit in zip(fronts, SHOWN, strict=True):
             _draw_fronts(panel, points, limit)
         _draw_trades(last, points)
-        last.legend(fontsize=7, loc="lower right", framealpha=0.9)
+        # Beside the panels: inside, it would lie on the methods that do little.
+        canvas.figure.legend(*last.get_legend_handles_labels(), fontsize=8, loc="outside right")
 
 
 def _draw_fronts(panel: Any, points: Mapping[str, Point], limit: float) -> None:
@@ -177,7 +180,7 @@ def _draw_fronts(panel: Any, points: Mapping[str, Point], limit: float) -> None:
             zorder=5 if method == OURS else 3,
         )  # fmt: skip
     base = _placed("base", points["base"])
-    panel.plot(base.x.value, base.y.value, marker="+", markersize=13, color="#000000")
+    panel.plot(base.x.value, base.y.value, "+", markersize=13, color="#000000", zorder=6)
     panel.annotate("base", (base.x.value, base.y.value), (-9, -14), textcoords="offset points")
     panel.set_title(f"fronts at KL ≤ {limit:g} nats an answer", fontsize=10)
     panel.set_xlabel("helpful: share of benign questions answered")
