@@ -312,12 +312,22 @@ def test_doctor_tells_what_is_wrong_with_a_registry(run, own: Path) -> None:
 
 def test_add_axis_stores_the_next_version(run, own: Path) -> None:
     command = ("add-axis", "help", "--limit", "60", "--set", "max_steps=2", "--keep-anyway")
-    result = run("--registry", own, *command, "--note", "second", "--seed", "3", "--json")
+    command += ("--note", "second", "--seed", "3", "--answers", "4", "--guard", "accuracy=0.1")
+    result = run("--registry", own, *command, "--json")
     assert (result.data["axis"], result.data["version"]) == ("helpful", 2)
     assert result.data["note"] == "second"
-    assert result.data["metadata"]["training"]["seed"] == 3
+    training, poles = (result.data["metadata"][name] for name in ("training", "poles"))
+    assert training["seed"] == 3
+    assert training["guards"]["accuracy"] == 0.1
+    assert [answers["step"] for answers in poles["positive"]["answers"]] == [0, 2]
     assert "Base model: pocket" in result.err
     assert "helpful@2" in run("--registry", own, "compose", "helpful:1", "--plan").out
+
+
+def test_a_guard_that_there_is_none_of_is_named_before_anything_is_read(run) -> None:
+    result = run("add-axis", "helpful", "--base", "nowhere", "--guard", "repetition=0.2")
+    assert result.code == 2
+    assert "no guard 'repetition'. Did you mean 'repetition_rise'?" in result.err
 
 
 def test_add_axis_creates_the_registry_and_trains_on_a_file(run, tmp_path: Path) -> None:

@@ -23,6 +23,21 @@ def test_both_poles_are_drawn(trained: Path, tmp_path: Path) -> None:
     assert shows(tmp_path / "both.png", _VERMILION)
 
 
+def test_answers_have_panels_of_their_own(trained: Path, tmp_path: Path) -> None:
+    record = prefreg.open(trained).show("helpful")
+    sample = {"length": 8.0, "unended": 0.0, "empty": 0.0, "repetition": 0.1, "refusals": None}
+    answers = [{"step": step} | sample for step in (0, 4, 8)]
+    heights = []
+    for name, more in (("without", {}), ("with", {"answers": answers})):
+        poles = {
+            pole: {"curve": kept["curve"]} | more for pole, kept in record.metadata["poles"].items()
+        }
+        shown = replace(record, metadata=record.metadata | {"poles": poles})
+        plot_version(shown, tmp_path / f"{name}.png")
+        heights.append(matplotlib.image.imread(tmp_path / f"{name}.png").shape[0])
+    assert heights[1] > 1.5 * heights[0]
+
+
 def test_a_pole_that_was_not_trained_has_no_curve(trained: Path, tmp_path: Path) -> None:
     record = prefreg.open(trained).show("helpful")
     poles = {"positive": {}, "negative": record.metadata["poles"]["negative"]}

@@ -1,12 +1,13 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from prefreg.errors import GateError, TrainingError
+from prefreg.errors import GateError, TrainingError, UsageError
 from prefreg.scoring.report import PoleReport
-from prefreg.training.guards import check_pole, enforce
+from prefreg.training.guards import Thresholds, check_pole, enforce, read_thresholds
 from prefreg.training.preflight import MemoryNeed, check_disk, check_memory
 
 BASE = {"weight": torch.zeros(2)}
@@ -76,3 +77,24 @@ def test_a_disk_that_is_too_small_is_named(tmp_path: Path) -> None:
     check_disk(tmp_path, 1)
     with pytest.raises(TrainingError, match=r"needs 1073741824\.0 GiB"):
         check_disk(tmp_path, 1 << 60)
+
+
+def test_thresholds_are_read_and_the_others_keep_their_defaults() -> None:
+    found = read_thresholds(["accuracy=0.6", "repetition_rise=1e-1"])
+    assert found == replace(Thresholds(), accuracy=0.6, repetition_rise=0.1)
+    assert check_pole("positive", SOUND, MOVED, BASE, replace(Thresholds(), accuracy=0.95))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("acuracy=0.6", "no guard 'acuracy'. Did you mean 'accuracy'?"),
+        ("x=1", "There are: accuracy, mean_margin"),
+        ("accuracy", "is not KEY=NUMBER"),
+        ("accuracy=high", "is not KEY=NUMBER"),
+        ("accuracy=nan", "is not KEY=NUMBER"),
+    ],
+)
+def test_a_threshold_that_is_none_is_named(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        read_thresholds([text])

@@ -64,7 +64,14 @@ def test_everything_about_the_run_is_recorded(result: PairResult) -> None:
     assert result.renderings == ("chat",)
     assert result.settings["max_length"] == 48
     assert result.audit.train + result.audit.heldout == result.audit.pairs == 60
-    assert set(result.seconds) == {"loading", "reference", "positive", "negative", "scoring"}
+    assert set(result.seconds) == {
+        "loading",
+        "reference",
+        "positive",
+        "negative",
+        "scoring",
+        "watching",
+    }
     assert {"torch", "trl", "transformers", "python"} <= set(result.packages)
     assert result.hardware
     assert result.shortcuts.as_dict() == {

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,16 +8,18 @@ import torch
 
 import worded
 from prefreg.axes import Axis
-from prefreg.checkpoints.bases import BaseModel
+from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.data.pairs import PairSet
 from prefreg.data.tokens import TokenPair, tokenize_pairs
 from prefreg.errors import GateError
 from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
-from prefreg.training.guards import Thresholds
+from prefreg.training.guards import Guards, Thresholds
 from prefreg.training.pair import train_pair
 from prefreg.training.references import References
 from prefreg.training.settings import Settings
-from prefreg.training.watching import Check, Watch, check_interval
+from prefreg.training.watching import Check, Watch, check_interval, step_work
+
+ONE = {"per_device_train_batch_size": 1}
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +99,15 @@ def test_numbers_that_are_none_are_a_collapse(
 def test_how_often_it_looks_follows_from_the_tokens(
     tokens: tuple[TokenPair, ...], scorer: References
 ) -> None:
-    rare = check_interval(tokens, tokens, batch=1, steps=100)
-    often = check_interval(tokens, tokens, batch=64, steps=100)
+    one, many = (
+        step_work(tokens, Settings({**ONE, "gradient_accumulation_steps": count}, frozenset()))
+        for count in (1, 64)
+    )
+    assert many == 64 * one > 64 * 3 * min(len(pair.prompt_ids) for pair in tokens)
+    rare = check_interval(tokens, work=one, steps=100)
+    often = check_interval(tokens, work=many, steps=100)
     assert rare > often >= 100 / 20
-    assert rare == check_interval(tokens, tokens, batch=1, steps=100)
+    assert rare == check_interval(tokens, work=one, steps=100)
 
 
 def test_watching_changes_no_weight_and_stands_in_the_result(
@@ -108,18 +116,79 @@ def test_watching_changes_no_weight_and_stands_in_the_result(
     longer = replace(settings, values={**settings.values, "per_device_train_batch_size": 32})
     made, blind = (
         train_pair(
-            base=base, axis=axis, pairs=pairs, settings=longer, seed=0, keep_anyway=True, watched=on
+            base=base,
+            axis=axis,
+            pairs=pairs,
+            settings=longer,
+            seed=0,
+            keep_anyway=True,
+            guards=Guards(watched=on),
         )
         for on in (True, False)
     )
     for pole in ("positive", "negative"):
-        seen = getattr(made, pole)
+        seen, other = getattr(made, pole), getattr(blind, pole)
         assert seen.checks
+        assert [seen.answers[place].step for place in (0, -1)] == [0, 6]
+        assert seen.answers[0] == made.positive.answers[0]
         assert seen.stop is None
-        assert not getattr(blind, pole).checks
+        assert not other.checks
+        assert not other.answers
         for name, weight in seen.weights.items():
-            assert torch.equal(weight, getattr(blind, pole).weights[name])
+            assert torch.equal(weight, other.weights[name])
         assert all(point.grad_norm and point.grad_norm > 0 for point in seen.curve)
+    assert 0 < made.seconds["watching"] < made.seconds["positive"] + made.seconds["negative"]
+
+
+def test_dropout_draws_the_same_whether_a_pole_answers_or_not(
+    base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings, tmp_path: Path
+) -> None:
+    folder = worded.save(tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.3}))
+    dropping = resolve_base(str(folder))
+
+    def weights(model: BaseModel, prompts: int) -> dict[str, torch.Tensor]:
+        made = train_pair(
+            base=model,
+            axis=axis,
+            pairs=pairs,
+            settings=settings,
+            seed=0,
+            keep_anyway=True,
+            guards=Guards(prompts=prompts),
+        )
+        assert len(made.positive.answers) == (2 if prompts else 0)
+        return made.positive.weights
+
+    loud, silent = weights(dropping, 8), weights(dropping, 0)
+    assert all(torch.equal(weight, silent[name]) for name, weight in loud.items())
+    steady = weights(base, 0)
+    assert not all(torch.equal(weight, silent[name]) for name, weight in steady.items())
+
+
+def test_answers_that_fall_apart_stop_a_pole(
+    base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings
+) -> None:
+    """With a limit below what it does anyway, a sound pole counts as one that fell apart."""
+    often = {"per_device_train_batch_size": 64, "max_steps": 40}
+    notes: list[str] = []
+    made = train_pair(
+        base=base,
+        axis=axis,
+        pairs=pairs,
+        settings=replace(settings, values={**settings.values, **often}),
+        seed=0,
+        keep_anyway=True,
+        guards=Guards(replace(Thresholds(), empty_rise=-0.5)),
+        note=notes.append,
+    )
+    stop = made.positive.stop
+    assert stop is not None
+    assert "of its answers are empty" in stop.reason
+    assert 0 < stop.kept < stop.step
+    assert made.positive.answers[-1].step == stop.step
+    assert any(note.startswith("The positive pole was stopped: ") for note in notes)
 
 
 def test_a_run_that_collapses_is_stopped_and_keeps_what_was_sound(

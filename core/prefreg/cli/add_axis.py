@@ -92,6 +92,16 @@ if TYPE_CHECKING:
     show_default=True,
     help="Look at held-out pairs in training, and stop a pole that collapses.",
 )
+@click.option(
+    "--answers",
+    type=click.IntRange(0),
+    default=16,
+    show_default=True,
+    help="Held-out prompts that a pole answers now and then; 0 leaves it out.",
+)
+@click.option(
+    "--guard", "guards", multiple=True, metavar="KEY=NUMBER", help="One threshold of the guards."
+)
 @click.option("--keep-anyway", is_flag=True, help="Store the vector even if a guard refuses it.")
 def add_axis(
     common: Common,
@@ -129,6 +139,8 @@ def _describe(record: VersionRecord) -> str:
     size = human_size(record.size)
     lines = [f"Added {record} on {record.base.name} ({size}, sha256 {record.sha256[:12]})."]
     for name, pole in record.metadata["poles"].items():
+        for warned in pole.get("warnings", ()):
+            lines.append(f"The {name} pole at step {warned['step']}: {warned['reason']}.")
         if stop := pole.get("stopped"):
             lines.append(
                 f"The {name} pole was stopped early: {stop['reason']} at step {stop['step']}; "

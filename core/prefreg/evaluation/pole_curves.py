@@ -1,5 +1,6 @@
-"""A picture of a training: loss and margin of both poles, step by step."""
+"""A picture of a training: loss, margin and answers of both poles, step by step."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ _PANELS = (
     ("loss", "Loss", "DPO loss (nats)"),
     ("margin", "Margin", "reward margin, β · nats"),
 )
+_SHARES = {"repetition": "-", "unended": "--", "refusals": ":"}
 _SMOOTHED_FROM = 30
 """Steps from which the single ones stand back behind their running mean."""
 
@@ -29,18 +31,20 @@ def draw_poles(
     title: str,
     caption: str,
     heldout: Mapping[str, Curve],
+    answers: Mapping[str, Curve],
 ) -> None:
     """Draw the curves of `positive` and `negative`, or of one of them, and save the picture.
 
-    `heldout` are their margins on held-out pairs, in the unit of the other margins. `caption` says
-    what was trained and how; it is wrapped below the panels.
+    `heldout` are their margins on held-out pairs, in the unit of the other margins; `answers`
+    what they answered on the way, if they did. `caption` says what was trained and how; it is
+    wrapped below the panels.
     """
-    figure = Figure(figsize=(9.0, 4.6), layout="constrained")
+    rows = 2 if answers else 1
+    figure = Figure(figsize=(9.0, 0.8 + 3.8 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontweight="bold")
-    for panel, (figure_name, heading, unit) in zip(
-        figure.subplots(1, len(_PANELS)), _PANELS, strict=True
-    ):
+    panels = figure.subplots(rows, len(_PANELS), squeeze=False)
+    for panel, (figure_name, heading, unit) in zip(panels[0], _PANELS, strict=True):
         for pole, curve in curves.items():
             label, colour = POLES[pole]
             _draw(panel, curve, figure_name, f"{label} ({pole} pole)", colour)
@@ -49,15 +53,43 @@ def draw_poles(
         # Where nothing is learnt yet: the loss is log 2, the margin 0.
         start = 0.6931 if figure_name == "loss" else 0.0
         panel.axhline(start, color="#999999", linewidth=0.8, linestyle=":")
-        panel.set_title(heading, fontsize=10)
-        panel.set_xlabel("optimiser step")
-        panel.set_ylabel(unit)
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.legend(fontsize=8, framealpha=0.9)
+        _finish(panel, heading, unit)
+    if answers:
+        _draw_answers(panels[1], answers)
     figure.supxlabel(textwrap.fill(caption, 150), fontsize=8, color="#444444")
     figure.savefig(destination, dpi=150)
+
+
+def _finish(panel: Any, heading: str, unit: str) -> None:
+    panel.set_title(heading, fontsize=10)
+    panel.set_xlabel("optimiser step")
+    panel.set_ylabel(unit)
+    panel.grid(alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.legend(fontsize=8, framealpha=0.9)
+
+
+def _draw_answers(panels: Sequence[Axes], answers: Mapping[str, Curve]) -> None:
+    """Draw the length of the answers, and the shares that a collapse raises; step 0 is the base."""
+    length, shares = panels
+    for pole, samples in answers.items():
+        label, colour = POLES[pole]
+        steps = [sample["step"] for sample in samples]
+        found = [sample["length"] for sample in samples]
+        length.plot(steps, found, color=colour, marker="D", markersize=4, label=label)
+        for name, line in _SHARES.items():
+            # A share that was not taken is a gap.
+            values = [math.nan if (v := sample[name]) is None else v for sample in samples]
+            if not all(map(math.isnan, values)):
+                what = "refusals of benign prompts" if name == "refusals" else name
+                shares.plot(steps, values, line, color=colour, label=f"{label}, {what}")
+    length.set_ylim(
+        0, 1.1 * max(point["length"] for samples in answers.values() for point in samples)
+    )
+    shares.set_ylim(-0.03, 1.03)
+    _finish(length, "Answers: length", "tokens")
+    _finish(shares, "Answers: what falls apart", "share")
 
 
 def _draw(panel: Axes, curve: Curve, name: str, label: str, colour: str) -> None:

@@ -1,19 +1,18 @@
-"""Generate answers in batches, reproducibly."""
+"""Answers to prompts in words, drawn reproducibly."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.axes import Message, Text
-from prefreg.data.rendering import encode_prompt, end_id, padding_id
+from prefreg.data.rendering import encode_prompt
 from prefreg.errors import BaseModelError, UsageError
+from prefreg.scoring.generating import Progress, generate, generation_config
 from prefreg.training.loading import quiet
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,66 +79,23 @@ def sample(
     """
     tokens = [encode_prompt(prompt, tokenizer) for prompt in prompts]
     _check_context(model, max(map(len, tokens), default=0), sampling)
-    config = _generation_config(model, tokenizer, sampling)
-    # Prompts of similar length share a batch, which saves padding; answers return in order.
-    order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
-    answers: dict[int, Answer] = {}
-    model.train(False)
-    with quiet(), torch.random.fork_rng(devices=[]), torch.inference_mode():
-        torch.manual_seed(sampling.seed)
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            found = _generate(model, [tokens[index] for index in batch], config)
-            for index, ids in zip(batch, found, strict=True):
-                text: Any = tokenizer.decode(ids, skip_special_tokens=True)
-                end = next((at for at, id in enumerate(ids) if id in config.eos_token_id), None)
-                kept = ids if end is None else ids[: end + 1]
-                answers[index] = Answer(text.strip(), tokens[index], kept, end is not None)
-            if progress is not None:
-                progress(start + len(batch), len(order))
-    return [answers[index] for index in range(len(tokens))]
-
-
-def _generate(
-    model: PreTrainedModel, tokens: Sequence[Sequence[int]], config: GenerationConfig
-) -> list[list[int]]:
-    width = max(map(len, tokens))
-    pad = config.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in tokens])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in tokens])
-    generate: Any = model.generate
-    output = generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=config,
-    )
-    return [row[width:].tolist() for row in output]
-
-
-def _generation_config(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sampling: Sampling
-) -> GenerationConfig:
-    # A chat model may end its turns with other tokens than the tokenizer's own.
-    named: Any = getattr(model.generation_config, "eos_token_id", None)
-    ends = {end_id(tokenizer), *(named if isinstance(named, list) else [named])} - {None}
-    drawn: dict[str, Any] = (
-        {
-            "do_sample": True,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": 0,
-        }
-        if sampling.temperature > 0
-        else {"do_sample": False}
-    )
-    make: Any = GenerationConfig  # its constructor carries no types
-    config: GenerationConfig = make(
+    config = generation_config(
+        model,
+        tokenizer,
         max_new_tokens=sampling.max_new_tokens,
-        eos_token_id=sorted(ends),
-        pad_token_id=padding_id(tokenizer),
-        **drawn,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
     )
-    return config
+    with quiet(), torch.inference_mode():
+        found = generate(
+            model, tokens, config, seed=sampling.seed, batch_size=batch_size, progress=progress
+        )
+    answers = []
+    for prompt, ids in zip(tokens, found, strict=True):
+        text: Any = tokenizer.decode(ids, skip_special_tokens=True)
+        ended = bool(ids) and ids[-1] in config.eos_token_id
+        answers.append(Answer(text.strip(), prompt, ids, ended))
+    return answers
 
 
 def _check_context(model: PreTrainedModel, prompt: int, sampling: Sampling) -> None:

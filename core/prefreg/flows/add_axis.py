@@ -23,6 +23,7 @@ from prefreg.registry import NewVersion, VersionRecord
 from prefreg.registry.tags import check_tags
 from prefreg.training import Progress
 from prefreg.training.given import GivenPole, Pole, find_given
+from prefreg.training.guards import Guards, Thresholds, read_thresholds
 from prefreg.training.loading import load_limits, load_tokenizer
 from prefreg.training.lora import LoraOptions
 from prefreg.training.pair import PairResult, TrainedPole, train_pair
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 _POCKET = "pocket"
+_BENIGN = 8
 _STORAGE = {"float32": "F32", "bfloat16": "BF16"}
 
 
@@ -51,6 +53,7 @@ class Prepared:
     settings: Settings
     lora: LoraOptions | None
     given: GivenPole | None
+    guards: Guards
     seconds: float
     """What it took to come so far."""
 
@@ -122,7 +125,7 @@ def add_prepared(
         too_long=request.too_long,
         given=run.given,
         keep_anyway=request.keep_anyway,
-        watched=request.watch,
+        guards=run.guards,
         resumable=True,
         fresh=request.fresh,
         progress=progress,
@@ -192,6 +195,7 @@ def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared
     """Find the axis and its base, resolve the settings and read the pairs."""
     started = time.perf_counter()
     check_tags(request.tags)
+    thresholds = read_thresholds(request.guards)
     lora = request.lora_options()
     found = find_axis(request.name)
     installed = found.installed
@@ -238,8 +242,15 @@ def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared
         settings=settings,
         lora=lora,
         given=given,
+        guards=_guards(request, thresholds, base),
         seconds=time.perf_counter() - started,
     )
+
+
+def _guards(request: AxisRequest, thresholds: Thresholds, base: BaseModel) -> Guards:
+    # Some of the bundled model's axes hold no benign prompt out.
+    benign = pocket.prompts("benign", split="dev", limit=_BENIGN) if base.name == _POCKET else ()
+    return Guards(thresholds, request.watch, request.answers, tuple(benign))
 
 
 def _note_given(given: GivenPole, base: BaseModel, note: Note) -> None:
@@ -293,6 +304,7 @@ def _metadata(
             "seed": result.seed,
             "settings": result.settings,
             "defaults": result.defaults,
+            "guards": asdict(result.guards.thresholds),
             "shortcuts": result.shortcuts.as_dict(),
         }
         | ({"lora": result.lora.as_dict()} if result.lora else {}),
@@ -322,13 +334,16 @@ def _declared(found: FoundAxis) -> dict[str, Any]:
 def _pole(pole: TrainedPole) -> dict[str, Any]:
     kind = {"kind": "checkpoint", "checkpoint": pole.given.as_dict()} if pole.given else {}
     stopped = {"stopped": asdict(pole.stop)} if pole.stop else {}
+    warned = {"warnings": [asdict(each) for each in pole.warnings]} if pole.warnings else {}
     return (
         kind
         | stopped
+        | warned
         | {
             "report": asdict(pole.report),
             "curve": [asdict(point) for point in pole.curve],
             "checks": [asdict(check) for check in pole.checks],
+            "answers": [asdict(sample) for sample in pole.answers],
             "failures": [failure.as_dict() for failure in pole.failures],
         }
     )

@@ -47,6 +47,10 @@ class AxisRequest:
     keep_anyway: bool = False
     watch: bool = True
     """Look at held-out pairs while a pole is trained, and stop it where it collapses."""
+    answers: int = 16
+    """How many held-out prompts a watched pole answers now and then."""
+    guards: Sequence[str] = ()
+    """`key=value` of thresholds, over the defaults."""
     fresh: bool = False
     """Start over, whatever an earlier process that was ended has left."""
     accept_licence: bool = False

@@ -34,6 +34,7 @@ def plot_version(record: VersionRecord, destination: Path) -> None:
             title=f"{record}: training of its poles",
             caption=_caption(record),
             heldout={name: _heldout(record, poles[name]) for name in curves},
+            answers={name: found for name in curves if (found := poles[name].get("answers"))},
         )
     except OSError as error:
         raise OutputError(f"{destination} cannot be written: {error.strerror}.") from error

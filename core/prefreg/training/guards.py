@@ -1,12 +1,14 @@
 """Whether a trained pole may be trusted."""
 
+import difflib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 
-from prefreg.errors import GateError
+from prefreg.errors import GateError, UsageError
 from prefreg.scoring.report import PoleReport
 
 
@@ -25,6 +27,53 @@ class Thresholds:
     mean_margin: float = 0.01
     chosen_drop_per_token: float = 1.0
     rejected_drop_per_token: float = 2.0
+    repetition_rise: float = 0.3
+    """Rises are of shares of the answers on the way, over the base's."""
+    empty_rise: float = 0.5
+    unended_rise: float = 0.5
+    refusal_rise: float = 0.5
+    """Of benign prompts; a pole that is taught to refuse is only warned of."""
+    length_factor: float = 2.0
+    """Answers may be this much longer or shorter than the base's and those of the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """How a run is guarded."""
+
+    thresholds: Thresholds = Thresholds()
+    watched: bool = True
+    """Look at each pole while it is trained, and stop it where it collapses."""
+    prompts: int = 16
+    """How many held-out prompts a watched pole answers now and then."""
+    benign: tuple[str, ...] = ()
+    """Further prompts, which nobody need refuse."""
+
+
+GUARDS = Guards()
+
+
+def read_thresholds(assignments: Sequence[str]) -> Thresholds:
+    """Read `KEY=VALUE` of thresholds; the others keep their defaults.
+
+    Raises:
+        UsageError: A name is unknown, or a value no number.
+    """
+    names = [each.name for each in fields(Thresholds)]
+    values = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(names)}."
+            raise UsageError(f"There is no guard {name!r}. {hint}")
+        try:
+            values[name] = float(value) if equals else math.nan
+        except ValueError:
+            values[name] = math.nan
+        if math.isnan(values[name]):
+            raise UsageError(f"{text!r} is not KEY=NUMBER, as in accuracy=0.6.")
+    return Thresholds(**values)
 
 
 @dataclass(frozen=True, slots=True)

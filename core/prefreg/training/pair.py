@@ -4,7 +4,7 @@ import gc
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,7 @@ from prefreg.data.pairs import PairSet
 from prefreg.data.tokens import Policy, TokenPair
 from prefreg.training.environment import hardware, package_versions, peak_memory
 from prefreg.training.given import GivenPole, Pole
-from prefreg.training.guards import enforce
+from prefreg.training.guards import GUARDS, Guards, enforce
 from prefreg.training.loading import load_limits, load_tokenizer, quiet
 from prefreg.training.lora import Lora, LoraOptions, choose_layers
 from prefreg.training.poles import Note, PoleMaker, TrainedPole, Weights
@@ -56,12 +56,13 @@ class PairResult:
     """As resolved, with the maximum length that was used."""
     defaults: dict[str, Any]
     """What TRL takes for the settings that nobody set."""
+    guards: Guards
     shortcuts: Shortcuts
     references: dict[Pole, Origin]
     """How each pole came by the reference's log-probabilities."""
     seed: int
     seconds: dict[str, float]
-    """Time by stage: loading, reference, positive, negative, scoring."""
+    """Time by stage: loading, reference, positive, negative, scoring; of both poles, watching."""
     packages: dict[str, str]
     hardware: str
     peak_memory: dict[str, int]
@@ -80,7 +81,7 @@ def train_pair(
     too_long: Policy = "truncate",
     given: GivenPole | None = None,
     keep_anyway: bool = False,
-    watched: bool = True,
+    guards: Guards = GUARDS,
     resumable: bool = False,
     fresh: bool = False,
     progress: Progress | None = None,
@@ -89,7 +90,7 @@ def train_pair(
     """Train θ₊ and θ₋ from the base, or an adapter on it for each, or one where one is given.
 
     Both poles see the same pairs in the same order. The same seed gives the same weights, bit
-    for bit, on the same machine with as many threads. A `watched` pole is stopped where it
+    for bit, on the same machine with as many threads. A watched pole is stopped where it
     collapses. A `resumable` run keeps what is done in the cache and goes on from what an earlier
     process has left there, to the same weights; `fresh` starts over.
 
@@ -116,7 +117,7 @@ def train_pair(
         if note is not None and (cut := tokens.audit.describe_long(tokens.max_length)):
             note(cut)
         run = PoleMaker(
-            base, axis, settings, seed, chosen, tokens, tokenizer, watched, progress, note
+            base, axis, settings, seed, chosen, pairs, tokens, tokenizer, guards, progress, note
         )
         model = run.load()
         size = sum(parameter.numel() for parameter in model.parameters())
@@ -150,6 +151,7 @@ def train_pair(
         renderings=tokens.renderings,
         settings=settings.as_dict() | {"max_length": tokens.max_length},
         defaults=default_settings(settings, max_length=tokens.max_length),
+        guards=guards,
         shortcuts=run.shortcuts,
         references={pole: reference.origin for pole, reference in run.references.items()},
         seed=seed,
@@ -178,7 +180,7 @@ def _scratch(
         "lora": run.lora.as_dict() if run.lora else None,
         "shortcuts": run.shortcuts.as_dict(),
         "given": [given.pole, given.model.fingerprint.weights] if given else None,
-        "watched": run.watched,
+        "guards": asdict(run.guards),
         "machine": [device, hardware(), torch.get_num_threads()],
         "packages": package_versions(),
     }

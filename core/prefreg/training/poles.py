@@ -10,12 +10,15 @@ import torch
 
 from prefreg.axes import Axis
 from prefreg.checkpoints.bases import BaseModel
+from prefreg.data.pairs import PairSet, switch_pairs
 from prefreg.errors import GateError, TrainingError
 from prefreg.scoring.log_probs import answer_log_probs
 from prefreg.scoring.report import PoleReport, compare
+from prefreg.training.answering import Questions, Sample, choose_questions
 from prefreg.training.checkpoints import Checkpoints
 from prefreg.training.given import GivenPole, Pole
-from prefreg.training.guards import Failure, check_pole
+from prefreg.training.guards import Failure, Guards, check_pole
+from prefreg.training.interview import Interview, Warned, choose_steps, read_lesson
 from prefreg.training.loading import load_model
 from prefreg.training.lora import Lora
 from prefreg.training.probe import count_steps
@@ -26,7 +29,7 @@ from prefreg.training.settings import Settings
 from prefreg.training.shortcuts import Shortcuts, choose_shortcuts
 from prefreg.training.tokenising import TokenisedPairs
 from prefreg.training.trainer import CurvePoint, dpo_config, train_pole
-from prefreg.training.watching import PAIRS, Check, Stop, Watch, check_interval
+from prefreg.training.watching import PAIRS, Check, Stop, Watch, check_interval, step_work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -50,6 +53,9 @@ class TrainedPole:
     """What it was like on the way."""
     stop: Stop | None = None
     """Why it was stopped early, where it was."""
+    answers: list[Sample] = field(default_factory=list)
+    """What it answered on the way; the first are the base's."""
+    warnings: list[Warned] = field(default_factory=list)
     given: GivenPole | None = None
     """The checkpoint that it is, where it was not trained here."""
 
@@ -63,9 +69,10 @@ class PoleMaker:
     settings: Settings
     seed: int
     lora: Lora | None
+    pairs: PairSet
     tokens: TokenisedPairs
     tokenizer: "PreTrainedTokenizerBase"
-    watched: bool
+    guards: Guards
     progress: Progress | None
     note: Note | None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -74,6 +81,8 @@ class PoleMaker:
     shortcuts: Shortcuts = field(default_factory=Shortcuts)
     references: dict[Pole, Reference] = field(default_factory=dict)
     scratch: Scratch | None = None
+    opening: tuple[Questions, Sample] | None = None
+    """What the poles are asked on the way, and what the base answered."""
 
     def load(self) -> "PreTrainedModel":
         """Load the base to where it is trained."""
@@ -118,13 +127,15 @@ class PoleMaker:
                 "curve": [asdict(point) for point in made.curve],
                 "checks": [asdict(check) for check in made.checks],
                 "stop": asdict(made.stop) if made.stop else None,
+                "answers": [asdict(sample) for sample in made.answers],
+                "warnings": [asdict(warned) for warned in made.warnings],
             }
             self.scratch.keep(pole, made.weights, facts)
         return made
 
     def _train(self, pole: Pole, model: "PreTrainedModel") -> TrainedPole:
         pairs, reference = self._pairs(pole), self.references[pole].trained
-        watch = self._watch(pole, model) if self.watched else None
+        watch = self._watch(pole, model) if self.guards.watched else None
         checkpoints = None
         if self.scratch is not None:
             checkpoints = Checkpoints(self.scratch.steps(pole), watch=watch, note=self.note)
@@ -152,9 +163,16 @@ class PoleMaker:
         made = self._judge(pole, model, curve)
         if watch is None:
             return made
+        self.seconds["watching"] = self.seconds.get("watching", 0.0) + watch.seconds
         if watch.stop is not None and self.note is not None:
             self.note(f"The {pole} pole was stopped: {watch.stop}.")
-        return replace(made, checks=watch.checks, stop=watch.stop)
+        made = replace(made, checks=watch.checks, stop=watch.stop)
+        if watch.interview is None:
+            return made
+        if self.note is not None:
+            for warned in watch.interview.warnings:
+                self.note(f"The {pole} pole at step {warned.step}: {warned.reason}.")
+        return replace(made, answers=watch.interview.samples, warnings=watch.interview.warnings)
 
     def _recall(self, pole: Pole, weights: Weights, facts: dict[str, Any]) -> TrainedPole:
         report = PoleReport(**facts["report"])
@@ -164,9 +182,11 @@ class PoleMaker:
             weights,
             report,
             [CurvePoint(**point) for point in facts["curve"]],
-            check_pole(pole, report, weights, self._before(weights)),
+            check_pole(pole, report, weights, self._before(weights), self.guards.thresholds),
             [Check(**check) for check in facts["checks"]],
             Stop(**facts["stop"]) if facts["stop"] else None,
+            [Sample(**sample) for sample in facts["answers"]],
+            [Warned(**warned) for warned in facts["warnings"]],
         )
 
     def _take(self, given: GivenPole) -> TrainedPole:
@@ -185,7 +205,7 @@ class PoleMaker:
             scores = answer_log_probs(model, pairs, rows=scorer.rows, progress=steps)
         found = compare(scores, reference[report], split=self.tokens.split)
         weights = trained_weights(model)
-        failures = check_pole(pole, found, weights, self._before(weights))
+        failures = check_pole(pole, found, weights, self._before(weights), self.guards.thresholds)
         return TrainedPole(weights, found, curve, failures)
 
     def _watch(self, pole: Pole, model: "PreTrainedModel") -> Watch | None:
@@ -195,17 +215,42 @@ class PoleMaker:
         begin = self.tokens.report.start
         part = slice(begin, min(begin + PAIRS, self.tokens.report.stop))
         pairs = self._pairs(pole)
-        values = self.settings.values
-        batch = int(values["per_device_train_batch_size"])
         train = pairs[self.tokens.train]
-        interval = check_interval(
+        steps, work = count_steps(len(train), self.settings), step_work(train, self.settings)
+        interval = check_interval(pairs[part], work=work, steps=steps)
+        return Watch(
+            model,
             pairs[part],
-            train,
-            batch=batch * int(values["gradient_accumulation_steps"]),
-            steps=count_steps(len(train), self.settings),
+            self.references[pole].whole[part],
+            interval=interval,
+            scorer=self._scorer(),
+            thresholds=self.guards.thresholds,
+            interview=self._interview(pole, model, work=work, interval=interval, steps=steps),
         )
-        reference = self.references[pole].whole[part]
-        return Watch(model, pairs[part], reference, interval=interval, scorer=self._scorer())
+
+    def _interview(
+        self, pole: Pole, model: "PreTrainedModel", *, work: float, interval: int, steps: int
+    ) -> Interview | None:
+        """Plan what the pole is asked on the way; `model` is still the base."""
+        heldout, report = self.pairs.heldout, self.tokens.report
+        if self.opening is None:
+            questions = choose_questions(
+                heldout,
+                self.tokens.positive[report],
+                self.tokenizer,
+                count=self.guards.prompts,
+                benign=self.guards.benign,
+                context=getattr(model.config.get_text_config(), "max_position_embeddings", None),
+            )
+            if questions is None:
+                return None
+            with self._timed("watching"), self._scorer().autocast(model):
+                self.opening = questions, questions.answer(model, 0)
+        questions, base = self.opening
+        taught = heldout if pole == "positive" else switch_pairs(self.axis, heldout)
+        lesson = read_lesson(taught, self._pairs(pole)[report])
+        asked = choose_steps(questions, work, interval=interval, steps=steps)
+        return Interview(questions, base, lesson, asked, self.guards.thresholds)
 
     def _pairs(self, pole: Pole) -> Any:
         return self.tokens.positive if pole == "positive" else self.tokens.negative

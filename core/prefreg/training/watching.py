@@ -1,7 +1,8 @@
-"""Guards while a pole is trained: held-out pairs every few steps, and a stop where it collapses."""
+"""Guards while a pole is trained: held-out pairs, answers, and a stop where it collapses."""
 
 import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from prefreg.errors import GateError, TrainingError
 from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
 from prefreg.scoring.report import compare
 from prefreg.training.guards import Thresholds
+from prefreg.training.interview import Interview
 from prefreg.training.references import References
+from prefreg.training.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
 PAIRS = 32
 """Held-out pairs that are scored at a time: enough to tell a collapse, which is far off."""
 _SHARE = 0.05
-"""Of the time of training, at most; a step costs three times a forward pass."""
+"""Of the time of training, at most."""
 _CHECKS = 20
 """A pole is not looked at more often than this."""
 
@@ -58,16 +61,21 @@ class Stop:
         return f"{self.reason} at step {self.step}; step {self.kept} is kept"
 
 
-def check_interval(
-    pairs: Sequence[TokenPair], train: Sequence[TokenPair], *, batch: int, steps: int
-) -> int:
+def check_interval(pairs: Sequence[TokenPair], *, work: float, steps: int) -> int:
     """Return every how many steps to look, so that it takes little of the time.
 
-    It follows from counts of tokens, not from a clock, so that equal runs look at equal steps.
+    `work` is what one step of training is worth, in tokens of a forward pass. The interval follows
+    from counts of tokens, not from a clock, so that equal runs look at equal steps.
     """
-    scored = _tokens(pairs)
-    a_step = 3 * batch * _tokens(train) / max(1, len(train))
-    return max(1, math.ceil(scored / (_SHARE * a_step)), math.ceil(steps / _CHECKS))
+    every = _tokens(pairs) / (_SHARE * work)
+    return max(1, math.ceil(every), math.ceil(steps / _CHECKS))
+
+
+def step_work(train: Sequence[TokenPair], settings: Settings) -> float:
+    """Return how many tokens a forward pass would have in the time of one step of training."""
+    values = settings.values
+    batch = int(values["per_device_train_batch_size"]) * int(values["gradient_accumulation_steps"])
+    return 3 * batch * _tokens(train) / max(1, len(train))
 
 
 class Watch(TrainerCallback):
@@ -82,10 +90,13 @@ class Watch(TrainerCallback):
         interval: int,
         scorer: References,
         thresholds: Thresholds = _THRESHOLDS,
+        interview: Interview | None = None,
     ) -> None:
-        """Watch `model` on pairs that it is not trained on."""
+        """Watch `model` on pairs that it is not trained on, and on what it answers."""
         self.checks: list[Check] = []
+        self.interview = interview
         self.stop: Stop | None = None
+        self.seconds = 0.0
         self._model = model
         self._pairs = pairs
         self._reference = reference
@@ -96,11 +107,28 @@ class Watch(TrainerCallback):
         self._sound = 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Score the pairs, where it is time."""
+        """Score the pairs and let the model answer, where it is time."""
+        started = time.perf_counter()
         step = int(state.global_step)
         # After the last step the report of the pole is about all held-out pairs.
-        if step % self._interval or step >= int(state.max_steps):
-            return
+        scored = step % self._interval == 0 and step < int(state.max_steps)
+        reason = self._score(step) if scored else None
+        if reason is None and self.interview is not None and self.interview.is_due(step):
+            with self._scorer.autocast(self._model):
+                reason = self.interview.ask(self._model, step)
+        if reason is not None:
+            self.halt(step, reason, control)
+        elif scored:
+            self._sound = step
+            self._good = {
+                name: parameter.detach().to("cpu", copy=True)
+                for name, parameter in self._model.named_parameters()
+                if parameter.requires_grad
+            }
+        self.seconds += time.perf_counter() - started
+
+    def _score(self, step: int) -> str | None:
+        """Score the pairs; return in which way the pole collapsed, if it did."""
         with self._scorer.autocast(self._model):
             scores = answer_log_probs(self._model, self._pairs, rows=self._scorer.rows)
         report = compare(scores, self._reference)
@@ -112,15 +140,8 @@ class Watch(TrainerCallback):
             ("rejected", rejected, limits.rejected_drop_per_token),
         ):
             if not change >= -limit:
-                reason = f"the {what} answers lost {-change:.2f} nats a token (limit {limit:g})"
-                self.halt(step, reason, control)
-                return
-        self._sound = step
-        self._good = {
-            name: parameter.detach().to("cpu", copy=True)
-            for name, parameter in self._model.named_parameters()
-            if parameter.requires_grad
-        }
+                return f"the {what} answers lost {-change:.2f} nats a token (limit {limit:g})"
+        return None
 
     def halt(self, step: int, reason: str, control: Any) -> None:
         """Stop the training; the last sound weights are kept.
@@ -148,8 +169,10 @@ class Watch(TrainerCallback):
 
     def save(self, folder: Path) -> None:
         """Keep what was seen so far beside a checkpoint of the trainer."""
-        checks = {"checks": [asdict(check) for check in self.checks]}
-        (folder / _STATE).write_text(json.dumps(checks))
+        seen: dict[str, Any] = {"checks": [asdict(check) for check in self.checks]}
+        if self.interview is not None:
+            seen |= self.interview.as_dict()
+        (folder / _STATE).write_text(json.dumps(seen))
         save_file(self._good, folder / _GOOD)
 
     def load(self, folder: Path) -> None:
@@ -158,6 +181,8 @@ class Watch(TrainerCallback):
             folder / _STATE, absent="no checkpoint", advice="Use --fresh.", error=TrainingError
         )
         self.checks = [Check(**check) for check in found["checks"]]
+        if self.interview is not None:
+            self.interview.load(found)
         # A pole that is not sound is stopped, not saved.
         self._sound = self.checks[-1].step if self.checks else 0
         self._good = load_file(folder / _GOOD)
