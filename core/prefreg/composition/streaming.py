@@ -105,7 +105,7 @@ def write_weights(
 def estimate_seconds(
     plan: OpenPlan, files: Sequence[OutputFile], *, rounding: Rounding, device: str
 ) -> float:
-    """Say how long a composition may take: one job is carried out, written nowhere, and scaled up.
+    """Say how long a composition may take: of one job, carried out and written nowhere, scaled up.
 
     Raises:
         VectorError: A vector cannot be read.
@@ -123,6 +123,7 @@ def estimate_seconds(
         open(os.devnull, "wb", buffering=0) as nowhere,
     ):
         job = next(_jobs_of(plan, largest, nowhere.fileno(), 0, pool))
+        pool.submit(worker, job).result()  # loads libraries, which is done once
         began = time.perf_counter()
         pool.submit(worker, job).result()
         spent = time.perf_counter() - began
