@@ -12,7 +12,7 @@ from prefreg.evaluation.pictures.canvas import Canvas
 from prefreg.evaluation.statistics import Estimate
 from prefreg.terms import format_eta
 
-_COLUMNS = 4
+_COLUMNS = 3
 _MOST_WRITTEN = 7
 """Cells of a larger grid are too small to write in."""
 
@@ -36,8 +36,8 @@ def draw_heatmaps(
     caption: str,
 ) -> None:
     """Draw a panel per figure and save the picture."""
-    # Two rows as long as they are not too wide.
-    columns = len(maps) if len(maps) <= 3 else min(_COLUMNS, math.ceil(len(maps) / 2))
+    # More side by side cannot be read on a page.
+    columns = 2 if len(maps) == 4 else min(_COLUMNS, len(maps))
     rows = math.ceil(len(maps) / columns)
     with Canvas(
         destination, title=title, caption=caption, columns=columns, rows=rows, width=4.6, height=3.9

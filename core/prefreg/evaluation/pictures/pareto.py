@@ -81,12 +81,15 @@ def draw_pareto(
             zorder=2,
             label="front: no setting is better in both",
         )
+        middle = sum(panel.get_xlim()) / 2
         for place, point in enumerate(best):
+            inwards = -1 if point.x.value > middle else 1  # so that no label leaves the panel
             panel.annotate(
                 point.label,
                 (point.x.value, point.y.value),
-                xytext=(6, 6 if place % 2 else -11),
+                xytext=(6 * inwards, 6 if place % 2 else -11),
                 textcoords="offset points",
+                ha="left" if inwards == 1 else "right",
                 fontsize=7,
                 color="#333333",
                 zorder=4,
