@@ -85,12 +85,15 @@ def test_a_pack_tells_by_its_column(tmp_path: Path) -> None:
     wanted = [True] * FEWEST + [False] * FEWEST + [None] * 5
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.writelines(row(number, preferred) for number, preferred in enumerate(wanted))
-    crossing = cross_pack(path)
+    crossing = cross_pack(path, by_length=True)
     assert (len(crossing.agreeing), len(crossing.disagreeing)) == (FEWEST, FEWEST)
+    people = cross_pack(path, by_length=False)
+    assert people.agreeing == crossing.agreeing
+    assert people.disagreeing == [each.switched() for each in crossing.disagreeing]
     with gzip.open(path, "wt", encoding="utf-8") as file:
         file.writelines(row(number, True) for number in range(30))
     with pytest.raises(DataError, match="30 pairs agree and 0 do not"):
-        cross_pack(path)
+        cross_pack(path, by_length=True)
 
 
 def test_a_source_is_labelled_by_both_rules() -> None:

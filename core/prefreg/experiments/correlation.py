@@ -94,12 +94,12 @@ def _crossing(lab: Laboratory, heldout: dict[str, Path]) -> Callable[[int], Cros
     """Choose where the labels of both axes come from; what is held out is written to files."""
     first, second = lab.axes
     if lab.request.data is not None:
-        if (first, second) != ("verbosity", "harmless"):
+        if {first, second} != {"verbosity", "harmless"}:
             raise UsageError(
                 "A pack says of longer answers whether people preferred them: leave --axes out, or "
-                "write --axes verbosity,harmless."
+                "write --axes harmless,verbosity."
             )
-        natural = cross_pack(lab.pack_file("verbosity", "train"))
+        natural = cross_pack(lab.pack_file("verbosity", "train"), by_length=first == "verbosity")
     elif lab.on_pocket:
         return lambda seed: cross_pocket(first, second, seed=seed, limit=lab.request.limit)
     else:

@@ -83,14 +83,21 @@ def cross_pocket(first: str, second: str, *, seed: int, limit: int | None) -> Cr
     return Crossing(pairs("agreeing"), pairs("disagreeing"), True)
 
 
-def cross_pack(path: Path) -> Crossing:
-    """Read pairs of which the longer answer is chosen, and whether people preferred it."""
+def cross_pack(path: Path, *, by_length: bool) -> Crossing:
+    """Read pairs of which the longer answer is chosen, and whether people preferred it.
+
+    The first axis is that of the length, or else that of the people.
+    """
     agreeing: list[PreferencePair] = []
     disagreeing: list[PreferencePair] = []
     for _, row in read_rows(path):
         preferred = row.get(LONGER_PREFERRED)
         if isinstance(preferred, bool):
-            (agreeing if preferred else disagreeing).append(PreferencePair.from_row(row))
+            pair = PreferencePair.from_row(row)
+            if preferred:
+                agreeing.append(pair)
+            else:
+                disagreeing.append(pair if by_length else pair.switched())
     return _natural(agreeing, disagreeing, f"{path} (column {LONGER_PREFERRED!r})")
 
 

@@ -79,16 +79,18 @@ def _add_claims(found: Findings, gauge: Gauge, lines: Mapping[str, Values]) -> N
     kept = found.data.setdefault(gauge.name, {"unit": gauge.unit, "chance": gauge.chance})
     for label, values in lines.items():
         kept[label] = {"at": {f"{eta:g}": view(value) for eta, value in values.items()}}
+        base, at_one = values.get(0.0), values.get(1.0)
+        # A share has a zero to count from; a log-likelihood has none.
+        if base is not None and at_one is not None and base.value > 0:
+            found.claims.append(
+                Claim(
+                    f"{label} at η = 1 keeps {KEPT:.0%} of the base's {gauge.name}",
+                    at_one.value >= KEPT * base.value,
+                    f"{show(at_one)}, the base {show(base)}",
+                )
+            )
         if gauge.chance is None:
             continue
-        base, at_one = values[0.0], values[1.0]
-        found.claims.append(
-            Claim(
-                f"{label} at η = 1 keeps {KEPT:.0%} of the base's {gauge.name}",
-                at_one.value >= KEPT * base.value,
-                f"{show(at_one)}, the base {show(base)}",
-            )
-        )
         fallen = falls_to_chance(values, gauge.chance)
         kept[label]["falls_to_chance_at"] = fallen
         where = f"it does {f'from η = {fallen:g} on' if fallen else f'not at η = {max(values):g}'}"

@@ -127,7 +127,7 @@ def _draw(
 ) -> None:
     panels = {
         axis: Panel(
-            f"effect of the {axis} dial, {found.data[axis]['unit']}",
+            f"{found.data[axis]['unit']}, what the dial moves",
             [Curve(f"{axis} from −1 to 1", points)],
         )
         for axis, points in effects.items()

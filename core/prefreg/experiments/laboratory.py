@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.checkpoints.bases import POCKET
+from prefreg.data.rendering import encode_prompt
 from prefreg.errors import DataError
 from prefreg.experiments.gauges import Gauge, answer_gauges
 from prefreg.experiments.measuring import Measuring
@@ -20,6 +21,7 @@ from prefreg.flows.measuring.request import EvaluationRequest
 from prefreg.registry import VersionRecord
 from prefreg.terms import Term
 from prefreg.training import Progress
+from prefreg.training.loading import load_limits, load_tokenizer
 
 ProgressFor = Callable[[str], Progress | None]
 Vectors = Mapping[tuple[str, int], VersionRecord]
@@ -118,7 +120,9 @@ class Laboratory:
             self.trained += 1
         for pole, kept in (record.metadata.get("poles") or {}).items():
             for failure in kept.get("failures") or ():
-                self.missed.append(f"{record}, {pole} pole: {failure.get('name', failure)}")
+                value, limit = failure["value"], failure["threshold"]
+                what = f"{failure['figure']} {value:.3g}, threshold {limit:.3g}"
+                self.missed.append(f"{record}, {pole} pole: {what}")
         return record
 
     def measure(
@@ -154,7 +158,22 @@ class Laboratory:
                 task_path=asked.task_path,
             ),
         )
+        self._leave_long_prompts_out(evaluator)
         return Measuring(evaluator, vectors, self.seeds, self.progress, gauges(evaluator))
+
+    def _leave_long_prompts_out(self, evaluator: Evaluator) -> None:
+        """Ask only what leaves room for an answer; a pack is not made for one context."""
+        context = load_limits(self.base)[0]
+        if self.on_pocket or context is None:
+            return
+        tokenizer = load_tokenizer(self.base)
+        room = context - self.request.max_new_tokens
+        asked = evaluator.asked
+        evaluator.asked = [
+            each for each in asked if len(encode_prompt(each.prompt, tokenizer)) <= room
+        ]
+        if left_out := len(asked) - len(evaluator.asked):
+            self.note(f"{left_out} of {len(asked)} prompts are too long for the model's context.")
 
     def recipe(self, measured: Measuring | None = None, more: str = "") -> str:
         """Say in a few sentences what was trained and asked."""
