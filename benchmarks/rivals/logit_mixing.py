@@ -23,9 +23,8 @@ def logit_mixing(workshop: Workshop, scales: Sequence[float]) -> Iterator[Settin
     """Mix the logits of the poles that preference vectors are made of."""
     experts: list[tuple[PreTrainedModel, PreTrainedModel]] = []
     for axis in AXES:
-        poles = workshop.poles(axis)
-        plus, minus = (moved(workshop, poles[name].change) for name in ("positive", "negative"))
-        experts.append((plus, minus))
+        one, other = workshop.pole(axis, "positive"), workshop.pole(axis, "negative")
+        experts.append((moved(workshop, one.change), moved(workshop, other.change)))
     for etas in product(scales, repeat=2):
         if any(etas):
             parts = [(1.0, workshop.plain)]

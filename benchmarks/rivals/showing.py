@@ -141,9 +141,10 @@ def draw(found: Sequence[Mapping[str, Any]], destination: Path) -> None:
     """Draw the front of every method at two prices, and its best trade against the price."""
     points = merge([each["points"] for each in found])
     prompts = found[0]["prompts"]
+    seeds = ", ".join(str(each["seed"]) for each in found)
     caption = (
         f"The bundled model, {prompts} prompts of either kind, one sampled answer each, "
-        f"mean of {len(found)} training seed(s); {found[0]['steps']} steps a pole. Left and "
+        f"training seed {seeds}; {found[0]['steps']} steps a pole. Left and "
         "middle: settings that no other of their method beats in both effects at no more than the "
         "price above. Bars: 95 % intervals over prompts. Right: settings (or a coin between two) "
         "chosen on one half of the prompts and shown on the other. "
@@ -158,7 +159,9 @@ def draw(found: Sequence[Mapping[str, Any]], destination: Path) -> None:
             _draw_fronts(panel, points, limit)
         _draw_trades(last, points)
         # Beside the panels: inside, it would lie on the methods that do little.
-        canvas.figure.legend(*last.get_legend_handles_labels(), fontsize=8, loc="outside right")
+        canvas.figure.legend(
+            *last.get_legend_handles_labels(), fontsize=8, loc="outside right center"
+        )
 
 
 def _draw_fronts(panel: Any, points: Mapping[str, Point], limit: float) -> None:

@@ -27,16 +27,17 @@ def on_grid(
     for etas in product(scales, repeat=2):
         if any(etas):
             terms = [(eta, phi[axis]) for eta, axis in zip(etas, AXES, strict=True)]
-            shown = {**dials, **dict(zip(AXES, etas, strict=True))}
+            shown: dict[str, float] = {**dials, AXES[0]: etas[0], AXES[1]: etas[1]}
             yield Setting(method, shown, partial(workshop.turned, terms))
 
 
 def preference_vectors(workshop: Workshop, scales: Sequence[float]) -> Iterator[Setting]:
     """φ = θ₊ − θ₋ of both axes: four runs."""
-    poles = {axis: workshop.poles(axis) for axis in AXES}
     phi = {
-        axis: difference(found["positive"].change, found["negative"].change)
-        for axis, found in poles.items()
+        axis: difference(
+            workshop.pole(axis, "positive").change, workshop.pole(axis, "negative").change
+        )
+        for axis in AXES
     }
     yield from on_grid(workshop, "preference vectors", phi, scales)
 
@@ -44,7 +45,7 @@ def preference_vectors(workshop: Workshop, scales: Sequence[float]) -> Iterator[
 def positive_poles(workshop: Workshop, steps: int) -> dict[Axis, Weights]:
     """Return θ₊ − θ_base of both axes, as vectors have it or trained for longer."""
     if steps == workshop.steps:
-        return {axis: workshop.poles(axis)["positive"].change for axis in AXES}
+        return {axis: workshop.pole(axis, "positive").change for axis in AXES}
     found = {}
     for axis in AXES:
         pairs = repeated(workshop.pairs(axis), steps * workshop.batch, workshop.seed)

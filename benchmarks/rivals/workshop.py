@@ -23,6 +23,7 @@ from prefreg.flows.axis_request import AxisRequest
 from prefreg.flows.steering import make_dials
 from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
 from prefreg.serving import Dials
+from prefreg.training.given import Pole
 from prefreg.training.loading import load_model, load_tokenizer, quiet
 from prefreg.training.pair import train_pair
 from prefreg.training.poles import trained_weights
@@ -107,10 +108,9 @@ class Workshop:
         """Write pairs as tokens."""
         return list(tokenize_pairs(pairs, self.tokenizer, max_length=_max_length()).pairs)
 
-    def poles(self, axis: Axis) -> dict[str, Run]:
-        """Train θ₊ and θ₋ of an axis as `prefreg add-axis` does."""
-        names = {pole: f"{axis} {pole}" for pole in ("positive", "negative")}
-        if not all(self._path(name).exists() for name in names.values()):
+    def pole(self, axis: Axis, pole: Pole) -> Run:
+        """Return one pole of an axis; both are trained as `prefreg add-axis` does."""
+        if not self._path(f"{axis} {pole}").exists():
             run = self.prepared(axis)
             settings = _settings(self.steps)
             started = time.process_time()
@@ -121,10 +121,9 @@ class Workshop:
             seconds = time.process_time() - started
             pairs = self.pairs(axis)
             tokens = round(self.steps * self.batch * count_tokens(pairs) / len(pairs))
-            for pole, name in names.items():
-                weights = {"positive": found.positive, "negative": found.negative}[pole].weights
-                self._keep(name, weights, tokens, seconds / 2)
-        return {pole: self._recall(name) for pole, name in names.items()}
+            self._keep(f"{axis} positive", found.positive.weights, tokens, seconds / 2)
+            self._keep(f"{axis} negative", found.negative.weights, tokens, seconds / 2)
+        return self._recall(f"{axis} {pole}")
 
     def dpo(self, name: str, pairs: Sequence[TokenPair], start: Run | None = None) -> Run:
         """Train on pairs, each once, from the base or from where another run ended.
