@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefreg.flows.measuring.evaluate import Gate
     from prefreg.flows.measuring.evaluator import Evaluation
     from prefreg.flows.measuring.request import EvaluationRequest
-    from prefreg.flows.measuring.sweep import Sweep
+    from prefreg.flows.measuring.swept import Sweep
 
 
 class Measuring(Opened):

@@ -10,7 +10,7 @@ from prefreg.cli.options import Common, command, table
 from prefreg.cli.progress import stage_progress
 
 if TYPE_CHECKING:
-    from prefreg.flows.measuring.sweep import Cell, Sweep
+    from prefreg.flows.measuring.swept import Cell, Sweep
 
 
 @command("sweep")
@@ -51,7 +51,7 @@ def sweep(
 
 
 def _describe(found: "Sweep") -> str:
-    from prefreg.flows.measuring.sweep import describe_recipe
+    from prefreg.flows.measuring.swept import describe_recipe
 
     names = [*found.main_figures, *found.common(("kl", "correct", "malformed", "length"))]
     rows = [_row(cell, names) for cell in found.cells]

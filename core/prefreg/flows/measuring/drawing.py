@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prefreg.evaluation.pictures import (
     Curve,
@@ -16,20 +15,16 @@ from prefreg.evaluation.pictures import (
 from prefreg.evaluation.report import Cell as TableCell
 from prefreg.evaluation.report import Picture, write_report
 from prefreg.flows.measuring.evaluate import describe_terms
+from prefreg.flows.measuring.swept import Cell, Sweep, describe_recipe
 from prefreg.terms import Term, format_eta
-
-if TYPE_CHECKING:
-    from prefreg.flows.measuring.sweep import Cell, Sweep
 
 _ALWAYS = ("kl", "correct", "malformed", "length", "refuses_safe")
 _CONTEXT = 6
 """Other settings of the other dials that are drawn behind a curve."""
 
 
-def write_pictures_and_report(found: "Sweep", folder: Path) -> None:
+def write_pictures_and_report(found: Sweep, folder: Path) -> None:
     """Draw what the grid allows, and put it into one HTML file."""
-    from prefreg.flows.measuring.sweep import describe_recipe
-
     caption = describe_recipe(found)
     pictures = [_curves(found, folder / "curves.png", caption)]
     if len(found.axes) >= 2:
@@ -53,7 +48,7 @@ def write_pictures_and_report(found: "Sweep", folder: Path) -> None:
     )
 
 
-def _facts(found: "Sweep") -> list[tuple[str, str]]:
+def _facts(found: Sweep) -> list[tuple[str, str]]:
     first = found.cells[0].evaluation
     return [
         ("base", str(first.candidate.base).rpartition("/")[2]),
@@ -65,7 +60,7 @@ def _facts(found: "Sweep") -> list[tuple[str, str]]:
     ]
 
 
-def _row(found: "Sweep", cell: "Cell", names: Sequence[str], *, best: bool) -> list[TableCell]:
+def _row(found: Sweep, cell: Cell, names: Sequence[str], *, best: bool) -> list[TableCell]:
     row = [TableCell(_label(found, cell), best=best)]
     for name in names:
         figure = cell.figure(name)
@@ -77,12 +72,12 @@ def _row(found: "Sweep", cell: "Cell", names: Sequence[str], *, best: bool) -> l
     return row
 
 
-def _label(found: "Sweep", cell: "Cell") -> str:
+def _label(found: Sweep, cell: Cell) -> str:
     pairs = zip(found.axes, cell.etas, strict=True)
     return describe_terms([Term(axis, eta) for axis, eta in pairs if eta])
 
 
-def _curves(found: "Sweep", destination: Path, caption: str) -> Picture:
+def _curves(found: Sweep, destination: Path, caption: str) -> Picture:
     """Draw for each turned axis what it does to itself, the other dials at 0 or nearest to it."""
     panels: dict[str, list[Curve]] = {}
     units: dict[str, str] = {}
@@ -102,7 +97,7 @@ def _curves(found: "Sweep", destination: Path, caption: str) -> Picture:
     )
 
 
-def _panel(found: "Sweep", place: int, name: str) -> list[Curve]:
+def _panel(found: Sweep, place: int, name: str) -> list[Curve]:
     lines: dict[tuple[float, ...], dict[float, Cell]] = {}
     for cell in found.cells:
         others = cell.etas[:place] + cell.etas[place + 1 :]
@@ -125,7 +120,7 @@ def _panel(found: "Sweep", place: int, name: str) -> list[Curve]:
     return curves
 
 
-def _heatmaps(found: "Sweep", destination: Path, caption: str) -> Picture:
+def _heatmaps(found: Sweep, destination: Path, caption: str) -> Picture:
     across, up = found.axes[:2]
     rest = sorted({cell.etas[2:] for cell in found.cells}, key=lambda etas: sum(map(abs, etas)))
     cells = [cell for cell in found.cells if cell.etas[2:] == rest[0]]
@@ -147,7 +142,7 @@ def _heatmaps(found: "Sweep", destination: Path, caption: str) -> Picture:
     )
 
 
-def _goals(found: "Sweep") -> tuple[str, str, int, int]:
+def _goals(found: Sweep) -> tuple[str, str, int, int]:
     """Return what the front is of: two scored figures, or one against KL, and their signs."""
     names = found.main_figures
     if len(names) >= 2:
@@ -155,7 +150,7 @@ def _goals(found: "Sweep") -> tuple[str, str, int, int]:
     return "kl", names[0] if names else "length", -1, 1
 
 
-def _points(found: "Sweep") -> list[tuple["Cell", Point]]:
+def _points(found: Sweep) -> list[tuple[Cell, Point]]:
     x_name, y_name, _, _ = _goals(found)
     points = []
     for cell in found.cells:
@@ -166,14 +161,14 @@ def _points(found: "Sweep") -> list[tuple["Cell", Point]]:
     return points
 
 
-def _front_cells(found: "Sweep") -> list["Cell"]:
+def _front_cells(found: Sweep) -> list[Cell]:
     pairs = _points(found)
     _, _, x_sign, y_sign = _goals(found)
     best = front([point for _, point in pairs], x_sign=x_sign, y_sign=y_sign)
     return [cell for cell, point in pairs if point in best]
 
 
-def _pareto(found: "Sweep", destination: Path, caption: str) -> Picture:
+def _pareto(found: Sweep, destination: Path, caption: str) -> Picture:
     x_name, y_name, x_sign, y_sign = _goals(found)
     points = [point for _, point in _points(found)]
     figures = [figure for cell in found.cells for figure in cell.evaluation.figures.measured]
