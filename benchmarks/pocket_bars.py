@@ -39,9 +39,18 @@ ENOUGH_ANSWERS = 100
 class Bench:
     """One loaded model whose dials are turned, and the registry that its vectors are in."""
 
-    def __init__(self, registry: prefreg.Registry, base: str, *, prompts: int, split: str) -> None:
+    def __init__(
+        self,
+        registry: prefreg.Registry,
+        base: str,
+        *,
+        prompts: int,
+        split: str,
+        settings: Sequence[str] = (),
+    ) -> None:
         """Load the base once."""
         self.registry = registry
+        self.settings = tuple(settings)
         self.prompts = prompts
         self.split = split
         self.name = base
@@ -59,7 +68,11 @@ class Bench:
         # Only the bundled folder brings these settings by itself.
         own = tuple(f"{key}={value}" for key, value in pocket.TRAINING.items())
         options: dict[str, Any] = {"base": self.name, "seed": seed}
-        options["settings"] = tuple(item for item in own if not item.startswith("max_length="))
+        own = tuple(item for item in own if not item.startswith("max_length="))
+        for item in self.settings:  # of two that are given, the later one counts
+            chosen, colon, setting = item.rpartition(":")
+            own += (setting,) if not colon or chosen == axis else ()
+        options["settings"] = own
         options["max_length"] = pocket.TRAINING["max_length"]
         if not shuffled:
             return self.registry.add_axis(axis, data="pocket", **options)
@@ -301,6 +314,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--controls", type=int, nargs="*", help="seeds with controls (default all)")
     parser.add_argument("--foreign", type=Path, help="registry of an equal base of another seed")
     parser.add_argument("--prompts", type=int, default=400, help="prompts behind each rate")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="[AXIS:]KEY=VALUE",
+        help="settings other than the bundled model's",
+    )
     options = parser.parse_args(arguments)
     results: dict[str, Any] = {"base": options.base, "seeds": {}, "controls": {}}
     if options.json.exists():
@@ -311,8 +331,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.json.write_text(text, encoding="utf-8")
 
     bench = Bench(
-        prefreg.open(options.registry), options.base, prompts=options.prompts, split=options.split
+        prefreg.open(options.registry),
+        options.base,
+        prompts=options.prompts,
+        split=options.split,
+        settings=options.set,
     )
+    results["set"] = options.set
     results["parameters"] = sum(each.numel() for each in bench.model.parameters())
     for seed in options.seeds:
         study(bench, seed, results["seeds"].setdefault(str(seed), {}), keep)
