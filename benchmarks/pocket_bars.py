@@ -60,8 +60,8 @@ class Bench:
         self.dials = make_dials(self.model, self.base)
         self.shelf = VectorShelf(self.base, registry.access)
 
-    def version(self, axis: str, seed: int, *, shuffled: bool = False) -> VersionRecord:
-        """Train an axis, unless the registry has it for this seed."""
+    def version(self, axis: str, seed: int, *, shuffled: int | None = None) -> VersionRecord:
+        """Train an axis, unless the registry has it; `shuffled` counts the draws of its labels."""
         found = self.find(axis, seed, shuffled=shuffled)
         if found is not None:
             return found
@@ -74,23 +74,23 @@ class Bench:
             own += (setting,) if not colon or chosen == axis else ()
         options["settings"] = own
         options["max_length"] = pocket.TRAINING["max_length"]
-        if not shuffled:
+        if shuffled is None:
             return self.registry.add_axis(axis, data="pocket", **options)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "shuffled.jsonl"
-            write_shuffled(axis, seed, path)
+            write_shuffled(axis, seed, path, shuffled)
+            note = note_of(shuffled)
             return self.registry.add_axis(
-                axis, data=str(path), note=SHUFFLED, keep_anyway=True, **options
+                axis, data=str(path), note=note, keep_anyway=True, **options
             )
 
-    def find(self, axis: str, seed: int, *, shuffled: bool = False) -> VersionRecord | None:
+    def find(self, axis: str, seed: int, *, shuffled: int | None = None) -> VersionRecord | None:
         """Return the version of an axis for a seed."""
         if not self.registry.access.is_present():
             return None
         for record in self.registry.vectors():
             trained_with = record.metadata["training"]["seed"]
-            is_shuffled = record.note == SHUFFLED
-            if (record.axis, is_shuffled, trained_with) == (axis, shuffled, seed):
+            if (record.axis, record.note, trained_with) == (axis, note_of(shuffled), seed):
                 return record
         return None
 
@@ -126,7 +126,12 @@ class Bench:
         return asdict(rate(hits, answered)) | {"asked": asked} if answered else {"asked": asked}
 
 
-def write_shuffled(axis: str, seed: int, path: Path) -> None:
+def note_of(shuffled: int | None) -> str | None:
+    """Return what the registry notes of a version."""
+    return f"{SHUFFLED} (draw {shuffled})" if shuffled else None if shuffled is None else SHUFFLED
+
+
+def write_shuffled(axis: str, seed: int, path: Path, number: int = 0) -> None:
     """Write the axis's own pairs, of every two that are alike one switched, drawn at random.
 
     Adam moves by the sign of the gradient rather than by its size, so an imbalance that chance
@@ -136,7 +141,7 @@ def write_shuffled(axis: str, seed: int, path: Path) -> None:
     installed = load_axes().find(axis).axis
     labelled = map(installed.label, pocket.rows(axis, seed=seed))
     pairs = [pair for pair in labelled if pair is not None]
-    draw = random.Random(f"shuffled/{axis}/{seed}")
+    draw = random.Random(f"shuffled/{axis}/{seed}" + (f"/{number}" if number else ""))
     order = sorted(range(len(pairs)), key=lambda index: (likeness(pairs[index]), draw.random()))
     flipped = {draw.choice(order[place : place + 2]) for place in range(0, len(order), 2)}
     with path.open("w", encoding="utf-8") as file:
@@ -256,7 +261,20 @@ def controls(
 
 def shuffled_vector(bench: Bench, axis: str, seed: int) -> DenseVector:
     """Train the axis on shuffled labels, unless the registry has that."""
-    return bench.vector(bench.version(axis, seed, shuffled=True))
+    return bench.vector(bench.version(axis, seed, shuffled=0))
+
+
+def more_draws(
+    bench: Bench, axis: str, draws: int, found: dict[str, Any], keep: Callable[[], None]
+) -> None:
+    """Shuffle the labels of an axis anew: is what one draw does a bias, or the draw's own?"""
+    for number in range(1, draws + 1):
+        phi = bench.vector(bench.version(axis, 0, shuffled=number))
+        for eta in (1.0, -1.0):
+            if (name := f"{axis} draw {number}:{eta:g}") not in found:
+                found[name] = bench.measure([(eta, phi)], 0)
+                keep()
+        log(f"{axis}: draw {number} measured")
 
 
 def first_vector(registry: prefreg.Registry, axis: str) -> DenseVector:
@@ -314,6 +332,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--controls", type=int, nargs="*", help="seeds with controls (default all)")
     parser.add_argument("--foreign", type=Path, help="registry of an equal base of another seed")
     parser.add_argument("--prompts", type=int, default=400, help="prompts behind each rate")
+    parser.add_argument("--draws", type=int, default=0, help="further draws of shuffled labels")
+    parser.add_argument("--of", nargs="*", default=list(AXES), help="axes of further draws")
     parser.add_argument(
         "--set",
         nargs="*",
@@ -344,6 +364,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     foreign = prefreg.open(options.foreign) if options.foreign else None
     for seed in options.seeds if options.controls is None else options.controls:
         controls(bench, seed, results["controls"].setdefault(str(seed), {}), keep, foreign)
+    for axis in options.of if options.draws else ():
+        more_draws(bench, axis, options.draws, results.setdefault("draws", {}), keep)
     results["across"] = across_seeds(bench, [int(seed) for seed in results["seeds"]])
     results["examples"] = examples(bench)
     keep()
