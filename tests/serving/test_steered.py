@@ -181,3 +181,13 @@ def test_a_model_in_bfloat16_is_steered_and_restored(trained: Path) -> None:
     after = weights(model)
     assert any(not torch.equal(before[name], turned[name]) for name in before)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_what_answers_and_is_measured_is_on_the_gpu(trained: Path) -> None:
+    registry = prefreg.open(trained)
+    steered = registry.load("pocket").set(helpful=1)
+    assert steered.model.device.type == "cuda"
+    assert steered.generate("Which colour is Elsa's boat?")
+    found = registry.evaluate({"helpful": 1}, prompts=20).figures.find("helpful.accuracy")
+    assert found is not None and found.value is not None

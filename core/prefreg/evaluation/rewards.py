@@ -14,7 +14,7 @@ from transformers import (
 from prefreg.axes import Message, Text, plain_text
 from prefreg.checkpoints import BaseModel
 from prefreg.errors import BaseModelError
-from prefreg.training.loading import load_tokenizer, quiet
+from prefreg.training.loading import load_tokenizer, on_gpu, quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -36,7 +36,8 @@ class RewardModel:
         """
         self.name = found.name
         self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(found)
-        self._beaver, self._model = _load(found)
+        self._beaver, model = _load(found)
+        self._model = on_gpu(model)
         self._limit = getattr(self._model.config, "max_position_embeddings", None)
 
     def score(
@@ -79,7 +80,8 @@ class RewardModel:
         fill = 0 if pad is None else pad
         ids = torch.tensor([row + [fill] * (width - len(row)) for row in batch])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in batch])
-        found = self._model(input_ids=ids, attention_mask=mask).logits
+        device = self._model.device
+        found = self._model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
         return [float(value) for value in found.float()[:, 0]]
 
     def _encode(self, prompt: Text, answer: str) -> list[int]:

@@ -11,13 +11,13 @@ from prefreg.errors import DataError
 from prefreg.experiments.gauges import Gauge, answer_gauges
 from prefreg.experiments.measuring import Measuring
 from prefreg.experiments.request import ReproduceRequest
-from prefreg.experiments.stored import find_stored
 from prefreg.flows.access import Access
 from prefreg.flows.add_axis import Prepared, add_prepared, prepare
 from prefreg.flows.axis_request import AxisRequest
 from prefreg.flows.copying import copy_version
 from prefreg.flows.measuring.evaluator import Evaluator, open_evaluator
 from prefreg.flows.measuring.request import EvaluationRequest
+from prefreg.flows.stored import find_stored
 from prefreg.registry import VersionRecord
 from prefreg.terms import Term
 from prefreg.training import Progress

@@ -26,7 +26,7 @@ from prefreg.flows.access import Access
 from prefreg.flows.seed_runs import ConsistencyRequest, ProgressFor, Run, SeedRuns, gather_runs
 from prefreg.flows.steering import make_dials
 from prefreg.scoring.log_probs import answer_log_probs, margins
-from prefreg.training.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.training.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.gram import gram
 
@@ -175,7 +175,7 @@ def _margin_changes(found: SeedRuns, vectors: Sequence[Vector]) -> Matrix:
         vocabulary=load_limits(base)[1],
     ).pairs
     with quiet():
-        model = load_model(base)
+        model = on_gpu(load_model(base))
     dials = make_dials(model, base)
     before = margins(answer_log_probs(model, tokens))
     rows = []

@@ -13,7 +13,7 @@ from prefreg.plugins import load_axes
 from prefreg.registry import VersionRecord
 from prefreg.scoring.log_probs import answer_log_probs
 from prefreg.scoring.report import compare
-from prefreg.training.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.training.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
 from prefreg.vectors import Vector
 
 _SOURCE = "pocket"  # made by rule: the only one that needs neither a network nor a licence
@@ -27,7 +27,7 @@ def compare_margins(record: VersionRecord, original: Vector, kept: Vector) -> di
     try:
         base, pairs = _heldout(record)
         with quiet():
-            model = load_model(base)
+            model = on_gpu(load_model(base))
         dials = make_dials(model, base)
         reference = answer_log_probs(model, pairs)
         found = []

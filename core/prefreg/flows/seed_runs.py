@@ -16,6 +16,7 @@ from prefreg.flows.access import Access
 from prefreg.flows.add_axis import Prepared, add_axis, prepare
 from prefreg.flows.axis_request import AxisRequest
 from prefreg.flows.resolve import base_spec, identify
+from prefreg.flows.stored import find_stored
 from prefreg.registry import VersionRecord
 from prefreg.training import Progress
 from prefreg.training.loading import load_limits
@@ -142,7 +143,7 @@ class _Shelf:
         prepared = prepare(self.access, request, None)
         scratch = Access(self.asked.scratch)
         for place in (self.access, scratch):
-            if place.is_present() and (run := self._find(place, role, prepared, request.seed)):
+            if run := self._find(place, role, prepared, request.seed):
                 return run, prepared
         target = self.access if self.asked.store and role == "seed" else scratch
         self._tell(target)
@@ -158,28 +159,12 @@ class _Shelf:
             ), prepared
 
     def _find(self, place: Access, role: Role, wanted: Prepared, seed: int) -> Run | None:
+        record = find_stored(place, wanted, seed)
+        if record is None:
+            return None
         with place.reading() as store:
-            for record in store.versions():
-                if record.axis == wanted.installed.axis.name and self._fits(record, wanted, seed):
-                    source = store.vector_source(record)
-                    return Run(role, seed, record, source, str(store.location), False)
-        return None
-
-    def _fits(self, record: VersionRecord, wanted: Prepared, seed: int) -> bool:
-        """Whether a version is what this run would store, up to the dtype of its bytes."""
-        metadata = record.metadata
-        training: dict[str, Any] = metadata.get("training") or {}
-        settings = wanted.settings.as_dict() | {"max_length": self.max_length}
-        recorded: dict[str, Any] = training.get("settings") or {}
-        return (
-            record.base.weights == wanted.base.fingerprint.weights
-            and record.contrast == "pair"
-            and "compression" not in metadata
-            and training.get("seed") == seed
-            and all(recorded.get(key) == value for key, value in settings.items())
-            and (metadata.get("data") or {}).get("fingerprint") == wanted.pairs.fingerprint
-            and _same_lora(training.get("lora"), wanted)
-        )
+            source = store.vector_source(record)
+            return Run(role, seed, record, source, str(store.location), False)
 
     def _tell(self, target: Access) -> None:
         if self.note is None or self.told:
@@ -191,21 +176,6 @@ class _Shelf:
             if target is not self.access
             else f"Training what is missing into the registry: the newest will be {name!r}."
         )
-
-
-def _same_lora(recorded: dict[str, Any] | None, wanted: Prepared) -> bool:
-    if wanted.lora is None or not recorded:
-        return wanted.lora is None and not recorded
-    names = ("rank", "alpha", "rslora")
-    return all(recorded.get(name) == getattr(wanted.lora, name) for name in names) and (
-        not wanted.lora.targets
-        or all(_ends(weight, wanted.lora.targets) for weight in recorded["weights"])
-    )
-
-
-def _ends(weight: str, targets: Sequence[str]) -> bool:
-    module = weight.removesuffix(".weight")
-    return any(f".{module}".endswith(f".{target}") for target in targets)
 
 
 def _derived(

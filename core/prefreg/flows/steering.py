@@ -13,7 +13,7 @@ from prefreg.flows.access import Access
 from prefreg.flows.resolve import refuse_mixed_contrasts, resolve_on, resolve_terms
 from prefreg.serving import Dials, SteeredModel
 from prefreg.terms import Term
-from prefreg.training.loading import load_model, load_tokenizer, quiet
+from prefreg.training.loading import load_model, load_tokenizer, on_gpu, quiet
 from prefreg.vectors import Vector, open_vector, read_tensor
 
 
@@ -32,7 +32,7 @@ def load_steered(
         with access.reading() as store:
             found = resolve_terms(store, terms, base, at=at).base
     with quiet():
-        model, tokenizer = load_model(found, "auto"), load_tokenizer(found)
+        model, tokenizer = on_gpu(load_model(found, "auto")), load_tokenizer(found)
     model.train(False)
     dials = make_dials(model, found)
     return SteeredModel(dials, tokenizer, VectorShelf(found, access, at)).set(terms)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -91,6 +91,15 @@ def load_model(
         )
     loaded: PreTrainedModel = model
     return loaded
+
+
+def on_gpu(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Move a model that is to answer or to be measured to the GPU, where there is one."""
+    if not torch.cuda.is_available():
+        return model
+    # transformers' annotation of `to` leaves the model itself out.
+    moved: PreTrainedModel = cast(Any, model).to("cuda")
+    return moved
 
 
 def load_limits(base: Located) -> tuple[int | None, int | None]:

@@ -103,10 +103,11 @@ class Bench:
         # What is cached is answered without torch, which takes seconds to import.
         started = time.perf_counter()
         from prefreg.flows.steering import VectorShelf, make_dials
-        from prefreg.training.loading import load_model, load_tokenizer, quiet
+        from prefreg.training.loading import load_model, load_tokenizer, on_gpu, quiet
 
         with quiet():
-            model, self._tokenizer = load_model(self.base, "auto"), load_tokenizer(self.base)
+            model = on_gpu(load_model(self.base, "auto"))
+            self._tokenizer = load_tokenizer(self.base)
         model.train(False)
         self._dials = make_dials(model, self.base)
         self._shelf = VectorShelf(self.base, self._access)
