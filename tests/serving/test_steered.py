@@ -189,5 +189,4 @@ def test_what_answers_and_is_measured_is_on_the_gpu(trained: Path) -> None:
     steered = registry.load("pocket").set(helpful=1)
     assert steered.model.device.type == "cuda"
     assert steered.generate("Which colour is Elsa's boat?")
-    found = registry.evaluate({"helpful": 1}, prompts=20).figures.find("helpful.accuracy")
-    assert found is not None and found.value is not None
+    assert registry.evaluate({"helpful": 1}, prompts=20).figures.find("helpful.accuracy")
