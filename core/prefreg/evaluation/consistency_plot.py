@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from prefreg.errors import OutputError
+from prefreg.evaluation.pictures.saving import save_plot
 from prefreg.evaluation.statistics.jackknife import Spread
 
 _BLUE, _GREY = "#0072B2", "#444444"
@@ -36,12 +36,7 @@ def draw_consistency(
     _draw_matrix(figure, matrix, seeds, cosines)
     _draw_layers(by_layer, layers)
     figure.supxlabel(caption, fontsize=8, color=_GREY)
-    try:
-        figure.savefig(destination, dpi=150)
-    except OSError as error:
-        raise OutputError(
-            f"{destination} cannot be written: {error.strerror}. Name another file with --plot."
-        ) from error
+    save_plot(figure, destination)
 
 
 def _draw_matrix(

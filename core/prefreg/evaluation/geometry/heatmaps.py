@@ -11,7 +11,7 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from prefreg.errors import OutputError
+from prefreg.evaluation.pictures.saving import save_plot
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +56,7 @@ def draw_heatmaps(
     for cell in cells[len(panels) :]:
         cell.set_axis_off()
     figure.supxlabel(caption, fontsize=8, color="#444444")
-    try:
-        figure.savefig(destination, dpi=150)
-    except OSError as error:
-        raise OutputError(
-            f"{destination} cannot be written: {error.strerror}. Name another file with --plot."
-        ) from error
+    save_plot(figure, destination)
 
 
 def _draw(figure: Figure, cell: Axes, panel: HeatMap) -> None:
