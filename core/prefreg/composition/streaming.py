@@ -87,7 +87,7 @@ def write_weights(
     total = sum(file.nbytes for file in files)
     done = 0
     worker = _Worker(plan, rounding, device)
-    torch_too = _needs_torch(worker, plan, files)
+    torch_too = worker.needs_torch_for(files)
     with closing(worker), ExitStack() as targets, _workers(torch_too=torch_too) as pool:
         for file in files:
             target = targets.enter_context((folder / file.name).open("xb", buffering=0))
@@ -119,7 +119,7 @@ def estimate_seconds(
     worker = _Worker(plan, rounding, device)
     with (
         closing(worker),
-        _workers(torch_too=_needs_torch(worker, plan, files)) as pool,
+        _workers(torch_too=worker.needs_torch_for(files)) as pool,
         open(os.devnull, "wb", buffering=0) as nowhere,
     ):
         job = next(_jobs_of(plan, largest, nowhere.fileno(), 0, pool))
@@ -128,14 +128,6 @@ def estimate_seconds(
         pool.submit(worker, job).result()
         spent = time.perf_counter() - began
     return spent * max(1.0, total / job.nbytes / THREADS)
-
-
-def _needs_torch(worker: "_Worker", plan: OpenPlan, files: Sequence[OutputFile]) -> bool:
-    if plan.plan.method is not LINEAR:
-        return True
-    tensors = (tensor for file in files for tensor in file.tensors)
-    works = (WeightWork(each, plan.terms_of(each.stored), None) for each in tensors)
-    return any(map(worker.needs_torch, works))
 
 
 def _jobs(
@@ -272,6 +264,14 @@ class _Worker:
     def needs_torch(self, work: WeightWork) -> bool:
         """Whether a weight cannot be composed without torch."""
         return not (work.is_copy or (self._plain and work.is_plain))
+
+    def needs_torch_for(self, files: Sequence[OutputFile]) -> bool:
+        """Whether any weight of the output needs it."""
+        if self._plan.plan.method is not LINEAR:
+            return True
+        tensors = (tensor for file in files for tensor in file.tensors)
+        works = (WeightWork(each, self._plan.terms_of(each.stored), None) for each in tensors)
+        return any(map(self.needs_torch, works))
 
     def _copy(self, job: _Job, source: int) -> None:
         # Bytes, not numbers: dtypes that torch does not know pass through as well.
