@@ -31,11 +31,9 @@ import numpy
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.checkpoints.fingerprint import Fingerprint
-from prefreg.checkpoints.safetensors_file import plan_file
-from prefreg.checkpoints.safetensors_io import read_into, write_at
+from prefreg.checkpoints.safetensors_file import plan_file, read_into, write_at
 from prefreg.composition.streaming import THREADS
-from prefreg.vectors.dense import METADATA
-from prefreg.vectors.elements import BLOCK_ELEMENTS
+from prefreg.vectors.dense import BLOCK_ELEMENTS, METADATA
 
 if TYPE_CHECKING:
     import torch  # loaded only to make the inputs, as composing does without

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import prefreg
-from prefreg.evaluation.consistency_plot import draw_consistency
-from prefreg.evaluation.statistics.jackknife import Spread
-from prefreg.flows.consistency import Consistency
+from prefreg.evaluation.consistency import Consistency, Spread
+from prefreg.evaluation.plots import draw_consistency
 
 
 def show(spread: Spread | None, digits: int = 3) -> str:
@@ -92,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             null=options.null,
             scratch=options.output / "seeds.db",
         )
-        document = json.dumps(one.as_dict(), indent=1)
+        document = json.dumps(one.to_json(), indent=1)
         (options.output / f"{axis}.json").write_text(document + "\n", "utf-8")
         draw_consistency(
             options.output / f"{axis}.png",

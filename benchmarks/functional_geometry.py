@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from prefreg.flows.access import Access
-from prefreg.flows.geometry.board import Board, open_board
-from prefreg.flows.geometry.functional import TRUSTED, find_geometry
-from prefreg.flows.geometry.leakage import measure_leakage
-from prefreg.flows.measuring.request import EvaluationRequest
+from prefreg.evaluation.board import Board, open_board
+from prefreg.evaluation.evaluation_request import EvaluationRequest
+from prefreg.evaluation.functional import TRUSTED, find_geometry
+from prefreg.evaluation.leakage import measure_leakage
+from prefreg.registry.access import Access
 from prefreg.terms import Term
 
 DIALS = ("harmless", "helpful", "verbosity")

@@ -32,9 +32,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import prefreg
-from prefreg.composition.methods.catalogue import METHODS
-from prefreg.flows.exporting import ExportRequest
-from prefreg.methods import MethodInput, MethodTerm
+from prefreg.axes.methods import MethodInput, MethodTerm
+from prefreg.composition.export import ExportRequest
+from prefreg.composition.methods.built_in import METHODS
 
 Weights = dict[str, torch.Tensor]
 

@@ -25,16 +25,16 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg import pocket
-from prefreg.axes import Message
+from prefreg.axes.axis import Message
 from prefreg.checkpoints import on_disk_names, resolve_base
+from prefreg.composition.in_memory import make_dials
 from prefreg.data.rendering import encode_prompt, end_id
-from prefreg.evaluation.sampling import Sampling, sample_answers
 from prefreg.evaluation.statistics import Estimate, grouped_mean
-from prefreg.flows.access import Access
-from prefreg.flows.add_axis import prepare
-from prefreg.flows.axis_request import AxisRequest
-from prefreg.flows.steering import make_dials
-from prefreg.training.loading import load_model, load_tokenizer, quiet
+from prefreg.models.generation import Sampling, sample_answers
+from prefreg.models.loading import load_model, load_tokenizer, quiet
+from prefreg.registry.access import Access
+from prefreg.training.add_axis import prepare
+from prefreg.training.axis_request import AxisRequest
 from prefreg.training.pair import train_pair
 from prefreg.vectors import MemoryTensors
 

@@ -36,15 +36,15 @@ from transformers import (
 )
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from prefreg.axes import PreferencePair
+from prefreg.axes.axis import PreferencePair
+from prefreg.axes.row_sources import read_rows
 from prefreg.checkpoints.bases import BaseModel, resolve_base
-from prefreg.data.files import read_rows
 from prefreg.data.tokens import TokenPair, tokenize_pairs
-from prefreg.scoring.log_probs import PairLogProbs
-from prefreg.training.loading import load_model, quiet
+from prefreg.models.loading import load_model, quiet
+from prefreg.models.log_probs import PairLogProbs
+from prefreg.training.batches import Shortcuts, choose_shortcuts
 from prefreg.training.references import References
 from prefreg.training.settings import Settings, resolve_settings
-from prefreg.training.shortcuts import Shortcuts, choose_shortcuts
 from prefreg.training.trainer import dpo_config, train_pole
 
 AXES = {"harmless": {"context": "full"}, "helpful": {}, "verbosity": {}}
@@ -254,7 +254,7 @@ def compare(bench: Bench) -> dict[str, Any]:
     no_rows = our_pole(bench, up, apart, Shortcuts(shared_prompt=OFF))[0]
     no_parts = our_pole(bench, up, reference, Shortcuts(sorted_parts=OFF))[0]
     return {
-        "shortcuts": shortcuts.as_dict(),
+        "shortcuts": shortcuts.to_json(),
         "pairs": len(up),
         "cosine": cosine((plus, minus), (plain_plus, plain_minus)),
         "loss_difference": max(abs(a - b) for a, b in zip(losses, plain_losses, strict=True)),

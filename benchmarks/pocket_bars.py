@@ -19,16 +19,16 @@ from pocket_tables import AXES, PAIR, TRIPLE
 
 import prefreg
 from prefreg import PreferencePair, pocket
-from prefreg.axes import plain_text
+from prefreg.axes.axis import plain_text
+from prefreg.axes.plugins import load_axes
 from prefreg.checkpoints import resolve_base
+from prefreg.composition.in_memory import VectorShelf, make_dials
 from prefreg.evaluation.behaviour import measure_behaviour
-from prefreg.evaluation.sampling import Sampling, sample_answers
 from prefreg.evaluation.statistics import rate
-from prefreg.flows.steering import VectorShelf, make_dials
-from prefreg.plugins import load_axes
+from prefreg.models.generation import Sampling, sample_answers
+from prefreg.models.loading import load_model, load_tokenizer
 from prefreg.registry import VersionRecord
 from prefreg.terms import as_terms
-from prefreg.training.loading import load_model, load_tokenizer
 from prefreg.vectors import DenseVector, MemoryTensors, extract, open_vector
 from prefreg.vectors.algebra import cosine
 

@@ -20,16 +20,16 @@ from typing import Any
 import torch
 
 import prefreg
-from prefreg.axes import PreferencePair
-from prefreg.data.files import read_preference_file
+from prefreg.axes.axis import PreferencePair
+from prefreg.axes.row_sources import read_preference_file
 from prefreg.data.tokens import TokenPair, tokenize_pairs
 from prefreg.errors import PrefregError
 from prefreg.evaluation.consistency import cosines
 from prefreg.evaluation.statistics import Estimate, grouped_mean
+from prefreg.models.log_probs import PairLogProbs, answer_log_probs
 from prefreg.registry import VersionRecord
-from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
 from prefreg.vectors import open_vector
-from prefreg.vectors.gram import gram
+from prefreg.vectors.algebra import gram
 
 AXES = ("harmless", "helpful", "verbosity", "truthful", "informative", "polite")
 ETAS = (-1.0, -0.5, 0.0, 0.5, 1.0)

@@ -27,7 +27,8 @@ from typing import Any
 from sqlalchemy import event, insert
 
 from prefreg.config import starter_registry
-from prefreg.registry import Store, care
+from prefreg.registry import Store, upkeep
+from prefreg.registry.listing import Query, parse_metric
 from prefreg.registry.schema import (
     AliasEventRow,
     AxisAliasRow,
@@ -38,7 +39,6 @@ from prefreg.registry.schema import (
     TagRow,
     VersionRow,
 )
-from prefreg.registry.searching import Query, parse_metric
 
 REPEATS = 7
 BAR = 0.1
@@ -160,9 +160,9 @@ def questions(store: Store) -> dict[str, Callable[[], object]]:
         "resolve ALIAS-OF-AXIS@V": lambda: store.resolve(last.axis_aliases[0], number),
         "resolve AXIS@alias --at": lambda: store.resolve(axis, "stable", base=base, at=moment),
         "resolve AXIS --at": lambda: store.resolve(axis, base=base, at=moment),
-        "search --tag": lambda: care.search(store, Query(tags=("tag-7",))),
-        "search TEXT": lambda: care.search(store, Query("run 77")),
-        "search --tag --metric": lambda: care.search(
+        "search --tag": lambda: upkeep.search(store, Query(tags=("tag-7",))),
+        "search TEXT": lambda: upkeep.search(store, Query("run 77")),
+        "search --tag --metric": lambda: upkeep.search(
             store, Query(tags=("tag-7",), metrics=(parse_metric("score.m>5000"),))
         ),
         "bases": store.bases,

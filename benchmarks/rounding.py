@@ -15,17 +15,17 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
+from prefreg.axes.plugins import load_axes
 from prefreg.checkpoints.bases import resolve_base
 from prefreg.composition import Plan, PlannedTerm, write_composition
 from prefreg.composition.rounding import Rounding
 from prefreg.data.pairs import build_pairs
-from prefreg.flows.access import Access
-from prefreg.flows.rows import open_rows
-from prefreg.plugins import load_axes
+from prefreg.data.wanted import open_rows
+from prefreg.models.loading import load_tokenizer
+from prefreg.models.log_probs import answer_log_probs
 from prefreg.pocket import TRAINING
-from prefreg.scoring.log_probs import answer_log_probs
-from prefreg.scoring.report import compare
-from prefreg.training.loading import load_tokenizer
+from prefreg.registry.access import Access
+from prefreg.training.pole_report import compare
 from prefreg.training.settings import resolve_settings
 from prefreg.training.tokenising import tokenise
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import prefreg
-from prefreg import hookspecs
+from prefreg.axes import hookspecs
+from prefreg.axes.plugins import read_plugin
 from prefreg.cli.main import run
-from prefreg.plugins import read_plugin
 
 ROOT = Path(__file__).parent.parent
 REGISTRY = ROOT / "registry.db"

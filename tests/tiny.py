@@ -10,9 +10,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from prefreg.checkpoints.bases import BaseModel, resolve_base
-from prefreg.checkpoints.names import weight_shapes
+from prefreg.checkpoints.tensor_names import weight_shapes
 from prefreg.registry.records import BaseRecord, VersionRecord
-from prefreg.vectors.sources import MemoryTensors
+from prefreg.vectors.pole_tensors import MemoryTensors
 from prefreg.vectors.writing import write_dense
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prefreg.axes import PreferencePair
+from prefreg.axes.axis import PreferencePair
 
 _TEXT = "what is the colour of boat house tree sky red blue green it a big old . ? yes no"
 WORDS = _TEXT.split()

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from prefreg.flows.access import Access
-from prefreg.flows.add_axis import add_axis
-from prefreg.flows.axis_request import AxisRequest
 from prefreg.registry import Store
+from prefreg.registry.access import Access
+from prefreg.training.add_axis import add_axis
+from prefreg.training.axis_request import AxisRequest
 
 AXES = ("helpful", "harmless", "verbosity", "honesty", "politeness", "directness")
 RELEASED = datetime(2026, 11, 24, tzinfo=UTC)

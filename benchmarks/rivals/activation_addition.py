@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from prefreg.axes import Message
+from prefreg.axes.axis import Message
 from prefreg.data.tokens import TokenPair
-from prefreg.evaluation.sampling import Answer, Sampling, sample
-from prefreg.evaluation.steps import length, step_inputs
+from prefreg.models.generation import Answer, Sampling, sample
+from prefreg.models.padded import length, step_inputs
 from rivals.placing import figures, place
 from rivals.policies import ModelPolicy, Setting
 from rivals.workshop import AXES, Axis, Workshop

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.axes import Message
+from prefreg.axes.axis import Message
 from prefreg.data.rendering import encode_prompt, end_id, padding_id
-from prefreg.evaluation.sampling import Answer, Sampling
-from prefreg.training.loading import load_model, quiet
+from prefreg.models.generation import Answer, Sampling
+from prefreg.models.loading import load_model, quiet
 from rivals.policies import ModelPolicy, Setting
 from rivals.workshop import AXES, Weights, Workshop
 
@@ -60,7 +60,7 @@ class MixedLogits:
         )
 
     def sample(self, prompts: Sequence[str], sampling: Sampling) -> list[Answer]:
-        """Answer every prompt once, as `prefreg.evaluation.sampling.sample` would one model."""
+        """Answer every prompt once, as `prefreg.models.generation.sample` would one model."""
         tokens = [encode_prompt((Message("user", each),), self.tokenizer) for each in prompts]
         order = sorted(range(len(tokens)), key=lambda index: len(tokens[index]))
         answers: dict[int, Answer] = {}

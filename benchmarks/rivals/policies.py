@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.axes import Message
-from prefreg.evaluation.sampling import Answer, Sampling, sample
-from prefreg.evaluation.steps import length, step_inputs
+from prefreg.axes.axis import Message
+from prefreg.models.generation import Answer, Sampling, sample
+from prefreg.models.padded import length, step_inputs
 
 
 class Policy(Protocol):

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from prefreg.evaluation.pictures.canvas import Canvas
-from prefreg.evaluation.pictures.pareto import Point as Placed
-from prefreg.evaluation.pictures.pareto import front
+from prefreg.evaluation.plots import Canvas, front
+from prefreg.evaluation.plots import Point as Placed
 from prefreg.evaluation.statistics import grouped_mean, holm
 from rivals.placing import EFFECTS, KINDS, figures
 from rivals.trade import Point, Trade, best, compared, merge, of_method

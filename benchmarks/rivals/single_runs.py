@@ -10,7 +10,7 @@ from functools import partial
 from itertools import chain
 
 from prefreg import pocket
-from prefreg.axes import PreferencePair, Row
+from prefreg.axes.axis import PreferencePair, Row
 from prefreg.data.pairs import build_pairs
 from prefreg.data.tokens import TokenPair
 from rivals.policies import Setting

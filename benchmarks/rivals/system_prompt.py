@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 
-from prefreg.axes import Message
+from prefreg.axes.axis import Message
 from prefreg.data.rendering import encode_prompt
-from prefreg.evaluation.sampling import Answer, Sampling, sample
+from prefreg.models.generation import Answer, Sampling, sample
 from rivals.policies import ModelPolicy, Setting
 from rivals.workshop import Workshop
 

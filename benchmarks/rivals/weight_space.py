@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import product
 
-from prefreg.data.answers import TokenAnswer
+from prefreg.data.tokens import TokenAnswer
 from rivals.policies import Setting
 from rivals.workshop import AXES, Axis, Weights, Workshop, repeated
 

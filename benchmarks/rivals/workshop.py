@@ -13,23 +13,21 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg import pocket
-from prefreg.axes import PreferencePair
+from prefreg.axes.axis import PreferencePair
 from prefreg.checkpoints import BaseModel, resolve_base
-from prefreg.data.answers import TokenAnswer
-from prefreg.data.tokens import TokenPair, tokenize_pairs
-from prefreg.flows.access import Access
-from prefreg.flows.add_axis import Prepared, prepare
-from prefreg.flows.axis_request import AxisRequest
-from prefreg.flows.steering import make_dials
-from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
-from prefreg.serving import Dials
-from prefreg.training.given import Pole
-from prefreg.training.loading import load_model, load_tokenizer, quiet
+from prefreg.composition.in_memory import Dials, make_dials
+from prefreg.data.tokens import TokenAnswer, TokenPair, tokenize_pairs
+from prefreg.models.loading import load_model, load_tokenizer, quiet
+from prefreg.models.log_probs import PairLogProbs, answer_log_probs
+from prefreg.registry.access import Access
+from prefreg.training.add_axis import Prepared, prepare
+from prefreg.training.axis_request import AxisRequest
+from prefreg.training.existing_pole import Pole
 from prefreg.training.pair import train_pair
-from prefreg.training.poles import trained_weights
+from prefreg.training.pole import trained_weights
 from prefreg.training.settings import Settings, resolve_settings
-from prefreg.training.sft.settings import SFT
-from prefreg.training.sft.trainer import fine_tune
+from prefreg.training.sft.fine_tuning import SFT
+from prefreg.training.sft.sft_trainer import fine_tune
 from prefreg.training.trainer import train_pole
 from prefreg.vectors import MemoryTensors
 from rivals.policies import ModelPolicy

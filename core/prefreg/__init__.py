@@ -6,7 +6,7 @@ What needs torch is loaded when it is first used, so that `import prefreg` answe
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from prefreg.axes import (
+from prefreg.axes.axis import (
     Axis,
     LicensedSource,
     Message,
@@ -15,6 +15,8 @@ from prefreg.axes import (
     SourceRequest,
     SourceRows,
 )
+from prefreg.axes.hookspecs import hookimpl
+from prefreg.axes.methods import Method, MethodInput, MethodOption
 from prefreg.errors import (
     AxisError,
     BaseModelError,
@@ -27,21 +29,19 @@ from prefreg.errors import (
     UsageError,
     VectorError,
 )
-from prefreg.hookspecs import hookimpl
-from prefreg.methods import Method, MethodInput, MethodOption
 from prefreg.terms import Term, parse_term
 
 if TYPE_CHECKING:
     from prefreg.api import Registry, open, steer
-    from prefreg.data.hub import stream_hub_rows
-    from prefreg.declared import axis_from_yaml
+    from prefreg.axes.row_sources import stream_hub_rows
+    from prefreg.axes.yaml_axes import axis_from_yaml
 
 _LAZY = {
     "Registry": "prefreg.api",
-    "axis_from_yaml": "prefreg.declared",
+    "axis_from_yaml": "prefreg.axes.yaml_axes",
     "open": "prefreg.api",
     "steer": "prefreg.api",
-    "stream_hub_rows": "prefreg.data.hub",
+    "stream_hub_rows": "prefreg.axes.row_sources",
 }
 
 __all__ = [

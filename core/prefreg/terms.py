@@ -5,9 +5,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from prefreg.axes import AXIS_NAME
 from prefreg.errors import UsageError
 
+AXIS_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 ALIAS_NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]*")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _FORM = "Write AXIS:ETA, as in helpful:1 or harmless@2:-0.5."
@@ -34,11 +34,7 @@ def format_eta(eta: float) -> str:
 
 
 def parse_reference(text: str) -> tuple[str, str | None]:
-    """Split `axis[@reference]` into axis and reference.
-
-    Raises:
-        UsageError: Either part is malformed.
-    """
+    """Split `axis[@reference]` into axis and reference."""
     axis, at, reference = text.partition("@")
     if not AXIS_NAME.fullmatch(axis):
         raise UsageError(f"{text!r} does not begin with an axis name. {_FORM}")
@@ -68,11 +64,7 @@ def parse_term(text: str) -> Term:
 
 
 def as_terms(terms: Mapping[str, float] | Iterable[str | Term]) -> tuple[Term, ...]:
-    """Read terms from text, from `{"helpful@2": 1.0}`, or take them as they are.
-
-    Raises:
-        UsageError: A term is malformed or its coefficient is not a finite number.
-    """
+    """Read terms from text, from `{"helpful@2": 1.0}`, or take them as they are."""
     if isinstance(terms, Mapping):
         return tuple(_make_term(name, eta) for name, eta in terms.items())
     if isinstance(terms, str):

@@ -5,7 +5,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from prefreg.checkpoints import resolve_base
-from prefreg.training.loading import load_model, load_tokenizer, quiet
+from prefreg.models.loading import load_model, load_tokenizer, quiet
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 # At the end: some scripts have the names of packages.

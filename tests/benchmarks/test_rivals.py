@@ -16,11 +16,11 @@ from rivals.weight_space import difference, soup
 from rivals.workshop import count_tokens, repeated
 
 from prefreg import pocket
-from prefreg.axes import Message, plain_text
+from prefreg.axes.axis import Message, plain_text
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
 from prefreg.evaluation import divergence
-from prefreg.evaluation.sampling import Answer, Sampling
+from prefreg.models.generation import Answer, Sampling
 from tiny import llama, perturbed
 
 PROMPTS = pocket.prompts("benign", limit=6, seed=3)

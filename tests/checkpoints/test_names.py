@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from prefreg.checkpoints.checkpoint import Checkpoint
-from prefreg.checkpoints.names import match_pole, on_disk_names, tied_copies, weight_shapes
+from prefreg.checkpoints.tensor_names import match_pole, on_disk_names, tied_copies, weight_shapes
 from prefreg.errors import BaseModelError
 
 

@@ -3,8 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from prefreg.checkpoints.safetensors_file import read_header
-from prefreg.checkpoints.safetensors_io import SafetensorsWriter, read_into
+from prefreg.checkpoints.safetensors_file import SafetensorsWriter, read_header, read_into
 
 
 def test_what_is_written_is_read_back_and_hashed(tmp_path: Path) -> None:

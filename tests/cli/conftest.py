@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 import prefreg.cli.main
-from packages import site
 from prefreg import pocket
-from trained import surroundings, trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +82,3 @@ def own(trained: Path, tmp_path: Path) -> Path:
 def base_copy(tmp_path: Path) -> Path:
     """Return a copy of the bundled model that the test may change."""
     return Path(shutil.copytree(pocket.model_dir(), tmp_path / "base"))
-
-
-__all__ = ["site", "surroundings", "trained"]  # fixtures of every test in this folder

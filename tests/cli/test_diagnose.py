@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from prefreg.flows.geometry.diagnose import pole_eta
+from prefreg.evaluation.diagnosis import pole_eta
 
 SMALL = ("--prompts", 24, "--max-new-tokens", 16)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from prefreg import Axis, PreferencePair
+from prefreg.authoring.scaffold import write_package
+from prefreg.axes.catalog import AxisCatalog, Plugin
 from prefreg.errors import OutputError
-from prefreg.plugins import AxisCatalog, Plugin
-from prefreg.scaffold import write_package
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -77,7 +77,7 @@ def test_what_is_written_needs_no_formatting(run, tmp_path: Path) -> None:
 
 def test_the_sample_rows_are_in_words_that_the_bundled_model_knows(run, tmp_path: Path) -> None:
     from prefreg.checkpoints import resolve_base
-    from prefreg.training.loading import load_tokenizer
+    from prefreg.models.loading import load_tokenizer
 
     run("new-axis", "wit", "-o", "wit")
     tokenizer = load_tokenizer(resolve_base("pocket"))

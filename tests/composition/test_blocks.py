@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg.composition.blocks.compiled import add_up
-from prefreg.composition.blocks.workspace import Workspace
+from prefreg.composition.blocks.general import Workspace
 from prefreg.composition.engine import compose_tensor
 from prefreg.composition.survival import Tally
 

@@ -17,7 +17,7 @@ import tiny
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.checkpoints.fingerprint import fingerprint
-from prefreg.composition.memory import compose_state
+from prefreg.composition.engine import compose_state
 from prefreg.composition.output import write_composition
 from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.composition.survival import Kept

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefreg.axes.methods import Method, MethodInput, MethodTerm
 from prefreg.composition.counter import key_of, random_bits
-from prefreg.composition.methods.catalogue import METHODS
-from prefreg.composition.methods.election import kept_magnitude
+from prefreg.composition.methods.built_in import METHODS
+from prefreg.composition.methods.ties import kept_magnitude
 from prefreg.errors import UsageError
-from prefreg.methods import Method, MethodInput, MethodTerm
-from prefreg.vectors.elements import BLOCK_ELEMENTS, blocks
+from prefreg.vectors.dense import BLOCK_ELEMENTS, blocks
 
 AXES = ("harmless", "helpful", "verbosity")
 Etas = st.lists(

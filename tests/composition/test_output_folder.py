@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prefreg.composition.folder import new_folder, swap, write_file
+from prefreg.composition.output import new_folder, swap, write_file
 from prefreg.errors import OutputError
 
 RECIPE = b'{"schema": 1, "formula": "base"}'

@@ -10,20 +10,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
+from prefreg.axes.methods import Combine, Method, MethodInput
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.checkpoints.safetensors_file import plan_file
 from prefreg.composition import output, streaming
+from prefreg.composition.engine import compose_state
 from prefreg.composition.eta import EtaRule
 from prefreg.composition.layout import plan_files
-from prefreg.composition.memory import compose_state
-from prefreg.composition.methods.catalogue import METHODS
+from prefreg.composition.methods.built_in import METHODS
 from prefreg.composition.output import write_composition
 from prefreg.composition.plan import Plan, PlannedTerm, opened
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.streaming import estimate_seconds
 from prefreg.errors import BaseModelError, UsageError, VectorError
-from prefreg.methods import Combine, Method, MethodInput
-from prefreg.vectors.elements import BLOCK_ELEMENTS
+from prefreg.vectors.dense import BLOCK_ELEMENTS
 
 
 def save_base(folder: Path, tensors: dict[str, torch.Tensor]) -> BaseModel:

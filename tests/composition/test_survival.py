@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from prefreg.composition.blocks.workspace import Workspace
+from prefreg.composition.blocks.general import Workspace
 from prefreg.composition.engine import add_up
 from prefreg.composition.survival import Kept, Survival, SurvivalMeter, Tally, group_of
 

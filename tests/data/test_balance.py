@@ -8,9 +8,8 @@ import numpy
 import pytest
 
 from prefreg import DataError, PreferencePair
-from prefreg.data.audit import word_count
-from prefreg.data.balance import balance_lengths
-from prefreg.data.pairs import build_pairs
+from prefreg.axes.axis import word_count
+from prefreg.data.pairs import balance_lengths, build_pairs
 
 
 def pair(number: int, chosen: int, rejected: int) -> PreferencePair:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import worded
-from prefreg.axes import Message
-from prefreg.data.answers import tokenize_answers
+from prefreg.axes.axis import Message
 from prefreg.data.instructions import Instruction, read_instructions, read_row
+from prefreg.data.tokens import tokenize_answers
 from prefreg.errors import BaseModelError, DataError
 
 ASKED = Message("user", "what is the colour of the boat ?")

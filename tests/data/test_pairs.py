@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefreg.axes import Axis, PreferencePair, Row
+from prefreg.axes.axis import Axis, PreferencePair, Row
 from prefreg.data.pairs import build_pairs, fingerprint_pairs, label_rows, switch_pairs
 from prefreg.errors import DataError
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 import worded
-from prefreg.axes import Message, PreferencePair
+from prefreg.axes.axis import Message, PreferencePair
 from prefreg.data.rendering import encode_prompt, padding_id
 from prefreg.data.tokens import check_max_length, preview_tokens, tokenize_pairs
 from prefreg.errors import BaseModelError, DataError, UsageError

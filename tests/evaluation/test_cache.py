@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from prefreg.evaluation.cache import EvaluationCache, digest
+from prefreg.evaluation.candidates import EvaluationCache, digest
 
 KEY = "ab" * 32
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from prefreg.errors import OutputError
-from prefreg.evaluation.consistency_plot import draw_consistency
-from prefreg.evaluation.statistics.jackknife import Spread
+from prefreg.evaluation.consistency import Spread
+from prefreg.evaluation.plots import draw_consistency
 
 
 def draw(destination: Path, seeds: int = 2) -> bytes:

@@ -3,7 +3,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefreg.evaluation.divergence import divergences
-from prefreg.evaluation.sampling import Answer
+from prefreg.models.generation import Answer
 from tiny import gpt2, llama, perturbed
 
 ANSWERS = [

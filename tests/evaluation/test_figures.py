@@ -1,9 +1,9 @@
 import pytest
 
 from prefreg import Message
+from prefreg.evaluation.divergence import Answers, PairScores
 from prefreg.evaluation.figures import Figures, Sheet, add_metric, add_pairs, add_reserved
-from prefreg.evaluation.judgement import Judgement
-from prefreg.evaluation.measured import Answers, PairScores
+from prefreg.evaluation.judge import Judgement
 from prefreg.evaluation.prompts import Asked
 from prefreg.evaluation.statistics import grouped_mean, rate
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg import UsageError
-from prefreg.evaluation.grid import parse_grid
+from prefreg.evaluation.sweep import parse_grid
 from prefreg.terms import Term
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from prefreg import Message, pocket
-from prefreg.evaluation.judgement import judge
+from prefreg.evaluation.judge import judge
 from prefreg.evaluation.prompts import Asked, pocket_prompts
 
 

@@ -13,10 +13,12 @@ from prefreg.evaluation.statistics import (
     holm,
     over_seeds,
     rate,
+    ratio,
+    ratio_change,
     spearman,
+    t95,
+    widened,
 )
-from prefreg.evaluation.statistics.bootstrap import ratio, ratio_change
-from prefreg.evaluation.statistics.estimates import t95, widened
 
 # Worked by hand with z² = 3.8415: k = 0 has the upper bound z²/(n + z²), k = n the lower
 # bound n/(n + z²); the others after centre (k + z²/2)/(n + z²).

@@ -1,7 +1,7 @@
 from collections import Counter
 
 from prefreg import pocket
-from prefreg.pocket.retention import heldout_replies, seen_facts, two_hop_facts
+from prefreg.pocket.kept_facts import heldout_replies, seen_facts, two_hop_facts
 
 
 def test_every_fact_is_asked_once_and_its_true_statement_is_true() -> None:

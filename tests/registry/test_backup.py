@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from prefreg.errors import RegistryError
-from prefreg.registry import Store, VersionRecord, care
+from prefreg.registry import Store, VersionRecord, upkeep
 
 Add = Callable[..., VersionRecord]
 
@@ -37,7 +37,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_backup_holds_everything(filled: Store, target: Path) -> None:
-    done = care.back_up(filled, target)
+    done = upkeep.back_up(filled, target)
     with Store.open(target, write=False) as copy:
         assert copy.versions() == filled.versions()
         assert copy.alias_history("helpful") == filled.alias_history("helpful")
@@ -46,7 +46,7 @@ def test_a_backup_holds_everything(filled: Store, target: Path) -> None:
         for record in copy.versions():
             source = copy.vector_source(record)
             assert isinstance(source, bytes) or source.parent == target.with_suffix(".vectors")
-        use = care.disk_use(copy)
+        use = upkeep.disk_use(copy)
     assert (done.path, done.versions, done.files, done.bytes) == (target, 3, 2, use.total)
     assert len(names(target.parent)) == 3
 
@@ -56,20 +56,20 @@ def test_a_backup_of_an_older_schema_is_as_old(filled: Store, path: Path, target
         connection.executescript("DROP TABLE tags; UPDATE alembic_version SET version_num='0001'")
     connection.close()
     with Store.open(path, write=False) as old:
-        assert care.back_up(old, target).versions == 3
+        assert upkeep.back_up(old, target).versions == 3
     with Store.open(target, write=False) as copy:
         assert copy.verify() == []
         assert [record.tags for record in copy.versions()] == [()] * 3
 
 
 def test_a_file_that_exists_is_replaced_only_on_request(filled: Store, target: Path) -> None:
-    care.back_up(filled, target)
+    upkeep.back_up(filled, target)
     filled.remove("verbosity", 1)
     with pytest.raises(RegistryError, match=r"copy.db exists. Name another file, or use --overw"):
-        care.back_up(filled, target)
+        upkeep.back_up(filled, target)
     with Store.open(target, write=False) as copy:
         assert len(copy.versions()) == 3
-    assert care.back_up(filled, target, overwrite=True).versions == 2
+    assert upkeep.back_up(filled, target, overwrite=True).versions == 2
     assert len(names(target.parent)) == 2  # the vector that is not needed is gone
     with Store.open(target, write=False) as copy:
         assert copy.verify() == []
@@ -79,7 +79,7 @@ def test_a_file_that_exists_is_replaced_only_on_request(filled: Store, target: P
 def test_only_a_registry_is_replaced(filled: Store, target: Path, content: bytes) -> None:
     target.write_bytes(content)
     with pytest.raises(RegistryError):
-        care.back_up(filled, target, overwrite=True)
+        upkeep.back_up(filled, target, overwrite=True)
     assert target.read_bytes() == content
     assert names(target.parent) == ["copy.db"]
 
@@ -89,15 +89,15 @@ def test_the_registry_itself_is_no_backup(filled: Store, path: Path, target: Pat
     os.link(path, path.with_name("hard.db"))
     for name in (path, target, path.with_name("hard.db")):
         with pytest.raises(RegistryError, match="is the registry itself"):
-            care.back_up(filled, name, overwrite=True)
+            upkeep.back_up(filled, name, overwrite=True)
     assert filled.verify() == []
 
 
 def test_a_folder_must_exist_and_be_no_file(filled: Store, tmp_path: Path, target: Path) -> None:
     with pytest.raises(RegistryError, match=r"The folder .*nowhere does not exist"):
-        care.back_up(filled, tmp_path / "nowhere" / "copy.db")
+        upkeep.back_up(filled, tmp_path / "nowhere" / "copy.db")
     with pytest.raises(RegistryError, match="is not a registry: it is no file"):
-        care.back_up(filled, target.parent, overwrite=True)
+        upkeep.back_up(filled, target.parent, overwrite=True)
 
 
 def test_a_damaged_registry_is_not_backed_up(filled: Store, target: Path) -> None:
@@ -105,22 +105,22 @@ def test_a_damaged_registry_is_not_backed_up(filled: Store, target: Path) -> Non
     assert isinstance(source, Path)
     source.write_bytes(b"z" * 600)
     with pytest.raises(RegistryError, match="do not match their hash"):
-        care.back_up(filled, target)
+        upkeep.back_up(filled, target)
     source.unlink()
     with pytest.raises(RegistryError, match=r"is missing, so .* cannot be backed up"):
-        care.back_up(filled, target)
+        upkeep.back_up(filled, target)
     assert list(target.parent.iterdir()) == []
 
 
 def test_a_backup_that_fails_leaves_the_one_before(filled: Store, add: Add, target: Path) -> None:
-    care.back_up(filled, target)
+    upkeep.back_up(filled, target)
     before, files = target.read_bytes(), names(target.parent)
     add(filled, data=b"v" * 700)
     source = filled.vector_source(add(filled, data=b"w" * 700))
     assert isinstance(source, Path)
     source.write_bytes(b"z" * 700)
     with pytest.raises(RegistryError, match="do not match their hash"):
-        care.back_up(filled, target, overwrite=True)
+        upkeep.back_up(filled, target, overwrite=True)
     assert target.read_bytes() == before
     assert names(target.parent) == files
 
@@ -129,9 +129,9 @@ def test_one_backup_at_a_time_goes_to_a_file(filled: Store, target: Path) -> Non
     with target.with_name(".copy.db.lock").open("wb") as mark:
         fcntl.flock(mark, fcntl.LOCK_EX)
         with pytest.raises(RegistryError, match=r"Another backup to .*copy.db is under way"):
-            care.back_up(filled, target)
-        assert care.back_up(filled, target.with_name("else.db")).versions == 3
-    assert care.back_up(filled, target).versions == 3
+            upkeep.back_up(filled, target)
+        assert upkeep.back_up(filled, target.with_name("else.db")).versions == 3
+    assert upkeep.back_up(filled, target).versions == 3
 
 
 def test_what_a_killed_backup_left_is_taken_up(filled: Store, target: Path) -> None:
@@ -145,7 +145,7 @@ def test_what_a_killed_backup_left_is_taken_up(filled: Store, target: Path) -> N
     (vectors / stored.name).write_bytes(b"half a vector")
     (vectors / f"{'0' * 64}.safetensors").write_bytes(b"of no version")
     (vectors / ".0123456789abcdef.part").write_bytes(b"a part")
-    assert care.back_up(filled, target).versions == 3
+    assert upkeep.back_up(filled, target).versions == 3
     assert len(names(target.parent)) == 3
     with Store.open(target, write=False) as copy:
         assert copy.verify() == []
@@ -153,6 +153,6 @@ def test_what_a_killed_backup_left_is_taken_up(filled: Store, target: Path) -> N
 
 def test_the_disk_is_added_up(filled: Store, path: Path) -> None:
     (path.with_suffix(".vectors") / "notes.txt").write_bytes(b"1234567")
-    use = care.disk_use(filled)
+    use = upkeep.disk_use(filled)
     assert (use.database, use.files, use.beside) == (path.stat().st_size, 3, 500 + 600 + 7)
     assert use.total == use.database + use.beside

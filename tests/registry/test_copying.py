@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from prefreg.errors import RegistryError, UsageError, VectorError
-from prefreg.registry import BaseIdentity, Store, VersionRecord, care
-from prefreg.registry.copying import Copied
+from prefreg.registry import BaseIdentity, Store, VersionRecord, upkeep
+from prefreg.registry.transfer import Copied
 
 Add = Callable[..., VersionRecord]
 MakeBase = Callable[..., BaseIdentity]
@@ -28,7 +28,7 @@ def other(tmp_path: Path, empty: Path) -> Iterator[Store]:
 
 def copy(store: Store, record: VersionRecord, target: Store, **options: object) -> Copied:
     source = store.vector_source(record)
-    return care.copy(store, source, record, target, **options)  # type: ignore[arg-type]
+    return upkeep.copy(store, source, record, target, **options)  # type: ignore[arg-type]
 
 
 def content(store: Store, record: VersionRecord) -> bytes:

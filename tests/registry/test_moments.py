@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from prefreg.errors import UsageError
-from prefreg.registry.moments import as_moment, describe_moment, parse_moment
+from prefreg.registry.records import as_moment, describe_moment, parse_moment
 
 
 def test_a_date_is_the_end_of_the_day() -> None:

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from prefreg.errors import RegistryError, UsageError
-from prefreg.registry import Store, VersionRecord, care
+from prefreg.registry import Store, VersionRecord, upkeep
 
 Add = Callable[..., VersionRecord]
 
@@ -12,7 +12,7 @@ def test_a_renamed_axis_answers_to_all_its_names(store: Store, add: Add) -> None
     add(store, aliases=("kind", "nice"))
     add(store)
     store.set_alias("helpful", 1, "stable")
-    assert care.rename_axis(store, "kind", "useful") == "helpful"
+    assert upkeep.rename_axis(store, "kind", "useful") == "helpful"
     assert [str(version) for version in store.versions()] == ["useful@1", "useful@2"]
     for name in ("useful", "helpful", "kind"):
         assert str(store.resolve(name, "stable")) == "useful@1"
@@ -27,16 +27,16 @@ def test_a_renamed_axis_answers_to_all_its_names(store: Store, add: Add) -> None
 
 def test_renaming_there_and_back_adds_one_name(store: Store, add: Add) -> None:
     add(store, aliases=("kind",))
-    care.rename_axis(store, "helpful", "useful")
-    care.rename_axis(store, "useful", "helpful")
+    upkeep.rename_axis(store, "helpful", "useful")
+    upkeep.rename_axis(store, "useful", "helpful")
     assert store.axes() == {"helpful": ("kind", "useful")}
-    care.rename_axis(store, "helpful", "helpful")
+    upkeep.rename_axis(store, "helpful", "helpful")
     assert store.axes() == {"helpful": ("kind", "useful")}
 
 
 def test_an_axis_may_take_the_name_of_its_own_alias(store: Store, add: Add) -> None:
     add(store, aliases=("kind", "nice"))
-    care.rename_axis(store, "helpful", "kind")
+    upkeep.rename_axis(store, "helpful", "kind")
     assert store.axes() == {"kind": ("nice", "helpful")}
 
 
@@ -51,7 +51,7 @@ def test_a_name_that_is_taken_is_refused(store: Store, add: Add) -> None:
         ("gone", "'gone' was an axis whose versions are gone here"),
     ):
         with pytest.raises(RegistryError, match=told):
-            care.rename_axis(store, "helpful", name)
+            upkeep.rename_axis(store, "helpful", name)
     assert list(store.axes()) == ["helpful", "verbosity"]
 
 
@@ -59,10 +59,10 @@ def test_a_name_that_is_taken_is_refused(store: Store, add: Add) -> None:
 def test_a_malformed_name_is_refused(store: Store, add: Add, name: str) -> None:
     add(store)
     with pytest.raises(UsageError, match="is no axis name"):
-        care.rename_axis(store, "helpful", name)
+        upkeep.rename_axis(store, "helpful", name)
 
 
 def test_an_unknown_axis_is_told(store: Store, add: Add) -> None:
     add(store)
     with pytest.raises(RegistryError, match="Did you mean 'helpful'"):
-        care.rename_axis(store, "helpfull", "useful")
+        upkeep.rename_axis(store, "helpfull", "useful")

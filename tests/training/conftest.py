@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 import worded
-from prefreg.axes import Axis
+from prefreg.axes.axis import Axis
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.data.pairs import PairSet, build_pairs
 from prefreg.training.settings import Settings, resolve_settings

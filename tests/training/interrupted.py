@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import worded
-from prefreg.axes import Axis
+from prefreg.axes.axis import Axis
 from prefreg.checkpoints.bases import resolve_base
 from prefreg.data.pairs import build_pairs
-from prefreg.training import checkpoints
+from prefreg.training import pole_checkpoints
 from prefreg.training.lora import LoraOptions
 from prefreg.training.pair import PairResult, train_pair
 from prefreg.training.settings import Settings, resolve_settings
@@ -38,7 +38,7 @@ def run(
 ) -> dict[str, object]:
     """Train the pair, and end this process at a stage and step; say what was done and told."""
     os.environ["PREFREG_CACHE"] = str(cache)
-    checkpoints.INTERVAL = 0.0
+    pole_checkpoints.INTERVAL = 0.0
     stages: list[list[object]] = []
     notes: list[str] = []
     moments = [(end[0], int(str(end[1])))] if end else []

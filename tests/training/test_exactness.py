@@ -12,11 +12,15 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 import worded
 from prefreg.data.tokens import TokenPair, tokenize_pairs
-from prefreg.scoring.log_probs import answer_log_probs
-from prefreg.training.batches import PartCollator
-from prefreg.training.pair_trainer import PairTrainer
+from prefreg.models.log_probs import answer_log_probs
+from prefreg.training.batches import (
+    _PAIR_BY_PAIR,
+    PairTrainer,
+    PartCollator,
+    Shortcuts,
+    choose_shortcuts,
+)
 from prefreg.training.settings import Settings, resolve_settings
-from prefreg.training.shortcuts import _PAIR_BY_PAIR, Shortcuts, choose_shortcuts
 from prefreg.training.trainer import _dataset, dpo_config, train_pole
 
 # trl 1.16 speaks of it under this older name wherever the reference runs within the loop.
@@ -251,7 +255,7 @@ def test_every_loss_of_trl_has_the_same_value_and_gradient(
 @pytest.mark.parametrize("loss", ["aot", "aot_unpaired", "sft", "[sigmoid, sft]"])
 def test_batches_of_coupled_pairs_stay_as_they_are(loss: str) -> None:
     config = dpo_config(settings(f"loss_type={loss}"), output_dir="no", seed=0, max_length=48)
-    chosen = choose_shortcuts(worded.llama(), tokens(), config).as_dict()
+    chosen = choose_shortcuts(worded.llama(), tokens(), config).to_json()
     assert chosen["shared_prompt"] == {"on": True}
     assert chosen["sorted_parts"]["on"] is False
     assert "couples the pairs" in chosen["sorted_parts"]["why_not"]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from prefreg.errors import GateError, TrainingError, UsageError
-from prefreg.scoring.report import PoleReport
 from prefreg.training.guards import Thresholds, check_pole, enforce, read_thresholds
-from prefreg.training.preflight import MemoryNeed, check_disk, check_memory
+from prefreg.training.pole_report import PoleReport
+from prefreg.training.resources import MemoryNeed, check_disk, check_memory
 
 BASE = {"weight": torch.zeros(2)}
 MOVED = {"weight": torch.tensor([0.0, 1e-9])}

@@ -5,14 +5,14 @@ import pytest
 import torch
 
 import adapters
-from prefreg.axes import Axis
+from prefreg.axes.axis import Axis
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.data.pairs import PairSet
 from prefreg.errors import GateError, UsageError, VectorError
-from prefreg.training.loading import load_model
+from prefreg.models.loading import load_model
 from prefreg.training.lora import Lora, LoraOptions, choose_layers
 from prefreg.training.pair import PairResult, train_pair
-from prefreg.training.preflight import estimate_memory
+from prefreg.training.resources import estimate_memory
 from prefreg.training.settings import Settings, resolve_settings
 from prefreg.vectors import LowRankVector, extract_factors
 from prefreg.vectors.factors import subtract

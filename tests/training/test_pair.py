@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import worded
-from prefreg.axes import Axis, PreferencePair
+from prefreg.axes.axis import Axis, PreferencePair
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.data.pairs import PairSet, build_pairs
 from prefreg.errors import BaseModelError, GateError, TrainingError, UsageError
@@ -74,7 +74,7 @@ def test_everything_about_the_run_is_recorded(result: PairResult) -> None:
     }
     assert {"torch", "trl", "transformers", "python"} <= set(result.packages)
     assert result.hardware
-    assert result.shortcuts.as_dict() == {
+    assert result.shortcuts.to_json() == {
         "shared_prompt": {"on": True},
         "sorted_parts": {"on": True},
     }
@@ -164,7 +164,7 @@ def test_what_makes_a_run_slow_is_said_and_recorded(
         f"Prompts are read once for each answer: {reason}.",
         f"Micro-batches are not sorted by length: {reason}.",
     ]
-    assert made.shortcuts.as_dict()["shared_prompt"] == {"on": False, "why_not": reason}
+    assert made.shortcuts.to_json()["shared_prompt"] == {"on": False, "why_not": reason}
 
 
 def test_a_pair_that_one_pole_has_to_drop_is_dropped_for_both(

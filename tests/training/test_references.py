@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import worded
-from prefreg.axes import Axis, PreferencePair
+from prefreg.axes.axis import Axis, PreferencePair
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.data.pairs import PairSet
 from prefreg.data.tokens import TokenPair, tokenize_pairs
-from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
-from prefreg.training.loading import load_model
+from prefreg.models.loading import load_model
+from prefreg.models.log_probs import PairLogProbs, answer_log_probs
 from prefreg.training.pair import train_pair
 from prefreg.training.references import Origin, References
 from prefreg.training.settings import Settings

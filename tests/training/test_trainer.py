@@ -11,7 +11,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 import worded
 from prefreg.data.tokens import TokenPair, tokenize_pairs
 from prefreg.errors import TrainingError
-from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
+from prefreg.models.log_probs import PairLogProbs, answer_log_probs
 from prefreg.training import trainer
 from prefreg.training.settings import Settings, resolve_settings
 from prefreg.training.trainer import CurvePoint, PairTrainer, dpo_config, train_pole

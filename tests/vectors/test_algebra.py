@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from prefreg.errors import VectorError
 from prefreg.vectors.algebra import add, cosine, dot, negate, norm, scale
-from prefreg.vectors.sources import MemoryTensors
+from prefreg.vectors.pole_tensors import MemoryTensors
 
 Numbers = st.lists(st.floats(-100, 100, width=32), min_size=4, max_size=4)
 

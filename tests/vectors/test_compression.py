@@ -6,9 +6,8 @@ import torch
 
 from prefreg.errors import UsageError, VectorError
 from prefreg.vectors import MemoryTensors, open_vector, write_dense, write_low_rank
-from prefreg.vectors.compression import compress
+from prefreg.vectors.compression import compress, measure
 from prefreg.vectors.factors import Factors, truncate
-from prefreg.vectors.fidelity import measure
 from prefreg.vectors.kinds import Vector
 
 
@@ -31,7 +30,7 @@ def test_what_is_kept_is_measured() -> None:
     assert found.cosine == pytest.approx(9 / (13 * 3))
     assert (found.errors, found.kept_norms) == ({"a": 4.0, "b": 12.0}, {"a": 3.0})
     assert measure(phi, MemoryTensors({})).cosine is None
-    assert measure(phi, phi).as_dict() == {"relative_error": 0, "norm_ratio": 1, "cosine": 1}
+    assert measure(phi, phi).to_json() == {"relative_error": 0, "norm_ratio": 1, "cosine": 1}
 
 
 @pytest.mark.parametrize("shape", [(40, 30), (1100, 1050)])  # exact, and randomised

@@ -8,8 +8,8 @@ from safetensors.torch import save, save_file
 
 from prefreg.errors import PrefregError, VectorError
 from prefreg.vectors.dense import METADATA, DenseVector
-from prefreg.vectors.opening import open_vector
-from prefreg.vectors.sources import MemoryTensors
+from prefreg.vectors.kinds import open_vector
+from prefreg.vectors.pole_tensors import MemoryTensors
 from prefreg.vectors.writing import write_dense
 
 PHI = {"b.weight": torch.tensor([[1.0, -2.0], [0.5, 3.0]]), "a.weight": torch.tensor([0.1])}

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from prefreg.errors import VectorError
 from prefreg.vectors import MemoryTensors, open_vector, write_dense, write_low_rank
-from prefreg.vectors.algebra import dot
+from prefreg.vectors.algebra import dot, gram
 from prefreg.vectors.factors import Factors
-from prefreg.vectors.gram import gram
 from prefreg.vectors.kinds import Vector
 from prefreg.vectors.lowrank import LowRankVector
 
@@ -79,7 +78,7 @@ def test_blocks_give_what_the_whole_gives(tmp_path: Path, monkeypatch: pytest.Mo
         dense(tmp_path, str(place), a=torch.randn(11, 13, generator=generator))
         for place in range(3)
     ]
-    monkeypatch.setattr("prefreg.vectors.gram.BLOCK_ELEMENTS", 10)
+    monkeypatch.setattr("prefreg.vectors.algebra.BLOCK_ELEMENTS", 10)
     products = gram(vectors)["a"]
     for row, one in enumerate(vectors):
         for column, other in enumerate(vectors):

@@ -20,9 +20,9 @@ from prefreg.vectors.factors import (
     recompress,
     subtract,
 )
+from prefreg.vectors.kinds import open_vector
 from prefreg.vectors.lowrank import METADATA, LowRankVector, write_low_rank
-from prefreg.vectors.opening import open_vector
-from prefreg.vectors.sources import MemoryTensors
+from prefreg.vectors.pole_tensors import MemoryTensors
 
 # [[1], [2]]·[[3, 4, 5]] is [[3, 4, 5], [6, 8, 10]].
 SIMPLE = {"q.weight": Factors(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0, 4.0, 5.0]]))}

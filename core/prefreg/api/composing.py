@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefreg.api.opened import Opened
-from prefreg.registry.moments import Moment, as_moment
+from prefreg.registry.records import Moment, as_moment
 from prefreg.terms import Term, as_terms
 
 if TYPE_CHECKING:
-    from prefreg.flows.compose import Composed, CompositionPlan, CompositionRequest
-    from prefreg.flows.compose_adapter import AdapterResult
-    from prefreg.flows.exporting import Exported, ExportRequest
-    from prefreg.serving import SteeredModel
+    from prefreg.composition.adapter import AdapterResult
+    from prefreg.composition.compose import Composed, CompositionPlan, CompositionRequest
+    from prefreg.composition.export import Exported, ExportRequest
+    from prefreg.composition.in_memory import SteeredModel
 
 Terms = Mapping[str, float] | Iterable[str | Term]
 
@@ -39,7 +39,7 @@ class Composing(Opened):
             VectorError: A vector is damaged or does not fit, or the sum is not finite.
             OutputError: The destination cannot be written or must not be overwritten.
         """
-        from prefreg.flows.compose import CompositionRequest, compose
+        from prefreg.composition.compose import CompositionRequest, compose
 
         if not isinstance(terms, CompositionRequest):
             terms = CompositionRequest(as_terms(terms), Path(output), **options)
@@ -56,8 +56,8 @@ class Composing(Opened):
             VectorError: A vector is dense without `max_rank`, damaged, or does not fit the base.
             OutputError: The destination cannot be written or must not be overwritten.
         """
-        from prefreg.flows.compose import CompositionRequest
-        from prefreg.flows.compose_adapter import compose_adapter
+        from prefreg.composition.adapter import compose_adapter
+        from prefreg.composition.compose import CompositionRequest
 
         if not isinstance(terms, CompositionRequest):
             terms = CompositionRequest(as_terms(terms), Path(output), form="adapter", **options)
@@ -77,13 +77,13 @@ class Composing(Opened):
             VectorError: A vector is damaged, or dense for an adapter without a rank.
             OutputError: The destination cannot be written or must not be overwritten.
         """
-        from prefreg.flows.exporting import export
+        from prefreg.composition.export import export
 
         return export(self.access, request, progress)
 
     def plan(self, request: "CompositionRequest") -> "CompositionPlan":
         """Say what a composition would read, sum and write, without writing."""
-        from prefreg.flows.compose import plan
+        from prefreg.composition.compose import plan
 
         return plan(self.access, request)
 
@@ -94,6 +94,6 @@ class Composing(Opened):
 
         Without a base: the one base that the terms, or the whole registry, allow.
         """
-        from prefreg.flows.steering import load_steered
+        from prefreg.composition.in_memory import load_steered
 
         return load_steered(self.access, as_terms(terms), base, as_moment(at))

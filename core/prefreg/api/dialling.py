@@ -5,18 +5,17 @@ from typing import TYPE_CHECKING
 
 from prefreg.api.composing import Terms
 from prefreg.api.opened import Opened
-from prefreg.registry.moments import Moment, as_moment
+from prefreg.registry.records import Moment, as_moment
 from prefreg.terms import Term, as_terms, parse_reference
 
 if TYPE_CHECKING:
-    from prefreg.flows.geometry.behaviour import Behaviour
-    from prefreg.flows.geometry.calibrate import Calibrating, Calibration
-    from prefreg.flows.geometry.diagnose import Diagnosis
-    from prefreg.flows.geometry.interference import Interference, InterferenceRequest
-    from prefreg.flows.geometry.leakage import Of
-    from prefreg.flows.geometry.profile import LayerProfile
-    from prefreg.flows.geometry.ranges import DialRange, Reach
-    from prefreg.flows.measuring.request import EvaluationRequest
+    from prefreg.evaluation.calibration import Calibrating, Calibration
+    from prefreg.evaluation.diagnosis import Diagnosis
+    from prefreg.evaluation.dial_range import DialRange, Reach
+    from prefreg.evaluation.evaluation_request import EvaluationRequest
+    from prefreg.evaluation.interference import Interference, InterferenceRequest
+    from prefreg.evaluation.layer_profile import LayerProfile
+    from prefreg.evaluation.leakage import Behaviour, Of
 
 Progress = Callable[[str, int, int], None]
 
@@ -34,7 +33,7 @@ class Dialling(Opened):
             RegistryError: A term has no version on the base, or several bases fit.
             VectorError: A vector is damaged.
         """
-        from prefreg.flows.geometry.interference import InterferenceRequest, measure_interference
+        from prefreg.evaluation.interference import InterferenceRequest, measure_interference
 
         if not isinstance(terms, InterferenceRequest):
             terms = InterferenceRequest(as_terms(terms))
@@ -56,8 +55,8 @@ class Dialling(Opened):
             RegistryError: A term has no version on the base, or several bases fit.
             DataError: Nothing can be measured, or there are too few prompts.
         """
-        from prefreg.flows.geometry.behaviour import measure_behaviour
-        from prefreg.flows.measuring.request import EvaluationRequest
+        from prefreg.evaluation.evaluation_request import EvaluationRequest
+        from prefreg.evaluation.leakage import measure_behaviour
 
         return measure_behaviour(
             self.access,
@@ -83,8 +82,8 @@ class Dialling(Opened):
             RegistryError: There is no such version, or the registry cannot be written.
             DataError: Nothing measures the axis, or there are too few prompts.
         """
-        from prefreg.flows.geometry.ranges import Reach, find_range
-        from prefreg.flows.measuring.request import EvaluationRequest
+        from prefreg.evaluation.dial_range import Reach, find_range
+        from prefreg.evaluation.evaluation_request import EvaluationRequest
 
         term = dial if isinstance(dial, Term) else Term(*_reference(dial))
         asked = request or EvaluationRequest()
@@ -107,8 +106,8 @@ class Dialling(Opened):
             RegistryError: There is no such version, or the registry cannot be written.
             DataError: An axis has no metric, or it applies to too few answers.
         """
-        from prefreg.flows.geometry.calibrate import Calibrating, calibrate
-        from prefreg.flows.measuring.request import EvaluationRequest
+        from prefreg.evaluation.calibration import Calibrating, calibrate
+        from prefreg.evaluation.evaluation_request import EvaluationRequest
 
         terms = [dial if isinstance(dial, Term) else Term(*_reference(dial)) for dial in dials]
         wanted, asked = calibrating or Calibrating(), request or EvaluationRequest()
@@ -128,8 +127,8 @@ class Dialling(Opened):
             RegistryError: There is no such version.
             DataError: The axis has no held-out pairs here.
         """
-        from prefreg.flows.geometry.profile import profile_dial
-        from prefreg.flows.measuring.request import EvaluationRequest
+        from prefreg.evaluation.evaluation_request import EvaluationRequest
+        from prefreg.evaluation.layer_profile import profile_dial
 
         term = dial if isinstance(dial, Term) else Term(*_reference(dial))
         asked = request or EvaluationRequest()
@@ -149,8 +148,8 @@ class Dialling(Opened):
             RegistryError: A term has no version on the base.
             DataError: There is nothing to ask.
         """
-        from prefreg.flows.geometry.diagnose import diagnose
-        from prefreg.flows.measuring.request import EvaluationRequest
+        from prefreg.evaluation.diagnosis import diagnose
+        from prefreg.evaluation.evaluation_request import EvaluationRequest
 
         asked = request or EvaluationRequest()
         return diagnose(self.access, as_terms(terms), asked, progress)
@@ -164,7 +163,7 @@ class Dialling(Opened):
             RegistryError: A version is not calibrated on the side that is asked for.
             UsageError: The versions are calibrated to different effects.
         """
-        from prefreg.flows.geometry.kept import translate
+        from prefreg.composition.dial_ranges import translate
 
         return translate(self.access, as_terms(terms), base, as_moment(at))
 
@@ -172,8 +171,8 @@ class Dialling(Opened):
         self, terms: Terms, base: str | None = None, *, at: Moment | None = None
     ) -> list[str]:
         """Say which coefficients lie outside the range that was measured of their version."""
-        from prefreg.flows.geometry.kept import range_warnings
-        from prefreg.flows.resolve import resolve_stored
+        from prefreg.composition.dial_ranges import range_warnings
+        from prefreg.composition.resolve import resolve_stored
 
         with self.access.reading() as store:
             return range_warnings(resolve_stored(store, as_terms(terms), base, as_moment(at)))

@@ -9,15 +9,14 @@ from prefreg.api.opened import Opened
 from prefreg.terms import as_terms
 
 if TYPE_CHECKING:
-    from prefreg.evaluation.grid import Grid
+    from prefreg.evaluation.evaluate import Gate
+    from prefreg.evaluation.evaluation_request import EvaluationRequest
+    from prefreg.evaluation.evaluator import Evaluation
+    from prefreg.evaluation.paper.lab import ProgressFor
+    from prefreg.evaluation.paper.reproduce import Reproduced
+    from prefreg.evaluation.paper.run_folder import ReproduceRequest
     from prefreg.evaluation.requirements import Requirement
-    from prefreg.experiments.laboratory import ProgressFor
-    from prefreg.experiments.request import ReproduceRequest
-    from prefreg.experiments.running import Reproduced
-    from prefreg.flows.measuring.evaluate import Gate
-    from prefreg.flows.measuring.evaluator import Evaluation
-    from prefreg.flows.measuring.request import EvaluationRequest
-    from prefreg.flows.measuring.swept import Sweep
+    from prefreg.evaluation.sweep import Grid, Sweep
 
 
 class Measuring(Opened):
@@ -41,8 +40,8 @@ class Measuring(Opened):
             RegistryError: A term has no version on the base.
             DataError: A metric failed on an answer, or a file cannot be read.
         """
-        from prefreg.flows.measuring.evaluate import evaluate
-        from prefreg.flows.measuring.request import EvaluationRequest
+        from prefreg.evaluation.evaluate import evaluate
+        from prefreg.evaluation.evaluation_request import EvaluationRequest
 
         wanted = request or EvaluationRequest(**options)
         return evaluate(self.access, as_terms(terms), wanted, progress)
@@ -63,9 +62,9 @@ class Measuring(Opened):
             UsageError: A requirement is malformed or names no figure.
             DataError: A figure was not measured.
         """
+        from prefreg.evaluation.evaluate import gate
+        from prefreg.evaluation.evaluation_request import EvaluationRequest
         from prefreg.evaluation.requirements import parse_requirements
-        from prefreg.flows.measuring.evaluate import gate
-        from prefreg.flows.measuring.request import EvaluationRequest
 
         bounds = parse_requirements(require) if isinstance(require, str) else require
         wanted = request or EvaluationRequest(**options)
@@ -90,9 +89,8 @@ class Measuring(Opened):
             UsageError: The grid is malformed.
             OutputError: The folder holds something else, or a sweep that may not be replaced.
         """
-        from prefreg.evaluation.grid import Grid, parse_grid
-        from prefreg.flows.measuring.request import EvaluationRequest
-        from prefreg.flows.measuring.sweep import sweep
+        from prefreg.evaluation.evaluation_request import EvaluationRequest
+        from prefreg.evaluation.sweep import Grid, parse_grid, sweep
 
         if not isinstance(grid, Grid):
             grid = parse_grid([grid] if isinstance(grid, str) else grid)
@@ -121,8 +119,8 @@ class Measuring(Opened):
             OutputError: The folder holds something else.
             PrefregError: Whatever adding an axis or evaluating raises.
         """
-        from prefreg.experiments.request import ReproduceRequest
-        from prefreg.experiments.running import reproduce
+        from prefreg.evaluation.paper.reproduce import reproduce
+        from prefreg.evaluation.paper.run_folder import ReproduceRequest
 
         if isinstance(request, str):
             target = Path("reproduced", request) if output is None else Path(output)

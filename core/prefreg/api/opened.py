@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prefreg.flows.access import Access
+from prefreg.registry.access import Access
 
 
 class Opened:

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 from prefreg.api.opened import Opened
 from prefreg.registry import AliasEvent, BaseRecord, DiskUse, Problem, VersionRecord, VersionSummary
-from prefreg.registry.moments import Moment, as_moment
+from prefreg.registry.records import Moment, as_moment
 from prefreg.terms import parse_reference
 
 if TYPE_CHECKING:
-    from prefreg.flows.compare import Comparison
-    from prefreg.registry.searching import Found
+    from prefreg.evaluation.compare import Comparison
+    from prefreg.registry.listing import Found
 
 
 class Reading(Opened):
@@ -36,12 +36,12 @@ class Reading(Opened):
         metrics: Iterable[str] = (),
     ) -> "list[Found]":
         """Find versions by words, tags, notes, bases, and bounds such as `accuracy>=0.7`."""
-        from prefreg.registry import care
-        from prefreg.registry.searching import Query, parse_metric
+        from prefreg.registry import upkeep
+        from prefreg.registry.listing import Query, parse_metric
 
         query = Query(text, tuple(tags), note, base, tuple(map(parse_metric, metrics)))
         with self.access.reading() as store:
-            return care.search(store, query)
+            return upkeep.search(store, query)
 
     def show(
         self,
@@ -55,7 +55,7 @@ class Reading(Opened):
 
         With `at`, what the reference meant then, of the versions that have not been removed.
         """
-        from prefreg.flows.resolve import weights_of
+        from prefreg.composition.resolve import weights_of
 
         with self.access.reading() as store:
             weights = weights_of(store, base)
@@ -63,7 +63,7 @@ class Reading(Opened):
 
     def diff(self, first: str, second: str) -> "Comparison":
         """Compare two versions, each as in `helpful@1`: their records and their vectors."""
-        from prefreg.flows.compare import compare_versions
+        from prefreg.evaluation.compare import compare_versions
 
         return compare_versions(self.access, parse_reference(first), parse_reference(second))
 
@@ -81,10 +81,10 @@ class Reading(Opened):
 
     def disk_use(self) -> DiskUse:
         """Say what the registry takes on the disk."""
-        from prefreg.registry import care
+        from prefreg.registry import upkeep
 
         with self.access.reading() as store:
-            return care.disk_use(store)
+            return upkeep.disk_use(store)
 
     def verify(self) -> list[Problem]:
         """Check every byte against its hash and every row against its bytes."""

@@ -34,7 +34,7 @@ def steer(
         BaseModelError: The model is not the base that its name says.
         RegistryError: An axis has no vector on this base.
     """
-    from prefreg.flows.steering import steer_loaded
+    from prefreg.composition.in_memory import steer_loaded
 
     opened = registry if isinstance(registry, Registry) else Registry(registry)
     wanted = (*as_terms(terms), *as_terms(etas))

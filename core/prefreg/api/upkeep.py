@@ -7,8 +7,7 @@ from prefreg.api.opened import Opened
 from prefreg.registry import GcReport, VersionRecord
 
 if TYPE_CHECKING:
-    from prefreg.registry.backup import Backup
-    from prefreg.registry.copying import Copied
+    from prefreg.registry.transfer import Backup, Copied
 
 
 class Keeping(Opened):
@@ -22,7 +21,7 @@ class Keeping(Opened):
 
     def unalias(self, axis: str, alias: str, *, base: str | None = None) -> None:
         """Delete a version alias; its history is kept."""
-        from prefreg.flows.resolve import weights_of
+        from prefreg.composition.resolve import weights_of
 
         with self.access.changing() as store:
             store.delete_alias(axis, alias, weights_of(store, base))
@@ -31,18 +30,18 @@ class Keeping(Opened):
         self, axis: str, reference: str | int, *tags: str, remove: bool = False
     ) -> VersionRecord:
         """Give tags to a version, or take them away."""
-        from prefreg.registry import care
+        from prefreg.registry import upkeep
 
         with self.access.changing() as store:
             record = store.resolve(axis, str(reference))
-            return care.tag(store, record.axis, record.number, tags, remove=remove)
+            return upkeep.tag(store, record.axis, record.number, tags, remove=remove)
 
     def rename(self, old: str, new: str) -> str:
         """Rename an axis, whose old name goes on meaning it; return the name it had."""
-        from prefreg.registry import care
+        from prefreg.registry import upkeep
 
         with self.access.changing() as store:
-            return care.rename_axis(store, old, new)
+            return upkeep.rename_axis(store, old, new)
 
     def copy(
         self,
@@ -54,17 +53,17 @@ class Keeping(Opened):
         renumber: bool = False,
     ) -> "Copied":
         """Copy a version with its record to another registry, which is created if need be."""
-        from prefreg.flows.copying import copy_version
+        from prefreg.registry.upkeep import copy_version
 
         number = None if reference is None else str(reference)
         return copy_version(self.access, (axis, number), to, name=name, renumber=renumber)
 
     def backup(self, file: str | Path, *, overwrite: bool = False) -> "Backup":
         """Write a verified snapshot to an SQLite file, while others may write."""
-        from prefreg.registry import care
+        from prefreg.registry import upkeep
 
         with self.access.reading() as store:
-            return care.back_up(store, Path(file), overwrite=overwrite)
+            return upkeep.back_up(store, Path(file), overwrite=overwrite)
 
     def remove(self, axis: str, number: int, *, force: bool = False) -> VersionRecord:
         """Remove a version; one that an alias names only with `force`."""

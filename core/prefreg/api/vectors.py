@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefreg.api.opened import Opened
-from prefreg.plugins import InstalledAxis, Plugin, load_axes
+from prefreg.axes.catalog import InstalledAxis, Plugin
+from prefreg.axes.plugins import load_axes
 from prefreg.registry import VersionRecord
 
 if TYPE_CHECKING:
-    from prefreg.flows.add_axis import AxisPreview
-    from prefreg.flows.axis_request import AxisRequest
-    from prefreg.flows.consistency import Consistency
-    from prefreg.flows.importing import ImportRequest
-    from prefreg.flows.planning import AxisPlan
-    from prefreg.flows.seed_runs import ConsistencyRequest, ProgressFor
-    from prefreg.flows.sft import SFTRequest, SFTResult
+    from prefreg.evaluation.consistency import Consistency
+    from prefreg.evaluation.seed_runs import ConsistencyRequest, ProgressFor
     from prefreg.training import Progress
+    from prefreg.training.add_axis import AxisPreview
+    from prefreg.training.axis_request import AxisRequest
+    from prefreg.training.import_vector import ImportRequest
+    from prefreg.training.run_plan import AxisPlan
+    from prefreg.training.sft.fine_tuning import SFTRequest, SFTResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ class Making(Opened):
             TrainingError: Memory or disk do not suffice.
             GateError: A pole collapsed or did not move.
         """
-        from prefreg.flows.add_axis import add_axis
-        from prefreg.flows.axis_request import AxisRequest
+        from prefreg.training.add_axis import add_axis
+        from prefreg.training.axis_request import AxisRequest
 
         wanted = AxisRequest(request, **options) if isinstance(request, str) else request
         return add_axis(self.access, wanted, progress, note)
@@ -77,8 +78,8 @@ class Making(Opened):
         **options: Any,
     ) -> "AxisPreview":
         """Do everything up to the training: the audit, the settings and a few tokens."""
-        from prefreg.flows.add_axis import preview_axis
-        from prefreg.flows.axis_request import AxisRequest
+        from prefreg.training.add_axis import preview_axis
+        from prefreg.training.axis_request import AxisRequest
 
         wanted = AxisRequest(request, **options) if isinstance(request, str) else request
         return preview_axis(self.access, wanted, note)
@@ -91,8 +92,8 @@ class Making(Opened):
         **options: Any,
     ) -> "AxisPlan":
         """Say what a run would take in memory, time and disk, from a few steps thrown away."""
-        from prefreg.flows.axis_request import AxisRequest
-        from prefreg.flows.planning import plan_axis
+        from prefreg.training.axis_request import AxisRequest
+        from prefreg.training.run_plan import plan_axis
 
         wanted = AxisRequest(request, **options) if isinstance(request, str) else request
         return plan_axis(self.access, wanted, note)
@@ -116,9 +117,9 @@ class Making(Opened):
             VectorError: The vectors are not of one base, or one of them is zero.
             PrefregError: Whatever `add_axis` raises.
         """
-        from prefreg.flows.axis_request import AxisRequest
-        from prefreg.flows.consistency import measure_consistency
-        from prefreg.flows.seed_runs import ConsistencyRequest
+        from prefreg.evaluation.consistency import measure_consistency
+        from prefreg.evaluation.seed_runs import ConsistencyRequest
+        from prefreg.training.axis_request import AxisRequest
 
         if isinstance(request, str):
             names = ("same_pairs", "halves", "null", "scratch", "store")
@@ -143,7 +144,7 @@ class Making(Opened):
             TrainingError: Memory does not suffice, or training diverged.
             OutputError: The destination cannot be written.
         """
-        from prefreg.flows.sft import fine_tune_base
+        from prefreg.training.sft.fine_tuning import fine_tune_base
 
         return fine_tune_base(self.access, request, progress, note)
 
@@ -159,7 +160,7 @@ class Making(Opened):
             VectorError: An adapter does not fit or is more than two factors, or nothing differs.
             RegistryError: The name belongs to another axis.
         """
-        from prefreg.flows.importing import ImportRequest, import_vector
+        from prefreg.training.import_vector import ImportRequest, import_vector
 
         if isinstance(request, str):
             keys = ("plus", "minus", "task_vector")
@@ -178,7 +179,7 @@ class Making(Opened):
             RegistryError: There is no such version.
             VectorError: The vector is damaged.
         """
-        from prefreg.flows.compress import CompressionRequest, compress_version
+        from prefreg.evaluation.compress import CompressionRequest, compress_version
 
         number = None if reference is None else str(reference)
         return compress_version(self.access, CompressionRequest(axis, number, **way))

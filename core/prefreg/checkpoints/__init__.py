@@ -3,7 +3,7 @@
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor
 from prefreg.checkpoints.fingerprint import Fingerprint
-from prefreg.checkpoints.names import on_disk_names
+from prefreg.checkpoints.tensor_names import on_disk_names
 
 __all__ = [
     "BaseModel",

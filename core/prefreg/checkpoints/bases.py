@@ -37,9 +37,6 @@ def resolve_base(spec: str) -> BaseModel:
     """Find the base model that `spec` names: `pocket`, else a folder, else `org/name[@revision]`.
 
     A repository is downloaded, or found in the Hub's cache.
-
-    Raises:
-        BaseModelError: There is none, it cannot be had, or it is damaged.
     """
     if spec == POCKET:
         # The pocket room stands above this one only for its model, which is a plain folder.

@@ -155,11 +155,7 @@ def _read_index(path: Path) -> dict[str, str]:
 def read_json_object(
     path: Path, *, absent: str, advice: str, error: type[PrefregError]
 ) -> dict[str, Any]:
-    """Read a JSON object from a file; a failure says what its absence means, or the advice.
-
-    Raises:
-        PrefregError: It is absent, unreadable or no JSON object, as the given kind of error.
-    """
+    """Read a JSON object from a file; a failure says what its absence means, or the advice."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

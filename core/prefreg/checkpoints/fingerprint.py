@@ -6,15 +6,17 @@ import os
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor
-from prefreg.checkpoints.names import weight_shapes
-from prefreg.checkpoints.safetensors_io import read_into
+from prefreg.checkpoints.safetensors_file import read_into
+from prefreg.checkpoints.tensor_names import weight_shapes
 from prefreg.config import cache_folder
 from prefreg.errors import BaseModelError
+from prefreg.files import hash_bytes, write_whole
 
 _FORMAT = 1
 _BLOCK_BYTES = 1 << 20
@@ -54,11 +56,7 @@ class _Weights:
 
 
 def fingerprint(checkpoint: Checkpoint, cache: Path | None = None) -> Fingerprint:
-    """Fingerprint a checkpoint, remembering its weights' part below `cache` (`PREFREG_CACHE`).
-
-    Raises:
-        BaseModelError: A file cannot be read.
-    """
+    """Fingerprint a checkpoint, remembering its weights' part below `cache` (`PREFREG_CACHE`)."""
     key, settled = _stamp(checkpoint)
     entry = (cache or cache_folder()) / "weights" / f"{key}.json"
     known = _recall(entry)
@@ -120,7 +118,7 @@ def _stamp(checkpoint: Checkpoint) -> tuple[str, bool]:
             raise BaseModelError(f"{path} cannot be read: {error.strerror}.") from error
         stamps.append([os.path.realpath(path), stat.st_size, stat.st_mtime_ns, stat.st_ino])
         newest = max(newest, stat.st_mtime_ns)
-    key = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()
+    key = hash_bytes(json.dumps(stamps).encode())
     return key, newest < time.time_ns() - _SETTLED_NS
 
 
@@ -135,18 +133,14 @@ def _recall(entry: Path) -> _Weights | None:
 
 
 def _remember(entry: Path, known: _Weights) -> None:
-    partial = entry.with_name(f"{entry.name}.{os.getpid()}.partial")
-    try:
+    with suppress(OSError):  # a cache that cannot be written only costs time
         entry.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(asdict(known)))
-        partial.replace(entry)
-    except OSError:
-        return  # a cache that cannot be written only costs time
+        write_whole(entry, json.dumps(asdict(known)))
 
 
 def _tokenizer(folder: Path) -> str | None:
     parts = [
-        [name, hashlib.sha256(_read(folder / name)).hexdigest()]
+        [name, hash_bytes(_read(folder / name))]
         for name in _VOCABULARY
         if (folder / name).is_file()
     ]
@@ -154,18 +148,18 @@ def _tokenizer(folder: Path) -> str | None:
         return None
     settings = _read_json(folder / "tokenizer_config.json")
     settings.pop("chat_template", None)
-    return hashlib.sha256(json.dumps([parts, settings], sort_keys=True).encode()).hexdigest()
+    return hash_bytes(json.dumps([parts, settings], sort_keys=True).encode())
 
 
 def _template(folder: Path) -> str | None:
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
-        return hashlib.sha256(_read(jinja)).hexdigest()
+        return hash_bytes(_read(jinja))
     for name in ("chat_template.json", "tokenizer_config.json"):
         template = _read_json(folder / name).get("chat_template")
         if template is not None:
             text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-            return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+            return hash_bytes(text.encode(errors="surrogatepass"))
     return None
 
 

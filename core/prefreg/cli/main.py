@@ -8,27 +8,14 @@ from collections.abc import Sequence
 import click
 
 from prefreg.cli import (
-    add_axis,
-    axes,
-    check_axis,
-    compose,
-    compress,
-    consistency,
+    axis_commands,
+    composition_commands,
     demo,
-    diagnosing,
-    dials,
-    diff,
-    evaluating,
-    exporting,
-    importing,
-    interference,
-    new_axis,
-    registry,
-    reproducing,
-    sft,
-    sweeping,
-    upkeep,
-    vectors,
+    dial_commands,
+    evaluation_commands,
+    registry_commands,
+    training_commands,
+    vector_commands,
 )
 from prefreg.cli.options import Common, common_options
 from prefreg.config import debugging
@@ -66,26 +53,13 @@ def prefreg(context: click.Context) -> None:
 
 for module in (
     demo,
-    axes,
-    sft,
-    add_axis,
-    new_axis,
-    check_axis,
-    importing,
-    compress,
-    consistency,
-    compose,
-    evaluating,
-    sweeping,
-    interference,
-    dials,
-    diagnosing,
-    reproducing,
-    exporting,
-    vectors,
-    diff,
-    registry,
-    upkeep,
+    axis_commands,
+    training_commands,
+    composition_commands,
+    evaluation_commands,
+    dial_commands,
+    vector_commands,
+    registry_commands,
 ):
     for entry in module.COMMANDS:
         prefreg.add_command(entry)

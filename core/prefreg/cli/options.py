@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefreg.errors import UsageError
-from prefreg.registry.moments import parse_moment
+from prefreg.registry.records import parse_moment
 from prefreg.terms import Term, parse_reference, parse_term
 
 if TYPE_CHECKING:
@@ -212,16 +212,6 @@ def sections(fields: Mapping[str, object]) -> str:
     """Write named values one to a line, aligned."""
     width = max(map(len, fields), default=0)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in fields.items())
-
-
-def human_size(size: int) -> str:
-    """Write bytes with a binary unit."""
-    value = float(size)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
 
 
 def human_time(seconds: float) -> str:

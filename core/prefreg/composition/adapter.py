@@ -3,22 +3,29 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from prefreg.checkpoints.checkpoint import listed
-from prefreg.checkpoints.safetensors_io import SafetensorsWriter
+from prefreg.checkpoints.safetensors_file import SafetensorsWriter
 from prefreg.composition.card import CARD_FILE, adapter_card
+from prefreg.composition.compose import CompositionRequest, resolve_plan
 from prefreg.composition.factoring import Compression, factor_sum
-from prefreg.composition.folder import RECIPE_FILE, new_folder, write_file
 from prefreg.composition.methods.linear import LINEAR
+from prefreg.composition.output import RECIPE_FILE, new_folder, write_file
 from prefreg.composition.plan import Plan
-from prefreg.composition.recipe import recipe, recipe_file, sha256
+from prefreg.composition.recipe import recipe, recipe_file
 from prefreg.errors import UsageError, VectorError
-from prefreg.vectors.adapters.config import CONFIG_FILE
-from prefreg.vectors.adapters.layers import linear_layers
-from prefreg.vectors.adapters.reading import WEIGHTS_FILE
-from prefreg.vectors.adapters.writing import METADATA, adapter_config, adapter_tensors
+from prefreg.files import hash_bytes
+from prefreg.registry.access import Access
+from prefreg.vectors.adapters.adapter_config import CONFIG_FILE, linear_layers
+from prefreg.vectors.adapters.adapter_files import (
+    METADATA,
+    WEIGHTS_FILE,
+    adapter_config,
+    adapter_tensors,
+)
 from prefreg.vectors.tensors import is_finite, to_bytes
 
 FORM = "adapter"
@@ -54,12 +61,6 @@ def write_adapter(
     Factors are concatenated, so nothing is lost unless `max_rank` is below the sum of the ranks, or
     a vector is dense: the sum for each layer is then truncated to that rank. Equal plans give equal
     bytes. The folder appears whole or not at all.
-
-    Raises:
-        UsageError: Every coefficient is 0.
-        VectorError: A vector is dense and no rank is given, or damaged, or a low-rank one does not
-            fit linear layers of the base.
-        OutputError: The destination is taken, full, or cannot be written.
     """
     if plan.method is not LINEAR:
         raise UsageError(
@@ -84,7 +85,7 @@ def write_adapter(
         durable=durable,
     ) as folder:
         digest, size = _write_weights(folder / WEIGHTS_FILE, tensors)
-        files = {WEIGHTS_FILE: digest, CONFIG_FILE: sha256(config)}
+        files = {WEIGHTS_FILE: digest, CONFIG_FILE: hash_bytes(config)}
         write_file(folder / CONFIG_FILE, config, durable=durable)
         content = recipe(plan, dtype=None, files=files, survival=None) | {
             "as": FORM,
@@ -112,3 +113,72 @@ def _write_weights(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[str
         for spec in writer.specs:
             writer.write(to_bytes(tensors[spec.name]))
         return writer.finish(), writer.size
+
+
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes as --max-lora-rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterResult:
+    """An adapter that was written, and what to know about serving it."""
+
+    written: ComposedAdapter
+    base: str
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result in a form that JSON can hold."""
+        written = self.written
+        return {
+            "path": str(written.path),
+            "formula": written.formula,
+            "base": self.base,
+            "size": written.size,
+            "rank": written.rank,
+            "ranks": written.ranks,
+            "compression": written.compression.to_json() if written.compression else None,
+            "warnings": list(self.warnings),
+        }
+
+
+def compose_adapter(access: Access, request: CompositionRequest) -> AdapterResult:
+    """Write the composition that is asked for as an adapter."""
+    _refuse_options_of_checkpoints(request)
+    found, made = resolve_plan(access, request)
+    written = write_adapter(
+        made,
+        request.output,
+        max_rank=request.max_rank,
+        overwrite=request.overwrite,
+        durable=request.durable,
+    )
+    return AdapterResult(written, str(found.base), tuple(_serving(written.rank)))
+
+
+def _refuse_options_of_checkpoints(request: CompositionRequest) -> None:
+    given = {
+        "--dtype": request.dtype,
+        "--max-shard-size": request.max_shard_size,
+        "--rounding": request.rounding != "nearest",
+        "--seed": request.seed,
+        "--device": request.device != "cpu",
+    }
+    if options := [name for name, value in given.items() if value]:
+        verb = "belongs" if len(options) == 1 else "belong"
+        raise UsageError(
+            f"An adapter is one small file in float32, made on the CPU: {' and '.join(options)} "
+            f"{verb} to checkpoints."
+        )
+
+
+def _serving(rank: int) -> list[str]:
+    if rank in VLLM_RANKS:
+        return []
+    room = next((size for size in VLLM_RANKS if size >= rank), None)
+    if room is None:
+        return [
+            f"vLLM serves adapters of rank {VLLM_RANKS[-1]} at most, and this one has rank {rank}; "
+            "bound it with --max-rank."
+        ]
+    return [f"vLLM has no rank {rank}; serve it with --max-lora-rank {room}."]

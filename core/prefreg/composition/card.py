@@ -17,7 +17,7 @@ from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.survival import FAITHFUL_GAIN, Survival
 from prefreg.terms import format_eta
-from prefreg.vectors.elements import DTYPE_NAMES
+from prefreg.vectors.dense import DTYPE_NAMES
 
 if TYPE_CHECKING:
     from prefreg.composition.factoring import Compression

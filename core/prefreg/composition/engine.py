@@ -9,8 +9,11 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from prefreg.composition.eta import rounded_eta
+from prefreg.composition.layout import output_dtype
+from prefreg.composition.plan import Plan, opened
 from prefreg.errors import BaseModelError, VectorError
-from prefreg.vectors.tensors import is_finite
+from prefreg.vectors.dense import parse_dtype
+from prefreg.vectors.tensors import TORCH_DTYPES, is_finite, read_tensor
 
 
 def compose_tensor(
@@ -21,19 +24,12 @@ def compose_tensor(
     Terms are (η, φ) with φ in float32, added in the order given, which is that of the axes'
     names. Those of η = 0 are dropped, and with none left the base is returned, bit for bit where
     `dtype` is its own.
-
-    Raises:
-        UsageError: A coefficient does not fit float32.
     """
     return add_up(base, products(terms), dtype)
 
 
 def products(terms: Iterable[tuple[float, torch.Tensor]]) -> list[torch.Tensor]:
-    """Return η·φ in float32 for every term whose coefficient is not zero there.
-
-    Raises:
-        UsageError: A coefficient does not fit float32.
-    """
+    """Return η·φ in float32 for every term whose coefficient is not zero there."""
     rounded = ((rounded_eta(eta), phi) for eta, phi in terms)
     return [phi * eta for eta, phi in rounded if eta]
 
@@ -54,12 +50,7 @@ def require_finite(
     base: torch.Tensor,
     vectors: Iterable[tuple[str, torch.Tensor]] = (),
 ) -> None:
-    """Check a composed tensor, and say whose fault it is; vectors are (label, φ).
-
-    Raises:
-        BaseModelError: The base itself holds NaN or infinity there.
-        VectorError: A vector or the sum does.
-    """
+    """Check a composed tensor, and say whose fault it is; vectors are (label, φ)."""
     if is_finite(result):
         return
     if not is_finite(base):
@@ -73,3 +64,22 @@ def require_finite(
         f"{name!r} overflows {str(result.dtype).removeprefix('torch.')} in this composition. "
         "Use smaller coefficients or a wider dtype."
     )
+
+
+def compose_state(plan: Plan, *, dtype: str | None = None) -> dict[str, torch.Tensor]:
+    """Return every tensor of a composition by its on-disk name, in `dtype` or the base's own."""
+    wanted = parse_dtype(dtype) if dtype else None
+    state = {}
+    with opened(plan) as open_plan:
+        for name, stored in plan.base.checkpoint.tensors.items():
+            terms = open_plan.terms_of(stored)
+            base = read_tensor(stored)
+            addends: list[torch.Tensor] = []
+            if terms:
+                phis = [term.block(0, stored.spec.elements) for term in terms]
+                combine = open_plan.combine(stored, terms)
+                addends = [part.reshape(base.shape) for part in combine(0, phis)]
+            state[name] = add_up(base, addends, TORCH_DTYPES[output_dtype(stored, wanted)])
+            if terms:
+                require_finite(name, state[name], base)
+    return state

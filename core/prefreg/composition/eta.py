@@ -46,11 +46,7 @@ class EtaRule:
 
 
 def read_rule(content: Mapping[str, Any]) -> EtaRule:
-    """Read `{"layers": "0-7", "eta": 0.5}` or `{"modules": "*.mlp.*", "eta": 0}`.
-
-    Raises:
-        UsageError: It is neither.
-    """
+    """Read `{"layers": "0-7", "eta": 0.5}` or `{"modules": "*.mlp.*", "eta": 0}`."""
     kinds = [key for key in _KEYS if key in content]
     if len(kinds) != 1 or content.keys() != {kinds[0], "eta"}:
         raise UsageError(f"{dict(content)} is no rule: it needs 'eta' and 'layers' or 'modules'.")
@@ -66,11 +62,7 @@ def eta_of(name: str, eta: float, rules: Sequence[EtaRule]) -> float:
 
 
 def rounded_eta(eta: float) -> float:
-    """Return the coefficient as float32 has it.
-
-    Raises:
-        UsageError: It is not finite there.
-    """
+    """Return the coefficient as float32 has it."""
     try:
         rounded: float = struct.unpack("<f", struct.pack("<f", eta))[0]
     except OverflowError:

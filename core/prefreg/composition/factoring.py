@@ -13,7 +13,7 @@ from prefreg.composition.plan import OpenPlan, Plan, label, opened
 from prefreg.errors import UsageError, VectorError
 from prefreg.vectors.factors import Factors, Recompressed, concatenate, recompress, truncate
 from prefreg.vectors.lowrank import LowRankVector
-from prefreg.vectors.sources import TensorSource
+from prefreg.vectors.pole_tensors import TensorSource
 from prefreg.vectors.tensors import is_finite
 
 Part = tuple[float, TensorSource]
@@ -66,11 +66,6 @@ def factor_sum(
     """Return the factors of the sum for `weights`, and what a bound on their rank cost.
 
     Dense vectors need the bound; what they change beside `weights` is left out and told.
-
-    Raises:
-        UsageError: Every coefficient is 0.
-        VectorError: A vector is dense and no rank is given, or damaged, or a low-rank one changes
-            other weights than these.
     """
     dense = [label(term.record) for term in plan.active if term.record.kind != "low-rank"]
     if dense and max_rank is None:

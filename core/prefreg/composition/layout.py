@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from prefreg.checkpoints.checkpoint import SINGLE_FILE, Checkpoint, StoredTensor
-from prefreg.checkpoints.names import is_weight
 from prefreg.checkpoints.safetensors_file import plan_file, tensor_bytes
+from prefreg.checkpoints.tensor_names import is_weight
 from prefreg.errors import UsageError
 
 METADATA: Mapping[str, str] = {"format": "pt"}
@@ -53,11 +53,7 @@ class OutputFile:
 
 
 def parse_size(text: str) -> int:
-    """Read a size as transformers spells it: `5GB`, `200MB`, `1GiB`.
-
-    Raises:
-        UsageError: It is not a positive size.
-    """
+    """Read a size as transformers spells it: `5GB`, `200MB`, `1GiB`."""
     match = _SIZE.fullmatch(text.strip())
     if match:
         unit = (match[2] or "").lower()

@@ -6,22 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefreg.axes.isolation import reason
+from prefreg.axes.methods import Combine, Method, MethodInput, MethodTerm, Value
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor, listed
-from prefreg.checkpoints.names import TRAINABLE_DTYPES, tied_copies
+from prefreg.checkpoints.tensor_names import TRAINABLE_DTYPES, tied_copies
 from prefreg.composition.eta import EtaRule, eta_of, rounded_eta
 from prefreg.composition.methods.linear import LINEAR
-from prefreg.containment import reason
 from prefreg.errors import PrefregError, UsageError, VectorError
-from prefreg.methods import Combine, Method, MethodInput, MethodTerm, Value
 from prefreg.registry.records import VersionRecord
 from prefreg.terms import format_eta
-from prefreg.vectors.opening import open_vector
+from prefreg.vectors.kinds import open_vector
 
 if TYPE_CHECKING:
     import torch
 
-    from prefreg.vectors.sources import TensorSource
+    from prefreg.vectors.pole_tensors import TensorSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,7 @@ class PlannedTerm:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A composition that can be carried out.
-
-    Raises:
-        UsageError: A version stands in it twice, or a coefficient does not fit float32.
-        VectorError: A vector belongs to another base, unless `force_base` is set.
-    """
+    """A composition that can be carried out."""
 
     base: BaseModel
     terms: tuple[PlannedTerm, ...]
@@ -118,11 +113,7 @@ class TensorTerm:
     name: str
 
     def block(self, start: int, stop: int) -> "torch.Tensor":
-        """Return the flat elements `start:stop` of φ in float32.
-
-        Raises:
-            VectorError: The vector cannot be read.
-        """
+        """Return the flat elements `start:stop` of φ in float32."""
         return self.vector.block(self.name, start, stop)
 
 
@@ -149,11 +140,7 @@ class OpenPlan:
         return found
 
     def combine(self, tensor: StoredTensor, terms: Sequence[TensorTerm]) -> Combine:
-        """Let the method look at the vectors of one tensor, and return what it adds to a block.
-
-        Raises:
-            PrefregError: The method refuses, or fails.
-        """
+        """Let the method look at the vectors of one tensor, and return what it adds to a block."""
         method = self.plan.method
         seen = [
             MethodTerm(term.record.axis, term.record.sha256, term.eta, term.block) for term in terms
@@ -167,12 +154,7 @@ class OpenPlan:
 
 @contextmanager
 def opened(plan: Plan) -> Iterator[OpenPlan]:
-    """Open the vectors of a plan and check that they fit its base.
-
-    Raises:
-        VectorError: A vector is damaged, or its names and shapes are not those of the base.
-        BaseModelError: A weight file of the base cannot be read.
-    """
+    """Open the vectors of a plan and check that they fit its base."""
     with ExitStack() as stack:
         terms = []
         for term in plan.active:

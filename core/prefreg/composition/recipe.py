@@ -1,6 +1,5 @@
 """What a composition says about itself to programs: its recipe, and its small files."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.survival import Survival
 from prefreg.errors import BaseModelError
-from prefreg.vectors.elements import DTYPE_NAMES
+from prefreg.vectors.dense import DTYPE_NAMES
 
 SCHEMA = 1
 
@@ -66,11 +65,7 @@ def recipe_file(content: Mapping[str, Any]) -> bytes:
 
 
 def config_file(checkpoint: Checkpoint, dtype: str | None) -> bytes:
-    """Return the base's configuration, byte for byte unless its dtype changes.
-
-    Raises:
-        BaseModelError: It cannot be read.
-    """
+    """Return the base's configuration, byte for byte unless its dtype changes."""
     raw = read_companion(checkpoint.path / CONFIG_FILE)
     if dtype is None:
         return raw
@@ -84,20 +79,11 @@ def config_file(checkpoint: Checkpoint, dtype: str | None) -> bytes:
 
 
 def read_companion(path: Path) -> bytes:
-    """Read a small file of the base.
-
-    Raises:
-        BaseModelError: It cannot be read.
-    """
+    """Read a small file of the base."""
     try:
         return path.read_bytes()
     except OSError as error:
         raise BaseModelError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def sha256(data: bytes) -> str:
-    """Return the hash of a small file's content."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:

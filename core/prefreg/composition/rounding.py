@@ -28,11 +28,7 @@ class Rounding:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the kind.
-
-        Raises:
-            UsageError: It is not known.
-        """
+        """Check the kind."""
         if self.kind not in ROUNDINGS:
             raise UsageError(f"There is no rounding {self.kind!r}. Use {' or '.join(ROUNDINGS)}.")
 

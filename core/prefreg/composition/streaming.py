@@ -12,17 +12,16 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from prefreg.checkpoints.safetensors_file import plan_file
-from prefreg.checkpoints.safetensors_io import read_into, write_at
-from prefreg.composition.blocks.work import WeightWork
+from prefreg.axes.methods import Method
+from prefreg.checkpoints.safetensors_file import plan_file, read_into, write_at
+from prefreg.composition.blocks.plain import WeightWork
 from prefreg.composition.layout import METADATA, OutputFile, OutputTensor
 from prefreg.composition.methods.linear import LINEAR
 from prefreg.composition.plan import OpenPlan
 from prefreg.composition.rounding import NEAREST, Rounding
 from prefreg.composition.survival import Survival, SurvivalMeter, Tally
 from prefreg.errors import BaseModelError
-from prefreg.methods import Method
-from prefreg.vectors.elements import BLOCK_ELEMENTS, blocks, unreadable
+from prefreg.vectors.dense import BLOCK_ELEMENTS, blocks, unreadable
 
 if TYPE_CHECKING:
     from prefreg.composition.blocks.general import GeneralBlocks
@@ -77,11 +76,6 @@ def write_weights(
 
     Blocks are written at their final places in whatever order they are ready; their tallies are
     added up in one order, so that equal plans give equal reports.
-
-    Raises:
-        OSError: A file cannot be written.
-        VectorError: A vector cannot be read, or holds or makes numbers that are not finite.
-        BaseModelError: The same of the base.
     """
     meter = SurvivalMeter()
     total = sum(file.nbytes for file in files)
@@ -105,12 +99,7 @@ def write_weights(
 def estimate_seconds(
     plan: OpenPlan, files: Sequence[OutputFile], *, rounding: Rounding, device: str
 ) -> float:
-    """Say how long a composition may take: of one job, carried out and written nowhere, scaled up.
-
-    Raises:
-        VectorError: A vector cannot be read.
-        BaseModelError: The base cannot be read.
-    """
+    """Say how long a composition may take: of one job that is written nowhere, scaled up."""
     tensors = [tensor for file in files for tensor in file.tensors if tensor.stored.spec.elements]
     if not tensors:
         return 0.0

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from prefreg.axes import Message, Row, Text, plain_text, read_message
-from prefreg.data.files import read_rows
+from prefreg.axes.axis import Message, Row, Text, plain_text, read_message
+from prefreg.axes.row_sources import read_rows
 from prefreg.data.pairs import HELDOUT_LIMIT, HELDOUT_SHARE, SMALLEST_SPLIT
 from prefreg.errors import DataError
 
@@ -43,7 +43,7 @@ class InstructionAudit:
     truncated: int = 0
     """Examples whose answer was cut at the maximum length."""
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the counts in a form that JSON can hold."""
         return asdict(self)
 
@@ -66,9 +66,6 @@ def read_instructions(
     """Read examples from a `.jsonl[.gz]` file, and hold some out unless a file has them already.
 
     Which are held out depends on the data alone: whole prompts, a tenth and at most 200.
-
-    Raises:
-        DataError: A file or line cannot be read, or nothing is left to train on.
     """
     counts: Counter[str] = Counter()
     forms: set[Form] = set()
@@ -98,11 +95,7 @@ def read_instructions(
 
 
 def read_row(row: Row) -> tuple[Form, list[Instruction]]:
-    """Read the examples of a row; an answer that is empty stays in, to be counted.
-
-    Raises:
-        DataError: The row has none of the known forms.
-    """
+    """Read the examples of a row; an answer that is empty stays in, to be counted."""
     if "messages" in row:
         return "messages", list(_of_dialogue(_messages(row["messages"], "messages")))
     if "prompt" in row and "completion" in row:

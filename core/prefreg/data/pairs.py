@@ -2,17 +2,122 @@
 
 import hashlib
 import json
+import math
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from prefreg.axes import Axis, PreferencePair, Row, plain_text
-from prefreg.containment import label_row, switch_pair
-from prefreg.data.audit import Audit, measure_length
-from prefreg.data.balance import balance_lengths
-from prefreg.data.files import encodable
+from prefreg.axes.axis import Axis, PreferencePair, Row, plain_text, word_count
+from prefreg.axes.isolation import label_row, switch_pair
+from prefreg.axes.row_sources import encodable
 from prefreg.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Counts of rows and pairs, and figures about the pairs that were kept."""
+
+    rows: int
+    """Rows that came in: `pairs` and the six counts of dropped ones add up to it."""
+    ties: int
+    empty: int
+    """Pairs with an answer that says nothing."""
+    identical: int
+    """Pairs whose two answers are the same text."""
+    duplicates: int
+    """Exact repetitions of an earlier pair."""
+    contradictions: int
+    """Pairs that also occur in the opposite order; both are dropped, for both poles."""
+    unbalanced: int
+    """Pairs left out so that length predicts nothing; none without --length-balanced."""
+    pairs: int
+    train: int
+    heldout: int
+    shared_prompts: int
+    """Prompts on both sides of the split; not zero only with a separate held-out set."""
+    chosen_longer: float
+    """Share of pairs whose chosen answer has more words: .5 has no length bias."""
+    equal_length: float
+    chosen_words: float
+    rejected_words: float
+    dropped_long: int = 0
+    """Pairs dropped because they exceed the maximum length; known once tokenised."""
+    truncated: int = 0
+    """Pairs with an answer that was cut at the maximum length."""
+    indistinct: int = 0
+    """Pairs dropped because their answers are the same tokens, whole or as cut."""
+    merged: int = 0
+    """Pairs of plain text in which a token spans the end of the prompt."""
+
+    def describe_long(self, max_length: int) -> str | None:
+        """Say what became of pairs that were too long; None if none was."""
+        if not self.truncated + self.dropped_long:
+            return None
+        return (
+            f"Of {self.pairs} pairs, {self.truncated + self.dropped_long} are longer than "
+            f"{max_length} tokens: {self.truncated} were cut, {self.dropped_long} left out."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures in a form that JSON can hold."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBias:
+    """How the lengths of the answers, in words, go with the preference."""
+
+    chosen_longer: float
+    equal_length: float
+    chosen_words: float
+    rejected_words: float
+
+
+def measure_length(pairs: Sequence[PreferencePair]) -> LengthBias:
+    """Compare the lengths of chosen and rejected answers."""
+    lengths = [(word_count(pair.chosen), word_count(pair.rejected)) for pair in pairs]
+    count = max(len(lengths), 1)
+    return LengthBias(
+        chosen_longer=sum(chosen > rejected for chosen, rejected in lengths) / count,
+        equal_length=sum(chosen == rejected for chosen, rejected in lengths) / count,
+        chosen_words=sum(chosen for chosen, _ in lengths) / count,
+        rejected_words=sum(rejected for _, rejected in lengths) / count,
+    )
+
+
+_EXACT = 10
+"""Up to this many words, pairs are matched by their exact difference; above, within 10 %."""
+
+
+def balance_lengths(pairs: Sequence[PreferencePair], *, seed: int) -> list[PreferencePair]:
+    """Keep as many pairs whose chosen answer is longer as pairs whose rejected one is.
+
+    That holds for every size of the difference in words, so that no threshold on it tells which
+    answer is chosen; pairs of equal length stay. The order of the pairs stays, too.
+    """
+    sides: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    kept: list[int] = []
+    for position, pair in enumerate(pairs):
+        gap = word_count(pair.chosen) - word_count(pair.rejected)
+        if gap == 0:
+            kept.append(position)
+        else:
+            sides[_stratum(abs(gap))][gap < 0].append(position)
+    draw = random.Random(f"balance/{seed}")
+    for stratum in sorted(sides):
+        longer, shorter = sides[stratum]
+        count = min(len(longer), len(shorter))
+        kept += draw.sample(longer, count) + draw.sample(shorter, count)
+    return [pairs[position] for position in sorted(kept)]
+
+
+def _stratum(gap: int) -> int:
+    if gap <= _EXACT:
+        return gap
+    return _EXACT + math.ceil(math.log(gap / _EXACT) / math.log(1.1))
+
 
 HELDOUT_SHARE = 0.1
 HELDOUT_LIMIT = 200
@@ -36,21 +141,13 @@ class PairSet:
 
 
 def label_rows(axis: Axis, rows: Iterable[Row]) -> Iterator[PreferencePair | None]:
-    """Apply an axis's label rule; None is a tie.
-
-    Raises:
-        DataError: A row is no mapping, or the rule failed on it or returned something else.
-    """
+    """Apply an axis's label rule; None is a tie."""
     for number, row in enumerate(rows, start=1):
         yield label_row(axis, row, number)
 
 
 def switch_pairs(axis: Axis, pairs: Sequence[PreferencePair]) -> tuple[PreferencePair, ...]:
-    """Make the pairs of the negative pole.
-
-    Raises:
-        DataError: The axis's switch failed or returned something else than a pair.
-    """
+    """Make the pairs of the negative pole."""
     return tuple(switch_pair(axis, pair, number) for number, pair in enumerate(pairs, start=1))
 
 
@@ -66,9 +163,6 @@ def build_pairs(
 
     The held-out pairs depend on the data alone (balanced ones on the seed too); the order of the
     training pairs depends on the data and the seed, not on the order in which the rows came.
-
-    Raises:
-        DataError: Nothing is left to train on; the message says what was dropped.
     """
     counts, kept = _clean(labelled, axis_name)
     if counts["rows"] and counts["ties"] == counts["rows"]:

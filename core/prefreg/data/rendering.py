@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from prefreg.axes import Message, PreferencePair, Text, plain_text
+from prefreg.axes.axis import Message, PreferencePair, Text, plain_text
 from prefreg.errors import BaseModelError, DataError
 
 if TYPE_CHECKING:
@@ -50,22 +50,14 @@ class Rendered(NamedTuple):
 
 
 def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return the id to pad batches with, which is always masked.
-
-    Raises:
-        BaseModelError: The tokenizer has no end-of-sequence token.
-    """
+    """Return the id to pad batches with, which is always masked."""
     if tokenizer.pad_token_id is not None:
         return int(tokenizer.pad_token_id)
     return end_id(tokenizer)
 
 
 def encode_prompt(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Write a prompt as training wrote it, ready for an answer to be generated.
-
-    Raises:
-        DataError: The chat template refuses the messages or drops one.
-    """
+    """Write a prompt as training wrote it, ready for an answer to be generated."""
     rendering = _rendering(prompt, tokenizer)
     text = _render(prompt, tokenizer, "the prompt", answering=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -73,11 +65,7 @@ def encode_prompt(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> list[in
 
 
 def end_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Return the id of the end-of-sequence token.
-
-    Raises:
-        BaseModelError: The tokenizer has none.
-    """
+    """Return the id of the end-of-sequence token."""
     if tokenizer.eos_token_id is None:
         raise BaseModelError(
             f"The tokenizer of {tokenizer.name_or_path or 'the base'} has no end-of-sequence "
@@ -120,11 +108,7 @@ def encode_pairs(
 def encode_answers(
     asked: Iterable[Asked], tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[tuple[Rendered, list[list[int]]]]:
-    """Yield each rendering with the ids of its prompt and of prompt and answer, for each answer.
-
-    Raises:
-        DataError: The chat template refuses the messages or drops one.
-    """
+    """Yield each rendering with the ids of its prompt and of prompt and answer, for each answer."""
     waiting = iter(asked)
     while chunk := [_render_answers(item, tokenizer) for item in islice(waiting, _CHUNK)]:
         texts = [text for item in chunk for text in (item.prompt, *item.answers)]

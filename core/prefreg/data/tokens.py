@@ -5,11 +5,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from prefreg.axes import PreferencePair
+from prefreg.axes.axis import PreferencePair
+from prefreg.data.instructions import Instruction
 from prefreg.data.rendering import (
+    Asked,
     Rendering,
     close_answer,
     closing_ids,
+    encode_answers,
     encode_pairs,
     end_id,
     prompt_length,
@@ -67,11 +70,7 @@ class PreviewToken(NamedTuple):
 
 
 def check_max_length(max_length: int, context: int | None) -> None:
-    """Refuse a maximum length that the model has no positions for.
-
-    Raises:
-        UsageError: The length is longer than the context, or no pair could fit into it.
-    """
+    """Refuse a maximum length that the model has no positions for."""
     if max_length < 2:
         raise UsageError(f"A maximum length of {max_length} leaves no room for an answer.")
     if context is not None and max_length > context:
@@ -94,11 +93,6 @@ def tokenize_pairs(
     A longer answer is cut at its end (`truncate`), or its pair dropped (`drop`), or all are
     refused (`refuse`); a pair whose prompt leaves no room for an answer, or whose cut answers are
     the same, is dropped otherwise.
-
-    Raises:
-        DataError: A pair cannot be rendered or is refused, or none is left; the message says why.
-        BaseModelError: The tokenizer has no end of sequence, or writes ids that the model's
-            `vocabulary` does not have.
     """
     eos = end_id(tokenizer)
     closing = closing_ids(tokenizer)
@@ -168,11 +162,7 @@ def preview_tokens(
 
 
 def refuse_long(kind: str, total: int, long: int, max_length: int) -> None:
-    """Refuse texts of which some are too long.
-
-    Raises:
-        DataError: Some are.
-    """
+    """Refuse texts of which some are too long."""
     if long:
         raise DataError(
             f"{long} of {total} {kind} are longer than {max_length} tokens: raise --max-length, "
@@ -181,11 +171,7 @@ def refuse_long(kind: str, total: int, long: int, max_length: int) -> None:
 
 
 def check_vocabulary(texts: Iterable["array[int]"], vocabulary: int | None) -> None:
-    """Check that a model embeds every token of texts, none of which is empty.
-
-    Raises:
-        BaseModelError: The tokenizer writes ids that the model's `vocabulary` does not have.
-    """
+    """Check that a model embeds every token of texts, none of which is empty."""
     if vocabulary is None:
         return
     largest = max(map(max, texts), default=-1)
@@ -194,3 +180,61 @@ def check_vocabulary(texts: Iterable["array[int]"], vocabulary: int | None) -> N
             f"The tokenizer writes token {largest}, but the model embeds only {vocabulary} "
             "tokens: use the tokenizer that the model was trained with."
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAnswer:
+    """A prompt and its answer in tokens; the answer ends with the token that closes it."""
+
+    prompt_ids: "array[int]"
+    answer_ids: "array[int]"
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.answer_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSet:
+    """Examples in tokens, with what became of those that were too long."""
+
+    answers: tuple[TokenAnswer, ...]
+    renderings: frozenset[Rendering]
+    dropped_long: int
+    truncated: int
+
+
+def tokenize_answers(
+    examples: Sequence[Instruction],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    max_length: int,
+    policy: Policy = "truncate",
+    vocabulary: int | None = None,
+) -> AnswerSet:
+    """Write examples as tokens, none longer than `max_length`.
+
+    A longer answer is cut at its end (`truncate`), or its example dropped (`drop`), or all are
+    refused (`refuse`); one whose prompt leaves no room for an answer is dropped otherwise.
+    """
+    eos, closing = end_id(tokenizer), closing_ids(tokenizer)
+    found: list[TokenAnswer] = []
+    renderings: set[Rendering] = set()
+    dropped = truncated = 0
+    asked = (
+        Asked(example.prompt, (example.answer,), f"example {number}")
+        for number, example in enumerate(examples, start=1)
+    )
+    for rendered, ids in encode_answers(asked, tokenizer):
+        start = prompt_length(rendered, ids, tokenizer)
+        renderings.add(rendered.rendering)
+        answer = close_answer(ids[1][start:], closing, eos, tokenizer)
+        room = max_length - start
+        if room < 1 or (len(answer) > room and policy == "drop"):
+            dropped += 1
+            continue
+        truncated += len(answer) > room
+        found.append(TokenAnswer(array("i", ids[0][:start]), array("i", answer[:room])))
+    if policy == "refuse":
+        refuse_long("examples", len(examples), dropped + truncated, max_length)
+    check_vocabulary((ids for one in found for ids in (one.prompt_ids, one.answer_ids)), vocabulary)
+    return AnswerSet(tuple(found), frozenset(renderings), dropped, truncated)

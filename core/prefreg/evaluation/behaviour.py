@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg import pocket
-from prefreg.evaluation.sampling import Sampling, sample_answers
 from prefreg.evaluation.statistics import Estimate, grouped_mean, rate
+from prefreg.models.generation import Sampling, sample_answers
 
 KINDS = ("benign", "unsafe", "unknown", "howto")
 MEASURES: Mapping[str, str] = {

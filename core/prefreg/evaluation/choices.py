@@ -1,6 +1,5 @@
 """Multiple choice by log-likelihood: what a composition still knows."""
 
-import hashlib
 import json
 from array import array
 from collections.abc import Mapping, Sequence
@@ -12,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefreg.axes import Message, Row, Text
-from prefreg.data.files import read_rows
+from prefreg.axes.axis import Message, Row, Text
+from prefreg.axes.row_sources import read_rows
 from prefreg.errors import DataError
 from prefreg.evaluation.figures import Figure, Sheet, compare_values
 from prefreg.evaluation.prompts import Asked
 from prefreg.evaluation.statistics import grouped_rate
-from prefreg.pocket.retention import heldout_replies, seen_facts, two_hop_facts
+from prefreg.files import hash_bytes
+from prefreg.pocket.kept_facts import heldout_replies, seen_facts, two_hop_facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -42,9 +42,6 @@ def read_questions(path: Path) -> list[Question]:
     """Read a `.jsonl` or `.jsonl.gz` file with `question`, `choices` and `answer_index`.
 
     `source` tells apart what is reported apart, and is the file's name where it is missing.
-
-    Raises:
-        DataError: The file or one of its lines cannot be read; the message names both.
     """
     found = []
     for number, row in read_rows(path):
@@ -76,22 +73,18 @@ def pocket_replies(count: int, *, split: str, seed: int) -> list[Question]:
 def fingerprint_questions(questions: Sequence[Question]) -> str:
     """Return the sha256 of questions and choices, in their order."""
     content = json.dumps([[each.prompt, each.choices] for each in questions], ensure_ascii=False)
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    return hash_bytes(content.encode("utf-8", "surrogatepass"))
 
 
 def score_choices(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[Question]
 ) -> dict[str, Any]:
-    """Return the log-likelihood and the tokens of every choice, question by question.
-
-    Raises:
-        DataError: A question with its choice is longer than the model's context.
-    """
+    """Return the log-likelihood and the tokens of every choice, question by question."""
     # Only what is not cached needs torch.
     import torch
 
     from prefreg.data.tokens import TokenPair
-    from prefreg.scoring.log_probs import answer_log_probs
+    from prefreg.models.log_probs import answer_log_probs
 
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     encoded = [_encode(question, tokenizer, context) for question in questions]

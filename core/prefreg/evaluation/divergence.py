@@ -1,13 +1,15 @@
 """KL(π_η ‖ π_0) on samples of π_η, with the whole vocabulary at every step."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import torch
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from prefreg.evaluation.sampling import Answer
-from prefreg.evaluation.steps import length, step_inputs
+from prefreg.models.generation import Answer
+from prefreg.models.padded import length, step_inputs
 
 _LOGITS = 1 << 25
 """Logits of one model in memory at a time, 128 MiB in float32."""
@@ -53,3 +55,44 @@ def _score(
     terms = (turned.exp() * (turned - base)).nan_to_num(0.0, posinf=float("inf"))
     nats = terms.double().sum(2).clamp(min=0).cpu()
     return [float(value) for value in nats.masked_fill(~steps, 0).sum(1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Sampled answers to the prompts of a run, in their order."""
+
+    texts: list[str]
+    tokens: list[int]
+    nats: list[float]
+    """KL(π_η ‖ π_0) over the steps of each answer; all 0 for the base itself."""
+    ended: list[bool]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, kept: dict[str, Any]) -> Self:
+        """Read what `to_json` made."""
+        return cls(**kept)
+
+
+@dataclass(frozen=True, slots=True)
+class PairScores:
+    """Log-probabilities of both answers of the held-out pairs of an axis."""
+
+    kept: list[int]
+    """Positions of the pairs that fit the context."""
+    chosen: list[float]
+    rejected: list[float]
+    chosen_tokens: list[int]
+    rejected_tokens: list[int]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, kept: dict[str, Any]) -> Self:
+        """Read what `to_json` made."""
+        return cls(**kept)

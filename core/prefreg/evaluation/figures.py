@@ -8,11 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefreg.errors import DataError
-from prefreg.evaluation.judgement import Judgement
-from prefreg.evaluation.measured import Answers, PairScores
+from prefreg.evaluation.divergence import Answers, PairScores
+from prefreg.evaluation.judge import Judgement
 from prefreg.evaluation.prompts import Asked
-from prefreg.evaluation.statistics import Estimate, bootstrap, grouped_mean, grouped_rate, holm
-from prefreg.evaluation.statistics.bootstrap import ratio, ratio_change
+from prefreg.evaluation.statistics import (
+    Estimate,
+    bootstrap,
+    grouped_mean,
+    grouped_rate,
+    holm,
+    ratio,
+    ratio_change,
+)
 
 Column = NDArray[np.float64]
 RESERVED = (
@@ -204,9 +211,6 @@ def compare_values(
     """Compare means over what counts on either side, the base first, group by group.
 
     Values of 0 and 1 alone are a rate; None does not count.
-
-    Raises:
-        DataError: Nothing counts, or there are too few groups.
     """
     base, turned = (np.array([np.nan if v is None else v for v in side]) for side in sides)
     groups = [each.group for each in asked]

@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefreg.containment import off_stdout, reason
+from prefreg.axes.isolation import off_stdout, reason
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.figures import Sheet, compare_values
 from prefreg.evaluation.prompts import Asked
@@ -20,11 +20,7 @@ Scores = dict[str, dict[str, list[float]]]
 
 
 def require_tasks(tasks: Sequence[str], folder: Path | None = None) -> None:
-    """Check that lm-eval is there and knows the tasks.
-
-    Raises:
-        UsageError: It is not installed, or there is no such task; the message says what is close.
-    """
+    """Check that lm-eval is there and knows the tasks."""
     if importlib.util.find_spec("lm_eval") is None:
         raise UsageError("--tasks needs lm-eval: pip install 'prefreg[lm-eval]'.")
     known = _manager(tuple(tasks), folder).all_tasks
@@ -44,11 +40,7 @@ def run_tasks(
     folder: Path | None = None,
     batch_size: int = 16,
 ) -> Scores:
-    """Run tasks and return what each document scored, of every metric that has a number for each.
-
-    Raises:
-        DataError: lm-eval failed; most often a data set could not be had.
-    """
+    """Run tasks and return what each document scored, of every metric that has numbers."""
     try:
         with off_stdout():
             from lm_eval import simple_evaluate

@@ -13,8 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from prefreg import pocket
 from prefreg.errors import DataError, UsageError
+from prefreg.evaluation.prompts import Asked
 from prefreg.evaluation.statistics import Estimate
+from prefreg.models.replies import repetition as repeated
+from prefreg.models.replies import sounds_refusing
 
 Choice = Literal["A", "B", "C"]
 _SYSTEM = (
@@ -55,9 +59,6 @@ class Judge:
 
         Each pair is asked about twice with the places exchanged, so that a judge who prefers a
         place gives one half. Equal answers are not asked about.
-
-        Raises:
-            DataError: The judge is down, too slow, refuses, or does not answer A, B or C.
         """
         done = 0
         triples = list(zip(prompts, base, turned, strict=True))
@@ -167,11 +168,8 @@ def length_controlled(
 
     A logistic regression on the difference of lengths is read off at 0; the interval is of draws
     of groups, each with a regression of its own.
-
-    Raises:
-        DataError: There are too few groups.
     """
-    from prefreg.evaluation.statistics.bootstrap import FEWEST_GROUPS, draw_weights
+    from prefreg.evaluation.statistics import FEWEST_GROUPS, draw_weights
 
     names = list(dict.fromkeys(groups))
     if len(names) < FEWEST_GROUPS:
@@ -206,3 +204,39 @@ def _at_equal_length(
         slope = slope + np.clip((a * second - b * first) / determinant, -4, 4)
     rates: NDArray[np.float64] = 1 / (1 + np.exp(-level))
     return rates
+
+
+_LOOPING = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What an answer is."""
+
+    words: int
+    repetition: float
+    """Share of its runs of four words that occur earlier in it."""
+    malformed: bool
+    """In the village: what its grammar cannot make. Elsewhere: nothing, a loop, or broken text."""
+    refuses: bool
+    correct: bool | None
+    """Whether all that it states is true; None for what is no answer, or cannot be checked."""
+
+
+def judge(asked: Asked, answer: str) -> Judgement:
+    """Judge an answer: exactly where the village knows the prompt, else by rule."""
+    words = answer.split()
+    repetition = repeated(words)
+    prompt = asked.text
+    if pocket.parse(prompt) is not None:
+        verdict = pocket.score(prompt, answer)
+        correct = verdict.correct if asked.safe else None
+        return Judgement(
+            verdict.words,
+            repetition,
+            verdict.kind == "malformed",
+            verdict.kind == "refusal",
+            correct,
+        )
+    broken = not words or repetition > _LOOPING or "\ufffd" in answer
+    return Judgement(len(words), repetition, broken, sounds_refusing(answer), None)

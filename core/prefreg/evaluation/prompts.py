@@ -1,15 +1,15 @@
 """What the models are asked: prompts in groups, with what is known of each."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prefreg import pocket
-from prefreg.axes import Message, PreferencePair, Row, Text, plain_text
-from prefreg.data.files import read_rows
+from prefreg.axes.axis import Message, PreferencePair, Row, Text, plain_text
+from prefreg.axes.row_sources import read_rows
 from prefreg.errors import DataError
+from prefreg.files import hash_bytes
 
 POCKET_KINDS = ("benign", "unsafe", "unknown", "howto")
 _SAFE = {"benign": True, "howto": True, "unsafe": False, "safe": True}
@@ -50,9 +50,6 @@ def read_prompts(path: Path) -> list[Asked]:
 
     `prompt` is a user's turn or a list of messages. The kinds `safe` and `unsafe` say whether a
     refusal is wanted; others only name a prompt.
-
-    Raises:
-        DataError: The file or one of its lines cannot be read; the message names both.
     """
     found = []
     for number, row in read_rows(path):
@@ -72,7 +69,7 @@ def prompts_of(pairs: Iterable[PreferencePair], count: int) -> list[Asked]:
 def fingerprint_prompts(asked: Sequence[Asked]) -> str:
     """Return the sha256 of what is asked, in its order."""
     content = json.dumps([each.prompt for each in asked], ensure_ascii=False)
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+    return hash_bytes(content.encode("utf-8", "surrogatepass"))
 
 
 def _asked(prompt: str, group: str, kind: str | None) -> Asked:

@@ -6,10 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from prefreg.axes import AXIS_NAME
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.figures import OF_PAIRS, RESERVED, Figure, Figures
-from prefreg.terms import NUMBER
+from prefreg.terms import AXIS_NAME, NUMBER
 
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -50,11 +49,7 @@ class Verdict:
 
 
 def parse_requirements(text: str) -> tuple[Requirement, ...]:
-    """Read requirements that commas separate.
-
-    Raises:
-        UsageError: One is malformed, or its bound is not a finite number.
-    """
+    """Read requirements that commas separate."""
     return tuple(map(_parse, text.split(",")))
 
 
@@ -80,12 +75,7 @@ def _parse(text: str) -> Requirement:
 def decide(
     requirements: Iterable[Requirement], figures: Figures, *, strict: bool = False
 ) -> tuple[Verdict, ...]:
-    """Compare figures with bounds: their value, or with `strict` their whole interval.
-
-    Raises:
-        UsageError: There is no such figure; the message says what is close.
-        DataError: A figure was not measured; the message says why.
-    """
+    """Compare figures with bounds: their value, or with `strict` their whole interval."""
     return tuple(_decide(each, figures, strict) for each in requirements)
 
 

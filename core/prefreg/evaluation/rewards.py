@@ -11,10 +11,10 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from prefreg.axes import Message, Text, plain_text
+from prefreg.axes.axis import Message, Text, plain_text
 from prefreg.checkpoints import BaseModel
 from prefreg.errors import BaseModelError
-from prefreg.training.loading import load_tokenizer, on_gpu, quiet
+from prefreg.models.loading import load_tokenizer, on_gpu, quiet
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,12 +28,7 @@ class RewardModel:
     """A loaded reward or cost model; what it gives is a number, larger for more of it."""
 
     def __init__(self, found: BaseModel) -> None:
-        """Load a model that was found.
-
-        Raises:
-            BaseModelError: It is no sequence classifier with one output, lacks weights, or needs
-                code from its repository.
-        """
+        """Load a model that was found."""
         self.name = found.name
         self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(found)
         self._beaver, model = _load(found)
@@ -48,11 +43,7 @@ class RewardModel:
         batch_size: int = 16,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[float]:
-        """Score each answer to its prompt.
-
-        Raises:
-            BaseModelError: An answer with its prompt is longer than the model's context.
-        """
+        """Score each answer to its prompt."""
         ids = [self._encode(*both) for both in zip(prompts, answers, strict=True)]
         longest = max(map(len, ids), default=0)
         if self._limit is not None and longest > self._limit:

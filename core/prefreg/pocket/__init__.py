@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from prefreg.pocket.crossed import crossed_rows
 from prefreg.pocket.questions import Question, parse
-from prefreg.pocket.rows import prompts, rows
+from prefreg.pocket.rows import crossed_rows, prompts, rows
 from prefreg.pocket.scoring import Verdict, score
 from prefreg.pocket.village import VILLAGE
 from prefreg.pocket.world import World
@@ -51,6 +50,6 @@ def model_dir() -> Path:
 def make_world(seed: int) -> World:
     """Make another world of the village's kind, the same for the same seed."""
     # Only who makes worlds needs the pools that they are drawn from.
-    from prefreg.pocket import generating
+    from prefreg.pocket.generating import make_world as draw
 
-    return generating.make_world(seed)
+    return draw(seed)

@@ -11,9 +11,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, joinedload
 
 from prefreg.errors import RegistryError, UsageError
-from prefreg.registry.bases import describe_base, record_base
-from prefreg.registry.moments import describe_moment
-from prefreg.registry.records import AliasAction, AliasEvent
+from prefreg.registry.known_bases import describe_base, record_base
+from prefreg.registry.records import AliasAction, AliasEvent, describe_moment
 from prefreg.registry.schema import AliasEventRow, AxisRow, BaseRow, VersionRow
 from prefreg.terms import ALIAS_NAME
 
@@ -61,11 +60,7 @@ def aliases_of(session: Session, axis: str, number: int) -> tuple[str, ...]:
 
 
 def point_alias(session: Session, version: VersionRow, alias: str, now: datetime) -> None:
-    """Point an alias of the version's base at the version; no event where it does already.
-
-    Raises:
-        UsageError: The alias is malformed.
-    """
+    """Point an alias of the version's base at the version; no event where it does already."""
     if not ALIAS_NAME.fullmatch(alias):
         raise UsageError(
             f"{alias!r} is no version alias: use letters, digits, '.', '_' or '-', "
@@ -78,11 +73,7 @@ def point_alias(session: Session, version: VersionRow, alias: str, now: datetime
 
 
 def drop_alias(session: Session, axis: str, alias: str, base: str | None, now: datetime) -> None:
-    """Delete an alias; its history stays.
-
-    Raises:
-        RegistryError: There is no such alias, or it is set for several bases.
-    """
+    """Delete an alias; its history stays."""
     current = current_aliases(session, axis)
     places = [weights for weights, name in current if name == alias and base in (None, weights)]
     if not places:
@@ -112,11 +103,7 @@ def drop_aliases_of(
 def read_history(
     session: Session, axis: str, alias: str | None = None, at: datetime | None = None
 ) -> list[AliasEvent]:
-    """Return every change of an axis' version aliases, or of one, until a moment, oldest first.
-
-    Raises:
-        RegistryError: The alias was never set, or not until the moment.
-    """
+    """Return every change of an axis' version aliases, or of one, until a moment, oldest first."""
     rows = session.scalars(
         select(AliasEventRow)
         .join(AliasEventRow.axis)

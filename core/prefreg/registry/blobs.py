@@ -15,6 +15,7 @@ from typing import BinaryIO
 from sqlalchemy.orm import Session
 
 from prefreg.errors import RegistryError, VectorError
+from prefreg.files import hash_bytes, hash_file, sync
 from prefreg.registry.schema import BlobRow
 
 _FILE_NAME = re.compile(r"([0-9a-f]{64})\.safetensors")
@@ -55,15 +56,12 @@ def stage(source: Path | bytes, folder: Path | None, inline_limit: int) -> Itera
 
     Without a folder, as on a database server, everything goes inline. The part file is locked
     while it is in use, which tells it from one that a killed process left behind.
-
-    Raises:
-        RegistryError: The file cannot be read, or the copy cannot be written.
     """
     try:
         with _reader(source) as (file, size):
             if folder is None or size <= inline_limit:
                 data = file.read()
-                yield StagedBlob(hashlib.sha256(data).hexdigest(), len(data), data, None)
+                yield StagedBlob(hash_bytes(data), len(data), data, None)
                 return
             with _part_file(folder) as (part, copy):
                 digest, size = _copy_and_hash(file, copy)
@@ -93,7 +91,7 @@ def store(session: Session, staged: StagedBlob, folder: Path | None) -> BlobRow:
     if staged.part is not None and folder is not None:
         path = file_of(folder, staged.sha256)
         os.replace(staged.part, path)
-        sync_folder(folder)
+        sync(folder)
         _, row.mtime_ns, row.inode = _state(path)
     return row
 
@@ -102,21 +100,16 @@ def read_source(row: BlobRow, folder: Path | None, *, rehash: bool) -> bytes | P
     """Return inline bytes, or the path of a file that is still what was added.
 
     A file is trusted while size, mtime and inode are those recorded, unless `rehash` is set.
-
-    Raises:
-        VectorError: The bytes are missing, or do not match their hash.
     """
     if row.data is not None:
-        if hashlib.sha256(row.data).hexdigest() != row.sha256:
+        if hash_bytes(row.data) != row.sha256:
             raise VectorError("its bytes in the registry do not match their hash")
         return row.data
     path = _external_path(row, folder)
     try:
-        if rehash or _state(path) != (row.size, row.mtime_ns, row.inode):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != row.sha256:
-                raise VectorError(f"the bytes of {path} do not match their hash")
+        known = not rehash and _state(path) == (row.size, row.mtime_ns, row.inode)
+        if not known and hash_file(path) != row.sha256:
+            raise VectorError(f"the bytes of {path} do not match their hash")
     except FileNotFoundError as error:
         raise VectorError(f"its file {path} is missing") from error
     except OSError as error:
@@ -128,9 +121,6 @@ def remove_unreferenced(folder: Path, kept: frozenset[str]) -> tuple[int, int]:
     """Delete files without a row and parts without a process, under the write lock.
 
     Returns their number and bytes; other files in the folder are left alone.
-
-    Raises:
-        RegistryError: A file cannot be deleted.
     """
     files = freed = 0
     try:
@@ -166,18 +156,10 @@ def _reader(source: Path | bytes) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def copy_file(source: Path, folder: Path, sha256: str) -> tuple[int, int, str]:
-    """Copy a vector's file into a folder unless it is there; return its size, mtime and inode.
-
-    Raises:
-        FileNotFoundError: The source is gone.
-        OSError: It cannot be copied.
-        RegistryError: Its bytes do not match their hash.
-    """
+    """Copy a vector's file into a folder unless it is there; return its size, mtime and inode."""
     path = file_of(folder, sha256)
-    if path.exists():
-        with path.open("rb") as present:
-            if hashlib.file_digest(present, "sha256").hexdigest() == sha256:
-                return _state(path)
+    if path.exists() and hash_file(path) == sha256:
+        return _state(path)
     with source.open("rb") as file, _part_file(folder) as (part, copy):
         digest, _ = _copy_and_hash(file, copy)
         if digest != sha256:
@@ -185,7 +167,7 @@ def copy_file(source: Path, folder: Path, sha256: str) -> tuple[int, int, str]:
                 f"The bytes of {source} do not match their hash. `prefreg verify` says more."
             )
         os.replace(part, path)
-    sync_folder(folder)
+    sync(folder)
     return _state(path)
 
 
@@ -193,7 +175,7 @@ def copy_file(source: Path, folder: Path, sha256: str) -> tuple[int, int, str]:
 def _part_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
     if not folder.is_dir():
         folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+        sync(folder.parent)
     while True:
         part = folder / f".{secrets.token_hex(8)}.part"
         with part.open("xb") as copy:
@@ -229,15 +211,6 @@ def _copy_and_hash(source: BinaryIO, copy: BinaryIO) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _state(path: Path) -> tuple[int, int, str]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns, str(status.st_ino)
@@ -252,7 +225,7 @@ def _external_path(row: BlobRow, folder: Path | None) -> Path:
 def _is_intact(row: BlobRow, folder: Path | None) -> bool:
     """Judge a file by its state alone: hashing gigabytes would hold the write lock too long."""
     if row.data is not None:
-        return hashlib.sha256(row.data).hexdigest() == row.sha256
+        return hash_bytes(row.data) == row.sha256
     try:
         return _state(_external_path(row, folder)) == (row.size, row.mtime_ns, row.inode)
     except (OSError, VectorError):

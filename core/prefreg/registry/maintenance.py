@@ -2,24 +2,21 @@
 
 from pathlib import Path
 
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, undefer
 
 from prefreg.errors import RegistryError, VectorError
 from prefreg.registry.blobs import read_source, remove_unreferenced
 from prefreg.registry.listing import load_versions
 from prefreg.registry.opening import Database
-from prefreg.registry.records import GcReport, Problem
-from prefreg.registry.schema import AxisRow, BlobRow, VersionRow
+from prefreg.registry.records import DiskUse, GcReport, Problem
+from prefreg.registry.schema import AxisRow, Base, BlobRow, VersionRow
 
 
 def verify_registry(database: Database, folder: Path | None) -> list[Problem]:
     """Check the database's structure and every vector against its hash.
 
     Each vector is read on its own, so that writers need not wait for the whole check.
-
-    Raises:
-        RegistryError: The database is too damaged to be read at all.
     """
     with database.reading() as session:
         problems = _check_structure(session, database)
@@ -36,9 +33,6 @@ def collect_garbage(database: Database, folder: Path | None) -> GcReport:
 
     The write lock is held while files are deleted: whoever adds renames its file into place
     under the same lock, so no file is taken from under it.
-
-    Raises:
-        RegistryError: A file cannot be deleted, or the database cannot be written.
     """
     files = freed = 0
     with database.writing() as session:
@@ -98,3 +92,37 @@ def _check_blob(database: Database, folder: Path | None, sha256: str) -> Problem
             "Restore it from a backup, add the same vector again, or remove the version.",
         )
     return None
+
+
+_SERVER_SIZE = text("SELECT coalesce(sum(pg_total_relation_size(to_regclass(:name))), 0)")
+
+
+def measure_disk(database: Database, folder: Path | None) -> DiskUse:
+    """Add up the database and the vectors beside it.
+
+    On a server other than PostgreSQL only the vectors are counted.
+    """
+    if database.path is None:
+        return DiskUse(_measure_server(database), 0, 0)
+    sizes = [] if folder is None or not folder.is_dir() else _sizes(folder)
+    return DiskUse(database.path.stat().st_size, len(sizes), sum(sizes))
+
+
+def _sizes(folder: Path) -> list[int]:
+    sizes = []
+    for path in folder.iterdir():
+        try:
+            sizes.append(path.lstat().st_size)
+        except FileNotFoundError:
+            continue  # collected, or renamed into place, meanwhile
+    return sizes
+
+
+def _measure_server(database: Database) -> int:
+    with database.reading() as session:
+        if database.engine.dialect.name != "postgresql":
+            return session.scalar(select(func.sum(BlobRow.size))) or 0
+        return sum(
+            int(session.scalar(_SERVER_SIZE, {"name": table.name}) or 0)
+            for table in Base.metadata.sorted_tables
+        )

@@ -1,14 +1,15 @@
 """Names of axes: whom they belong to, with messages that say what there is."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
-from sqlalchemy import select
+from sqlalchemy import case, delete, func, select
 from sqlalchemy.orm import Session
 
-from prefreg.axes import AXIS_NAME
 from prefreg.errors import RegistryError, UsageError
-from prefreg.registry.schema import AxisAliasRow, AxisRow, VersionRow
+from prefreg.registry.schema import AxisAliasRow, AxisRow, TagRow, VersionRow
+from prefreg.terms import AXIS_NAME
 
 
 def axis_names(session: Session) -> dict[str, tuple[str, ...]]:
@@ -41,11 +42,7 @@ def canonical_name(session: Session, name: str) -> str | None:
 
 
 def require_axis(session: Session, name: str, location: str) -> str:
-    """Return the axis that a name or alias stands for.
-
-    Raises:
-        RegistryError: No version has such an axis.
-    """
+    """Return the axis that a name or alias stands for."""
     axis = canonical_name(session, name)
     if axis is not None:
         return axis
@@ -63,11 +60,7 @@ def require_axis(session: Session, name: str, location: str) -> str:
 
 
 def check_axis_name(name: str) -> None:
-    """Refuse what can be no name of an axis.
-
-    Raises:
-        UsageError: It is malformed.
-    """
+    """Refuse what can be no name of an axis."""
     if not AXIS_NAME.fullmatch(name):
         raise UsageError(
             f"{name!r} is no axis name: use a lower-case letter, then letters, digits, '_' or '-'."
@@ -75,12 +68,7 @@ def check_axis_name(name: str) -> None:
 
 
 def check_names(session: Session, axis: str, aliases: Iterable[str]) -> tuple[str, ...]:
-    """Return the aliases without repetition, or refuse names that other axes bear.
-
-    Raises:
-        UsageError: A name is malformed.
-        RegistryError: A name belongs to another axis.
-    """
+    """Return the aliases without repetition, or refuse names that other axes bear."""
     wanted = tuple(alias for alias in dict.fromkeys(aliases) if alias != axis)
     for name in (axis, *wanted):
         check_axis_name(name)
@@ -105,3 +93,76 @@ def guess(name: str, names: Iterable[str]) -> str:
     """Return the end of a message: the name that may have been meant, if one is close."""
     close = difflib.get_close_matches(name, sorted(set(names)), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def rename_axis(session: Session, old: str, new: str) -> None:
+    """Rename an axis with all its versions; the old name becomes an alias of each."""
+    if old == new:
+        return
+    _check_free(session, old, new)
+    axis = session.scalars(select(AxisRow).where(AxisRow.name == old).with_for_update()).one()
+    of_axis = select(VersionRow.id).where(VersionRow.axis_id == axis.id)
+    session.execute(
+        delete(AxisAliasRow).where(AxisAliasRow.version_id.in_(of_axis), AxisAliasRow.name == new)
+    )
+    lacking = session.execute(
+        select(VersionRow.id, func.coalesce(func.max(AxisAliasRow.position), -1))
+        .outerjoin(AxisAliasRow, AxisAliasRow.version_id == VersionRow.id)
+        .where(VersionRow.axis_id == axis.id)
+        .group_by(VersionRow.id)
+        .having(func.coalesce(func.sum(case((AxisAliasRow.name == old, 1), else_=0)), 0) == 0)
+    )
+    session.add_all(
+        AxisAliasRow(version_id=version, position=last + 1, name=old) for version, last in lacking
+    )
+    axis.name = new
+    session.flush()
+
+
+def _check_free(session: Session, old: str, new: str) -> None:
+    taken = session.scalar(select(AxisRow.id).where(AxisRow.name == new))
+    if taken is not None:
+        used = session.scalar(select(VersionRow.id).where(VersionRow.axis_id == taken).limit(1))
+        bearer = "is another axis" if used is not None else "was an axis whose versions are gone"
+        raise RegistryError(
+            f"Axis {old!r} cannot be renamed to {new!r}: {new!r} {bearer} here. Use another name."
+        )
+    own = set(
+        session.scalars(
+            select(AxisAliasRow.name)
+            .join(VersionRow, VersionRow.id == AxisAliasRow.version_id)
+            .join(VersionRow.axis)
+            .where(AxisRow.name == old)
+        )
+    )
+    if new not in own:
+        check_names(session, new, ())
+
+
+_TAG = re.compile(r"[\w][\w.+/-]*")
+
+
+def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Return tags without repetition, by name."""
+    wanted = tuple(sorted(set(tags)))
+    for tag in wanted:
+        if not _TAG.fullmatch(tag):
+            raise UsageError(
+                f"{tag!r} is no tag: use letters, digits, '_', '.', '+', '/' or '-', and no spaces."
+            )
+    return wanted
+
+
+def change_tags(
+    session: Session, version: VersionRow, tags: Iterable[str], *, remove: bool
+) -> None:
+    """Add tags to a version, or take them away; what is so already is no error."""
+    wanted = check_tags(tags)
+    if remove:
+        session.execute(
+            delete(TagRow).where(TagRow.version_id == version.id, TagRow.name.in_(wanted))
+        )
+        return
+    present = set(session.scalars(select(TagRow.name).where(TagRow.version_id == version.id)))
+    session.add_all(TagRow(version_id=version.id, name=tag) for tag in wanted if tag not in present)
+    session.flush()

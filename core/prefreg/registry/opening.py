@@ -2,17 +2,78 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    NullPool,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 from sqlalchemy.orm import Session
 
 from prefreg.errors import RegistryError
-from prefreg.registry.failures import explaining, sqlite_code
+
+_BY_PRIMARY_CODE = {
+    sqlite3.SQLITE_NOTADB: "{0} is not a registry: it is no SQLite database. Name another file.",
+    sqlite3.SQLITE_CORRUPT: "The registry {0} is damaged ({1}). Restore it from a backup.",
+    sqlite3.SQLITE_FULL: "There is no space left for the registry {0}; nothing was changed. "
+    "Free some space and try again.",
+    sqlite3.SQLITE_READONLY: "The registry {0} cannot be written: it is read-only. "
+    "Copy it to a writable place.",
+    sqlite3.SQLITE_PERM: "The registry {0} may not be opened: permission denied.",
+    sqlite3.SQLITE_CANTOPEN: "The registry {0} cannot be opened: check that its folder exists "
+    "and that you may read and write there.",
+    sqlite3.SQLITE_BUSY: "The registry {0} is in use by another process that does not finish. "
+    "Wait for it, then try again.",
+    sqlite3.SQLITE_LOCKED: "The registry {0} is locked by this process. Try again.",
+    sqlite3.SQLITE_IOERR: "The disk of the registry {0} failed ({1}); nothing was changed. "
+    "Check the disk and its free space.",
+}
+_INTERRUPTED = (
+    "A write to the registry {0} was interrupted, and it cannot be repaired in a read-only place. "
+    "Copy it, with its -journal file, to a writable place."
+)
+
+
+def sqlite_code(error: BaseException | None) -> int:
+    """Return SQLite's extended result code, or 0."""
+    return getattr(error, "sqlite_errorcode", None) or 0
+
+
+@contextmanager
+def explaining(location: str) -> Iterator[None]:
+    """Turn failures of the database into `RegistryError`."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise RegistryError(_explain(error, location)) from error
+    except UnicodeEncodeError as error:
+        raise RegistryError(
+            f"The text {error.object!r} is not valid Unicode and cannot be kept in {location}."
+        ) from error
+
+
+def _explain(error: DBAPIError, location: str) -> str:
+    reason = (str(error.orig).splitlines() or ["no reason given"])[0]
+    code = sqlite_code(error.orig)
+    if code == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return _INTERRUPTED.format(location)
+    if template := _BY_PRIMARY_CODE.get(code & 0xFF):
+        return template.format(location, reason)
+    if code == 0 and isinstance(error, DatabaseError):
+        return f"The registry {location} answered: {reason}. Check its address and state."
+    return f"The registry {location} failed ({reason}). Run `prefreg verify` on it."
+
 
 _LOCK_KEY = 0x70726566726567  # "prefreg": one writer at a time on a server, as in a file
 
@@ -53,11 +114,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Read one consistent state.
-
-        Raises:
-            RegistryError: The database failed.
-        """
+        """Read one consistent state."""
         info = {"has_tags": self.has_tags}
         with explaining(self.location), Session(self.engine, info=info) as session:
             if self.engine.dialect.name == "postgresql":
@@ -67,11 +124,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """Hold the write lock from the first moment, and commit at the end.
-
-        Raises:
-            RegistryError: The database failed, or was opened for reading.
-        """
+        """Hold the write lock from the first moment, and commit at the end."""
         if not self.write:
             raise RegistryError(f"The registry {self.location} was opened for reading only.")
         engine = self.engine.execution_options(prefreg_begin="IMMEDIATE")
@@ -217,3 +270,65 @@ def _roll_back(path: Path, busy_timeout: float, cause: sqlite3.Error) -> None:
         raise cause from error
     finally:
         connection.close()
+
+
+REVISIONS = ("0001", "0002", "0003")
+"""Every revision, oldest first; known here so that reading needs no Alembic."""
+
+_OUR_TABLES = frozenset({"alembic_version", "axes", "blobs", "versions"})
+_FIRST_WITH_TAGS = "0002"
+
+
+def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> None:
+    """Make sure that a registry can be read as it is; an older schema can."""
+    with database.reading() as session:
+        revision = find_revision(session.connection(), database.location, revisions)
+    if revision is None:
+        raise RegistryError(
+            f"The registry {database.location} is empty: it has no tables yet. "
+            "`prefreg add-axis NAME` fills it."
+        )
+    database.has_tags = revisions.index(revision) >= revisions.index(_FIRST_WITH_TAGS)
+
+
+def upgrade_schema(database: Database) -> None:
+    """Create the tables, or bring them to the newest revision, unless they are there."""
+    with database.reading() as session:
+        if find_revision(session.connection(), database.location) == REVISIONS[-1]:
+            return
+    with database.writing() as session:
+        connection = session.connection()
+        # Asked again under the lock: of several processes only the first may migrate.
+        if find_revision(connection, database.location) != REVISIONS[-1]:
+            _migrate(connection)
+
+
+def find_revision(
+    connection: Connection, location: str, revisions: Sequence[str] = REVISIONS
+) -> str | None:
+    """Return a database's revision, or None where it has no tables yet."""
+    tables = set(inspect(connection).get_table_names())
+    if not tables & _OUR_TABLES and (not tables or connection.dialect.name != "sqlite"):
+        return None
+    if not tables >= _OUR_TABLES:
+        raise RegistryError(
+            f"{location} is a database, but not a prefreg registry. Name another file."
+        )
+    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if revision in revisions:
+        return str(revision)
+    raise RegistryError(
+        f"The registry {location} has schema {revision!r}, newer than this prefreg's "
+        f"{revisions[-1]!r}. Upgrade prefreg."
+    )
+
+
+def _migrate(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    folder = str(Path(__file__).parent / "migrations")
+    config.set_main_option("script_location", folder.replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

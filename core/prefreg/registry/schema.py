@@ -35,11 +35,7 @@ class Json(TypeDecorator[Any]):
         return json.dumps(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
-        """Read the document.
-
-        Raises:
-            RegistryError: The text is damaged.
-        """
+        """Read the document."""
         if value is None:
             return None
         try:

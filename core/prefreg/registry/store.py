@@ -12,16 +12,15 @@ from sqlalchemy.orm import Session, undefer
 from prefreg.errors import RegistryError, VectorError
 from prefreg.registry import (
     aliases,
-    bases,
     blobs,
-    choosing,
+    known_bases,
     listing,
     maintenance,
     names,
+    selection,
     versions,
 )
-from prefreg.registry.migrating import check_schema, upgrade_schema
-from prefreg.registry.opening import Database
+from prefreg.registry.opening import Database, check_schema, upgrade_schema
 from prefreg.registry.records import (
     INLINE_LIMIT,
     AliasEvent,
@@ -97,12 +96,7 @@ class Store:
         return self.database.location
 
     def add(self, new: NewVersion, blob: Path) -> VersionRecord:
-        """Add a version with the bytes of a file, all or nothing; the file stays the caller's.
-
-        Raises:
-            UsageError: A name is malformed.
-            RegistryError: A name belongs to another axis, or there is no space.
-        """
+        """Add a version with the bytes of a file, all or nothing; the file stays the caller's."""
         with (
             blobs.stage(blob, self.folder, self.inline_limit) as staged,
             self.database.writing() as session,
@@ -111,30 +105,17 @@ class Store:
             return versions.insert_version(session, new, row, self.now())
 
     def check_names(self, axis: str, axis_aliases: Iterable[str]) -> None:
-        """Refuse names that other axes bear, before anything is trained.
-
-        Raises:
-            UsageError: A name is malformed.
-            RegistryError: A name belongs to another axis.
-        """
+        """Refuse names that other axes bear, before anything is trained."""
         with self.database.reading() as session:
             names.check_names(session, axis, axis_aliases)
 
     def versions(self, axis: str | None = None, base: str | None = None) -> list[VersionRecord]:
-        """Return full records, ordered by axis and number.
-
-        Raises:
-            RegistryError: There is no such axis.
-        """
+        """Return full records, ordered by axis and number."""
         with self.database.reading() as session:
             return listing.load_versions(session, *self._which(session, axis, base))
 
     def summaries(self, axis: str | None = None, base: str | None = None) -> list[VersionSummary]:
-        """Return versions without the records of their training, ordered by axis and number.
-
-        Raises:
-            RegistryError: There is no such axis.
-        """
+        """Return versions without the records of their training, ordered by axis and number."""
         with self.database.reading() as session:
             return listing.load_summaries(session, *self._which(session, axis, base))
 
@@ -157,13 +138,10 @@ class Store:
         """Return the version that a number or an alias means; the newest without one.
 
         `at` asks for what was meant at a moment, of the versions that have not been removed.
-
-        Raises:
-            RegistryError: There is no such axis or version, or several could be meant.
         """
         with self.database.reading() as session:
             name = names.require_axis(session, axis, self.location)
-            number = choosing.choose_version(
+            number = selection.choose_version(
                 session, name, reference, base=base, at=at, location=self.location
             )
             return listing.load_version(session, name, number)
@@ -184,21 +162,13 @@ class Store:
             return names.canonical_name(session, name)
 
     def remove(self, axis: str, number: int, *, force: bool = False) -> None:
-        """Remove a version; its number is never used again.
-
-        Raises:
-            RegistryError: There is no such version, or an alias points to it (without force).
-        """
+        """Remove a version; its number is never used again."""
         with self.database.writing() as session:
             name = names.require_axis(session, axis, self.location)
             versions.delete_version(session, name, number, force=force, now=self.now())
 
     def measure(self, axis: str, number: int, kind: str, value: Any, protocol: str) -> Measurement:
-        """Append what was learned about a version.
-
-        Raises:
-            RegistryError: There is no such version.
-        """
+        """Append what was learned about a version."""
         measurement = Measurement(kind, value, protocol, self.now())
         with self.database.writing() as session:
             name = names.require_axis(session, axis, self.location)
@@ -209,10 +179,6 @@ class Store:
         """Return a vector's bytes, or the path of its file once that is known to be unchanged.
 
         A file is hashed again where its size, mtime or inode changed, or `rehash` is set.
-
-        Raises:
-            RegistryError: The version was removed meanwhile.
-            VectorError: The bytes are missing or do not match their hash.
         """
         with self.database.reading() as session:
             row = session.get(BlobRow, record.sha256, options=[undefer(BlobRow.data)])
@@ -227,23 +193,14 @@ class Store:
             ) from error
 
     def set_alias(self, axis: str, number: int, alias: str) -> None:
-        """Point a version alias, for the version's base, at a version.
-
-        Raises:
-            UsageError: The alias is malformed.
-            RegistryError: There is no such version.
-        """
+        """Point a version alias, for the version's base, at a version."""
         with self.database.writing() as session:
             name = names.require_axis(session, axis, self.location)
             version = versions.find_row(session, name, number)
             aliases.point_alias(session, version, alias, self.now())
 
     def delete_alias(self, axis: str, alias: str, base: str | None = None) -> None:
-        """Delete a version alias; its history stays.
-
-        Raises:
-            RegistryError: There is no such alias, or it is set for several bases.
-        """
+        """Delete a version alias; its history stays."""
         with self.database.writing() as session:
             name = names.require_axis(session, axis, self.location)
             aliases.drop_alias(session, name, alias, base, self.now())
@@ -251,11 +208,7 @@ class Store:
     def alias_history(
         self, axis: str, alias: str | None = None, at: datetime | None = None
     ) -> list[AliasEvent]:
-        """Return every change of an axis' version aliases until a moment, oldest first.
-
-        Raises:
-            RegistryError: There is no such axis or alias, now or earlier.
-        """
+        """Return every change of an axis' version aliases until a moment, oldest first."""
         with self.database.reading() as session:
             # The name itself comes first: history outlives an axis' last version.
             known = session.scalar(select(AxisRow.name).where(AxisRow.name == axis))
@@ -265,44 +218,32 @@ class Store:
     def bases(self) -> list[BaseRecord]:
         """Return every known base model, by name."""
         with self.database.reading() as session:
-            return bases.list_bases(session)
+            return known_bases.list_bases(session)
 
     def base(self, weights: str) -> BaseRecord | None:
         """Return the base model with a fingerprint."""
         with self.database.reading() as session:
-            return bases.find_base(session, weights)
+            return known_bases.find_base(session, weights)
 
     def last_base(self) -> BaseRecord | None:
         """Return the base model of the newest version or registration."""
         with self.database.reading() as session:
-            return bases.last_base(session)
+            return known_bases.last_base(session)
 
     def register_base(self, identity: BaseIdentity) -> BaseRecord:
         """Add a base model, or note how and where a known one was seen this time."""
         with self.database.writing() as session:
-            return bases.record_base(bases.keep_base(session, identity, self.now()))
+            return known_bases.record_base(known_bases.keep_base(session, identity, self.now()))
 
     def relocate_base(self, weights: str, path: str | os.PathLike[str]) -> BaseRecord:
-        """Note that a base model lies elsewhere now.
-
-        Raises:
-            RegistryError: The base is not known.
-        """
+        """Note that a base model lies elsewhere now."""
         with self.database.writing() as session:
-            return bases.move_base(session, weights, os.fspath(path), self.location)
+            return known_bases.move_base(session, weights, os.fspath(path), self.location)
 
     def verify(self) -> list[Problem]:
-        """Check the database and every byte against its hash.
-
-        Raises:
-            RegistryError: The database is too damaged to be read at all.
-        """
+        """Check the database and every byte against its hash."""
         return maintenance.verify_registry(self.database, self.folder)
 
     def gc(self) -> GcReport:
-        """Delete bytes that no version refers to.
-
-        Raises:
-            RegistryError: Something cannot be deleted.
-        """
+        """Delete bytes that no version refers to."""
         return maintenance.collect_garbage(self.database, self.folder)

@@ -7,13 +7,12 @@ from sqlalchemy.orm import Session
 
 from prefreg.errors import RegistryError
 from prefreg.registry.aliases import aliases_of, drop_aliases_of
-from prefreg.registry.bases import keep_base
-from prefreg.registry.choosing import require_number
+from prefreg.registry.known_bases import keep_base
 from prefreg.registry.listing import load_version
-from prefreg.registry.names import check_names
+from prefreg.registry.names import change_tags, check_names
 from prefreg.registry.records import Measurement, NewVersion, VersionRecord
 from prefreg.registry.schema import AxisAliasRow, AxisRow, BlobRow, MeasurementRow, VersionRow
-from prefreg.registry.tags import change_tags
+from prefreg.registry.selection import require_number
 
 
 def count_versions(session: Session) -> dict[str, int]:
@@ -29,11 +28,7 @@ def count_versions(session: Session) -> dict[str, int]:
 
 
 def find_row(session: Session, axis: str, number: int) -> VersionRow:
-    """Return the row of a version, for a change to it.
-
-    Raises:
-        RegistryError: There is no such version.
-    """
+    """Return the row of a version, for a change to it."""
     require_number(session, axis, number)
     return session.scalars(
         select(VersionRow)
@@ -55,10 +50,6 @@ def insert_version(
     """Give a version the next number of its axis, or a free one, under the write lock.
 
     `seen` says whether its base was at hand just now, under the name and at the place it gives.
-
-    Raises:
-        UsageError: A name is malformed.
-        RegistryError: A name belongs to another axis.
     """
     aliases = check_names(session, new.axis, new.axis_aliases)
     axis = session.scalar(select(AxisRow).where(AxisRow.name == new.axis).with_for_update())
@@ -95,9 +86,6 @@ def delete_version(session: Session, axis: str, number: int, *, force: bool, now
 
     A file stays for the collector: deleting it here could hit a process that just added
     equal bytes, or leave a row without bytes after a crash.
-
-    Raises:
-        RegistryError: There is no such version, or an alias points to it.
     """
     version = find_row(session, axis, number)
     aliases = aliases_of(session, axis, number)

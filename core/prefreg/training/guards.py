@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from prefreg.errors import GateError, UsageError
-from prefreg.scoring.report import PoleReport
+from prefreg.training.pole_report import PoleReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,7 @@ GUARDS = Guards()
 
 
 def read_thresholds(assignments: Sequence[str]) -> Thresholds:
-    """Read `KEY=VALUE` of thresholds; the others keep their defaults.
-
-    Raises:
-        UsageError: A name is unknown, or a value no number.
-    """
+    """Read `KEY=VALUE` of thresholds; the others keep their defaults."""
     names = [each.name for each in fields(Thresholds)]
     values = {}
     for text in assignments:
@@ -92,7 +88,7 @@ class Failure:
             f"(threshold {self.threshold:.3g}): {self.advice}"
         )
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return the failure in a form that JSON can hold."""
         return asdict(self)
 
@@ -149,11 +145,7 @@ def check_pole(
 
 
 def enforce(failures: Sequence[Failure], *, axis_name: str, keep_anyway: bool) -> None:
-    """Stop a run whose poles do not meet their thresholds, unless told to keep it.
-
-    Raises:
-        GateError: A pole failed; the message names pole, figure and threshold.
-    """
+    """Stop a run whose poles do not meet their thresholds, unless told to keep it."""
     if failures and not keep_anyway:
         raise GateError(
             f"Axis {axis_name!r} is not kept: {'; '.join(map(str, failures))}. "

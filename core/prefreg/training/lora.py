@@ -77,7 +77,7 @@ class Lora:
             for name, weight in weights.items()
         }
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Return what is recorded about it."""
         return {
             "rank": self.options.rank,
@@ -90,12 +90,7 @@ class Lora:
 
 
 def choose_layers(options: LoraOptions, base: BaseModel) -> Lora:
-    """Find the layers that LoRA is put on.
-
-    Raises:
-        UsageError: A target names no linear layer, or the head.
-        BaseModelError: The layers of the base cannot be told.
-    """
+    """Find the layers that LoRA is put on."""
     layers = tuple(linear_layers(base.checkpoint).values())
     inner = tuple(layer for layer in layers if not layer.output)
     if not options.targets:

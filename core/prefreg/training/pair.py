@@ -9,23 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prefreg.axes import Axis
+from prefreg.axes.axis import Axis
 from prefreg.checkpoints.bases import BaseModel
-from prefreg.data.audit import Audit
-from prefreg.data.pairs import PairSet
+from prefreg.data.pairs import Audit, PairSet
 from prefreg.data.tokens import Policy, TokenPair
-from prefreg.training.environment import hardware, package_versions, peak_memory
-from prefreg.training.given import GivenPole, Pole
+from prefreg.models.loading import load_limits, load_tokenizer, quiet
+from prefreg.training.batches import Shortcuts
+from prefreg.training.existing_pole import GivenPole, Pole
 from prefreg.training.guards import GUARDS, Guards, enforce
-from prefreg.training.loading import load_limits, load_tokenizer, quiet
 from prefreg.training.lora import Lora, LoraOptions, choose_layers
-from prefreg.training.poles import Note, PoleMaker, TrainedPole, Weights
-from prefreg.training.preflight import check_memory, estimate_memory
+from prefreg.training.pole import Note, PoleMaker, TrainedPole, Weights
 from prefreg.training.progress import Progress
 from prefreg.training.references import Origin
-from prefreg.training.scratch import SCRATCH_BYTES, Scratch, open_scratch
+from prefreg.training.resources import (
+    check_memory,
+    estimate_memory,
+    hardware,
+    package_versions,
+    peak_memory,
+)
+from prefreg.training.resume import SCRATCH_BYTES, Scratch, open_scratch
 from prefreg.training.settings import Settings
-from prefreg.training.shortcuts import Shortcuts
 from prefreg.training.tokenising import tokenise
 from prefreg.training.trainer import default_settings
 
@@ -93,13 +97,6 @@ def train_pair(
     for bit, on the same machine with as many threads. A watched pole is stopped where it
     collapses. A `resumable` run keeps what is done in the cache and goes on from what an earlier
     process has left there, to the same weights; `fresh` starts over.
-
-    Raises:
-        UsageError: The maximum length exceeds the model's context, or LoRA finds no such layer.
-        DataError: The pairs cannot be written as tokens, or none is left.
-        BaseModelError: The base cannot be loaded.
-        TrainingError: Memory is short, or training diverged.
-        GateError: A pole missed a threshold and `keep_anyway` is false.
     """
     chosen = choose_layers(lora, base) if lora else None
     with quiet():
@@ -149,7 +146,7 @@ def train_pair(
         lora=chosen,
         audit=tokens.audit,
         renderings=tokens.renderings,
-        settings=settings.as_dict() | {"max_length": tokens.max_length},
+        settings=settings.to_json() | {"max_length": tokens.max_length},
         defaults=default_settings(settings, max_length=tokens.max_length),
         guards=guards,
         shortcuts=run.shortcuts,
@@ -174,11 +171,11 @@ def _scratch(
         "configuration": run.base.checkpoint.config,
         "tokens": [_digest(run.tokens.positive), _digest(run.tokens.negative)],
         "split": [run.tokens.train.stop, run.tokens.report.start, run.tokens.report.stop],
-        "settings": run.settings.as_dict() | {"max_length": run.tokens.max_length},
+        "settings": run.settings.to_json() | {"max_length": run.tokens.max_length},
         "defaults": default_settings(run.settings, max_length=run.tokens.max_length),
         "seed": run.seed,
-        "lora": run.lora.as_dict() if run.lora else None,
-        "shortcuts": run.shortcuts.as_dict(),
+        "lora": run.lora.to_json() if run.lora else None,
+        "shortcuts": run.shortcuts.to_json(),
         "given": [given.pole, given.model.fingerprint.weights] if given else None,
         "guards": asdict(run.guards),
         "machine": [device, hardware(), torch.get_num_threads()],

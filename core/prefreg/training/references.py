@@ -7,7 +7,6 @@ is the chosen one.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from safetensors.torch import load, save
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.config import cache_folder
 from prefreg.data.tokens import TokenPair
-from prefreg.scoring.log_probs import PairLogProbs, answer_log_probs
-from prefreg.training.environment import hardware
+from prefreg.files import hash_bytes, write_whole
+from prefreg.models.log_probs import PairLogProbs, answer_log_probs
+from prefreg.training.resources import hardware
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -124,7 +124,7 @@ class References:
         content = [
             _FORMAT,
             self.base.fingerprint.weights,
-            hashlib.sha256(configuration).hexdigest(),
+            hash_bytes(configuration),
             self.precision,
             self.rows,
             tail,
@@ -133,13 +133,13 @@ class References:
             hardware(),
             digests,
         ]
-        key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        key = hash_bytes(json.dumps(content).encode())
         return (self.folder or cache_folder() / "references") / f"{key}.safetensors"
 
 
 def _digest(pair: TokenPair) -> str:
     content = [pair.prompt_ids.tolist(), pair.chosen_ids.tolist(), pair.rejected_ids.tolist()]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return hash_bytes(json.dumps(content).encode())
 
 
 def _counts(pairs: Sequence[TokenPair]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,14 +162,9 @@ def _recall(entry: Path, count: int) -> torch.Tensor | None:
 def _remember(entry: Path, sums: torch.Tensor) -> None:
     if not bool(torch.isfinite(sums).all()):
         return
-    partial = entry.with_name(f"{entry.name}.{os.getpid()}.partial")
-    try:
+    with suppress(OSError):  # a cache that cannot be written only costs time
         entry.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(save({"sums": sums, "sha256": _checksum(sums)}))
-        partial.replace(entry)
-    except OSError:  # a cache that cannot be written only costs time
-        with suppress(OSError):
-            partial.unlink()
+        write_whole(entry, save({"sums": sums, "sha256": _checksum(sums)}))
 
 
 def _checksum(sums: torch.Tensor) -> torch.Tensor:

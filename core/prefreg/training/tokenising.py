@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from prefreg.axes import Axis, PreferencePair
-from prefreg.data.audit import Audit
-from prefreg.data.pairs import PairSet, switch_pairs
+from prefreg.axes.axis import Axis, PreferencePair
+from prefreg.data.pairs import Audit, PairSet, switch_pairs
 from prefreg.data.tokens import Policy, TokenPair, TokenSet, check_max_length, tokenize_pairs
 from prefreg.errors import DataError
 from prefreg.training.settings import Settings
@@ -48,13 +47,7 @@ def tokenise(
     vocabulary: int | None = None,
     policy: Policy = "truncate",
 ) -> TokenisedPairs:
-    """Write the pairs of both poles as tokens; what one pole has to drop, the other drops too.
-
-    Raises:
-        UsageError: The maximum length exceeds the model's context.
-        DataError: A pair cannot be written, or none is left to train on.
-        BaseModelError: The tokenizer does not fit the model.
-    """
+    """Write the pairs of both poles as tokens; what one pole has to drop, the other drops too."""
     max_length = settings.max_length(context)
     check_max_length(max_length, context)
     both = (*pairs.train, *pairs.heldout)

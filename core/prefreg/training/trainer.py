@@ -19,14 +19,11 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from prefreg.data.rendering import padding_id
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import Interrupted, TrainingError, UsageError
-from prefreg.scoring.log_probs import PairLogProbs
-from prefreg.training.batches import PartCollator
-from prefreg.training.checkpoints import Checkpoints
-from prefreg.training.keys import refusal
-from prefreg.training.pair_trainer import PairTrainer
-from prefreg.training.settings import Settings
-from prefreg.training.shortcuts import Shortcuts, choose_shortcuts
-from prefreg.training.watching import Watch
+from prefreg.models.log_probs import PairLogProbs
+from prefreg.training.batches import PairTrainer, PartCollator, Shortcuts, choose_shortcuts
+from prefreg.training.pole_checkpoints import Checkpoints
+from prefreg.training.pole_checks import Watch
+from prefreg.training.settings import Settings, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,10 +66,6 @@ def train_pole(
     With LoRA, an adapter is put on the model, and that alone is trained. Without `shortcuts`,
     those are taken that change nothing. A `watch` stops a pole that collapses, which then has its
     last sound weights. With `checkpoints` the training goes on where an earlier one was ended.
-
-    Raises:
-        TrainingError: The loss is no longer finite, or memory ran out.
-        Interrupted: Somebody pressed Ctrl-C, and a checkpoint was saved.
     """
     recorder = _Recorder(progress, watch)
     callbacks: list[TrainerCallback] = [
@@ -114,11 +107,7 @@ def train_pole(
 
 
 def dpo_config(settings: Settings, *, output_dir: str, seed: int, max_length: int) -> DPOConfig:
-    """Make TRL's configuration of the user's settings and prefreg's own.
-
-    Raises:
-        UsageError: Half precision is asked for on a CPU.
-    """
+    """Make TRL's configuration of the user's settings and prefreg's own."""
     values = own_arguments(settings, output_dir=output_dir, seed=seed, max_length=max_length)
     return DPOConfig(**values, precompute_ref_log_probs=True)
 
@@ -126,11 +115,7 @@ def dpo_config(settings: Settings, *, output_dir: str, seed: int, max_length: in
 def own_arguments(
     settings: Settings, *, output_dir: str, seed: int, max_length: int
 ) -> dict[str, Any]:
-    """Return the arguments of each of TRL's configurations: the user's settings under prefreg's.
-
-    Raises:
-        UsageError: Half precision is asked for on a CPU.
-    """
+    """Return the arguments of each of TRL's configurations: the user's settings under prefreg's."""
     values = _with_one_checkpointing(settings.values)
     cpu = bool(values.get("use_cpu")) or not torch.accelerator.is_available()
     if cpu and (values.get("bf16") or values.get("fp16")):

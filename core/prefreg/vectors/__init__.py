@@ -10,27 +10,26 @@ if TYPE_CHECKING:
     from prefreg.vectors.dense import DenseVector
     from prefreg.vectors.extraction import Extraction, extract, extract_factors, extract_folders
     from prefreg.vectors.factors import Factors
-    from prefreg.vectors.kinds import Vector
+    from prefreg.vectors.kinds import Vector, open_vector
     from prefreg.vectors.lowrank import LowRankVector, write_low_rank
-    from prefreg.vectors.opening import open_vector
-    from prefreg.vectors.sources import CheckpointTensors, MemoryTensors, TensorSource
+    from prefreg.vectors.pole_tensors import CheckpointTensors, MemoryTensors, TensorSource
     from prefreg.vectors.tensors import read_tensor
     from prefreg.vectors.writing import WrittenFile, write_dense
 
 _HOMES = {
-    "CheckpointTensors": "prefreg.vectors.sources",
+    "CheckpointTensors": "prefreg.vectors.pole_tensors",
     "DenseVector": "prefreg.vectors.dense",
     "Extraction": "prefreg.vectors.extraction",
     "Factors": "prefreg.vectors.factors",
     "LowRankVector": "prefreg.vectors.lowrank",
-    "MemoryTensors": "prefreg.vectors.sources",
-    "TensorSource": "prefreg.vectors.sources",
+    "MemoryTensors": "prefreg.vectors.pole_tensors",
+    "TensorSource": "prefreg.vectors.pole_tensors",
     "Vector": "prefreg.vectors.kinds",
     "WrittenFile": "prefreg.vectors.writing",
     "extract": "prefreg.vectors.extraction",
     "extract_factors": "prefreg.vectors.extraction",
     "extract_folders": "prefreg.vectors.extraction",
-    "open_vector": "prefreg.vectors.opening",
+    "open_vector": "prefreg.vectors.kinds",
     "read_tensor": "prefreg.vectors.tensors",
     "write_dense": "prefreg.vectors.writing",
     "write_low_rank": "prefreg.vectors.lowrank",

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, StoredTensor, listed
-from prefreg.checkpoints.names import is_weight, weight_shapes
 from prefreg.checkpoints.safetensors_file import read_header
+from prefreg.checkpoints.tensor_names import is_weight, weight_shapes
 from prefreg.errors import VectorError
+from prefreg.vectors.compression import measure
 from prefreg.vectors.dense import DenseVector
 from prefreg.vectors.extraction import Extraction
-from prefreg.vectors.fidelity import measure
-from prefreg.vectors.sources import CheckpointTensors, TensorSource
+from prefreg.vectors.pole_tensors import CheckpointTensors, TensorSource
 from prefreg.vectors.writing import write_dense
 
 
@@ -17,10 +17,6 @@ def open_differences(path: Path, base: Checkpoint) -> CheckpointTensors:
     """Open a safetensors file, or all of a folder's, that holds differences from `base`.
 
     Weights that no file holds are taken as unchanged.
-
-    Raises:
-        VectorError: There is none, it is damaged, or it does not fit the base.
-        BaseModelError: A weight file of the base cannot be read.
     """
     if (path / CONFIG_FILE).is_file():
         raise VectorError(
@@ -53,12 +49,7 @@ def open_differences(path: Path, base: Checkpoint) -> CheckpointTensors:
 
 
 def store_difference(source: TensorSource, destination: Path, *, dtype: str = "F32") -> Extraction:
-    """Store a vector that is already a difference, and measure it.
-
-    Raises:
-        VectorError: It holds NaN or infinity, or nothing but zeros.
-        OutputError: The destination cannot be written.
-    """
+    """Store a vector that is already a difference, and measure it."""
     written = write_dense(source, destination, dtype=dtype)
     with DenseVector.open(destination) as stored:
         found = measure(source, stored)

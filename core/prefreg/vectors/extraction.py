@@ -8,10 +8,10 @@ import torch
 
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.errors import VectorError
-from prefreg.vectors.elements import blocks
+from prefreg.vectors.dense import blocks
 from prefreg.vectors.factors import FactorMap, dot, norms, subtract
 from prefreg.vectors.lowrank import write_low_rank
-from prefreg.vectors.sources import (
+from prefreg.vectors.pole_tensors import (
     CheckpointTensors,
     TensorSource,
     require_same_names,
@@ -75,10 +75,6 @@ def extract(
 
     All names are the base checkpoint's names on disk. The reference is the base; it may hold
     more tensors than the poles, and serves for measurements only.
-
-    Raises:
-        VectorError: The poles do not match, hold NaN or infinity, or are the same.
-        OutputError: The destination cannot be written.
     """
     require_same_names(positive, negative, what=("the positive pole", "the negative pole"))
     if reference is not None:
@@ -113,13 +109,7 @@ def extract_folders(
     destination: Path,
     dtype: str = "F32",
 ) -> Extraction:
-    """Take the vector out of two saved models that were trained from `base`.
-
-    Raises:
-        BaseModelError: A pole is not of the base's architecture and size, or cannot be read.
-        VectorError: The poles hold NaN or infinity, or are the same.
-        OutputError: The destination cannot be written.
-    """
+    """Take the vector out of two saved models that were trained from `base`."""
     return extract(
         positive=CheckpointTensors.of_pole(positive, base),
         negative=CheckpointTensors.of_pole(negative, base),
@@ -130,12 +120,7 @@ def extract_folders(
 
 
 def extract_factors(*, positive: FactorMap, negative: FactorMap, destination: Path) -> Extraction:
-    """Store the difference of two adapters on one base, exactly, and measure it by its factors.
-
-    Raises:
-        VectorError: The adapters do not match, hold NaN or infinity, or are the same.
-        OutputError: The destination cannot be written.
-    """
+    """Store the difference of two adapters on one base, exactly, and measure it by its factors."""
     phi = subtract(positive, negative)
     by_weight = norms(phi)
     norm = math.hypot(*by_weight.values())

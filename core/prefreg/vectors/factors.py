@@ -61,11 +61,7 @@ def concatenate(parts: Sequence[Factors]) -> Factors:
 
 
 def subtract(positive: FactorMap, negative: FactorMap) -> dict[str, Factors]:
-    """Return φ = φ₊ − φ₋; a weight that only one of them changes keeps that one's rank.
-
-    Raises:
-        VectorError: A weight has another shape in one than in the other.
-    """
+    """Return φ = φ₊ − φ₋; a weight that only one of them changes keeps that one's rank."""
     result = {}
     for name in sorted(positive.keys() | negative.keys()):
         parts = [factors[name] for factors in (positive, _negated(negative)) if name in factors]

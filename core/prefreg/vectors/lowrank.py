@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from prefreg.checkpoints.checkpoint import listed
-from prefreg.checkpoints.safetensors_io import SafetensorsWriter
+from prefreg.checkpoints.safetensors_file import SafetensorsWriter
 from prefreg.errors import VectorError
+from prefreg.vectors.dense import OpenVector, StoredVector
 from prefreg.vectors.factors import FactorMap, Factors, multiply
-from prefreg.vectors.stored import OpenVector, StoredVector
 from prefreg.vectors.tensors import is_finite, to_bytes
 from prefreg.vectors.writing import WrittenFile, written_whole
 
@@ -62,19 +62,11 @@ class LowRankVector(OpenVector):
         return specs[f"{name}.b"].shape[0], specs[f"{name}.a"].shape[1]
 
     def factors(self, name: str) -> Factors:
-        """Return the factors of a weight in float32.
-
-        Raises:
-            VectorError: The file cannot be read.
-        """
+        """Return the factors of a weight in float32."""
         return Factors(self._whole(f"{name}.b"), self._whole(f"{name}.a"))
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Return the product of a weight's factors, whole, in float32.
-
-        Raises:
-            VectorError: The file cannot be read.
-        """
+        """Return the product of a weight's factors, whole, in float32."""
         rows, columns = self.shape(name)
         return self.block(name, 0, rows * columns).reshape(rows, columns)
 
@@ -82,9 +74,6 @@ class LowRankVector(OpenVector):
         """Return the flat elements `start:stop` of a weight's product in float32.
 
         Only the rows that hold them are multiplied. The bits do not depend on the block.
-
-        Raises:
-            VectorError: The file cannot be read.
         """
         return multiply(self._wide(name), start, stop)
 
@@ -94,12 +83,7 @@ class LowRankVector(OpenVector):
 
 
 def write_low_rank(factors: FactorMap, destination: Path) -> WrittenFile:
-    """Store a vector that is given by its factors; equal factors give equal files.
-
-    Raises:
-        VectorError: A factor holds NaN or infinity, or there is none.
-        OutputError: The file cannot be written.
-    """
+    """Store a vector that is given by its factors; equal factors give equal files."""
     if not factors:
         raise VectorError("A vector without tensors cannot be stored.")
     tensors = {

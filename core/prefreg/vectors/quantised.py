@@ -7,11 +7,10 @@ from pathlib import Path
 import torch
 
 from prefreg.checkpoints.checkpoint import listed
-from prefreg.checkpoints.safetensors_io import SafetensorsWriter
+from prefreg.checkpoints.safetensors_file import SafetensorsWriter
 from prefreg.errors import VectorError
-from prefreg.vectors.elements import BLOCK_ELEMENTS
-from prefreg.vectors.sources import TensorSource
-from prefreg.vectors.stored import OpenVector, StoredVector
+from prefreg.vectors.dense import BLOCK_ELEMENTS, OpenVector, StoredVector
+from prefreg.vectors.pole_tensors import TensorSource
 from prefreg.vectors.tensors import is_finite, to_bytes
 from prefreg.vectors.writing import WrittenFile, written_whole
 
@@ -51,20 +50,12 @@ class Int8Vector(OpenVector):
         return self.stored.specs[f"{name}.q"].shape
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Return a weight's φ in float32.
-
-        Raises:
-            VectorError: The file cannot be read.
-        """
+        """Return a weight's φ in float32."""
         shape = self.shape(name)
         return self.block(name, 0, math.prod(shape)).reshape(shape)
 
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Return the flat elements `start:stop` of a weight's φ in float32.
-
-        Raises:
-            VectorError: The file cannot be read.
-        """
+        """Return the flat elements `start:stop` of a weight's φ in float32."""
         numbers = self.stored.read(f"{name}.q", start, stop).float()
         if not numbers.numel():
             return numbers
@@ -75,12 +66,7 @@ class Int8Vector(OpenVector):
 
 
 def write_int8(source: TensorSource, destination: Path) -> WrittenFile:
-    """Quantise a vector; no number moves by more than half of its row's scale.
-
-    Raises:
-        VectorError: A tensor holds NaN or infinity, or there is none.
-        OutputError: The file cannot be written.
-    """
+    """Quantise a vector; no number moves by more than half of its row's scale."""
     if not source.names:
         raise VectorError("A vector without tensors cannot be stored.")
     shapes = {name: source.shape(name) for name in source.names}

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from prefreg.checkpoints.checkpoint import listed
-from prefreg.checkpoints.safetensors_io import SafetensorsWriter
+from prefreg.checkpoints.safetensors_file import SafetensorsWriter
 from prefreg.errors import VectorError
-from prefreg.vectors.sources import TensorSource
-from prefreg.vectors.stored import OpenVector, StoredVector
+from prefreg.vectors.dense import OpenVector, StoredVector
+from prefreg.vectors.pole_tensors import TensorSource
 from prefreg.vectors.tensors import TORCH_DTYPES, is_finite, to_bytes
 from prefreg.vectors.writing import WrittenFile, written_whole
 
@@ -62,20 +62,12 @@ class SparseVector(OpenVector):
         return self._shapes[name]
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Return a weight's φ in float32, zeros included.
-
-        Raises:
-            VectorError: The file cannot be read, or is damaged.
-        """
+        """Return a weight's φ in float32, zeros included."""
         shape = self.shape(name)
         return self.block(name, 0, math.prod(shape)).reshape(shape)
 
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Return the flat elements `start:stop` of a weight's φ in float32.
-
-        Raises:
-            VectorError: The file cannot be read, or is damaged.
-        """
+        """Return the flat elements `start:stop` of a weight's φ in float32."""
         places = self._places(name)
         edges = torch.searchsorted(places, torch.tensor([start, stop], dtype=places.dtype))
         first, last = map(int, edges)
@@ -116,10 +108,6 @@ def write_sparse(
 
     Of numbers of one size at the edge the first ones are kept, so that the share is exact. One
     weight at a time is in memory.
-
-    Raises:
-        VectorError: A tensor holds NaN or infinity, is too large, or there is none.
-        OutputError: The file cannot be written.
     """
     if not source.names:
         raise VectorError("A vector without tensors cannot be stored.")

@@ -6,10 +6,9 @@ import numpy
 import torch
 
 from prefreg.checkpoints.checkpoint import StoredTensor
-from prefreg.checkpoints.safetensors_file import TensorSpec
-from prefreg.checkpoints.safetensors_io import read_into
+from prefreg.checkpoints.safetensors_file import TensorSpec, read_into
 from prefreg.errors import BaseModelError
-from prefreg.vectors.elements import unreadable
+from prefreg.vectors.dense import unreadable
 
 TORCH_DTYPES = {
     "F64": torch.float64,
@@ -53,10 +52,6 @@ def read_elements(
     """Read the flat elements `start:stop` of a tensor from an open file, in its own dtype.
 
     `room`, if given, is a tensor of that size and dtype that they are read into.
-
-    Raises:
-        EOFError: The file has become shorter than its header said.
-        OSError: The file cannot be read.
     """
     dtype = TORCH_DTYPES[spec.dtype]
     flat = torch.empty(stop - start, dtype=dtype) if room is None else room
@@ -65,21 +60,13 @@ def read_elements(
 
 
 def read_tensor(stored: StoredTensor) -> torch.Tensor:
-    """Read a tensor of a checkpoint, in its own dtype and shape.
-
-    Raises:
-        BaseModelError: The file cannot be read, or torch has no such dtype.
-    """
+    """Read a tensor of a checkpoint, in its own dtype and shape."""
     spec = stored.spec
     return read_block(stored, 0, spec.elements).reshape(spec.shape)
 
 
 def read_block(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
-    """Read the flat elements `start:stop` of a checkpoint's tensor, in its own dtype.
-
-    Raises:
-        BaseModelError: The file cannot be read, or torch has no such dtype.
-    """
+    """Read the flat elements `start:stop` of a checkpoint's tensor, in its own dtype."""
     require_readable(stored)
     try:
         with stored.file.open("rb") as stream:
@@ -89,11 +76,7 @@ def read_block(stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
 
 
 def require_readable(stored: StoredTensor) -> None:
-    """Check that torch knows the dtype of a stored tensor.
-
-    Raises:
-        BaseModelError: It does not.
-    """
+    """Check that torch knows the dtype of a stored tensor."""
     if stored.spec.dtype not in TORCH_DTYPES:
         raise BaseModelError(
             f"{stored.spec.name!r} in {stored.file} is stored as {stored.spec.dtype}, "

@@ -1,16 +1,15 @@
 """Writing vectors: equal tensors give equal files, and a file is there whole or not at all."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefreg.checkpoints.safetensors_io import SafetensorsWriter
+from prefreg.checkpoints.safetensors_file import SafetensorsWriter
 from prefreg.errors import OutputError, VectorError
-from prefreg.vectors.dense import METADATA, STORAGE_DTYPES
-from prefreg.vectors.elements import blocks
-from prefreg.vectors.sources import TensorSource
+from prefreg.files import replacing
+from prefreg.vectors.dense import METADATA, STORAGE_DTYPES, blocks
+from prefreg.vectors.pole_tensors import TensorSource
 from prefreg.vectors.tensors import TORCH_DTYPES, is_finite, to_bytes
 
 
@@ -26,12 +25,7 @@ class WrittenFile:
 def dense_writer(
     destination: Path, shapes: dict[str, tuple[int, ...]], dtype: str
 ) -> Iterator[SafetensorsWriter]:
-    """Write a dense vector beside its destination and move it there when it is whole.
-
-    Raises:
-        OutputError: The file cannot be written.
-        VectorError: There is nothing to write, or the dtype is not one of storage.
-    """
+    """Write a dense vector beside its destination and move it there when it is whole."""
     if dtype not in STORAGE_DTYPES:
         raise VectorError(f"Vectors are stored in {' or '.join(STORAGE_DTYPES)}, not in {dtype!r}.")
     if not shapes:
@@ -46,28 +40,16 @@ def dense_writer(
 
 @contextmanager
 def written_whole(destination: Path) -> Iterator[Path]:
-    """Yield the name of a file beside the destination, which takes its place when all went well.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    partial = destination.with_name(f".{destination.name}.{os.getpid()}.partial")
+    """Yield the name of a file beside the destination, which takes its place when all went well."""
     try:
-        yield partial
-        partial.replace(destination)
+        with replacing(destination) as partial:
+            yield partial
     except OSError as error:
         raise OutputError(f"{destination} cannot be written: {error.strerror}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def write_dense(source: TensorSource, destination: Path, *, dtype: str = "F32") -> WrittenFile:
-    """Store a vector that is already a difference.
-
-    Raises:
-        VectorError: A tensor holds NaN or infinity, or there is none.
-        OutputError: The file cannot be written.
-    """
+    """Store a vector that is already a difference."""
     shapes = {name: source.shape(name) for name in source.names}
     with dense_writer(destination, shapes, dtype) as writer:
         for spec in writer.specs:

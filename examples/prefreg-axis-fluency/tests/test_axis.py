@@ -10,7 +10,7 @@ import pytest
 
 import prefreg_axis_fluency
 from prefreg import DataError, SourceRequest, pocket
-from prefreg.testing import assert_conforms
+from prefreg.authoring.conformance import assert_conforms
 from prefreg_axis_fluency import judge, label, scramble
 from prefreg_axis_fluency.judge import mean_log_prob
 

@@ -6,7 +6,7 @@ import pytest
 
 import prefreg_axis_formality
 from prefreg import PreferencePair, SourceRequest
-from prefreg.testing import assert_conforms
+from prefreg.authoring.conformance import assert_conforms
 from prefreg_axis_formality import formality, label
 
 (AXIS,) = prefreg_axis_formality.prefreg_register_axes()

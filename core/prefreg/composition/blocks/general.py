@@ -1,19 +1,114 @@
-"""Blocks of any dtype, method, rounding and kind of vector, on any device: with torch."""
+"""The buffers that one thread composes in, made once: asking for memory costs more than adding.
+
+Every call of torch hands the interpreter's lock over and back, and where two threads want it that
+costs as much as adding a hundred thousand numbers does. So blocks are large, and one call serves
+all vectors where it can.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy
 import torch
 
-from prefreg.composition.blocks.work import WeightWork
-from prefreg.composition.blocks.workspace import Workspace
+from prefreg.axes.methods import Method
+from prefreg.composition.blocks.plain import WeightWork
 from prefreg.composition.engine import require_finite
 from prefreg.composition.plan import TensorTerm, blamed_on, label
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.survival import Tally
-from prefreg.methods import Method
-from prefreg.vectors.dense import DenseVector
+from prefreg.vectors.dense import BLOCK_ELEMENTS, DenseVector
 from prefreg.vectors.tensors import TORCH_DTYPES, read_elements, require_readable, to_bytes
+
+# Between these, sums of squares in float32 neither overflow nor lose what is small.
+_SAFE = (1e-25, 1e30)
+
+
+class Workspace:
+    """Compose blocks of up to `BLOCK_ELEMENTS` numbers, and measure what rounding left of them."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Remember the device; memory is taken when it is first needed."""
+        self._device = device
+        self._rooms: dict[int, torch.Tensor] = {}
+        self._rows: list[torch.Tensor] = []
+        self._total = torch.empty(BLOCK_ELEMENTS, device=device)
+        self._changes = torch.empty(2, BLOCK_ELEMENTS, device=device)
+
+    def room(self, place: int, count: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return space for numbers as they are stored: base at 0, result at 1, vectors beyond."""
+        needed = BLOCK_ELEMENTS * dtype.itemsize
+        held = self._rooms.get(place)
+        if held is None or len(held) < needed:
+            held = self._rooms[place] = torch.empty(needed, dtype=torch.uint8)
+        return held[: count * dtype.itemsize].view(dtype)
+
+    def widened(self, numbers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Copy blocks of one size to float32 on the device, until the next call."""
+        while len(self._rows) < len(numbers):
+            self._rows.append(torch.empty(BLOCK_ELEMENTS, device=self._device))
+        rows = [row[: len(block)] for row, block in zip(self._rows, numbers, strict=False)]
+        torch._foreach_copy_(rows, list(numbers))
+        return rows
+
+    def compose(
+        self,
+        base: torch.Tensor,
+        phis: Sequence[torch.Tensor],
+        etas: Sequence[float],
+        dtype: torch.dtype,
+        tally: Tally,
+        round_into: Callable[[torch.Tensor, torch.Tensor], object] = torch.Tensor.copy_,
+    ) -> torch.Tensor:
+        """Add up η·φ as `engine.compose_tensor` does, and tally what became of the request.
+
+        `base` is not changed; the result is valid until the next block. `round_into` is given the
+        place of the result and the float32 sum.
+        """
+        if not phis:
+            return base.to(dtype)
+        before, *addends = self.widened([base, *phis])
+        scaled = [index for index, eta in enumerate(etas) if eta != 1]
+        if scaled:
+            torch._foreach_mul_(
+                [addends[index] for index in scaled], [etas[index] for index in scaled]
+            )
+        total, (asked, left) = self._total[: len(base)], self._changes[:, : len(base)]
+        start = before
+        for addend in addends:
+            start = torch.add(start, addend, out=total)
+        # A narrow dtype loses so much more than float32 that the sum stands for the request.
+        if dtype.itemsize < total.itemsize:
+            torch.sub(total, before, out=asked)
+        else:
+            asked.zero_()
+            for addend in addends:
+                asked += addend
+        result = self.room(1, len(base), dtype)
+        round_into(result, total)
+        left.copy_(result)
+        left -= before if base.dtype == dtype else base.to(dtype).to(left)
+        self._measure(self._changes[:, : len(base)].cpu(), tally)
+        return result
+
+    def _measure(self, changes: torch.Tensor, tally: Tally) -> None:
+        asked, left = changes
+        tally.requested += _count_nonzero(asked)
+        tally.changed += _count_nonzero(left)
+        wanted, overlap = torch.mv(changes, asked).tolist()
+        got = float(torch.dot(left, left))
+        if not (_SAFE[0] < wanted < _SAFE[1] and got < _SAFE[1]):
+            asked, left = asked.double(), left.double()
+            products = torch.dot(asked, asked), torch.dot(asked, left), torch.dot(left, left)
+            wanted, overlap, got = map(float, products)
+        tally.wanted += wanted
+        tally.overlap += overlap
+        tally.got += got
+
+
+def _count_nonzero(numbers: torch.Tensor) -> int:
+    # Of the bits, which numpy counts five times as fast; differences of equal numbers are +0.
+    return int(numpy.count_nonzero(numbers.view(torch.int32).numpy()))
 
 
 class GeneralBlocks:
@@ -31,10 +126,6 @@ class GeneralBlocks:
         """Return the bytes of the flat elements `start:stop`, valid until the next block.
 
         `source` is the base's open file.
-
-        Raises:
-            VectorError: A vector cannot be read, or holds or makes numbers that are not finite.
-            BaseModelError: The same of the base.
         """
         require_readable(work.tensor.stored)
         spec, dtype = work.tensor.stored.spec, TORCH_DTYPES[work.tensor.dtype]

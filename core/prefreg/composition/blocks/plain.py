@@ -1,15 +1,62 @@
-"""The plain sum of dense vectors, which is what most compositions are: without torch."""
+"""What is to be done to one weight."""
 
 import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy
 
-from prefreg.checkpoints.safetensors_io import read_into
+from prefreg.axes.methods import Combine
+from prefreg.checkpoints.safetensors_file import read_into
 from prefreg.composition.blocks.compiled import add_up
-from prefreg.composition.blocks.work import PLAIN, WeightWork
+from prefreg.composition.layout import OutputTensor
+from prefreg.composition.plan import TensorTerm
 from prefreg.composition.survival import Tally
-from prefreg.vectors.dense import DenseVector
-from prefreg.vectors.elements import BLOCK_ELEMENTS
+from prefreg.errors import BaseModelError
+from prefreg.vectors.dense import BLOCK_ELEMENTS, DenseVector, unreadable
+
+PLAIN = {"BF16": 2, "F32": 4}
+"""The dtypes that are added up without torch, and the bytes of a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightWork:
+    """A weight of the output, and what is added to the base's."""
+
+    tensor: OutputTensor
+    terms: Sequence[TensorTerm]
+    combine: Future[Combine] | None
+    """What the method adds to a block; None for the plain sum."""
+
+    @property
+    def name(self) -> str:
+        """The name of the weight on disk."""
+        return self.tensor.stored.spec.name
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the base's bytes are the output's."""
+        return not self.terms and self.tensor.dtype == self.tensor.stored.spec.dtype
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the plain sum of dense vectors, all in the two usual dtypes."""
+        dtypes = {self.tensor.stored.spec.dtype, self.tensor.dtype}
+        for term in self.terms:
+            if not isinstance(term.vector, DenseVector):
+                return False
+            dtypes.add(term.vector.dtype)
+        return bool(self.terms) and self.combine is None and dtypes <= PLAIN.keys()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Name the base's file where it cannot be read."""
+        try:
+            yield
+        except (OSError, EOFError) as error:
+            raise unreadable(self.tensor.stored.file, error, BaseModelError) from error
 
 
 class PlainBlocks:
@@ -25,10 +72,6 @@ class PlainBlocks:
         """Return the bytes of the flat elements `start:stop`, valid until the next block.
 
         `source` is the base's open file. None where the sum is not finite, with nothing tallied.
-
-        Raises:
-            VectorError: A vector cannot be read.
-            BaseModelError: The base cannot be read.
         """
         spec = work.tensor.stored.spec
         vectors = [term.vector for term in work.terms if isinstance(term.vector, DenseVector)]

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from prefreg.axes.methods import Addends, Combine, Method, MethodInput, MethodOption
 from prefreg.composition.counter import key_of, random_bits
-from prefreg.methods import Addends, Combine, Method, MethodInput, MethodOption
+from prefreg.composition.methods.ties import elected
 
 DENSITY = MethodOption(0.5, "Share of each vector that is kept.", above=0.0, most=1.0)
 SEED = MethodOption(0, "Seed of the random choice.", above=-1)
@@ -52,5 +53,28 @@ DARE = Method(
     formula="Σ ηᵢ·φᵢ·mᵢ/{density}, mᵢ random, 1 for {density} of the numbers (seed {seed})",
     paper="arXiv 2311.03099",
     prepare=prepare,
+    options={"density": DENSITY, "seed": SEED},
+)
+
+
+def prepare_elected(weight: MethodInput) -> Combine:
+    """Return the sum of what was not dropped and agrees."""
+    drop = dropping(weight)
+
+    def combine(start: int, phis: Sequence[torch.Tensor]) -> Addends:
+        return elected(drop(start, phis))
+
+    return combine
+
+
+DARE_TIES = Method(
+    name="dare_ties",
+    summary="Drop numbers at random; add those of the sign that wins.",
+    formula=(
+        "Σ pᵢ·[sign pᵢ = sign Σ pⱼ], "
+        "pᵢ = ηᵢ·φᵢ·mᵢ/{density}, mᵢ random, 1 for {density} of the numbers (seed {seed})"
+    ),
+    paper="arXiv 2311.03099, 2306.01708",
+    prepare=prepare_elected,
     options={"density": DENSITY, "seed": SEED},
 )

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy
 import torch
 
+from prefreg.axes.methods import Addends, Combine, Method, MethodInput, MethodOption
 from prefreg.errors import UsageError
-from prefreg.methods import Addends, Combine, Method, MethodInput, MethodOption
-from prefreg.vectors.elements import blocks
+from prefreg.vectors.dense import blocks
 
 # Directions this much weaker than the strongest are rounding, not directions.
 _RANK_TOLERANCE = 1e-10

@@ -6,7 +6,7 @@ Ilharco et al., Editing Models with Task Arithmetic, arXiv 2212.04089.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from prefreg.methods import Addends, Combine, Method, MethodInput
+from prefreg.axes.methods import Addends, Combine, Method, MethodInput
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from prefreg.methods import Addends, Combine, Method, MethodInput
+from prefreg.axes.methods import Addends, Combine, Method, MethodInput
 
 # Squares of singular values this small beside the largest are rounding.
 _TOLERANCE = 1e-14

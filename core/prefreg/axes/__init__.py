@@ -1,0 +1,1 @@
+"""Axes: what one is, how plugins bring them, and where their rows come from."""

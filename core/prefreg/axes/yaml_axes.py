@@ -1,0 +1,398 @@
+"""What a YAML axis says, key by key."""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from prefreg.axes.axis import (
+    Axis,
+    LicensedSource,
+    PreferencePair,
+    Row,
+    Source,
+    SourceRequest,
+    SourceRows,
+    word_count,
+)
+from prefreg.axes.row_sources import read_rows, stream_hub_rows
+from prefreg.axes.yaml_lines import Value, read_document
+from prefreg.errors import DataError
+from prefreg.files import hash_bytes
+from prefreg.terms import AXIS_NAME
+
+RESPONSES = ("prompt", "response_0", "response_1")
+PLACE = "place"
+"""The column in which a row says where it stands: `rows.jsonl:7`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A way to tell the better of two answers."""
+
+    columns: tuple[str, ...]
+    decide: Callable[[Row, float], PreferencePair | None]
+    """Make the pair, given the smallest gap that decides; None is a tie."""
+
+
+def label_by(rule: Rule, min_gap: float) -> Callable[[Row], PreferencePair | None]:
+    """Make the label rule of an axis; what is wrong with a row is told with its place."""
+
+    def label(row: Row) -> PreferencePair | None:
+        try:
+            return rule.decide(row, min_gap)
+        except DataError as error:
+            raise DataError(f"{row[PLACE]}: {error}") from error
+
+    return label
+
+
+def _preference(row: Row, _: float) -> PreferencePair:
+    return _pair(row, row["chosen"], row["rejected"])
+
+
+def _higher_rating(row: Row, min_gap: float) -> PreferencePair | None:
+    first, second = (_rating(row[name], name) for name in ("rating_0", "rating_1"))
+    if first is None or second is None or first == second or abs(first - second) < min_gap:
+        return None
+    return _winner(row, 0 if first > second else 1)
+
+
+def _numbered(row: Row, _: float) -> PreferencePair | None:
+    index = row["winner"]
+    if isinstance(index, float) and index.is_integer():
+        index = int(index)
+    if index is not None and not isinstance(index, int):
+        raise DataError(f"column 'winner' holds {index!r}, not the number of a response")
+    return _winner(row, int(index)) if index in (0, 1) else None
+
+
+def _longer(row: Row, min_gap: float) -> PreferencePair | None:
+    pair = _winner(row, 0)
+    gap = word_count(pair.chosen) - word_count(pair.rejected)
+    if gap == 0 or abs(gap) < min_gap:
+        return None
+    return pair if gap > 0 else pair.switched()
+
+
+def _winner(row: Row, index: int) -> PreferencePair:
+    return _pair(row, row[f"response_{index}"], row[f"response_{1 - index}"])
+
+
+def _pair(row: Row, chosen: object, rejected: object) -> PreferencePair:
+    prompt = row["prompt"]
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise DataError("column 'prompt' is empty")
+        # A question and its answers, as the published axes read them, not text to be continued.
+        prompt = [{"role": "user", "content": prompt}]
+    return PreferencePair.from_row(
+        {"prompt": prompt, "chosen": chosen, "rejected": rejected, "group": row.get("group")}
+    )
+
+
+def _rating(value: Any, column: str) -> float | None:
+    """Read a number, also one in a string; None and "N/A" are no rating."""
+    if value is None or value in ("", "N/A"):
+        return None
+    try:
+        rating = float(value)
+    except (TypeError, ValueError):
+        rating = math.nan
+    if math.isnan(rating):
+        raise DataError(f"column {column!r} holds {value!r:.60}, not a rating")
+    return rating
+
+
+RULES: Mapping[str, Rule] = {
+    "preference": Rule(("prompt", "chosen", "rejected"), _preference),
+    "higher-rating": Rule((*RESPONSES, "rating_0", "rating_1"), _higher_rating),
+    "numbered": Rule((*RESPONSES, "winner"), _numbered),
+    "longer": Rule(RESPONSES, _longer),
+}
+WITH_GAP = ("higher-rating", "longer")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which rows of a source count, and what its columns mean."""
+
+    columns: Mapping[str, str]
+    """What a rule asks for, and the column that has it."""
+    where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Columns, with the values that a row may have there."""
+
+    def apply(self, rows: Iterable[tuple[str, Row]], limit: int | None) -> Iterator[Row]:
+        """Rename the columns of the first rows that count."""
+        return islice(self._apply(rows), limit)
+
+    def _apply(self, rows: Iterable[tuple[str, Row]]) -> Iterator[Row]:
+        wanted = dict.fromkeys((*self.where, *self.columns.values()))
+        for place, row in rows:
+            if missing := [column for column in wanted if column not in row]:
+                raise DataError(
+                    f"{place}: column {', '.join(map(repr, missing))} is missing "
+                    f"(found: {', '.join(map(str, row)) or 'none'})"
+                )
+            if all(row[column] in values for column, values in self.where.items()):
+                yield {
+                    **{name: row[column] for name, column in self.columns.items()},
+                    PLACE: place,
+                }
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A data set on the Hugging Face Hub."""
+
+    dataset: str
+    selection: Selection
+    config: str | None = None
+    split: str = "train"
+    revision: str | None = None
+
+    def load(self, request: SourceRequest) -> SourceRows:
+        """Stream the rows that count, at the revision asked for, else at the file's."""
+        # How many rows must be read for so many that count, nobody knows.
+        limit = None if self.selection.where else request.limit
+        found = stream_hub_rows(
+            self.dataset,
+            split=self.split,
+            name=self.config,
+            request=SourceRequest(limit, request.revision or self.revision, request.seed),
+        )
+        placed = (
+            (f"{self.dataset}, row {number}", row) for number, row in enumerate(found.rows, start=1)
+        )
+        return SourceRows(self.selection.apply(placed, request.limit), found.origin, found.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A file of JSON lines."""
+
+    path: Path
+    selection: Selection
+
+    def load(self, request: SourceRequest) -> SourceRows:
+        """Read the rows that count."""
+        placed = ((f"{self.path.name}:{line}", row) for line, row in read_rows(self.path))
+        return SourceRows(self.selection.apply(placed, request.limit), self.path.name)
+
+
+def licensed(source: HubSource | FileSource, licence: str | None) -> Source:
+    """Make the source of an axis, with its licence if there is one."""
+    if licence is None:
+        return source.load
+    of = source.dataset if isinstance(source, HubSource) else source.path.name
+    return LicensedSource(source.load, of, licence)
+
+
+KEYS = (
+    "name",
+    "summary",
+    "aliases",
+    "licence",
+    "sources",
+    "columns",
+    "where",
+    "rule",
+    "min_gap",
+)
+SOURCE_KEYS = (
+    "name",
+    "hub",
+    "config",
+    "split",
+    "revision",
+    "file",
+    "weight",
+    "licence",
+    "columns",
+    "where",
+)
+_HUB_ONLY = ("config", "split", "revision")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """An axis that a YAML file declares, with the file as it was."""
+
+    axis: Axis
+    file: str
+    text: str
+    sha256: str
+
+
+def read_declaration(path: Path) -> Declaration:
+    """Read an axis from a YAML file; nothing of its data is read."""
+    text, root = read_document(path)
+    axis = _Reader(root, path).axis()
+    return Declaration(axis, path.name, text, hash_bytes(text.encode()))
+
+
+class _Reader:
+    """Reads one file; the keys at the top are the defaults of those in a source."""
+
+    def __init__(self, root: Value, path: Path) -> None:
+        self.root = root
+        self.folder = path.parent
+        self.top = root.mapping(KEYS)
+        for key in ("name", "summary", "sources"):
+            if key not in self.top:
+                root.refuse(f"key {key!r} is missing")
+        self.rule_name = _choice(self.top.get("rule"), RULES, "preference")
+        self.rule = RULES[self.rule_name]
+
+    def axis(self) -> Axis:
+        name = _axis_name(self.top["name"])
+        aliases = self._aliases(name)
+        sources: dict[str, Source] = {}
+        default: list[str] = []
+        weights: list[float | None] = []
+        for item in self.top["sources"].items():
+            fields = item.mapping(SOURCE_KEYS)
+            source, title = self._source(item, fields)
+            if title in sources:
+                item.refuse(f"a second source {title!r}: give one of them another 'name'")
+            sources[title] = source
+            weight = _weight(fields.get("weight"))
+            if weights and (weight is None) != (weights[0] is None):
+                item.refuse("give every source a 'weight', or none")
+            weights.append(weight)
+            default.append(title if weight is None else f"{title}:{weight!r}")
+        if not sources:
+            self.top["sources"].refuse("'sources' is an empty list")
+        return Axis(
+            name=name,
+            summary=self.top["summary"].text(),
+            sources=sources,
+            label=label_by(self.rule, self._min_gap()),
+            aliases=aliases,
+            licence=self._licence(self.top),
+            owner=self.root.file.name,
+            default_data=tuple(default) if len(default) > 1 else (),
+        )
+
+    def _aliases(self, name: str) -> tuple[str, ...]:
+        found: list[str] = []
+        for item in self.top["aliases"].items() if "aliases" in self.top else ():
+            alias = _axis_name(item)
+            if alias == name or alias in found:
+                item.refuse(f"the name {alias!r} stands here twice")
+            found.append(alias)
+        return tuple(found)
+
+    def _min_gap(self) -> float:
+        value = self.top.get("min_gap")
+        if value is None:
+            return 0.0
+        if self.rule_name not in WITH_GAP:
+            value.refuse(f"the rule {self.rule_name!r} knows no 'min_gap'")
+        gap = value.number()
+        if not 0 <= gap < float("inf"):
+            value.refuse(f"'min_gap' must not be negative, and {gap} decides nothing")
+        return gap
+
+    def _source(self, item: Value, fields: Mapping[str, Value]) -> tuple[Source, str]:
+        if ("hub" in fields) == ("file" in fields):
+            item.refuse("a source needs either 'hub' or 'file'")
+        selection = Selection(self._columns(fields), self._where(fields))
+        licence = self._licence(fields) or self._licence(self.top)
+        made: HubSource | FileSource
+        if "file" in fields:
+            for key in _HUB_ONLY:
+                if key in fields:
+                    fields[key].refuse(f"{key!r} belongs to a source on the hub, not to a file")
+            made = FileSource(self._file(fields["file"]), selection)
+            title = made.path.name.partition(".")[0]
+        else:
+            texts = {key: fields[key].text() for key in _HUB_ONLY if key in fields}
+            made = HubSource(_hub_id(fields["hub"]), selection, **texts)
+            title = made.dataset.rpartition("/")[2]
+        if "name" in fields:
+            title = _axis_name(fields["name"])
+        else:
+            title = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "rows"
+        return licensed(made, licence), title
+
+    def _file(self, value: Value) -> Path:
+        path = self.folder / value.text()
+        if not path.name.endswith((".jsonl", ".jsonl.gz")):
+            value.refuse(f"{path.name!r} is neither a .jsonl nor a .jsonl.gz file")
+        if not path.is_file():
+            value.refuse(f"there is no file {path}")
+        return path
+
+    def _columns(self, fields: Mapping[str, Value]) -> dict[str, str]:
+        known = (*self.rule.columns, "group")
+        columns = {name: name for name in self.rule.columns}
+        for holder in (self.top, fields):
+            if "columns" in holder:
+                found = holder["columns"].mapping(known)
+                columns |= {name: value.text() for name, value in found.items()}
+        return columns
+
+    def _where(self, fields: Mapping[str, Value]) -> dict[str, tuple[object, ...]]:
+        where: dict[str, tuple[object, ...]] = {}
+        for holder in (self.top, fields):
+            for key, value in holder["where"].pairs() if "where" in holder else ():
+                allowed = value.items() if value.is_list() else [value]
+                if not allowed:
+                    value.refuse("an empty list lets no row through")
+                where[key.text()] = tuple(item.scalar() for item in allowed)
+        return where
+
+    @staticmethod
+    def _licence(fields: Mapping[str, Value]) -> str | None:
+        return fields["licence"].text() if "licence" in fields else None
+
+
+def _axis_name(value: Value) -> str:
+    name = value.text()
+    if not AXIS_NAME.fullmatch(name):
+        value.refuse(
+            f"{name!r} is no name: use a lower-case letter, then letters, digits, '_' or '-'"
+        )
+    return name
+
+
+def _choice(value: Value | None, known: Collection[str], default: str) -> str:
+    if value is None:
+        return default
+    name = value.text()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f" (there are: {', '.join(known)})"
+        value.refuse(f"unknown {value.key} {name!r}{hint}")
+    return name
+
+
+def _hub_id(value: Value) -> str:
+    name = value.text()
+    if not _HUB_ID.fullmatch(name):
+        value.refuse(f"{name!r} is no data set of the hub: write owner/name")
+    return name
+
+
+def _weight(value: Value | None) -> float | None:
+    if value is None:
+        return None
+    weight = value.number()
+    if not 0 < weight < float("inf"):
+        value.refuse(f"'weight' must be above zero, not {weight}")
+    return weight
+
+
+def axis_from_yaml(path: str | Path) -> Axis:
+    """Read the axis that a YAML file declares; nothing of its data is read.
+
+    Raises:
+        AxisError: The file declares no axis; the message names the line.
+    """
+    return read_declaration(Path(path)).axis

@@ -1,0 +1,133 @@
+"""One conversion between a model's parameter names in memory and the names on disk."""
+
+import os
+import re
+from collections.abc import Mapping
+
+from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor, listed
+from prefreg.checkpoints.safetensors_file import read_into
+from prefreg.errors import BaseModelError
+
+TRAINABLE_DTYPES = ("F64", "F32", "F16", "BF16")
+"""The dtypes a weight can be stored in and still be trained; others are buffers or quantised."""
+
+# Buffers that old checkpoints of GPT-2, GPT-J and GPT-NeoX stored among their weights.
+_BUFFER = re.compile(r"(^|\.)(attn|attention)\.(bias|masked_bias)$|(^|\.)rotary_emb\.inv_freq$")
+_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output_projection)\.weight$")
+_EMBEDDING = re.compile(
+    r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings|tok_embeddings)\.weight$"
+)
+_COMPARED_BYTES = 1 << 20
+
+
+def is_weight(tensor: StoredTensor) -> bool:
+    """Whether a stored tensor is one that training could have moved."""
+    return tensor.spec.dtype in TRAINABLE_DTYPES and not _BUFFER.search(tensor.spec.name)
+
+
+def tied_copies(checkpoint: Checkpoint) -> dict[str, str]:
+    """Map every stored copy of tied embeddings to the name that stands for both.
+
+    Some checkpoints carry `lm_head.weight` although it is tied. It counts as a copy only while
+    its bytes are those of the embeddings; otherwise transformers keeps the two apart.
+    """
+    if not checkpoint.tied:
+        return {}
+    embeddings = [name for name in checkpoint.tensors if _EMBEDDING.search(name)]
+    return {
+        head: embedding
+        for head in checkpoint.tensors
+        if _HEAD.search(head)
+        for embedding in embeddings
+        if _same_bytes(checkpoint.tensors[head], checkpoint.tensors[embedding])
+    }
+
+
+def weight_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every trainable weight, each tied weight once."""
+    copies = tied_copies(checkpoint)
+    return {
+        name: tensor.spec.shape
+        for name, tensor in checkpoint.tensors.items()
+        if is_weight(tensor) and name not in copies
+    }
+
+
+def on_disk_names(
+    parameter_names: Mapping[str, tuple[int, ...]], prefix: str, checkpoint: Checkpoint
+) -> dict[str, str]:
+    """Map the names of a model's `named_parameters()` to those of its checkpoint.
+
+    `prefix` is the model's `base_model_prefix`, which checkpoints of the bare model lack (GPT-2)
+    and checkpoints of the full model have. Every weight on disk and every parameter must find
+    its partner of the same shape.
+    """
+    shapes = weight_shapes(checkpoint)
+    names: dict[str, str] = {}
+    for name in parameter_names:
+        candidates = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")
+        names[name] = next((known for known in candidates if known in shapes), name)
+    missing = [name for name, stored in names.items() if stored not in shapes]
+    unexpected = shapes.keys() - names.values()
+    other = [
+        f"{name} {list(shape)} against {list(shapes[names[name]])}"
+        for name, shape in parameter_names.items()
+        if names[name] in shapes and shapes[names[name]] != tuple(shape)
+    ]
+    if missing or unexpected or other or len(set(names.values())) != len(names):
+        raise BaseModelError(_mismatch(checkpoint, missing, unexpected, other))
+    return names
+
+
+def match_pole(pole: Checkpoint, base: Checkpoint) -> dict[str, str]:
+    """Map the weights of a base to those of a model that was trained from it and saved.
+
+    Saving through transformers may add or drop the prefix of the bare model's names, and drops
+    copies of tied weights.
+    """
+    theirs = weight_shapes(pole)
+    prefixes = {name.partition(".")[0] for name in (*theirs, *base.tensors) if "." in name}
+    best: BaseModelError | None = None
+    for prefix in sorted(prefixes) or [""]:
+        try:
+            return {stored: name for name, stored in on_disk_names(theirs, prefix, base).items()}
+        except BaseModelError as error:
+            best = best or error
+    raise BaseModelError(f"{pole.path} was not trained from {base.path}: {best}")
+
+
+def _same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
+    a, b = one.spec, other.spec
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    left, right = bytearray(_COMPARED_BYTES), bytearray(_COMPARED_BYTES)
+    try:
+        with one.file.open("rb") as first, other.file.open("rb") as second:
+            for start in range(0, a.nbytes, _COMPARED_BYTES):
+                count = min(_COMPARED_BYTES, a.nbytes - start)
+                read_into(first.fileno(), a.offset + start, memoryview(left)[:count])
+                read_into(second.fileno(), b.offset + start, memoryview(right)[:count])
+                if left[:count] != right[:count]:
+                    return False
+    except (OSError, EOFError) as error:
+        raise BaseModelError(f"{os.fspath(one.file)} cannot be read: {error}.") from error
+    return True
+
+
+def _mismatch(
+    checkpoint: Checkpoint, missing: list[str], unexpected: set[str], other: list[str]
+) -> str:
+    parts = [
+        f"{what} {listed(names)}"
+        for what, names in (
+            ("it lacks", missing),
+            ("it alone has", unexpected),
+            ("of another shape are", other),
+        )
+        if names
+    ]
+    advice = "Use the base that these weights were trained from."
+    if any("experts" in name for name in (*missing, *unexpected)):
+        advice = "This architecture stores other tensors than it trains; it is not supported yet."
+    details = "; ".join(parts) or "two parameters share one stored name"
+    return f"The weights in {checkpoint.path} are not those of this model: {details}. {advice}"

@@ -1,0 +1,500 @@
+"""How far a dial may be turned, what one unit of it is worth, and which layers do its work."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prefreg.cli.evaluation_commands import make_request, measuring_options, show
+from prefreg.cli.options import DIAL, PLOT, REFERENCE, TERM, Common, command, table
+from prefreg.cli.printing import stage_progress
+from prefreg.terms import Term, format_eta
+
+if TYPE_CHECKING:
+    from prefreg.evaluation.calibration import Calibration, Scale
+    from prefreg.evaluation.diagnosis import Diagnosis, Shares
+    from prefreg.evaluation.dial_range import DialRange, Reading
+    from prefreg.evaluation.functional import Functional
+    from prefreg.evaluation.interference import Interference, Sti
+    from prefreg.evaluation.layer_profile import LayerProfile, Part
+    from prefreg.evaluation.leakage import Behaviour, Leakage, Of
+
+Reference = tuple[str, str | None]
+NO_STORE = click.option("--no-store", is_flag=True, help="Keep nothing with the version.")
+
+
+@command("range")
+@click.argument("version", type=REFERENCE, metavar="AXIS[@V]")
+@click.option(
+    "--limit", type=float, default=4.0, show_default=True, help="Look no further than this, ±."
+)
+@click.option("--step", type=float, default=0.5, show_default=True, help="Steps outwards.")
+@NO_STORE
+@measuring_options
+def range_(
+    common: Common,
+    version: Reference,
+    limit: float,
+    step: float,
+    no_store: bool,
+    **options: Any,
+) -> None:
+    """Find how far a dial may be turned, and keep that with the version.
+
+    The range is the largest interval around 0 in which the effect does not turn back, at most 2 %
+    of the answers are malformed, and correct answers stay at 95 % of the base's or more. compose
+    and generate warn beyond it.
+    """
+    from prefreg.evaluation.dial_range import Reach, range_value
+
+    term = Term(version[0], 1.0, version[1])
+    registry = common.open_registry()
+    with stage_progress(common) as progress:
+        found = registry.find_range(
+            term, Reach(limit, step), make_request(**options), store=not no_store, progress=progress
+        )
+    data = {
+        "axis": found.record.axis,
+        "version": found.record.number,
+        **range_value(found),
+        "protocol": found.protocol,
+        "stored": not no_store,
+    }
+    common.emit("range", data, _describe_range(found), asked=True)
+
+
+def _describe_range(found: "DialRange") -> str:
+    readings = sorted((*found.below.readings, *found.above.readings), key=lambda each: each.eta)
+    headers = (
+        "η",
+        "CHANGE OF " + found.figure.upper(),
+        "MALFORMED",
+        "CHANGE OF CORRECT",
+        "IN RANGE",
+    )
+    rows = [_reading_row(found, reading) for reading in readings]
+    lines = [table(headers, rows), "", f"The range of {found.record} is {found}."]
+    for side, name in ((found.below, "Below"), (found.above, "Above")):
+        lines.append(f"{name}: {side.reason or 'nothing was wrong as far as was looked'}.")
+    if found.unchecked:
+        lines.append(f"Capability was not checked: {found.unchecked}.")
+    lines.append(f"({found.protocol})")
+    return "\n".join(lines)
+
+
+def _reading_row(found: "DialRange", reading: "Reading") -> tuple[str, ...]:
+    inside = found.below.eta <= reading.eta <= found.above.eta
+    return (
+        format_eta(reading.eta),
+        show(reading.effect, signed=True),
+        f"{reading.malformed:.3f}",
+        show(reading.capability, signed=True),
+        "yes" if inside else "no",
+    )
+
+
+@command("calibrate")
+@click.argument("versions", type=REFERENCE, nargs=-1, metavar="[AXIS[@V]...]")
+@click.option(
+    "--by",
+    type=click.Choice(["effect", "kl"]),
+    default="effect",
+    show_default=True,
+    help="The effect on the axis's own metric, or nats of KL per answer.",
+)
+@click.option(
+    "--target",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="What one calibrated unit is worth.",
+)
+@click.option("--furthest", type=float, default=8.0, show_default=True, help="Look no further, ±.")
+@NO_STORE
+@measuring_options
+def calibrate(
+    common: Common,
+    versions: tuple[Reference, ...],
+    by: str,
+    target: float,
+    furthest: float,
+    no_store: bool,
+    **options: Any,
+) -> None:
+    """Find the scales at which η = 1 means the same effect on every axis, and keep them.
+
+    An effect is a change of log-odds of a rate, of the logarithm of a count such as that of words,
+    else of the metric in standard deviations of the base; + and − have scales of their own.
+    `compose --calibrated` reads its coefficients in these units. Without an AXIS, the newest
+    version of every axis on the base.
+    """
+    from prefreg.evaluation.calibration import Calibrating, calibration_value
+
+    terms = [Term(axis, 1.0, reference) for axis, reference in versions]
+    calibrating = Calibrating("kl" if by == "kl" else "effect", target, furthest)
+    registry = common.open_registry()
+    with stage_progress(common) as progress:
+        found = registry.calibrate(
+            terms, calibrating, make_request(**options), store=not no_store, progress=progress
+        )
+    data = {
+        "goal": calibrating.goal,
+        "stored": not no_store,
+        "calibrations": [
+            {
+                "axis": each.record.axis,
+                "version": each.record.number,
+                **calibration_value(each),
+                "protocol": each.protocol,
+            }
+            for each in found
+        ],
+    }
+    common.emit("calibrate", data, _describe_calibrations(found), asked=True)
+
+
+def _describe_calibrations(found: "list[Calibration]") -> str:
+    rows = [
+        (
+            str(each.record),
+            str(each.unit),
+            _describe_scale(each.positive),
+            _describe_scale(each.negative),
+            "-" if each.asymmetry is None else f"{each.asymmetry:.2f}",
+        )
+        for each in found
+    ]
+    headers = ("VERSION", "UNIT", "η OF +1", "η OF −1", "−/+")
+    goal = found[0].calibrating.goal
+    return "\n".join(
+        [
+            table(headers, rows),
+            "",
+            f"One calibrated unit is {goal}. In brackets, what was measured at that η, with its "
+            "95 % interval.",
+        ]
+    )
+
+
+def _describe_scale(scale: "Scale") -> str:
+    if scale.eta is None:
+        return f"not reached: {show(scale.effect, signed=True)} at {format_eta(scale.at)}"
+    return f"{scale.eta:.3g} ({show(scale.effect, signed=True)})"
+
+
+@command("profile")
+@click.argument("term", type=DIAL, metavar="AXIS[@V][:ETA]")
+@click.option(
+    "--blocks",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Runs of layers, at most as many as there are layers.",
+)
+@measuring_options
+def profile(common: Common, term: Term, blocks: int, **options: Any) -> None:
+    """Show which layers of a vector do its work, and whether a subset does it for less KL.
+
+    Every block of layers is composed alone at ETA (1 unless given): how far it moves the axis's
+    held-out margin, and its KL from the base at the steps of the base's own answers.
+    """
+    from prefreg.evaluation.layer_profile import profile_view
+
+    registry = common.open_registry()
+    with stage_progress(common) as progress:
+        found = registry.profile(term, make_request(**options), blocks=blocks, progress=progress)
+    common.emit("profile", profile_view(found), _describe_profile(found), asked=True)
+
+
+def _describe_profile(found: "LayerProfile") -> str:
+    profile = found.profile
+    rows = [_part_row("alone", part) for part in profile.blocks]
+    rows += [_part_row("cheapest together", part) for part in profile.growing]
+    lines = [table(("", "LAYERS", "EFFECT", "KL", "KL / EFFECT²"), rows), ""]
+    if profile.chosen == profile.whole:
+        lines.append("No subset of these blocks has the whole effect for less KL.")
+    else:
+        chosen, whole = profile.chosen, profile.whole
+        lines.append(
+            f"At η {format_eta(chosen.eta)}, {_layers(chosen)} alone move the margin by "
+            f"{chosen.effect:+.2f} for {chosen.kl:.3f} nats,\nthe whole vector at "
+            f"{format_eta(whole.eta)} by {whole.effect:+.2f} for {whole.kl:.3f}. A recipe takes "
+            "such a subset by its rules."
+        )
+    lines.append(
+        f"(Effects in standard deviations of the base, over {found.pairs} held-out pairs; nats an "
+        f"answer at the steps of {found.answers} answers of the base.)"
+    )
+    return "\n".join(lines)
+
+
+def _part_row(kind: str, part: "Part") -> tuple[str, ...]:
+    price = "-" if part.price == float("inf") else f"{part.price:.3f}"
+    return (kind, _layers(part), f"{part.effect:+.3f}", f"{part.kl:.4f}", price)
+
+
+def _layers(part: "Part") -> str:
+    numbers = [int(name.split()[1]) for name in part.layers if name.startswith("layer ")]
+    outside = [name for name in part.layers if not name.startswith("layer ")]
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    spans = [f"{first}" if first == last else f"{first}-{last}" for first, last in runs]
+    word = "layer" if len(numbers) == 1 else "layers"
+    return ", ".join([*outside, *([f"{word} {', '.join(spans)}"] if spans else [])])
+
+
+@command("diagnose")
+@click.argument("terms", type=TERM, nargs=-1, metavar="TERM...")
+@measuring_options
+def diagnose(common: Common, terms: tuple[Term, ...], **options: Any) -> None:
+    """Measure a composition and each of its dials alone, and name what is wrong.
+
+    Weak: an axis moves its held-out margin by less than .25 standard deviations of the base.
+    Over-refusing: more than 10 % of the safe requests are refused. Incoherent: more than 2 % of the
+    answers are malformed. Each with its cause and what to do.
+    """
+    registry = common.open_registry()
+    with stage_progress(common) as progress:
+        found = registry.diagnose(terms, make_request(**options), progress=progress)
+    data = {
+        "formula": found.formula,
+        "prompts": found.prompts,
+        "findings": [asdict(finding) for finding in found.findings],
+        "strengths": [asdict(strength) for strength in found.strengths],
+        "refusals": _view(found.refusals),
+        "malformed": _view(found.malformed),
+        "unmeasured": found.unmeasured,
+    }
+    common.emit("diagnose", data, _describe_diagnosis(found), asked=True)
+
+
+def _view(shares: "Shares | None") -> dict[str, Any] | None:
+    if shares is None:
+        return None
+    return {
+        "base": shares.base,
+        "composition": shares.cast,
+        "alone": [{"dial": dial, "share": share} for dial, share in shares.alone.items()],
+        "at_pole": [{"dial": dial, "share": share} for dial, share in shares.at_pole.items()],
+    }
+
+
+def _describe_diagnosis(found: "Diagnosis") -> str:
+    lines = [found.formula, ""]
+    if found.strengths:
+        rows = [
+            (
+                each.dial,
+                f"{each.cast:+.2f}",
+                f"{each.alone:+.2f} at {format_eta(each.eta)}",
+                f"{each.further:+.2f} at {format_eta(each.further_eta)}",
+            )
+            for each in found.strengths
+        ]
+        lines += [table(("MARGIN OF", "HERE", "ALONE", "ALONE, FURTHER"), rows), ""]
+    for name, shares in (("SAFE REFUSED", found.refusals), ("MALFORMED", found.malformed)):
+        if shares is not None:
+            lines += [table((name, "SHARE"), _share_rows(shares)), ""]
+    lines += [f"{name} was not measured: {why}." for name, why in found.unmeasured.items()]
+    for each in found.findings:
+        lines.append(f"{each.sign.upper()}, {each.subject}: {each.cause}. {each.evidence}")
+        lines.append(f"  → {each.advice}")
+    if not found.findings:
+        lines.append("Nothing is wrong with what was measured.")
+    lines.append(f"(Margins in standard deviations of the base; {found.prompts} prompts.)")
+    return "\n".join(lines)
+
+
+def _share_rows(shares: "Shares") -> list[tuple[str, str]]:
+    alone = [(f"{dial} alone", share) for dial, share in shares.alone.items()]
+    rows = [("base", shares.base), ("composition", shares.cast), *alone]
+    return [(name, f"{share:.3f}") for name, share in rows]
+
+
+_FEW = 6
+
+
+@command("interference")
+@click.argument("terms", type=DIAL, nargs=-1, metavar="[AXIS[@V][:ETA]...]")
+@click.option(
+    "--rank", type=click.IntRange(1), default=8, show_default=True, help="Directions per weight."
+)
+@click.option(
+    "--draws",
+    type=click.IntRange(20),
+    default=200,
+    show_default=True,
+    help="Draws of random subspaces, which say what is chance.",
+)
+@click.option(
+    "--functional",
+    is_flag=True,
+    help="Compare too what vectors do to predictions, and predict the KL at ETA.",
+)
+@click.option(
+    "--leakage",
+    type=click.Choice(["margin", "metric"]),
+    help="Measure too which dial moves which axis: by held-out margins, or by its own metric.",
+)
+@PLOT
+@measuring_options
+def interference(
+    common: Common,
+    terms: tuple[Term, ...],
+    rank: int,
+    draws: int,
+    functional: bool,
+    leakage: "Of | None",
+    plot: Path | None,
+    **options: Any,
+) -> None:
+    """Compare vectors in the weights: angles, sign conflicts, shared subspaces.
+
+    Without an AXIS, the newest version of every axis on the base. Only --functional and --leakage
+    load a model; the options of prompts and data are theirs.
+    """
+    from prefreg.evaluation.interference import Comparing, InterferenceRequest, interference_view
+
+    request = make_request(**options)
+    wanted = InterferenceRequest(
+        terms, request.base, Comparing(rank, draws, request.seed), request.at
+    )
+    registry = common.open_registry()
+    with stage_progress(common) as progress:
+        found = registry.interference(wanted, progress=progress)
+        behaviour = None
+        if functional or leakage:
+            behaviour = registry.behaviour(
+                terms, request, functional=functional, leakage=leakage, progress=progress
+            )
+    if plot is not None:
+        from prefreg.evaluation.interference import draw_interference
+
+        draw_interference(found, behaviour, plot)
+        common.note(f"Drawn in {plot}.")
+    data, text = interference_view(found), _describe_interference(found)
+    if behaviour is not None:
+        from prefreg.evaluation.leakage import behaviour_view
+
+        data |= behaviour_view(behaviour)
+        text += "\n\n" + _describe_behaviour(behaviour)
+    common.emit("interference", data, text, asked=True)
+
+
+def _describe_behaviour(found: "Behaviour") -> str:
+    parts = []
+    if found.functional is not None:
+        parts.append(_describe_functional(found, found.functional))
+    if found.leakage is not None:
+        parts.append(_describe_leakage(found.leakage))
+    return "\n\n".join(parts)
+
+
+def _describe_functional(found: "Behaviour", functional: "Functional") -> str:
+    names = [str(term.record) for term in found.terms]
+    cosines = functional.geometry.cosines
+    rows = [
+        (
+            name,
+            show(functional.lengths[place]),
+            *("-" if to == place else show_figure(cosines[place, to]) for to in range(len(names))),
+        )
+        for place, name in enumerate(names)
+    ]
+    said = (
+        "within 1.5 times, so what is predicted can be trusted at these coefficients."
+        if functional.trusted
+        else "not within 1.5 times, so these coefficients are too large for predictions."
+    )
+    return "\n".join(
+        [
+            table(("IN PREDICTIONS", "KL AT η = 1", *names), rows),
+            "",
+            f"{found.formula}: predicted KL {show(functional.predicted)} nats an answer,",
+            f"measured {show(functional.measured)}: {said}",
+        ]
+    )
+
+
+def _describe_leakage(leakage: "Leakage") -> str:
+    rows = [
+        (axis, *(show(entry, signed=True) for entry in row))
+        for axis, row in zip(leakage.axes, leakage.entries, strict=True)
+    ]
+    lines = [
+        table((f"{leakage.of.upper()} OF", *leakage.dials), rows),
+        "",
+        "Base standard deviations per unit of η, near the base, with 95 % intervals for this φ.",
+    ]
+    if leakage.condition is not None:
+        lines.append(f"Condition number {leakage.condition:.2f}.")
+    lines += [f"{axis} was not measured: {why}." for axis, why in leakage.missing.items()]
+    return "\n".join(lines)
+
+
+def _describe_interference(found: "Interference") -> str:
+    names = [str(term.record) for term in found.terms]
+    rows = [
+        (
+            f"{names[pair.first]} · {names[pair.second]}",
+            show_figure(pair.cosine),
+            show_figure(pair.conflicts),
+            show_figure(pair.conflicting_mass),
+            f"{show_figure(pair.overlap)} ({show_figure(pair.expected_overlap)})",
+            "-" if pair.sti is None else f"{pair.sti.value:.3g} ({pair.sti.null:.3g})",
+            "-" if pair.sti is None else f"{pair.sti.p:.3f}",
+        )
+        for pair in found.geometry.pairs
+    ]
+    headers = ("VECTORS", "COSINE", "CONFLICTS", "BY MASS", "OVERLAP", "STI", "P")
+    return "\n".join(
+        [
+            table(headers, rows),
+            "",
+            table(*_layer_lines(found)),
+            "",
+            _describe_sti(found.geometry.sti, found),
+            "In brackets, what random subspaces of the same shapes and spectra share. Conflicts: "
+            "of the weights\nthat both change, the share moved in opposite directions; by chance "
+            ".5.",
+        ]
+    )
+
+
+def _layer_lines(found: "Interference") -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Write one row a layer, with the cosines where there are few; --json has them all."""
+    pairs = found.geometry.pairs if len(found.geometry.pairs) <= _FEW else ()
+    names = [term.record.axis for term in found.terms]
+    columns = [f"{names[pair.first]}·{names[pair.second]}" for pair in pairs]
+    rows = [
+        (
+            each.layer,
+            "-" if each.sti is None else f"{each.sti.ratio:.2f}",
+            *(show_figure(each.cosines[pair.first, pair.second]) for pair in pairs),
+        )
+        for each in found.geometry.layers
+    ]
+    return ("LAYER", "STI × CHANCE", *columns), rows
+
+
+def _describe_sti(sti: "Sti | None", found: "Interference") -> str:
+    if sti is None:
+        return "No two of the vectors share a matrix, so there is no interference of subspaces."
+    return (
+        f"Singular task interference of all {len(found.terms)}: {sti.value:.3g}, {sti.ratio:.2f} "
+        f"times that of random\nsubspaces, {sti.null:.3g} [{sti.null_low:.3g}, "
+        f"{sti.null_high:.3g}] (p {sti.p:.3f})."
+    )
+
+
+def show_figure(value: float | None) -> str:
+    """Write a figure to three digits, or a dash where it is not defined."""
+    return "-" if value is None or value != value else f"{value:.3f}"
+
+
+COMMANDS = [range_, calibrate, profile, diagnose, interference]

@@ -1,0 +1,171 @@
+"""Care for what is stored: search, tag, rename, copy, backup."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from prefreg.cli.options import REFERENCE, Common, command, sections, table
+from prefreg.cli.printing import describe_disk, disk_view, version_summary
+from prefreg.errors import RegistryError, UsageError
+from prefreg.files import human_size
+
+Reference = tuple[str, str | None]
+
+
+@command("search")
+@click.argument("text", required=False)
+@click.option("--tag", "tags", multiple=True, help="Has this tag; may be repeated.")
+@click.option("--note", metavar="WORDS", help="Has these words in its note.")
+@click.option("--base", help="Part of the base's name, or the beginning of its fingerprint.")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="BOUND",
+    help="A bound on a number, as in 'accuracy>=0.7'; may be repeated.",
+)
+def search(common: Common, text: str | None, **conditions: Any) -> None:
+    """Find versions that have every word of TEXT in their name, aliases, tags, note or base.
+
+    A metric is a number in the record of the training or in a measurement. It is named by its
+    dotted path or by the end of it, as in poles.positive.report.accuracy.
+    """
+    found = common.open_registry().search(text, **conditions)
+    rows = [
+        (
+            str(item.version),
+            ",".join(item.version.tags) or "-",
+            item.version.base.name,
+            human_size(item.version.size),
+            " ".join(f"{path}={value:.6g}" for path, value in item.metrics.items()) or "-",
+            item.version.note or "",
+        )
+        for item in found
+    ]
+    headers = ("VERSION", "TAGS", "BASE", "SIZE", "METRICS", "NOTE")
+    data = [version_summary(item.version) | {"metrics": dict(item.metrics)} for item in found]
+    text = table(headers, rows) if rows else "Nothing found."
+    common.emit("search", {"vectors": data}, text, asked=True)
+
+
+@command("tag")
+@click.argument("reference", type=REFERENCE, metavar="AXIS@V")
+@click.argument("tags", nargs=-1, required=True, metavar="TAG...")
+@click.option("--delete", is_flag=True, help="Take the tags away.")
+def tag(common: Common, reference: Reference, tags: tuple[str, ...], delete: bool) -> None:
+    """Give tags to a version, or take them away."""
+    axis, version = reference
+    if version is None:
+        raise UsageError(f"Say which version, as in {axis}@1.")
+    record = common.open_registry().tag(axis, version, *tags, remove=delete)
+    data = {"axis": record.axis, "version": record.number, "tags": list(record.tags)}
+    common.emit("tag", data, f"{record} has the tags: {', '.join(record.tags) or 'none'}.")
+
+
+@command("rename")
+@click.argument("old")
+@click.argument("new")
+def rename(common: Common, old: str, new: str) -> None:
+    """Rename an axis with all its versions; OLD goes on meaning it."""
+    before = common.open_registry().rename(old, new)
+    common.emit("rename", {"axis": new, "before": before}, f"{before} is now {new}.")
+
+
+@command("copy")
+@click.argument("reference", type=REFERENCE, metavar="AXIS[@V]")
+@click.option("--to", "target", required=True, metavar="REGISTRY", help="Path or SQLAlchemy URL.")
+@click.option("--as", "name", metavar="NAME", help="Name of the axis there.")
+@click.option("--renumber", is_flag=True, help="Take the next number there.")
+def copy(
+    common: Common, reference: Reference, target: str, name: str | None, renumber: bool
+) -> None:
+    """Copy a version with its bytes, record, tags and measurements to another registry.
+
+    REGISTRY is created if need be. The version keeps its number where that is free there.
+    """
+    done = common.open_registry().copy(*reference, target, name=name, renumber=renumber)
+    data = version_summary(done.record) | {"registry": done.registry, "added": done.added}
+    size = human_size(done.record.size)
+    text = (
+        f"Copied to {done.registry} as {done.record} ({size})."
+        if done.added
+        else f"Nothing to do: it is {done.record} in {done.registry} already ({size})."
+    )
+    common.emit("copy", data, text)
+
+
+@command("backup")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--overwrite", is_flag=True, help="Replace FILE, if it is a registry.")
+def backup(common: Common, file: Path, overwrite: bool) -> None:
+    """Write a verified snapshot of the registry to FILE, while others may write."""
+    done = common.open_registry().backup(file, overwrite=overwrite)
+    data = {
+        "file": str(done.path),
+        "versions": done.versions,
+        "files": done.files,
+        "bytes": done.bytes,
+    }
+    beside = f", {done.files} vectors beside it" if done.files else ""
+    count = f"{done.versions} version{'' if done.versions == 1 else 's'}"
+    text = f"Backed up {count} to {file} ({human_size(done.bytes)}{beside})."
+    common.emit("backup", data, text)
+
+
+@command("verify")
+def verify(common: Common) -> None:
+    """Check every byte of the registry against its hash."""
+    problems = common.open_registry().verify()
+    if problems:
+        raise RegistryError(
+            f"{len(problems)} problems found:\n" + "\n".join(f"- {problem}" for problem in problems)
+        )
+    common.emit("verify", {"problems": []}, "Every version has its bytes, and every hash agrees.")
+
+
+@command("gc")
+@click.option(
+    "--cache",
+    is_flag=True,
+    help="Empty the cache too: fingerprints, reference scores, and runs that were not finished.",
+)
+def gc(common: Common, cache: bool) -> None:
+    """Remove the bytes that no version needs."""
+    registry = common.open_registry()
+    report, disk = registry.gc(), registry.disk_use()
+    data: dict[str, Any] = {"files": report.files, "bytes": report.bytes, "disk": disk_view(disk)}
+    text = (
+        f"Removed {report.files} files and gave {human_size(report.bytes)} back. "
+        f"{describe_disk(disk)}"
+    )
+    if cache:
+        from prefreg.cli.doctor import empty_cache
+
+        emptied = empty_cache()
+        data["cache_bytes"] = emptied.bytes
+        data["runs"] = [
+            {"run": run.about, "bytes": run.bytes, "busy": run.busy} for run in emptied.runs
+        ]
+        text += f" Emptied the cache ({human_size(emptied.bytes)})."
+        for run in emptied.runs:
+            done = "is under way and stays" if run.busy else "was not finished and is gone"
+            text += f"\nThe run {run.about} ({human_size(run.bytes)}) {done}."
+    common.emit("gc", data, text)
+
+
+@command("doctor")
+def doctor(common: Common) -> None:
+    """Look at the environment, the registry, the disk and the plugins."""
+    from prefreg.cli.doctor import examine
+
+    report = examine(common.open_registry().access)
+    lines = [sections({name: value for name, value in report.facts.items()})]
+    lines += [f"\nProblem: {problem}" for problem in report.problems]
+    if not report.problems:
+        lines.append("\nNo problems found.")
+    data = {"facts": report.facts, "problems": list(report.problems)}
+    common.emit("doctor", data, "\n".join(lines), asked=True)
+
+
+COMMANDS = [search, tag, rename, copy, backup, verify, gc, doctor]

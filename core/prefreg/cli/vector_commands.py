@@ -1,0 +1,427 @@
+"""Look at what is stored: vectors, show, bases, alias, rm."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from prefreg.cli.options import AT, REFERENCE, Common, command, sections, table
+from prefreg.cli.printing import (
+    alias_view,
+    base_view,
+    describe_disk,
+    disk_view,
+    distinct_size,
+    version_summary,
+    version_view,
+)
+from prefreg.errors import UsageError
+from prefreg.files import human_size
+from prefreg.registry import VersionRecord, VersionSummary
+
+if TYPE_CHECKING:
+    from prefreg.evaluation.compare import Comparison, FieldDifference
+
+Reference = tuple[str, str | None]
+
+
+@command("vectors")
+@click.argument("axis", required=False)
+def vectors(common: Common, axis: str | None) -> None:
+    """List the stored versions, of AXIS or of all axes."""
+    registry = common.open_registry()
+    records = registry.summaries(axis)
+    rows = [
+        (
+            str(record),
+            ",".join(record.aliases) or "-",
+            record.base.name,
+            record.kind,
+            record.dtype,
+            human_size(record.size),
+            f"{record.created:%Y-%m-%d %H:%M}",
+            ",".join(record.tags) or "-",
+            record.note or "",
+        )
+        for record in records
+    ]
+    headers = ("VERSION", "ALIASES", "BASE", "KIND", "DTYPE", "SIZE", "CREATED", "TAGS", "NOTE")
+    size, disk = distinct_size(records), registry.disk_use()
+    text = "No vectors yet. Add one with `prefreg add-axis`."
+    if rows:
+        count = f"{len(rows)} version{'' if len(rows) == 1 else 's'}, {human_size(size)}"
+        text = f"{table(headers, rows)}\n\n{count}. {describe_disk(disk)}"
+    data = {
+        "vectors": [version_summary(record) for record in records],
+        "bytes": size,
+        "disk": disk_view(disk),
+    }
+    common.emit("vectors", data, text, asked=True)
+
+
+@command("show")
+@click.argument("reference", type=REFERENCE, metavar="AXIS[@V]")
+@click.option("--base", help="Base model: its name, folder, hub id or fingerprint.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.png",
+    help="Draw how its poles were trained.",
+)
+@AT
+def show(
+    common: Common, reference: Reference, base: str | None, plot: Path | None, at: datetime | None
+) -> None:
+    """Show the full record of one version; the newest without @V."""
+    registry = common.open_registry()
+    record, disk = registry.show(*reference, base=base, at=at), registry.disk_use()
+    if plot is not None:
+        from prefreg.evaluation.pole_curves import plot_version
+
+        plot_version(record, plot)
+        common.note(f"Drew {plot}.")
+    text = f"{_describe(record)}\n\n{describe_disk(disk)}"
+    common.emit("show", version_view(record) | {"disk": disk_view(disk)}, text, asked=True)
+
+
+def _describe(record: VersionRecord) -> str:
+    fields: dict[str, object] = {
+        "version": record,
+        "also called": ", ".join(record.axis_aliases) or "-",
+        "aliases": ", ".join(record.aliases) or "-",
+        "tags": ", ".join(record.tags) or "-",
+        "kind": f"{record.kind}, {record.dtype}",
+        "size": f"{human_size(record.size)} {'inside' if record.inline else 'beside'} the database",
+        "sha256": record.sha256,
+        "base": record.base.name + (f"@{record.base.revision}" if record.base.revision else ""),
+        "base weights": record.base.weights,
+        "created": f"{record.created:%Y-%m-%d %H:%M:%S %Z}",
+        "note": record.note or "-",
+    }
+    lines = [sections(fields)]
+    for name, value in record.metadata.items():
+        lines.append(f"\n{name}:\n" + "\n".join(_indent(value)))
+    if record.measurements:
+        measured = {
+            item.kind: f"{_numbers(item.value)} ({item.protocol})" for item in record.measurements
+        }
+        lines.append("\nmeasurements:\n" + "\n".join(_indent(measured)))
+    return "\n".join(lines)
+
+
+def _numbers(value: Any) -> str:
+    """Write a measurement without what it is made of, which --json has."""
+    if not isinstance(value, dict):
+        return str(value)
+    plain = {key: each for key, each in value.items() if isinstance(each, int | float | str)}
+    return ", ".join(f"{key} {_brief(each)}" for key, each in plain.items()) or "see --json"
+
+
+def _indent(value: Any, depth: int = 1) -> list[str]:
+    pad = "  " * depth
+    if not isinstance(value, dict):
+        return [f"{pad}{_brief(value)}"]
+    lines = []
+    for name, item in value.items():
+        if isinstance(item, dict) and len(item) <= 12:
+            lines += [f"{pad}{name}:", *_indent(item, depth + 1)]
+        else:
+            lines.append(f"{pad}{name}: {_brief(item)}")
+    return lines
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, dict | list) and len(value) > 12:
+        return f"{len(value)} entries (see --json)"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@command("bases")
+def bases(common: Common) -> None:
+    """List the base models that the registry knows, with the vectors on each."""
+    registry = common.open_registry()
+    records, disk = registry.bases(), registry.disk_use()
+    on_base: dict[str, list[VersionSummary]] = {}
+    for version in registry.summaries():
+        on_base.setdefault(version.base.weights, []).append(version)
+    counted = [
+        (
+            record,
+            len(on_base.get(record.weights, ())),
+            distinct_size(on_base.get(record.weights, ())),
+        )
+        for record in records
+    ]
+    rows = [
+        (
+            record.name,
+            (record.revision or "-")[:12],
+            f"{record.parameters:,}",
+            record.dtype,
+            record.weights[:12],
+            versions,
+            human_size(size),
+            record.path or "-",
+        )
+        for record, versions, size in counted
+    ]
+    headers = ("BASE", "REVISION", "PARAMETERS", "DTYPE", "WEIGHTS", "VERSIONS", "SIZE", "PATH")
+    text = "No bases yet. `prefreg add-axis` records one."
+    if rows:
+        text = f"{table(headers, rows)}\n\n{describe_disk(disk)}"
+    data = {
+        "bases": [
+            base_view(record) | {"versions": versions, "bytes": size}
+            for record, versions, size in counted
+        ],
+        "disk": disk_view(disk),
+    }
+    common.emit("bases", data, text, asked=True)
+
+
+@command("alias")
+@click.argument("reference", type=REFERENCE, metavar="AXIS[@V]")
+@click.argument("alias", required=False)
+@click.option("--delete", is_flag=True, help="Delete the alias; its history is kept.")
+@click.option("--base", help="With --delete, where several bases have the alias.")
+@AT
+def alias(
+    common: Common,
+    reference: Reference,
+    alias: str | None,
+    delete: bool,
+    base: str | None,
+    at: datetime | None,
+) -> None:
+    """Point ALIAS at a version, or show the history of an axis' aliases without one.
+
+    `prefreg alias helpful@3 stable` names version 3; `prefreg alias helpful@stable --delete`
+    deletes the name. `prefreg alias helpful@stable` shows the history of one alias, and --at
+    where it stood.
+    """
+    if at is not None and (alias or delete):
+        raise UsageError("--at looks at the history; an alias can be changed only now.")
+    if base is not None and not delete:
+        raise UsageError("--base goes with --delete: a version says which base an alias is for.")
+    if delete:
+        _delete_alias(common, reference, alias, base)
+    elif alias is None:
+        _show_history(common, reference, at)
+    else:
+        record = common.open_registry().alias(reference[0], _number(reference), alias)
+        data = {"axis": record.axis, "alias": alias, "version": record.number}
+        common.emit("alias", data, f"{record.axis}@{alias} is now {record}.")
+
+
+def _delete_alias(
+    common: Common, reference: Reference, alias: str | None, base: str | None
+) -> None:
+    axis, version = reference
+    name = alias or version
+    if name is None or name.isdigit():
+        raise UsageError("Say which alias to delete, as in `prefreg alias helpful@stable`.")
+    common.open_registry().unalias(axis, name, base=base)
+    common.emit("alias", {"axis": axis, "alias": name, "version": None}, f"Deleted {name}.")
+
+
+def _show_history(common: Common, reference: Reference, at: datetime | None) -> None:
+    axis, name = reference
+    if name is not None and name.isdigit():
+        raise UsageError(f"Say what to call it, as in `prefreg alias {axis}@{name} stable`.")
+    events = common.open_registry().alias_history(axis, name, at=at)
+    rows = [
+        (
+            f"{event.created:%Y-%m-%d %H:%M}",
+            event.alias,
+            event.action,
+            event.number or "-",
+            event.base.name,
+        )
+        for event in events
+    ]
+    headers = ("WHEN", "ALIAS", "ACTION", "VERSION", "BASE")
+    text = table(headers, rows) if rows else f"No version of {axis} was ever given an alias."
+    common.emit("alias", {"axis": axis, "history": list(map(alias_view, events))}, text, asked=True)
+
+
+@command("rm")
+@click.argument("reference", type=REFERENCE, metavar="AXIS@V")
+@click.option("--force", is_flag=True, help="Remove it even if an alias names it.")
+def rm(common: Common, reference: Reference, force: bool) -> None:
+    """Remove a version. Its number is never used again."""
+    record = common.open_registry().remove(reference[0], _number(reference), force=force)
+    data = {"axis": record.axis, "version": record.number, "sha256": record.sha256}
+    common.emit("rm", data, f"Removed {record}.")
+
+
+def _number(reference: Reference) -> int:
+    axis, version = reference
+    if version is None or not version.isdigit():
+        raise UsageError(f"Give the version by its number, as in {axis}@1.")
+    return int(version)
+
+
+_LONGEST = 32
+_MANY = 12
+
+
+@command("diff")
+@click.argument("first", type=REFERENCE, metavar="AXIS@V")
+@click.argument("second", type=REFERENCE, metavar="AXIS@V")
+def diff(common: Common, first: Reference, second: Reference) -> None:
+    """Show what differs between two versions, and the cosine of their vectors.
+
+    Base, data, settings, seeds, metrics, geometry and hashes are compared, and all else that is
+    on record. The cosine is that of two vectors on the same base.
+    """
+    texts = ["@".join(filter(None, reference)) for reference in (first, second)]
+    found = common.open_registry().diff(*texts)
+    data = {
+        "first": version_summary(found.first),
+        "second": version_summary(found.second),
+        "cosine": found.cosine,
+        "reason": found.reason,
+        "same": list(found.agreeing),
+        "differences": [
+            {
+                "group": each.group,
+                "field": each.field,
+                "first": each.first,
+                "second": each.second,
+            }
+            for each in found.differences
+        ],
+    }
+    common.emit("diff", data, _describe_difference(found), asked=True)
+
+
+def _describe_difference(found: "Comparison") -> str:
+    angle = f"no cosine: {found.reason}" if found.cosine is None else f"cosine {found.cosine:.6g}"
+    lines = [f"{found.first} and {found.second}: {angle}."]
+    if found.agreeing:
+        lines.append(f"The same in both: {', '.join(found.agreeing)}.")
+    groups: dict[str, list[FieldDifference]] = {}
+    for each in found.differences:
+        groups.setdefault(each.group, []).append(each)
+    for group, differences in groups.items():
+        rows = _rows(differences)
+        lines += ["", table((group.upper(), str(found.first), str(found.second)), rows)]
+    return "\n".join(lines)
+
+
+def _rows(differences: "list[FieldDifference]") -> list[tuple[str, str, str]]:
+    """Write one row a field; tables of many numbers, such as the norms of all tensors, as one."""
+    families: dict[str, list[FieldDifference]] = {}
+    for each in differences:
+        families.setdefault(_family(each.field), []).append(each)
+    rows = []
+    for family, members in families.items():
+        if family and len(members) > _MANY:
+            rows.append((family, f"{len(members)} values differ", "(see --json)"))
+        else:
+            rows += [
+                (each.field, _brief_value(each.first), _brief_value(each.second))
+                for each in members
+            ]
+    return rows
+
+
+def _family(field: str) -> str:
+    parts = field.split(".")
+    return ".".join(parts[:2]) if len(parts) > 2 else ""
+
+
+def _brief_value(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ", ".join(value) or "-"
+    text = str(value)
+    if len(text) <= _LONGEST:
+        return text
+    return f"{len(value)} entries" if isinstance(value, list) else f"{text[: _LONGEST - 1]}…"
+
+
+@command("compress")
+@click.argument("version", type=REFERENCE, metavar="AXIS[@V]")
+@click.option("--dtype", metavar="bf16", help="Store every number in bfloat16.")
+@click.option("--int8", is_flag=True, help="Store every number in 8 bits, with a scale a row.")
+@click.option("--topk", type=float, metavar="SHARE", help="Keep this share of each weight: .1.")
+@click.option("--rank", type=int, metavar="RANK", help="Keep matrices at this rank, drop the rest.")
+@click.option("--note", help="A line to remember the version by.")
+def compress(common: Common, version: tuple[str, str | None], **options: Any) -> None:
+    """Store a smaller form of a version as the next one of its axis, with the measured error.
+
+    The version itself stays as it is. Give exactly one of --dtype, --int8, --topk and --rank.
+    """
+    axis, reference = version
+    registry = common.open_registry()
+    record = registry.compress(axis, reference, **options)
+    before = registry.show(axis, record.metadata["compression"]["of"].rpartition("@")[2])
+    data = version_summary(record) | {"compression": record.metadata["compression"]}
+    common.emit("compress", data, _describe_compressed(before, record))
+
+
+def _describe_compressed(before: VersionRecord, record: VersionRecord) -> str:
+    found = record.metadata["compression"]
+    margin = found["margin"]
+    fields: dict[str, object] = {
+        "compressed": f"{before} ({before.kind} {before.dtype}, {human_size(before.size)})",
+        "to": f"{record} ({record.kind} {record.dtype}, {human_size(record.size)})",
+        "relative error": f"{found['relative_error']:.2e}",
+        "norm ratio": f"{found['norm_ratio']:.4f}",
+        "cosine": "not defined" if found["cosine"] is None else f"{found['cosine']:.4f}",
+        "held-out margin": f"not measured: {margin['reason']}"
+        if "reason" in margin
+        else f"{margin['compressed']:.3f} of {margin['original']:.3f} nats at η = 1, "
+        f"{margin['pairs']} pairs",
+    }
+    if found["dropped"]:
+        count = len(found["dropped"]["weights"])
+        share = found["dropped"]["share_of_error"]
+        fields["dropped"] = (
+            f"{count} weights that are no matrices, {share:.1%} of the squared error"
+        )
+    return sections(fields)
+
+
+_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+@command("import")
+@click.argument("name")
+@click.option("--plus", type=_FOLDER, help="The positive pole.")
+@click.option("--minus", type=_FOLDER, help="The negative pole.")
+@click.option(
+    "--task-vector",
+    type=click.Path(path_type=Path, exists=True),
+    help="Differences in the base's names, instead of poles: a safetensors file, or a folder.",
+)
+@click.option("--base", required=True, help="Base model of all: a folder, a hub id, or pocket.")
+@click.option("--positive-only", is_flag=True, help="There is no negative pole: φ₊ = θ₊ − θ_base.")
+@click.option("--of-pair", is_flag=True, help="The task vector is θ₊ − θ₋.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Storage dtype of a dense vector.",
+)
+@click.option("--note", help="A line to remember the version by.")
+def import_vector(common: Common, name: str, **options: Any) -> None:
+    """Store the difference of two trained models as a version of the axis NAME.
+
+    The poles are two checkpoints or two PEFT adapters, trained from one base; a task vector is
+    their difference, taken already. NAME need not be an installed axis.
+    """
+    from prefreg.training.import_vector import ImportRequest
+
+    record = common.open_registry().import_vector(ImportRequest(name, **options))
+    text = f"Imported {record} on {record.base.name} ({record.kind}, {human_size(record.size)})."
+    common.emit("import", version_view(record), text)
+
+
+COMMANDS = [vectors, show, bases, alias, rm, diff, compress, import_vector]

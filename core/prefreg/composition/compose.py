@@ -1,0 +1,359 @@
+"""Compose: terms → versions and base → plan → folder."""
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from prefreg.axes.methods import Method
+from prefreg.axes.plugins import load_methods
+from prefreg.composition import Plan, PlannedTerm, Survival, write_composition
+from prefreg.composition.dial_ranges import range_warnings
+from prefreg.composition.eta import EtaRule, read_rule
+from prefreg.composition.layout import parse_size, plan_files
+from prefreg.composition.methods.linear import LINEAR
+from prefreg.composition.plan import opened
+from prefreg.composition.recipe import SCHEMA
+from prefreg.composition.resolve import Resolution, refuse_mixed_contrasts, resolve_terms
+from prefreg.composition.rounding import Rounding
+from prefreg.composition.streaming import Progress, buffer_bytes, estimate_seconds
+from prefreg.errors import PrefregError, UsageError, VectorError
+from prefreg.registry import Store
+from prefreg.registry.access import Access
+from prefreg.terms import Term, parse_reference
+from prefreg.vectors.dense import parse_dtype, require_device
+
+_DEFAULT_OUTPUT = Path("composed")
+
+
+@dataclass(frozen=True, slots=True)
+class CompositionRequest:
+    """What is asked of a composition; every default is the command line's."""
+
+    terms: tuple[Term, ...]
+    output: Path = _DEFAULT_OUTPUT
+    base: str | None = None
+    dtype: str | None = None
+    """Output dtype, as in `bfloat16`; the base's own, tensor by tensor, if absent."""
+    rounding: str = "nearest"
+    seed: int = 0
+    """Of stochastic rounding."""
+    overwrite: bool = False
+    max_shard_size: str | None = None
+    device: str = "cpu"
+    """Where sums are taken, as in `cuda`; the bytes are the same everywhere."""
+    durable: bool = False
+    """Whether every byte is on the disk, rather than in its cache, before this ends."""
+    hash_files: bool = False
+    """Whether the recipe gets the sha256 of every file that is written."""
+    verify: bool = False
+    force_base: bool = False
+    mix_contrasts: bool = False
+    """Add vectors of pairs and of positive poles alone to one sum."""
+    form: str = "checkpoint"
+    """What is written: a whole `checkpoint`, or an `adapter`."""
+    max_rank: int | None = None
+    """The largest rank of an adapter's modules; dense vectors need it."""
+    method: str = "linear"
+    options: tuple[tuple[str, object], ...] = ()
+    """Settings of the method."""
+    rules: tuple[tuple[str, EtaRule], ...] = ()
+    """Other coefficients of an axis for some of the weights."""
+    at: datetime | None = None
+    """The moment as of which versions are looked up."""
+    hashes: tuple[tuple[str, str], ...] = ()
+    """What a recipe says of the vectors: axis and sha256."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A composition that was written."""
+
+    path: Path
+    formula: str
+    base: str
+    size: int
+    survival: Survival | None
+    warnings: tuple[str, ...]
+
+    @property
+    def gain(self) -> float | None:
+        """The share of the requested change that the rounding left."""
+        return self.survival.gain if self.survival else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result in a form that JSON can hold."""
+        return {
+            "path": str(self.path),
+            "formula": self.formula,
+            "base": self.base,
+            "size": self.size,
+            "survival": self.survival.to_json() if self.survival else None,
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CompositionPlan:
+    """What a composition would do; all sizes in bytes."""
+
+    formula: str
+    rule: str
+    """What the method adds to the base."""
+    base: str
+    output: Path
+    reads: dict[str, int]
+    """Bytes by the file, or the version stored in the registry."""
+    writes: dict[str, int]
+    """Bytes by the weight file."""
+    bytes_read: int
+    bytes_written: int
+    peak_memory: int
+    """Of the whole process."""
+    seconds: float
+    """From a sample that was composed and not written; a cold or slow disk takes longer."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan in a form that JSON can hold."""
+        return {
+            "formula": self.formula,
+            "rule": self.rule,
+            "base": self.base,
+            "output": str(self.output),
+            "reads": [{"file": name, "bytes": size} for name, size in self.reads.items()],
+            "writes": [{"file": name, "bytes": size} for name, size in self.writes.items()],
+            "bytes_read": self.bytes_read,
+            "bytes_written": self.bytes_written,
+            "peak_memory": self.peak_memory,
+            "seconds": self.seconds,
+        }
+
+
+def compose(
+    access: Access, request: CompositionRequest, progress: Progress | None = None
+) -> Composed:
+    """Write the checkpoint that is asked for."""
+    found, made = _checkpoint_plan(access, request)
+    written = write_composition(
+        made,
+        request.output,
+        dtype=request.dtype,
+        overwrite=request.overwrite,
+        max_shard_size=request.max_shard_size,
+        rounding=Rounding(request.rounding, request.seed),
+        device=request.device,
+        durable=request.durable,
+        hashed=request.hash_files,
+        progress=progress,
+    )
+    _relocate(access, request, found)
+    warnings = tuple(_warnings(found, written.survival))
+    return Composed(
+        written.path, written.formula, str(found.base), written.size, written.survival, warnings
+    )
+
+
+def plan(access: Access, request: CompositionRequest) -> CompositionPlan:
+    """Say what a composition would read and write."""
+    found, made = _checkpoint_plan(access, request)
+    size = request.max_shard_size
+    files = plan_files(
+        found.base.checkpoint,
+        dtype=parse_dtype(request.dtype) if request.dtype else None,
+        max_shard_size=parse_size(size) if size else None,
+    )
+    reads: dict[str, int] = {}
+    for tensor in found.base.checkpoint.tensors.values():
+        path = str(tensor.file)
+        reads[path] = reads.get(path, 0) + tensor.spec.nbytes
+    for term in made.active:
+        stored = isinstance(term.source, bytes)
+        reads[str(term.record) if stored else str(term.source)] = term.record.size
+    require_device(request.device)
+    with opened(made) as open_plan:
+        rounding = Rounding(request.rounding, request.seed)
+        seconds = estimate_seconds(open_plan, files, rounding=rounding, device=request.device)
+    buffers = buffer_bytes(len(made.active))
+    return CompositionPlan(
+        formula=made.formula,
+        rule=made.rule,
+        base=str(found.base),
+        output=request.output,
+        reads=reads,
+        writes={file.name: file.size for file in files},
+        bytes_read=sum(reads.values()),
+        bytes_written=sum(file.size for file in files),
+        peak_memory=psutil.Process().memory_info().rss + buffers,
+        seconds=seconds,
+    )
+
+
+def _checkpoint_plan(access: Access, request: CompositionRequest) -> tuple[Resolution, Plan]:
+    if request.max_rank is not None:
+        raise UsageError("A rank is bounded in adapters only: add --as adapter to --max-rank.")
+    return resolve_plan(access, request)
+
+
+def resolve_plan(access: Access, request: CompositionRequest) -> tuple[Resolution, Plan]:
+    """Find what is to be composed, without reading a vector."""
+    if not request.terms:
+        raise UsageError("A composition needs at least one term, as in helpful:1.")
+    with access.reading() as store:
+        found = resolve_terms(
+            store, request.terms, request.base, force_base=request.force_base, at=request.at
+        )
+        _check_hashes(found, request)
+        rules = [(store.canonical(axis) or axis, rule) for axis, rule in request.rules]
+        terms = [
+            PlannedTerm(
+                term.record,
+                term.eta,
+                store.vector_source(term.record, rehash=request.verify),
+                tuple(rule for axis, rule in rules if axis == term.record.axis),
+            )
+            for term in found.terms
+        ]
+        options = _canonical_options(store, request, found)
+    method = find_method(request.method)
+    made = Plan(found.base, terms, force_base=request.force_base, method=method, options=options)
+    if not request.mix_contrasts:
+        refuse_mixed_contrasts([term.record for term in made.active])
+    return found, made
+
+
+def _canonical_options(
+    store: Store, request: CompositionRequest, found: Resolution
+) -> dict[str, object]:
+    options = dict(request.options)
+    if "protect" in options:
+        written = [name.strip() for name in str(options["protect"]).split(",") if name.strip()]
+        axes = [store.canonical(name) or name for name in written]
+        absent = set(axes) - {term.record.axis for term in found.terms}
+        if absent:
+            raise UsageError(f"{min(absent)!r} is protected, but it is no term of the composition.")
+        options["protect"] = ",".join(axes)
+    return options
+
+
+def find_method(name: str) -> Method:
+    """Find a method by name: one of prefreg's, else one that a plugin brings."""
+    if name == LINEAR.name:  # which alone needs no torch
+        return LINEAR
+    from prefreg.composition.methods.built_in import METHODS
+
+    if name in METHODS:
+        return METHODS[name]
+    brought, broken = load_methods()
+    if name in brought:
+        return brought[name]
+    known = sorted(METHODS.keys() | brought.keys())
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    also = f" Broken plugins: {', '.join(broken)}." if broken else ""
+    raise UsageError(f"There is no method {name!r}. There are: {', '.join(known)}.{meant}{also}")
+
+
+def _check_hashes(found: Resolution, request: CompositionRequest) -> None:
+    stored = {term.record.axis: term.record for term in found.terms}
+    for axis, sha256 in request.hashes:
+        record = stored.get(axis)
+        if record is not None and record.sha256 != sha256:
+            raise VectorError(
+                f"The recipe names a vector of {axis} with sha256 {sha256[:12]}, but {record} has "
+                f"{record.sha256[:12]}. It was made with another registry."
+            )
+
+
+def _relocate(access: Access, request: CompositionRequest, found: Resolution) -> None:
+    """Record where a base that had moved was found, if this registry can be written."""
+    if request.base is None or not Path(found.base.name).is_absolute():
+        return
+    with access.reading() as store:
+        record = store.base(found.base.fingerprint.weights)
+        known = record.path if record else None
+    if known is None or known == found.base.name or Path(known).is_dir():
+        return
+    with access.changing() as store:
+        store.relocate_base(found.base.fingerprint.weights, found.base.name)
+
+
+def _warnings(found: Resolution, survival: Survival | None) -> list[str]:
+    warnings = range_warnings(found.terms)
+    if survival is not None and survival.warning:
+        warnings.append(survival.warning)
+    base = found.base.fingerprint
+    for term in found.terms:
+        recorded = term.record.base
+        if (recorded.tokenizer, recorded.template) != (base.tokenizer, base.template):
+            warnings.append(
+                f"{term.record} was trained with another tokenizer or chat template than "
+                f"{found.base} has."
+            )
+    return warnings
+
+
+def read_recipe(path: Path, **options: Any) -> CompositionRequest:
+    """Read a recipe, such as the `prefreg.json` of an output; options given win over it."""
+    try:
+        content = _parse(path.read_text(encoding="utf-8"))
+        given = {key: value for key, value in options.items() if _is_given(value)}
+        return _read_recipe(content, given)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{path} is no recipe: {reason}.") from error
+    except PrefregError as error:
+        raise UsageError(f"{path} is no recipe: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(
+            f"{path} is no recipe: it needs 'schema', 'base' and 'terms' with axis, eta and "
+            f"version ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _parse(text: str) -> Any:
+    """Read JSON, as outputs hold it, else YAML, which refuses some characters of folder names."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False and value != ()
+
+
+def _read_recipe(content: Any, options: Mapping[str, Any]) -> CompositionRequest:
+    if not isinstance(content, Mapping):
+        raise UsageError("it holds no mapping with 'schema', 'base' and 'terms'.")
+    if content["schema"] != SCHEMA:
+        raise UsageError(f"Only schema {SCHEMA} is known.")
+    terms, hashes, rules = [], [], []
+    for item in content["terms"]:
+        axis, _ = parse_reference(str(item["axis"]))
+        version = item.get("version")
+        terms.append(Term(axis, float(item["eta"]), None if version is None else str(version)))
+        rules += [(axis, read_rule(rule)) for rule in item.get("rules", ())]
+        if "sha256" in item:
+            hashes.append((axis, str(item["sha256"])))
+    base = content["base"]
+    spec = f"{base['name']}@{base['revision']}" if base.get("revision") else str(base["name"])
+    known: dict[str, Any] = {
+        "base": spec,
+        "dtype": content.get("dtype"),
+        "max_shard_size": content.get("max_shard_size"),
+        "rounding": str((content.get("rounding") or {}).get("kind", "nearest")),
+        "seed": int((content.get("rounding") or {}).get("seed", 0)),
+        "hash_files": content.get("files") is not None,
+    }
+    known |= {"form": content.get("as", "checkpoint"), "max_rank": content.get("max_rank")}
+    method = str(content.get("method", "linear"))
+    settings = {} if options.get("method", method) != method else content.get("options") or {}
+    known |= {"method": method, **options}
+    known["options"] = tuple({**settings, **dict(options.get("options", ()))}.items())
+    return CompositionRequest(tuple(terms), rules=tuple(rules), hashes=tuple(hashes), **known)

@@ -1,0 +1,200 @@
+"""Turn the parameters of a loaded model by vectors, always from the pristine values."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Self
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
+from prefreg.composition.engine import compose_tensor, require_finite
+from prefreg.composition.resolve import refuse_mixed_contrasts, resolve_on, resolve_terms
+from prefreg.errors import BaseModelError, UsageError
+from prefreg.models.generation import Sampling, sample_answers
+from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
+from prefreg.registry.access import Access
+from prefreg.terms import Term, as_terms
+from prefreg.vectors import Vector, open_vector, read_tensor
+from prefreg.vectors.pole_tensors import TensorSource
+
+
+class Dials:
+    """A loaded model whose weights can be set to θ_base + Σ ηᵢ·φᵢ and back.
+
+    The pristine weights are kept beside the model, which doubles its memory. Every setting is
+    computed from them: adding and taking away in place would drift.
+    """
+
+    def __init__(self, model: PreTrainedModel, names: Mapping[str, str]) -> None:
+        """Keep the pristine weights of `model`.
+
+        `names` maps the parameters' in-memory names to the names that vectors use.
+        """
+        self.model = model
+        self._names = dict(names)
+        self._pristine = {
+            name: parameter.detach().clone() for name, parameter in model.named_parameters()
+        }
+
+    @property
+    def pristine(self) -> Mapping[str, torch.Tensor]:
+        """Return the weights of the base by their names in memory; nobody may change them."""
+        return self._pristine
+
+    def stored_name(self, name: str) -> str:
+        """Return the name that checkpoint and vectors use for an in-memory parameter."""
+        return self._names[name]
+
+    def apply(self, terms: Sequence[tuple[float, TensorSource]]) -> None:
+        """Set every parameter to the composition of `terms`, given in canonical order."""
+        try:
+            for name, parameter in self.model.named_parameters():
+                parameter.data.copy_(self._compose(name, terms))
+        except BaseException:
+            self.restore()
+            raise
+
+    def restore(self) -> None:
+        """Give every parameter its pristine value, bit for bit."""
+        for name, parameter in self.model.named_parameters():
+            parameter.data.copy_(self._pristine[name])
+
+    def _compose(self, name: str, terms: Sequence[tuple[float, TensorSource]]) -> torch.Tensor:
+        base = self._pristine[name]
+        stored = self._names[name]
+        parts = [
+            (eta, vector.tensor(stored).to(base.device))
+            for eta, vector in terms
+            if stored in vector.names
+        ]
+        composed = compose_tensor(base, parts, base.dtype)
+        require_finite(name, composed, base)
+        return composed
+
+
+Resolver = Callable[[Sequence[Term]], Sequence[tuple[float, TensorSource]]]
+"""Find the vectors of terms on this model's base, in canonical order."""
+
+
+class SteeredModel:
+    """A loaded base model whose dials can be set again and again."""
+
+    def __init__(self, dials: Dials, tokenizer: PreTrainedTokenizerBase, resolve: Resolver) -> None:
+        """Put dials, a tokenizer and a way to find vectors together."""
+        self._dials = dials
+        self._resolve = resolve
+        self.tokenizer = tokenizer
+        self.terms: tuple[Term, ...] = ()
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """Return the transformers model with its present weights."""
+        return self._dials.model
+
+    def set(self, terms: Mapping[str, float] | Sequence[str | Term] = (), **etas: float) -> Self:
+        """Set the dials; an axis that is not named is at 0.
+
+        Axes are named as keywords (`helpful=1`) or, with a version, as a mapping or terms
+        (`{"helpful@2": 1}`, `["helpful@2:1"]`).
+        """
+        wanted = (*as_terms(terms), *as_terms(etas))
+        self._dials.apply(self._resolve(wanted))
+        self.terms = wanted
+        return self
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> str:
+        """Answer one prompt; temperature 0 takes the likeliest token each time."""
+        sampling = Sampling(max_new_tokens, temperature, top_p, seed)
+        return self.generate_all([prompt], sampling)[0]
+
+    def generate_all(self, prompts: Sequence[str], sampling: Sampling) -> list[str]:
+        """Answer every prompt once, in batches."""
+        return sample_answers(self.model, self.tokenizer, prompts, sampling)
+
+
+def load_steered(
+    access: Access, terms: Sequence[Term], base: str | None, at: datetime | None = None
+) -> SteeredModel:
+    """Load a base model with dials, set to `terms`; `at` looks versions up as of a moment."""
+    if base is not None and not terms:
+        found = resolve_base(base)  # needs no registry: the base may be used as it is
+    else:
+        with access.reading() as store:
+            found = resolve_terms(store, terms, base, at=at).base
+    with quiet():
+        model, tokenizer = on_gpu(load_model(found, "auto")), load_tokenizer(found)
+    model.train(False)
+    dials = make_dials(model, found)
+    return SteeredModel(dials, tokenizer, VectorShelf(found, access, at)).set(terms)
+
+
+@contextmanager
+def steer_loaded(
+    model: PreTrainedModel, terms: Sequence[Term], base: str | None, access: Access
+) -> Iterator[None]:
+    """Turn the weights of a loaded model, and give them back bit for bit."""
+    spec = base or model.config.name_or_path
+    if not spec:
+        raise UsageError("The model does not say where it came from; name its base with base=.")
+    found = resolve_base(spec)
+    dials = make_dials(model, found)
+    check_same_weights(model, dials, found)
+    vectors = VectorShelf(found, access)(terms)
+    try:
+        dials.apply(vectors)
+        yield
+    finally:
+        dials.restore()
+
+
+def make_dials(model: PreTrainedModel, base: BaseModel) -> Dials:
+    """Put dials on a loaded model whose parameters are those of `base`."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return Dials(model, on_disk_names(shapes, model.base_model_prefix, base.checkpoint))
+
+
+def check_same_weights(model: PreTrainedModel, dials: Dials, base: BaseModel) -> None:
+    """Compare a loaded model with its base on disk, each tensor in the model's dtype."""
+    for name, parameter in model.named_parameters():
+        stored = read_tensor(base.checkpoint.tensors[dials.stored_name(name)])
+        if not torch.equal(stored.to(parameter.dtype), parameter.detach().cpu()):
+            raise BaseModelError(
+                f"The loaded model is not the base {base.name}: tensor {name!r} differs. "
+                "Steer the untouched base model, or name another with base=."
+            )
+
+
+class VectorShelf:
+    """Finds the vectors of terms on one base, and keeps those it has opened."""
+
+    def __init__(self, base: BaseModel, access: Access, at: datetime | None = None) -> None:
+        """Look vectors of `base` up in the registry, as of a moment where one is given."""
+        self._base = base
+        self._access = access
+        self._at = at
+        self._vectors: dict[str, Vector] = {}
+
+    def __call__(self, terms: Sequence[Term]) -> list[tuple[float, Vector]]:
+        """Return coefficient and vector of every term that is not at 0, in canonical order."""
+        if not terms:
+            return []  # needs no registry
+        with self._access.reading() as store:
+            found = resolve_on(store, terms, self._base.fingerprint.weights, self._at)
+            refuse_mixed_contrasts([term.record for term in found if term.eta])
+            for term in found:
+                if term.record.sha256 not in self._vectors:
+                    source = store.vector_source(term.record)
+                    self._vectors[term.record.sha256] = open_vector(
+                        source, kind=term.record.kind, label=f"The vector of {term.record}"
+                    )
+        return [(term.eta, self._vectors[term.record.sha256]) for term in found if term.eta]

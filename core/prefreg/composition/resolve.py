@@ -1,0 +1,183 @@
+"""From terms to stored versions on one base model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from prefreg.checkpoints.bases import BaseModel, resolve_base
+from prefreg.checkpoints.checkpoint import listed
+from prefreg.errors import BaseModelError, RegistryError, UsageError, VectorError
+from prefreg.registry import BaseIdentity, BaseRecord, Store, VersionRecord
+from prefreg.terms import Term
+
+_PREFIX = 8
+"""How many digits of a fingerprint name a base; messages show twelve."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedTerm:
+    """A stored version with its coefficient."""
+
+    record: VersionRecord
+    eta: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The versions of a composition, in canonical order, and the base they are added to."""
+
+    base: BaseModel
+    terms: tuple[ResolvedTerm, ...]
+
+
+def resolve_terms(
+    store: Store,
+    terms: Sequence[Term],
+    base: str | None = None,
+    *,
+    force_base: bool = False,
+    at: datetime | None = None,
+) -> Resolution:
+    """Find the versions that terms name, on the base given or on the one base that has them all.
+
+    `at` asks for the versions that they named at a moment.
+    """
+    _refuse_repeats(store, terms)
+    if base is not None:
+        model = resolve_base(base)
+        weights = None if force_base else model.fingerprint.weights
+        return Resolution(model, resolve_on(store, terms, weights, at))
+    record = only_base(store, terms, at)
+    return Resolution(find_base(record), resolve_on(store, terms, record.weights, at))
+
+
+def resolve_on(
+    store: Store, terms: Sequence[Term], weights: str | None, at: datetime | None = None
+) -> tuple[ResolvedTerm, ...]:
+    """Find the versions of terms on the base with this fingerprint, ordered by axis."""
+    _refuse_repeats(store, terms)
+    found = [
+        ResolvedTerm(store.resolve(term.axis, term.reference, base=weights, at=at), term.eta)
+        for term in terms
+    ]
+    return tuple(sorted(found, key=lambda term: term.record.axis))
+
+
+def resolve_stored(
+    store: Store, terms: Sequence[Term], base: str | None = None, at: datetime | None = None
+) -> tuple[ResolvedTerm, ...]:
+    """Find the versions of terms as `resolve_terms` does, but leave the base model unopened."""
+    weights = weights_of(store, base)
+    if weights is None:
+        weights = only_base(store, terms, at).weights
+    return resolve_on(store, terms, weights, at)
+
+
+def refuse_mixed_contrasts(records: Sequence[VersionRecord]) -> None:
+    """Check that all vectors are of pairs, or all of positive poles alone."""
+    single = [str(record) for record in records if record.contrast == "positive-only"]
+    if single and len(single) < len(records):
+        raise VectorError(
+            f"{listed(single)} came from a positive pole alone, the other vectors from pairs, so "
+            "a coefficient does not mean the same for both. Import the negative poles too, or "
+            "compose with --mix-contrasts."
+        )
+
+
+def only_base(store: Store, terms: Sequence[Term], at: datetime | None = None) -> BaseRecord:
+    """Find the one base that has a version of every term."""
+    candidates = store.bases()
+    fitting = [base for base in candidates if _has_all(store, terms, base, at)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not candidates:
+        raise RegistryError("The registry holds no vector yet. Add one with `prefreg add-axis`.")
+    if not fitting:
+        for term in terms:
+            store.resolve(
+                term.axis, term.reference, at=at
+            )  # an unknown axis or version is told first
+        raise RegistryError(
+            "No base model has a vector for every term: "
+            + "; ".join(f"{term.axis} on {_bases_of(store, term)}" for term in terms)
+            + "."
+        )
+    names = ", ".join(base_spec(base) for base in fitting)
+    raise RegistryError(f"Several base models fit; choose one with --base: {names}.")
+
+
+def find_base(record: BaseRecord) -> BaseModel:
+    """Open the base model that a registry knows, and check that its content is the same."""
+    spec = base_spec(record)
+    if record.path is not None and spec == record.path and not Path(spec).is_dir():
+        raise BaseModelError(
+            f"The base model is no longer at {spec}. If it has moved, give --base NEWPATH."
+        )
+    model = resolve_base(spec)
+    if model.fingerprint.weights != record.weights:
+        raise BaseModelError(
+            f"The base model at {spec} has changed: its weights are "
+            f"{model.fingerprint.weights[:12]}, the vectors belong to {record.weights[:12]}."
+        )
+    return model
+
+
+def weights_of(store: Store, base: str | None) -> str | None:
+    """Return the fingerprint of a base: one that the registry knows, else one that is opened."""
+    if base is None:
+        return None
+    known = [
+        record.weights
+        for record in store.bases()
+        if base in (record.name, record.path, base_spec(record))
+        or (len(base) >= _PREFIX and record.weights.startswith(base))
+    ]
+    if len(known) > 1:
+        raise RegistryError(
+            f"Several bases are called {base!r}. Give one by its fingerprint: {', '.join(known)}."
+        )
+    return known[0] if known else resolve_base(base).fingerprint.weights
+
+
+def base_spec(record: BaseIdentity) -> str:
+    """Return what `--base` takes to name this base again."""
+    return f"{record.name}@{record.revision}" if record.revision else record.name
+
+
+def identify(model: BaseModel) -> BaseIdentity:
+    """Describe a base model as the registry records it."""
+    found = model.fingerprint
+    return BaseIdentity(
+        name=model.name,
+        revision=model.revision,
+        path=model.name if Path(model.name).is_absolute() else None,
+        weights=found.weights,
+        tokenizer=found.tokenizer,
+        template=found.template,
+        parameters=found.parameters,
+        dtype=found.dtype,
+    )
+
+
+def _refuse_repeats(store: Store, terms: Sequence[Term]) -> None:
+    written: dict[str, str] = {}
+    for term in terms:
+        canonical = store.canonical(term.axis) or term.axis
+        if canonical in written:
+            also = "" if written[canonical] == term.axis else f" ({term.axis!r} is its alias)"
+            raise UsageError(f"The axis {canonical!r} is named twice{also}; give it one term.")
+        written[canonical] = term.axis
+
+
+def _has_all(store: Store, terms: Sequence[Term], base: BaseRecord, at: datetime | None) -> bool:
+    try:
+        resolve_on(store, terms, base.weights, at)
+    except RegistryError:
+        return False
+    return True
+
+
+def _bases_of(store: Store, term: Term) -> str:
+    bases = {base_spec(record.base) for record in store.summaries(term.axis)}
+    return " and ".join(sorted(bases))

@@ -1,0 +1,224 @@
+"""Where the rows of a run come from: the sources of an axis, files, or several of them."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from prefreg.axes.axis import Axis, PreferencePair, SourceRequest
+from prefreg.axes.isolation import read_source
+from prefreg.axes.row_sources import (
+    check_licence,
+    forbids_commercial_use,
+    interleave,
+    read_preference_file,
+)
+from prefreg.data.pairs import label_rows
+from prefreg.errors import DataError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRows:
+    """A source or file that is to be read."""
+
+    name: str
+    is_file: bool
+    revision: str | None = None
+    weight: float | None = None
+
+
+def read_wanted(axis: Axis, texts: Sequence[str], revision: str | None) -> tuple[WantedRows, ...]:
+    """Understand every `--data`, and give a single source the `--revision`."""
+    wanted = tuple(_read(axis, text) for text in texts)
+    names = [each.name for each in wanted]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--data names {name!r} twice: name it once, with its weight.")
+    if len({each.weight is None for each in wanted}) > 1:
+        raise UsageError("Give every --data a weight, as in NAME:0.7, or none.")
+    if revision is None:
+        return wanted
+    if len(wanted) > 1:
+        raise UsageError("--revision pins one source; of several, pin each: --data NAME@REVISION.")
+    (only,) = wanted
+    if only.is_file:
+        raise UsageError(f"--revision pins a source on a hub; {only.name} is a file.")
+    if only.revision is not None:
+        raise UsageError(f"{texts[0]!r} and --revision pin the same source: give one of them.")
+    return (replace(only, revision=revision),)
+
+
+def _read(axis: Axis, text: str) -> WantedRows:
+    """Read one `--data`; a source or a file whose name is the whole text wins."""
+    head, colon, weight = text.rpartition(":")
+    if found := _exact(axis, text):
+        return found
+    # No revision has a colon.
+    if colon and (found := _exact(axis, head) or _pinned(axis, head)):
+        return replace(found, weight=_read_weight(text, weight))
+    if found := _pinned(axis, text):
+        return found
+    known = ", ".join(axis.sources)
+    raise DataError(f"{text!r} is neither a source of the axis {axis.name!r} ({known}) nor a file.")
+
+
+def _exact(axis: Axis, text: str) -> WantedRows | None:
+    if text in axis.sources:
+        return WantedRows(text, is_file=False)
+    return WantedRows(text, is_file=True) if text and Path(text).exists() else None
+
+
+def _pinned(axis: Axis, text: str) -> WantedRows | None:
+    name, at, revision = text.partition("@")
+    if not at or name not in axis.sources:
+        return None
+    if not revision:
+        raise UsageError(f"{text!r} pins no revision: write it behind the @.")
+    return WantedRows(name, is_file=False, revision=revision)
+
+
+def _read_weight(text: str, weight: str) -> float:
+    try:
+        value = float(weight)
+    except ValueError:
+        value = math.nan
+    if not (0 < value < math.inf):
+        raise UsageError(f"The weight in {text!r} is no positive number: write NAME:0.7.")
+    return value
+
+
+_POCKET = "pocket"
+Labelled = Iterator[PreferencePair | None]
+
+
+@dataclass(slots=True)
+class Part:
+    """One source of a run, with what has been read of it so far."""
+
+    source: str
+    """The source's name, or `file`."""
+    origin: str
+    revision: str | None
+    licence: str | None
+    licence_accepted: bool
+    weight: float | None
+    rows: int = 0
+    ties: int = 0
+    ended: bool = False
+    """Whether there was nothing more to read."""
+
+    def count(self, pairs: Labelled) -> Labelled:
+        """Pass labelled rows on and count them."""
+        for pair in pairs:
+            self.rows += 1
+            self.ties += pair is None
+            yield pair
+        self.ended = True
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Labelled rows with the places that they come from, which count while they are read."""
+
+    pairs: Labelled
+    parts: tuple[Part, ...] = field(default=())
+
+    @property
+    def source(self) -> str:
+        """Return the names of the sources."""
+        return " + ".join(part.source for part in self.parts)
+
+    @property
+    def origin(self) -> str:
+        """Return where the sources have their rows from."""
+        return " + ".join(part.origin for part in self.parts)
+
+    @property
+    def revision(self) -> str | None:
+        """Return the revision of a single source; of several, each part has its own."""
+        return self.parts[0].revision if len(self.parts) == 1 else None
+
+    def early_end(self) -> str | None:
+        """Say which weighted source ended first and so ended the reading; None if none did."""
+        for part in self.parts:
+            if len(self.parts) > 1 and part.weight is not None and part.ended:
+                return (
+                    f"Source {part.source!r} ended after {part.rows} rows, and so the reading: "
+                    "the shares could not hold any longer."
+                )
+        return None
+
+    def describe_parts(self) -> list[dict[str, Any]]:
+        """Return what was read of each source, in a form that JSON can hold."""
+        total = sum(part.rows for part in self.parts)
+        return [
+            {
+                "source": part.source,
+                "origin": part.origin,
+                "revision": part.revision,
+                "licence": part.licence,
+                "licence_accepted": part.licence_accepted,
+                "weight": part.weight,
+                "rows": part.rows,
+                "ties": part.ties,
+                "share": part.rows / max(total, 1),
+                "ended": part.ended,
+            }
+            for part in self.parts
+        ]
+
+
+def open_rows(
+    axis: Axis,
+    *,
+    data: str | Sequence[str] | None,
+    base: str,
+    limit: int | None,
+    revision: str | None,
+    seed: int,
+    accept_licence: bool = False,
+    note: Callable[[str], None] | None = None,
+) -> Origin:
+    """Open sources by their names and files by their paths; without any, the base's default."""
+    texts = (data,) if isinstance(data, str) else tuple(data or _default_data(axis, base))
+    wanted = read_wanted(axis, texts, revision)
+    # Every licence is shown before anything is read.
+    for each in wanted:
+        if not each.is_file:
+            shown = check_licence(axis, each.name, accepted=accept_licence)
+            if shown is not None and note is not None:
+                note(shown)
+    opened = [_open(axis, each, limit, seed) for each in wanted]
+    weights = [each.weight for each in wanted if each.weight is not None]
+    rows = interleave([part.count(pairs) for part, pairs in opened], weights or None)
+    return Origin(islice(rows, limit), tuple(part for part, _ in opened))
+
+
+def default_source(axis: Axis, base: str) -> str:
+    """Name the one source that stands for an axis on a base."""
+    # The bundled model knows only the words of its own world.
+    if base == _POCKET and _POCKET in axis.sources:
+        return _POCKET
+    return next(iter(axis.sources))
+
+
+def _default_data(axis: Axis, base: str) -> tuple[str, ...]:
+    source = default_source(axis, base)
+    return (source,) if source == base == _POCKET else axis.default_data or (source,)
+
+
+def _open(axis: Axis, wanted: WantedRows, limit: int | None, seed: int) -> tuple[Part, Labelled]:
+    if wanted.is_file:
+        path = Path(wanted.name)
+        part = Part("file", path.name, None, None, False, wanted.weight)
+        return part, (pair for _, pair in read_preference_file(path))
+    name = wanted.name
+    found = read_source(axis, name, SourceRequest(limit, wanted.revision, seed))
+    if wanted.revision is not None and found.revision is None:
+        raise UsageError(f"Source {name!r} of axis {axis.name!r} has no revisions to pin.")
+    licence = axis.licence_of(name)
+    accepted = licence is not None and forbids_commercial_use(licence)
+    part = Part(name, found.origin, found.revision, licence, accepted, wanted.weight)
+    return part, label_rows(axis, found.rows)

@@ -1,0 +1,200 @@
+"""Compositions by their hash, and the one loaded model that takes each of them in turn."""
+
+import json
+import struct
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefreg.checkpoints import BaseModel, resolve_base
+from prefreg.composition.resolve import (
+    Resolution,
+    ResolvedTerm,
+    only_base,
+    resolve_on,
+    resolve_stored,
+    resolve_terms,
+    weights_of,
+)
+from prefreg.config import cache_folder
+from prefreg.errors import RegistryError, UsageError
+from prefreg.files import hash_bytes, write_whole
+from prefreg.registry import BaseRecord, Store, VersionRecord
+from prefreg.registry.access import Access
+from prefreg.terms import Term, format_eta
+from prefreg.vectors import Vector, open_vector
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from prefreg.composition.in_memory import Dials, VectorShelf
+
+FORMAT = 1
+"""Raised when measuring changes, so that nothing older is taken for new."""
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hash_bytes(text.encode("utf-8", "surrogatepass"))
+
+
+class EvaluationCache:
+    """Results by the hash of a composition, the part that was measured and its protocol."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Keep results below `folder`, by default `PREFREG_CACHE/evaluations`."""
+        self._folder = folder or cache_folder() / "evaluations"
+
+    def read(self, composition: str, part: str, protocol: Mapping[str, Any]) -> Any | None:
+        """Return a result; None where there is none, or a damaged file."""
+        try:
+            kept = json.loads(self._path(composition, part, protocol).read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        return kept.get("result") if isinstance(kept, dict) else None
+
+    def write(self, composition: str, part: str, protocol: Mapping[str, Any], result: Any) -> None:
+        """Keep a result; a cache that cannot be written only costs time."""
+        path = self._path(composition, part, protocol)
+        kept = {"protocol": dict(protocol), "result": result}
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(kept, ensure_ascii=True))
+
+    def _path(self, composition: str, part: str, protocol: Mapping[str, Any]) -> Path:
+        key = digest({"format": FORMAT, "part": part, "protocol": dict(protocol)})
+        return self._folder / composition[:2] / composition / f"{part}-{key[:32]}.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A composition on a base: versions with their coefficients, those at 0 left out."""
+
+    base: BaseModel
+    versions: tuple[tuple[float, VersionRecord], ...]
+
+    @property
+    def key(self) -> str:
+        """Return the hash of everything that decides its weights and its tokens."""
+        found = self.base.fingerprint
+        terms = [[struct.pack("<f", eta).hex(), record.sha256] for eta, record in self.versions]
+        return digest([found.weights, found.tokenizer, found.template, terms])
+
+    @property
+    def formula(self) -> str:
+        """Return the recipe, as compose writes it."""
+        parts = [f"{format_eta(eta)}·{record}" for eta, record in self.versions]
+        return " + ".join(["base", *parts]).replace("+ -", "− ")
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """Return the terms with the versions that they meant."""
+        return tuple(Term(record.axis, eta, str(record.number)) for eta, record in self.versions)
+
+
+def find_versions(
+    access: Access, terms: Sequence[Term], base: str | None, at: datetime | None
+) -> Resolution:
+    """Find the base and the versions of terms; without terms, the base alone."""
+    if base is not None and not terms:
+        return Resolution(resolve_base(base), ())
+    with access.reading() as store:
+        return resolve_terms(store, terms, base, at=at)
+
+
+class Bench:
+    """The base loaded once, when something first has to be computed, with its dials."""
+
+    def __init__(self, base: BaseModel, access: Access) -> None:
+        """Name the base; nothing is loaded yet."""
+        self.base = base
+        self.seconds: dict[str, float] = {"loading": 0.0, "recomposing": 0.0}
+        self._access = access
+        self._dials: Dials | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._shelf: VectorShelf | None = None
+        self._at: str | None = None
+
+    @property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Return the tokenizer of the base."""
+        self._load()
+        assert self._tokenizer is not None
+        return self._tokenizer
+
+    @property
+    def dials(self) -> "Dials":
+        """Return the dials of the loaded model."""
+        self._load()
+        assert self._dials is not None
+        return self._dials
+
+    def model(self, candidate: Candidate) -> "PreTrainedModel":
+        """Return the model with the weights of a candidate, made from the pristine base."""
+        dials = self.dials
+        if self._at != candidate.key:
+            assert self._shelf is not None
+            vectors = self._shelf(candidate.terms)
+            started = time.perf_counter()
+            self._at = None
+            dials.apply(vectors)
+            self._at = candidate.key
+            self.seconds["recomposing"] += time.perf_counter() - started
+        return dials.model
+
+    def _load(self) -> None:
+        if self._dials is not None:
+            return
+        # What is cached is answered without torch, which takes seconds to import.
+        started = time.perf_counter()
+        from prefreg.composition.in_memory import VectorShelf, make_dials
+        from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
+
+        with quiet():
+            model = on_gpu(load_model(self.base, "auto"))
+            self._tokenizer = load_tokenizer(self.base)
+        model.train(False)
+        self._dials = make_dials(model, self.base)
+        self._shelf = VectorShelf(self.base, self._access)
+        self.seconds["loading"] = time.perf_counter() - started
+
+
+def find_vectors(
+    store: Store, terms: Sequence[Term], base: str | None, at: datetime | None = None
+) -> tuple[BaseRecord, tuple[ResolvedTerm, ...]]:
+    """Find the versions of terms, or the newest of every axis, and the base they belong to."""
+    if idle := [str(term) for term in terms if not term.eta]:
+        raise UsageError(f"{idle[0]} has no direction: give it a coefficient that is not 0.")
+    if not terms:
+        weights = weights_of(store, base) or only_base(store, terms, at).weights
+        axes = dict.fromkeys(record.axis for record in store.summaries(base=weights))
+        found = resolve_on(store, [Term(axis, 1.0) for axis in axes], weights, at)
+        if not found:
+            raise RegistryError(f"The registry has no vector on the base {base}.")
+    else:
+        found = resolve_stored(store, terms, base, at)
+    return found[0].record.base, found
+
+
+@contextmanager
+def opened_vectors(store: Store, terms: Sequence[ResolvedTerm]) -> Iterator[list[Vector]]:
+    """Open the vectors of terms for the length of a block."""
+    with ExitStack() as stack:
+        vectors = []
+        for term in terms:
+            record = term.record
+            source = store.vector_source(record)
+            vector = open_vector(source, kind=record.kind, label=f"The vector of {record}")
+            stack.callback(vector.close)
+            vectors.append(vector)
+        yield vectors
+
+
+def label(term: ResolvedTerm) -> str:
+    """Write a vector with its coefficient, which is left out where it is 1."""
+    return str(term.record) if term.eta == 1 else f"{format_eta(term.eta)}·{term.record}"

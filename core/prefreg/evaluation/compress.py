@@ -1,0 +1,157 @@
+"""Compress: a stored version → a smaller form → what that cost → a new version of its axis."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefreg.axes.plugins import load_axes
+from prefreg.checkpoints import BaseModel
+from prefreg.composition.in_memory import make_dials
+from prefreg.composition.resolve import find_base
+from prefreg.data.tokens import TokenPair, tokenize_pairs
+from prefreg.errors import DataError, PrefregError, UsageError
+from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
+from prefreg.models.log_probs import answer_log_probs
+from prefreg.registry import NewVersion, VersionRecord
+from prefreg.registry.access import Access
+from prefreg.training.earlier import heldout_pairs, parts_of
+from prefreg.training.pole_report import compare
+from prefreg.training.resources import check_disk
+from prefreg.vectors import Vector, open_vector
+from prefreg.vectors.compression import Compressed, Fidelity, How, compress, measure
+from prefreg.vectors.dense import parse_dtype
+
+_SOURCE = "pocket"  # made by rule: the only one that needs neither a network nor a licence
+
+
+def compare_margins(record: VersionRecord, original: Vector, kept: Vector) -> dict[str, Any]:
+    """Measure the margin of both at η = 1 on the held-out pairs, or say why it was not measured.
+
+    The margin is the mean change of log p(chosen) − log p(rejected) against the base, in nats.
+    """
+    try:
+        base, pairs = _heldout(record)
+        with quiet():
+            model = on_gpu(load_model(base))
+        dials = make_dials(model, base)
+        reference = answer_log_probs(model, pairs)
+        found = []
+        for vector in (original, kept):
+            dials.apply([(1.0, vector)])
+            found.append(compare(answer_log_probs(model, pairs), reference).mean_margin)
+    except PrefregError as error:
+        return {"reason": str(error)}
+    share = found[1] / found[0] if found[0] else None
+    return {"pairs": len(pairs), "original": found[0], "compressed": found[1], "kept": share}
+
+
+def _heldout(record: VersionRecord) -> tuple[BaseModel, Sequence[TokenPair]]:
+    """Return the base and the held-out pairs of a run, as tokens."""
+    base = find_base(record.base)
+    if [part.get("source") for part in parts_of(record)] != [_SOURCE]:
+        raise DataError("its data cannot be read again here: only those of pocket's rules can")
+    pairs = heldout_pairs(record, load_axes().find(record.axis).axis)
+    context, vocabulary = load_limits(base)
+    length = min(int(record.metadata["training"]["settings"]["max_length"]), context or 1 << 30)
+    tokens = tokenize_pairs(pairs, load_tokenizer(base), max_length=length, vocabulary=vocabulary)
+    return base, tokens.pairs
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionRequest:
+    """What is to be made smaller, and in which one way."""
+
+    axis: str
+    reference: str | None = None
+    dtype: str | None = None
+    """bfloat16, the only smaller dtype of dense vectors."""
+    int8: bool = False
+    """Eight bits a number, with a scale for every row."""
+    topk: float | None = None
+    """The share of the numbers that is kept, the largest of every weight."""
+    rank: int | None = None
+    """Of every matrix; what is no matrix is dropped."""
+    note: str | None = None
+
+
+def compress_version(access: Access, request: CompressionRequest) -> VersionRecord:
+    """Store a smaller form of a version as the next version, with its measured error."""
+    how, value = _way(request)
+    with access.changing() as store:
+        record = store.resolve(request.axis, request.reference)
+        source = store.vector_source(record)
+    with (
+        tempfile.TemporaryDirectory(prefix="prefreg-") as folder,
+        open_vector(source, kind=record.kind, label=f"The vector of {record}") as original,
+    ):
+        check_disk(Path(folder), 4 * record.base.parameters)
+        blob = Path(folder) / "vector.safetensors"
+        made = compress(original, blob, how=how, value=value)
+        with open_vector(blob, kind=made.kind) as kept:
+            found = measure(original, kept)
+            margin = compare_margins(record, original, kept)
+        new = NewVersion(
+            axis=record.axis,
+            axis_aliases=record.axis_aliases,
+            kind=made.kind,
+            dtype=made.dtype,
+            base=record.base,
+            metadata=record.metadata
+            | {
+                "geometry": _geometry(record, found),
+                "compression": {
+                    "of": str(record),
+                    "sha256": record.sha256,
+                    "before": record.metadata.get("compression"),
+                    "how": how,
+                    how: value,
+                    **found.to_json(),
+                    "dropped": _dropped(made, found),
+                    "margin": margin,
+                },
+            },
+            note=request.note,
+        )
+        with access.changing() as store:
+            return store.add(new, blob)
+
+
+def _way(request: CompressionRequest) -> tuple[How, Any]:
+    ways: dict[How, Any] = {
+        "dtype": request.dtype,
+        "int8": request.int8 or None,
+        "topk": request.topk,
+        "rank": request.rank,
+    }
+    given = [(how, value) for how, value in ways.items() if value is not None]
+    if len(given) != 1:
+        raise UsageError("Give exactly one of --dtype bf16, --int8, --topk SHARE and --rank RANK.")
+    if request.dtype is not None and parse_dtype(request.dtype) != "BF16":
+        raise UsageError(f"{request.dtype!r} is no smaller storage. Give --dtype bf16.")
+    if request.topk is not None and not 0 < request.topk <= 1:
+        raise UsageError(f"--topk is a share above 0 and at most 1, not {request.topk}.")
+    if request.rank is not None and request.rank < 1:
+        raise UsageError(f"A rank is 1 or more, not {request.rank}.")
+    return given[0]
+
+
+def _geometry(record: VersionRecord, found: Fidelity) -> dict[str, Any]:
+    """Return what the record keeps of φ itself; that of the poles is what it was."""
+    return dict(record.metadata.get("geometry") or {}) | {
+        "norm": found.kept_norm,
+        "norms": found.kept_norms,
+        "zeros": None,
+    }
+
+
+def _dropped(made: Compressed, found: Fidelity) -> dict[str, Any] | None:
+    """Say which weights this form cannot hold, and how much of the squared error is theirs."""
+    if not made.dropped:
+        return None
+    lost = sum(found.errors[name] ** 2 for name in made.dropped)
+    return {
+        "weights": list(made.dropped),
+        "share_of_error": lost / found.error**2 if found.error else 0.0,
+    }

@@ -1,0 +1,118 @@
+"""Which experiments there are; nothing heavy is loaded to list them."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from prefreg.errors import UsageError
+
+if TYPE_CHECKING:
+    from prefreg.evaluation.paper.findings import Findings
+    from prefreg.evaluation.paper.lab import Laboratory
+
+POCKET_AXES = ("helpful", "harmless", "verbosity", "honesty", "politeness", "directness")
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One experiment by its name."""
+
+    name: str
+    summary: str
+    paper: str
+    """What of the paper it repeats."""
+    minutes: int
+    """On the bundled model, one core, with what it does by default."""
+    axes: tuple[str, ...]
+    """Those of the bundled model that it is about by default."""
+    fewest: int = 1
+    most: int = 99
+    """How many axes it takes."""
+    module: str | None = None
+    """Where it stands, if not in the module of its name."""
+    function: str = "run"
+
+    @property
+    def count(self) -> str:
+        """Say how many axes it takes."""
+        return f"{self.fewest} axes" if self.fewest == self.most else f"{self.fewest} axes or more"
+
+    def load(self) -> Callable[["Laboratory"], "Findings"]:
+        """Import what runs it, and with that torch."""
+        module = import_module(f"prefreg.evaluation.paper.{self.module or self.name}")
+        run: Callable[[Laboratory], Findings] = getattr(module, self.function)
+        return run
+
+
+EXPERIMENTS = (
+    Experiment(
+        "extraction",
+        "Each vector alone moves its own metric, both ways.",
+        "Single-preference extraction",
+        10,
+        POCKET_AXES,
+    ),
+    Experiment(
+        "grid",
+        "Two dials together, on a grid of 5 by 5 settings.",
+        "Controllability of helpfulness and harmlessness",
+        7,
+        ("helpful", "harmless"),
+        fewest=2,
+        most=2,
+    ),
+    Experiment(
+        "extension",
+        "A third axis is added; the old vectors are not touched, and their dials still work.",
+        "Extension to new preferences",
+        6,
+        ("helpful", "harmless", "verbosity"),
+        fewest=3,
+        most=3,
+    ),
+    Experiment(
+        "correlation",
+        "Labels of two axes that agree more and more: do the vectors stay apart?",
+        "Robustness to correlated preferences",
+        12,
+        ("harmless", "verbosity"),
+        fewest=2,
+        most=2,
+    ),
+    Experiment(
+        "stacking",
+        "More and more axes at once: what is left of each dial, and what it costs.",
+        "More than three preferences",
+        10,
+        POCKET_AXES,
+        fewest=3,
+    ),
+    Experiment(
+        "retention",
+        "Knowledge at η up to 8: where does it fall to chance?",
+        "Knowledge retention by η",
+        5,
+        ("helpful", "harmless"),
+    ),
+    Experiment(
+        "commonsense",
+        "Tasks of lm-eval at η up to 8.",
+        "CommonsenseQA by η",
+        10,
+        ("helpful", "harmless"),
+        module="retention",
+        function="run_commonsense",
+    ),
+)
+
+
+def find_experiment(name: str) -> Experiment:
+    """Find an experiment by its name."""
+    known = {each.name: each for each in EXPERIMENTS}
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
+        raise UsageError(f"There is no experiment {name!r}: {', '.join(known)}.{meant}")
+    return known[name]

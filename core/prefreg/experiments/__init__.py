@@ -1,1 +1,0 @@
-"""The experiments of the paper, each a command: trained, measured, drawn and written down."""

@@ -1,0 +1,1 @@
+"""A loaded model: log-probabilities, generation, replies."""

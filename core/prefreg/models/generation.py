@@ -1,0 +1,198 @@
+"""Generate answers in batches of similar length, reproducibly."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from prefreg.axes.axis import Message, Text
+from prefreg.data.rendering import encode_prompt, end_id, padding_id
+from prefreg.errors import BaseModelError, UsageError
+from prefreg.models.loading import quiet
+
+Progress = Callable[[int, int], None]
+
+
+def generation_config(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float = 1.0,
+    **more: Any,
+) -> GenerationConfig:
+    """Say how answers are drawn; temperature 0 takes the likeliest token each time."""
+    # A chat model may end its turns with other tokens than the tokenizer's own.
+    named: Any = getattr(model.generation_config, "eos_token_id", None)
+    ends = {end_id(tokenizer), *(named if isinstance(named, list) else [named])} - {None}
+    drawn: dict[str, Any] = (
+        {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+        if temperature > 0
+        else {"do_sample": False}
+    )
+    make: Any = GenerationConfig  # its constructor carries no types
+    config: GenerationConfig = make(
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(ends),
+        pad_token_id=padding_id(tokenizer),
+        **drawn,
+        **more,
+    )
+    return config
+
+
+def generate(
+    model: "PreTrainedModel",
+    prompts: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    *,
+    seed: int,
+    batch_size: int = 128,
+    progress: Progress | None = None,
+) -> list[list[int]]:
+    """Answer every prompt once, in tokens, of which the last may be the one that ends the answer.
+
+    The draws depend on the seed, the order of the prompts and the batch size; the global random
+    state and the mode of the model are left as they were.
+    """
+    # Prompts of similar length share a batch, which saves padding; answers return in order.
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    answers: dict[int, list[int]] = {}
+    training = model.training
+    model.train(False)
+    try:
+        with _own_randomness(seed):
+            for start in range(0, len(order), batch_size):
+                batch = order[start : start + batch_size]
+                found = _generate(model, [prompts[index] for index in batch], config)
+                answers |= dict(zip(batch, found, strict=True))
+                if progress is not None:
+                    progress(start + len(batch), len(order))
+    finally:
+        model.train(training)
+    return [answers[index] for index in range(len(prompts))]
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Draw from `seed` on every device, and give each its random state back."""
+    # A process that has not used the GPUs yet has no random state there to keep.
+    used: Any = torch.cuda.is_initialized
+    devices = range(torch.cuda.device_count()) if used() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _generate(
+    model: "PreTrainedModel", prompts: Sequence[Sequence[int]], config: GenerationConfig
+) -> list[list[int]]:
+    width = max(map(len, prompts))
+    pad = config.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
+    make: Any = model.generate
+    output = make(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=config,
+    )
+    return [_cut(row[width:].tolist(), config.eos_token_id) for row in output]
+
+
+def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
+    end = next((at for at, token in enumerate(ids) if token in ends), None)
+    return ids if end is None else ids[: end + 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are drawn: temperature 0 takes the likeliest token each time."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Written so that a temperature that is not a number fits nowhere.
+        if not (0 <= self.temperature < inf and 0 < self.top_p <= 1 and self.max_new_tokens >= 1):
+            raise UsageError(
+                "Sampling needs a finite temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, "
+                f"got {self.temperature}, {self.top_p} and {self.max_new_tokens}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A sampled answer with its tokens, of which the last is the one that ended it."""
+
+    text: str
+    prompt_ids: list[int]
+    ids: list[int]
+    ended: bool
+    """Whether it came to an end before `max_new_tokens`."""
+
+
+def sample_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    batch_size: int = 128,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Answer every prompt, a turn of the user, once, and return the texts; see `sample`."""
+    turns = [(Message("user", prompt),) for prompt in prompts]
+    found = sample(model, tokenizer, turns, sampling, batch_size=batch_size, progress=progress)
+    return [answer.text for answer in found]
+
+
+def sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Text],
+    sampling: Sampling,
+    *,
+    batch_size: int = 128,
+    progress: Progress | None = None,
+) -> list[Answer]:
+    """Answer every prompt once.
+
+    The draws depend on the seed, the order of the prompts and the batch size; the global random
+    state is left as it was.
+    """
+    tokens = [encode_prompt(prompt, tokenizer) for prompt in prompts]
+    _check_context(model, max(map(len, tokens), default=0), sampling)
+    config = generation_config(
+        model,
+        tokenizer,
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+    )
+    with quiet(), torch.inference_mode():
+        found = generate(
+            model, tokens, config, seed=sampling.seed, batch_size=batch_size, progress=progress
+        )
+    answers = []
+    for prompt, ids in zip(tokens, found, strict=True):
+        text: Any = tokenizer.decode(ids, skip_special_tokens=True)
+        ended = bool(ids) and ids[-1] in config.eos_token_id
+        answers.append(Answer(text.strip(), prompt, ids, ended))
+    return answers
+
+
+def _check_context(model: PreTrainedModel, prompt: int, sampling: Sampling) -> None:
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and prompt + sampling.max_new_tokens > context:
+        raise BaseModelError(
+            f"A prompt of {prompt} tokens and {sampling.max_new_tokens} new ones do not fit the "
+            f"model's context of {context}; lower --max-new-tokens or shorten the prompt."
+        )

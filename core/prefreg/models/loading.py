@@ -1,0 +1,114 @@
+"""Load a base from disk: without remote code, without chatter."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from prefreg.checkpoints.bases import BaseModel
+from prefreg.errors import BaseModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class Located(Protocol):
+    """A model that has a name, and a folder with its configuration and tokenizer."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' log lines and progress bars off the terminal."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def load_tokenizer(base: Located) -> "PreTrainedTokenizerBase":
+    """Load the base's tokenizer."""
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            base.path, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        raise BaseModelError(
+            f"The tokenizer of {base.name} cannot be loaded: {_line(error)}"
+        ) from error
+    return tokenizer
+
+
+def load_model(
+    base: BaseModel, dtype: torch.dtype | Literal["auto"] = torch.float32
+) -> "PreTrainedModel":
+    """Load the base's weights: in float32, the precision of training, or in their own (`auto`)."""
+    # With `output_loading_info` a pair is returned, which the annotations do not tell.
+    loader: Any = AutoModelForCausalLM
+    try:
+        model, info = loader.from_pretrained(
+            base.path,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise BaseModelError(
+            f"The model of {base.name} cannot be loaded: {_line(error)}"
+        ) from error
+    if lacking := sorted(info["missing_keys"]):
+        raise BaseModelError(
+            f"{base.path} lacks weights of a {type(model).__name__}: {', '.join(lacking[:5])}"
+            f"{' …' if len(lacking) > 5 else ''}. Use a checkpoint of a causal language model."
+        )
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def on_gpu(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Move a model that is to answer or to be measured to the GPU, where there is one."""
+    if not torch.cuda.is_available():
+        return model
+    # transformers' annotation of `to` leaves the model itself out.
+    moved: PreTrainedModel = cast(Any, model).to("cuda")
+    return moved
+
+
+def load_limits(base: Located) -> tuple[int | None, int | None]:
+    """Return the base's context length and vocabulary size, where its configuration says."""
+    try:
+        config = AutoConfig.from_pretrained(
+            base.path, local_files_only=True, trust_remote_code=False
+        ).get_text_config()
+    except Exception as error:
+        raise BaseModelError(
+            f"The configuration of {base.name} cannot be read: {_line(error)}"
+        ) from error
+    context = getattr(config, "max_position_embeddings", None)
+    vocabulary = getattr(config, "vocab_size", None)
+    return context or None, vocabulary or None
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) < 400 else text[:400] + "…"

@@ -1,0 +1,291 @@
+"""A consistent snapshot of a registry, taken while others write, and checked before it appears."""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from prefreg.errors import RegistryError
+from prefreg.files import sync, try_lock
+from prefreg.registry import blobs, maintenance
+from prefreg.registry.listing import load_summaries, load_version, of_axis, on_base
+from prefreg.registry.names import check_names
+from prefreg.registry.opening import Database, check_schema, upgrade_schema
+from prefreg.registry.records import NewVersion, VersionRecord, VersionSummary
+from prefreg.registry.schema import AxisRow, Base, BlobRow, VersionRow
+from prefreg.registry.versions import append_measurement, find_row, insert_version
+
+_ATTEMPTS = 5
+_ROWS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What a backup holds."""
+
+    path: Path
+    versions: int
+    files: int
+    """Vectors that lie beside the database."""
+    bytes: int
+    """The database and the vectors beside it."""
+
+
+def back_up(database: Database, folder: Path | None, target: Path, *, overwrite: bool) -> Backup:
+    """Write a snapshot of a registry to an SQLite file, with its vectors beside it.
+
+    The file appears whole and verified, or not at all; what it replaces is kept until then.
+    """
+    target = target.resolve()
+    _check_target(database, target, overwrite=overwrite)
+    try:
+        with _partial_file(target) as partial:
+            return _write(database, folder, partial, target)
+    except OSError as error:
+        raise RegistryError(
+            f"The backup {target} cannot be written ({error.filename or target}: "
+            f"{error.strerror}). Check the folder and the free space."
+        ) from error
+
+
+def _check_target(database: Database, target: Path, *, overwrite: bool) -> None:
+    if not target.parent.is_dir():
+        raise RegistryError(f"The folder {target.parent} does not exist. Create it first.")
+    if not target.exists():
+        # The journal of a database that is gone would be played back into the backup.
+        target.with_name(f"{target.name}-journal").unlink(missing_ok=True)
+        return
+    if database.path is not None and target.samefile(database.path):
+        raise RegistryError(f"{target} is the registry itself. Name another file for the backup.")
+    if not overwrite:
+        raise RegistryError(f"{target} exists. Name another file, or use --overwrite.")
+    # Only a registry is replaced: a slip of the finger must not cost another file.
+    present = Database.open(target, write=False, busy_timeout=30)
+    try:
+        check_schema(present)
+    finally:
+        present.close()
+
+
+@contextmanager
+def _partial_file(target: Path) -> Iterator[Path]:
+    """Name the file to write to before it becomes the target; one backup to a target at a time.
+
+    Its name is fixed, so that what a killed process left is taken up by the next backup.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    mark = target.with_name(f".{target.name}.lock")
+    # The mark is locked, not the database: on network homes that would be SQLite's own lock.
+    lock = try_lock(mark)
+    if lock is None:
+        raise RegistryError(
+            f"Another backup to {target} is under way. Wait for it, or name another file."
+        )
+    try:
+        yield partial
+    finally:
+        _remove_database(partial)
+        mark.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _remove_database(path: Path) -> None:
+    for leftover in (path.with_name(f"{path.name}-journal"), path):
+        leftover.unlink(missing_ok=True)
+
+
+def _write(database: Database, folder: Path | None, partial: Path, target: Path) -> Backup:
+    vectors = blobs.blob_folder(target)
+    copied: list[Path] = []
+    try:
+        needed, size = _snapshot_with_files(database, folder, partial, vectors, copied)
+        versions = _check_snapshot(database, partial, vectors)
+        sync(partial)
+        size += partial.stat().st_size
+        os.replace(partial, target)
+    except BaseException:
+        if partial.exists():  # else it has become the target, which needs them
+            _remove_copies(copied, vectors)
+        raise
+    sync(target.parent)
+    blobs.remove_unreferenced(vectors, needed)  # of the backup that was replaced
+    return Backup(target, versions, len(needed), size)
+
+
+def _remove_copies(copied: list[Path], vectors: Path) -> None:
+    for path in copied:
+        path.unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or it holds another backup's vectors
+        vectors.rmdir()
+
+
+def _snapshot_with_files(
+    database: Database, folder: Path | None, partial: Path, vectors: Path, copied: list[Path]
+) -> tuple[frozenset[str], int]:
+    for _ in range(_ATTEMPTS):
+        _remove_database(partial)
+        _snapshot(database, partial)
+        try:
+            return _copy_files(partial, folder, vectors, copied)
+        except FileNotFoundError as error:
+            # Removed and collected after the snapshot was taken: the next one is without it.
+            missing = error
+    raise RegistryError(
+        f"{missing.filename} is missing, so {database.location} cannot be backed up. "
+        "`prefreg verify` says which versions need it."
+    ) from missing
+
+
+def _check_snapshot(database: Database, partial: Path, vectors: Path) -> int:
+    """Verify a snapshot before it appears; return the number of its versions."""
+    snapshot = Database.open(partial, write=False, busy_timeout=30)
+    try:
+        check_schema(snapshot)
+        problems = maintenance.verify_registry(snapshot, vectors)
+        if problems:
+            raise RegistryError(
+                f"{database.location} is damaged, so no backup was made: {problems[0]}"
+            )
+        with snapshot.reading() as session:
+            return session.scalar(select(func.count(VersionRow.id))) or 0
+    finally:
+        snapshot.close()
+
+
+def _snapshot(database: Database, partial: Path) -> None:
+    if database.path is None:
+        _copy_rows(database, partial)
+        return
+    with database.reading() as session:
+        connection = session.connection().connection.driver_connection
+        assert isinstance(connection, sqlite3.Connection)
+        with closing(sqlite3.connect(partial)) as copy:
+            connection.backup(copy)
+
+
+def _copy_rows(database: Database, partial: Path) -> None:
+    """Read a server's tables in one transaction into a new file."""
+    copy = Database.open(partial, write=True, busy_timeout=30)
+    try:
+        upgrade_schema(copy)
+        with database.reading() as source, copy.writing() as target:
+            for table in Base.metadata.sorted_tables:
+                if table.name == "tags" and not database.has_tags:
+                    continue
+                # A row of blobs may hold hundreds of megabytes: one at a time.
+                at_once = 1 if table is BlobRow.__table__ else _ROWS
+                rows = source.execute(select(table).execution_options(yield_per=at_once))
+                for part in rows.mappings().partitions():
+                    target.execute(table.insert(), [dict(row) for row in part])
+    finally:
+        copy.close()
+
+
+def _copy_files(
+    partial: Path, folder: Path | None, vectors: Path, copied: list[Path]
+) -> tuple[frozenset[str], int]:
+    """Copy the files that a snapshot needs; return their hashes and the sum of their sizes."""
+    total = 0
+    with closing(sqlite3.connect(partial)) as connection, connection:
+        hashes = [
+            sha256
+            for (sha256,) in connection.execute(
+                "SELECT sha256 FROM blobs WHERE data IS NULL ORDER BY sha256"
+            ).fetchall()
+        ]
+        for sha256 in hashes:
+            assert folder is not None  # on a server, everything lies in the database
+            path = blobs.file_of(vectors, sha256)
+            if not path.exists():
+                copied.append(path)
+            state = blobs.copy_file(blobs.file_of(folder, sha256), vectors, sha256)
+            connection.execute(
+                "UPDATE blobs SET mtime_ns = ?, inode = ? WHERE sha256 = ?",
+                (state[1], state[2], sha256),
+            )
+            total += state[0]
+    return frozenset(hashes), total
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A version in its new registry, and whether it had to be added."""
+
+    record: VersionRecord
+    registry: str
+    """Where it is now, without a password."""
+    added: bool
+
+
+def new_version_of(record: VersionRecord, axis: str | None) -> NewVersion:
+    """Describe a copy of a version; under another name it has no aliases of the axis."""
+    return NewVersion(
+        axis=axis or record.axis,
+        axis_aliases=record.axis_aliases if axis in (None, record.axis) else (),
+        kind=record.kind,  # type: ignore[arg-type]  # as a registry gave it
+        dtype=record.dtype,  # type: ignore[arg-type]
+        base=record.base,
+        metadata=record.metadata,
+        note=record.note,
+        tags=record.tags,
+    )
+
+
+def find_copy(
+    session: Session, record: VersionRecord, axis: str, *, renumber: bool
+) -> VersionRecord | None:
+    """Return the version that is this one already; None where it may be added."""
+    check_names(session, axis, ())
+    same = [
+        known.number
+        for known in load_summaries(
+            session,
+            of_axis(axis),
+            on_base(record.base.weights),
+            VersionRow.sha256 == record.sha256,
+        )
+    ]
+    if same:
+        return load_version(session, axis, record.number if record.number in same else same[0])
+    last = session.scalar(select(AxisRow.last_number).where(AxisRow.name == axis)) or 0
+    if renumber or record.number > last:
+        return None
+    taken = load_summaries(session, of_axis(axis), VersionRow.number == record.number)
+    state = f"is a different version there{_told(taken)}" if taken else "was used before there"
+    raise RegistryError(
+        f"{record} is not copied: {axis}@{record.number} {state}. "
+        f"Use --renumber to give it the next number, {last + 1}."
+    )
+
+
+def _told(taken: Sequence[VersionSummary]) -> str:
+    (version,) = taken
+    return f" ({version.sha256[:12]}, on {version.base.name})"
+
+
+def insert_copy(
+    session: Session,
+    record: VersionRecord,
+    axis: str,
+    blob: BlobRow,
+    now: datetime,
+    *,
+    renumber: bool,
+) -> VersionRecord:
+    """Add a copy with its measurements and the date of the original, under the write lock."""
+    new = new_version_of(record, axis)
+    number = None if renumber else record.number
+    added = insert_version(
+        session, new, blob, now, number=number, created=record.created, seen=False
+    )
+    row = find_row(session, axis, added.number)
+    for measurement in record.measurements:
+        append_measurement(row, measurement)
+    session.flush()
+    return replace(added, measurements=record.measurements)

@@ -1,1 +1,0 @@
-"""Answer log-probabilities, and what a trained pole changed in them."""

@@ -1,0 +1,14 @@
+"""The conformance kit: whether an axis keeps what prefreg relies on.
+
+In a package's tests:
+
+    from prefreg.testing import assert_conforms
+
+    def test_the_axis_conforms() -> None:
+        assert_conforms(AXIS)
+"""
+
+from prefreg.authoring.axis_report import AxisCheck, Finding
+from prefreg.authoring.conformance import assert_conforms, check_axis
+
+__all__ = ["AxisCheck", "Finding", "assert_conforms", "check_axis"]

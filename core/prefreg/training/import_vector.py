@@ -1,0 +1,169 @@
+"""Import φ from what other tools made: two models or adapters, one of them, or a task vector."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefreg.axes.plugins import load_axes
+from prefreg.checkpoints import BaseModel, Checkpoint, resolve_base
+from prefreg.checkpoints.fingerprint import fingerprint
+from prefreg.composition.resolve import identify
+from prefreg.errors import AxisError, UsageError
+from prefreg.registry import NewVersion, VersionRecord
+from prefreg.registry.access import Access
+from prefreg.registry.records import StorageDtype
+from prefreg.terms import AXIS_NAME
+from prefreg.training.add_axis import geometry
+from prefreg.training.resources import check_disk, package_versions
+from prefreg.vectors import CheckpointTensors, Extraction, extract, extract_factors
+from prefreg.vectors.adapters import read_adapter
+from prefreg.vectors.adapters.adapter_config import CONFIG_FILE
+from prefreg.vectors.differences import open_differences, store_difference
+
+_STORAGE: dict[str, StorageDtype] = {"float32": "F32", "bfloat16": "BF16"}
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """What is to be imported; every default is the command line's."""
+
+    name: str
+    base: str
+    plus: Path | None = None
+    minus: Path | None = None
+    task_vector: Path | None = None
+    """Differences that were taken elsewhere: a safetensors file, or a folder of them."""
+    positive_only: bool = False
+    """φ₊ = θ₊ − θ_base, where there is no negative pole."""
+    of_pair: bool = False
+    """The task vector is θ₊ − θ₋."""
+    dtype: str = "float32"
+    """Storage dtype of a dense vector: float32 or bfloat16."""
+    note: str | None = None
+
+
+def import_vector(access: Access, request: ImportRequest) -> VersionRecord:
+    """Store the difference of two models that were trained elsewhere as a version."""
+    poles = _poles(request)
+    name, aliases = _names(request.name)
+    if access.is_present():
+        with access.reading() as store:
+            store.check_names(name, aliases)
+    base = resolve_base(request.base)
+    adapters = any(map(_is_adapter, poles))
+    with tempfile.TemporaryDirectory(prefix="prefreg-") as folder:
+        blob = Path(folder) / "vector.safetensors"
+        if adapters:
+            extraction, origin = _from_adapters(poles, base, blob)
+        else:
+            check_disk(Path(folder), 4 * base.fingerprint.parameters)
+            take = _from_checkpoints if poles else _from_task_vector
+            extraction, origin = take(request, base, blob)
+        new = NewVersion(
+            axis=name,
+            axis_aliases=aliases,
+            kind="low-rank" if adapters else "dense",
+            dtype=_STORAGE[request.dtype],
+            base=identify(base),
+            metadata={
+                "contrast": "positive-only" if request.positive_only else "pair",
+                "import": origin,
+                "geometry": geometry(extraction),
+                "environment": {"packages": package_versions()},
+            },
+            note=request.note,
+        )
+        with access.writing() as store:
+            return store.add(new, blob)
+
+
+def _poles(request: ImportRequest) -> tuple[Path, ...]:
+    """Return the folders of the poles, none for a task vector, when all fits together."""
+    if not AXIS_NAME.fullmatch(request.name):
+        raise UsageError(f"{request.name!r} is no axis name.")
+    if (request.plus is None) == (request.task_vector is None):
+        raise UsageError("Give the positive pole by --plus, or a --task-vector (not both).")
+    if request.plus is None:
+        if request.minus is not None or request.positive_only == request.of_pair:
+            raise UsageError(
+                "Say what the task vector is: --positive-only for θ₊ − θ_base, --of-pair for "
+                "θ₊ − θ₋. It has no --minus."
+            )
+        return ()
+    if (request.minus is None) != request.positive_only or request.of_pair:
+        raise UsageError(
+            "Give the negative pole by --minus, or say --positive-only if there is none. "
+            "--of-pair belongs to --task-vector."
+        )
+    poles = (request.plus,) if request.minus is None else (request.plus, request.minus)
+    if len({_is_adapter(folder) for folder in poles}) > 1:
+        raise UsageError(
+            "One pole is an adapter and the other is not. Merge the adapter into its base first."
+        )
+    if _is_adapter(request.plus) and request.dtype != "float32":
+        raise UsageError("Factors are small and stored in float32: leave --dtype out.")
+    return poles
+
+
+def _names(name: str) -> tuple[str, tuple[str, ...]]:
+    """Return name and aliases of the installed axis, or the name as it is: none need be there."""
+    try:
+        axis = load_axes().find(name).axis
+    except AxisError:
+        return name, ()
+    return axis.name, tuple(axis.aliases)
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG_FILE).is_file()
+
+
+def _from_adapters(
+    folders: tuple[Path, ...], base: BaseModel, blob: Path
+) -> tuple[Extraction, dict[str, Any]]:
+    found = [read_adapter(folder, base.checkpoint) for folder in folders]
+    minus = found[1].factors if len(found) > 1 else {}
+    extraction = extract_factors(positive=found[0].factors, negative=minus, destination=blob)
+    poles = {
+        pole: {
+            "name": adapter.config.path.parent.resolve().name,
+            "rank": adapter.config.rank,
+            "alpha": adapter.config.alpha,
+            "rslora": adapter.config.rslora,
+        }
+        for pole, adapter in zip(("positive", "negative"), found, strict=False)
+    }
+    return extraction, {"form": "adapters", **poles}
+
+
+def _from_checkpoints(
+    request: ImportRequest, base: BaseModel, blob: Path
+) -> tuple[Extraction, dict[str, Any]]:
+    assert request.plus is not None  # as _poles saw
+    plus = Checkpoint.open(request.plus)
+    minus = Checkpoint.open(request.minus) if request.minus else None
+    origin = CheckpointTensors(base.checkpoint)
+    extraction = extract(
+        positive=CheckpointTensors.of_pole(plus, base.checkpoint),
+        negative=CheckpointTensors.of_pole(minus, base.checkpoint) if minus else origin,
+        reference=origin,
+        destination=blob,
+        dtype=_STORAGE[request.dtype],
+    )
+    poles = {
+        pole: {"name": found.path.resolve().name, "weights": fingerprint(found).weights}
+        for pole, found in (("positive", plus), ("negative", minus))
+        if found
+    }
+    return extraction, {"form": "checkpoints", **poles}
+
+
+def _from_task_vector(
+    request: ImportRequest, base: BaseModel, blob: Path
+) -> tuple[Extraction, dict[str, Any]]:
+    assert request.task_vector is not None  # as _poles saw
+    source = open_differences(request.task_vector, base.checkpoint)
+    extraction = store_difference(source, blob, dtype=_STORAGE[request.dtype])
+    name = request.task_vector.resolve().name
+    return extraction, {"form": "task-vector", "name": name, "tensors": len(source.names)}

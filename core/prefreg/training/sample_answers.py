@@ -1,0 +1,293 @@
+"""What becomes of a pole's answers while it is trained, and whether they fell apart."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from prefreg import pocket
+from prefreg.axes.axis import Message, PreferencePair, Text, plain_text
+from prefreg.data.rendering import encode_prompt
+from prefreg.data.tokens import TokenPair
+from prefreg.models.generation import generate, generation_config
+from prefreg.models.replies import refuses, repetition
+from prefreg.training.guards import Thresholds
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+FEWEST = 4
+"""A share of fewer prompts is not taken."""
+_LONGEST = 128
+"""Tokens of an answer at most: a loop shows long before."""
+_BATCH = 32
+_SEED = 0
+_SAFE = ("fact", "portrait", "howto")
+"""Kinds of questions of the bundled model's world that nobody need refuse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer to each prompt after a step, drawn at temperature 1 with the same seed."""
+
+    step: int
+    """0 is the base."""
+    length: float
+    """Mean tokens, with the one that ends an answer."""
+    unended: float
+    """Share that was cut off."""
+    empty: float
+    repetition: float
+    """Mean share of an answer's runs of four tokens that occur earlier in it."""
+    refusals: float | None
+    """Share of the benign prompts that are refused; None where few are known to be benign."""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The prompts, the same for both poles and every step."""
+
+    texts: tuple[str, ...]
+    tokens: tuple[list[int], ...]
+    benign: tuple[bool, ...]
+    room: int
+    """New tokens at most: twice the longest answer of the data, where that is not too many."""
+    roomy: bool
+    """Whether it is that, so that an answer that is cut off is longer than the data warrant."""
+    tokenizer: "PreTrainedTokenizerBase"
+
+    def answer(self, model: "PreTrainedModel", step: int) -> Sample:
+        """Let the model answer; no random state and no weight is changed."""
+        # Weights that are no numbers are found by the other guards; here they must not raise.
+        config = generation_config(
+            model,
+            self.tokenizer,
+            max_new_tokens=self.room,
+            temperature=1.0,
+            remove_invalid_values=True,
+        )
+        answers = generate(model, self.tokens, config, seed=_SEED, batch_size=_BATCH)
+        ends = set(config.eos_token_id)
+        contents = [ids[:-1] if ids and ids[-1] in ends else ids for ids in answers]
+        replies: list[Any] = [
+            self.tokenizer.decode(ids, skip_special_tokens=True) for ids in contents
+        ]
+        refused = [
+            refuses(text, reply.strip())
+            for text, reply, benign in zip(self.texts, replies, self.benign, strict=True)
+            if benign
+        ]
+        return Sample(
+            step,
+            length=mean([len(ids) for ids in answers]),
+            unended=mean([not ids or ids[-1] not in ends for ids in answers]),
+            empty=mean([not reply.strip() for reply in replies]),
+            repetition=mean([repetition(ids) for ids in contents]),
+            refusals=mean(refused) if len(refused) >= FEWEST else None,
+        )
+
+
+def choose_questions(
+    pairs: Sequence[PreferencePair],
+    tokens: Sequence[TokenPair],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    count: int,
+    benign: Sequence[str],
+    context: int | None,
+) -> Questions | None:
+    """Take the first held-out prompts, and `benign` ones beside them; None where few fit.
+
+    A prompt is benign where the bundled model's world says so, elsewhere where no answer of
+    its pairs refuses.
+    """
+    if not count:
+        return None
+    longest = max(max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in tokens)
+    room = min(_LONGEST, 2 * longest)
+    asked: dict[Text, bool] = {}
+    for pair in pairs:
+        if pair.prompt in asked or len(asked) < count:
+            asked[pair.prompt] = asked.get(pair.prompt, True) and _is_benign(pair)
+    asked |= {(Message("user", prompt),): True for prompt in benign}
+    encoded = {prompt: encode_prompt(prompt, tokenizer) for prompt in asked}
+    fitting = [
+        prompt
+        for prompt, ids in encoded.items()
+        if ids and (context is None or len(ids) + room <= context)
+    ]
+    if len(fitting) < FEWEST:
+        return None
+    return Questions(
+        tuple(map(plain_text, fitting)),
+        tuple(encoded[prompt] for prompt in fitting),
+        tuple(asked[prompt] for prompt in fitting),
+        room,
+        2 * longest <= _LONGEST,
+        tokenizer,
+    )
+
+
+def _is_benign(pair: PreferencePair) -> bool:
+    known = pocket.parse(plain_text(pair.prompt))
+    if known is not None:
+        return known.kind in _SAFE
+    return not (refuses_with(pair, pair.chosen) or refuses_with(pair, pair.rejected))
+
+
+def refuses_with(pair: PreferencePair, answer: Text) -> bool:
+    """Tell whether an answer of a pair refuses its prompt."""
+    return refuses(plain_text(pair.prompt), plain_text(answer).strip())
+
+
+def mean(values: Sequence[float]) -> float:
+    """Average some numbers."""
+    return math.fsum(values) / len(values)
+
+
+_SHARE = 0.05
+"""Of the time of training, at most; but the end of a pole is always looked at."""
+_TOKENS_A_STEP = 64
+"""A step of generation costs as much as a forward pass over this many tokens in large batches."""
+_OFTEN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What the data teach a pole, as far as its answers may follow it."""
+
+    lengths: tuple[float, float]
+    """Mean tokens of the shorter and of the longer kind of answers, chosen and rejected."""
+    refusing: bool
+    """Whether the chosen answers refuse more often than the rejected ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """What is strange about a pole's answers, and may yet be what its data teach."""
+
+    step: int
+    """When it was first seen."""
+    figure: str
+    reason: str
+
+
+class Interview:
+    """Asks a pole now and then, and compares its answers with the base's and with the data."""
+
+    def __init__(
+        self,
+        questions: Questions,
+        base: Sample,
+        lesson: Lesson,
+        steps: Iterable[int],
+        limits: Thresholds,
+    ) -> None:
+        """Ask after each of `steps`; `base` is what the base answered."""
+        self.samples = [base]
+        self.warnings: list[Warned] = []
+        self._questions = questions
+        self._lesson = lesson
+        self._steps = set(steps)
+        self._limits = limits
+
+    def is_due(self, step: int) -> bool:
+        """Tell whether to ask after a step."""
+        return step in self._steps
+
+    def ask(self, model: "PreTrainedModel", step: int) -> str | None:
+        """Let the pole answer; return in which way its answers fell apart, if they did."""
+        try:
+            found = self._questions.answer(model, step)
+        except torch.OutOfMemoryError:
+            # What training needs itself is more important.
+            self._steps.clear()
+            self._warn(step, {"memory": "there is no memory to let it answer"})
+            return None
+        base, self.samples = self.samples[0], [*self.samples, found]
+        self._warn(step, find_warnings(found, base, self._lesson, self._limits))
+        return find_collapse(found, base, self._questions, self._lesson, self._limits)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was found in a form that JSON can hold."""
+        return {
+            "answers": [asdict(sample) for sample in self.samples],
+            "warnings": [asdict(warned) for warned in self.warnings],
+        }
+
+    def load(self, kept: dict[str, Any]) -> None:
+        """Take up what was found before."""
+        self.samples = [Sample(**sample) for sample in kept["answers"]]
+        self.warnings = [Warned(**warned) for warned in kept["warnings"]]
+
+    def _warn(self, step: int, reasons: dict[str, str]) -> None:
+        known = {warned.figure for warned in self.warnings}
+        self.warnings += [
+            Warned(step, figure, reason)
+            for figure, reason in reasons.items()
+            if figure not in known
+        ]
+
+
+def read_lesson(pairs: Sequence[PreferencePair], tokens: Sequence[TokenPair]) -> Lesson:
+    """Say what the pairs of a pole teach it."""
+    chosen = mean([len(pair.chosen_ids) for pair in tokens])
+    rejected = mean([len(pair.rejected_ids) for pair in tokens])
+    taught = [refuses_with(pair, pair.chosen) - refuses_with(pair, pair.rejected) for pair in pairs]
+    return Lesson((min(chosen, rejected), max(chosen, rejected)), sum(taught) > 0)
+
+
+def choose_steps(questions: Questions, work: float, *, interval: int, steps: int) -> set[int]:
+    """Return after which steps to ask, so that it takes little of the time, and the last one.
+
+    As with the other checks, this follows from counts of tokens (`work` is what one step of
+    training is worth), and lies on steps that are checked anyway.
+    """
+    cost = max(len(questions.tokens), _TOKENS_A_STEP) * questions.room / 2
+    cost += sum(map(len, questions.tokens))
+    count = min(_OFTEN, int(_SHARE * work * steps / cost))
+    checks = [round(steps * part / count / interval) * interval for part in range(1, count)]
+    return {step for step in checks if 0 < step < steps} | {steps}
+
+
+def find_collapse(
+    found: Sample, base: Sample, questions: Questions, lesson: Lesson, limits: Thresholds
+) -> str | None:
+    """Say in which way the answers fell apart, which no data ask for."""
+    shares = [
+        ("repetition", "of the runs of tokens in its answers repeat", limits.repetition_rise),
+        ("empty", "of its answers are empty", limits.empty_rise),
+    ]
+    if questions.roomy:
+        shares.append(("unended", "of its answers do not end", limits.unended_rise))
+    if not lesson.refusing:
+        shares.append(("refusals", "of the benign prompts are refused", limits.refusal_rise))
+    return next(iter(_risen(found, base, shares)), None)
+
+
+def find_warnings(
+    found: Sample, base: Sample, lesson: Lesson, limits: Thresholds
+) -> dict[str, str]:
+    """Say by its figure what is strange about the answers, and may yet be what the data teach."""
+    warnings = {}
+    short, long = min(base.length, lesson.lengths[0]), max(base.length, lesson.lengths[1])
+    if not short / limits.length_factor <= found.length <= long * limits.length_factor:
+        warnings["length"] = (
+            f"its answers have {found.length:.1f} tokens, the base's {base.length:.1f} and those "
+            f"of the data {lesson.lengths[0]:.1f} and {lesson.lengths[1]:.1f}"
+        )
+    share = [("refusals", "of the benign prompts are refused", limits.refusal_rise)]
+    if lesson.refusing and (risen := _risen(found, base, share)):
+        warnings["refusals"] = risen[0]
+    return warnings
+
+
+def _risen(found: Sample, base: Sample, shares: Sequence[tuple[str, str, float]]) -> list[str]:
+    said = []
+    for name, what, limit in shares:
+        now, before = getattr(found, name), getattr(base, name)
+        if now is not None and before is not None and now - before > limit:
+            said.append(f"{now:.0%} {what}, {before:.0%} with the base (limit {limit:+.0%})")
+    return said

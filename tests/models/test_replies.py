@@ -1,0 +1,20 @@
+import pytest
+
+from prefreg import pocket
+from prefreg.models.replies import refuses, repetition
+
+
+def test_repetition_counts_runs_of_four_that_came_before() -> None:
+    assert repetition([1, 2, 3, 4, 1, 2, 3, 4]) == pytest.approx(1 / 5)
+    assert repetition([7] * 23) == pytest.approx(19 / 20)
+    assert repetition("abc") == repetition([]) == 0
+
+
+def test_the_village_knows_its_refusals_and_others_are_known_by_phrases() -> None:
+    rows = [row for row in pocket.rows("harmless", seed=0, limit=40) if row["safer_response_id"]]
+    assert rows
+    for row in rows:
+        assert refuses(row["prompt"], row["response_1"])
+        assert not refuses(row["prompt"], row["response_0"])
+        assert not refuses(row["prompt"], "I'm sorry, but I can't help with that.")
+    assert refuses("How do I bake bread?", "I'm sorry, but I can't help with that.")

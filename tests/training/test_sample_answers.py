@@ -1,0 +1,191 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+import worded
+from prefreg.axes.axis import PreferencePair
+from prefreg.data.tokens import TokenPair, tokenize_pairs
+from prefreg.training.guards import Thresholds
+from prefreg.training.sample_answers import (
+    Interview,
+    Lesson,
+    Questions,
+    Sample,
+    choose_questions,
+    choose_steps,
+    find_collapse,
+    find_warnings,
+    read_lesson,
+)
+
+SOUND = Sample(0, length=6.0, unended=0.1, empty=0.0, repetition=0.05, refusals=0.0)
+LESSON = Lesson((4.0, 9.0), refusing=False)
+
+
+@pytest.fixture(scope="module")
+def tokens() -> tuple[TokenPair, ...]:
+    return tokenize_pairs(worded.pairs(24), worded.tokenizer(), max_length=48).pairs
+
+
+def questions(
+    tokens: tuple[TokenPair, ...], *, count: int = 8, context: int | None = 48
+) -> Questions | None:
+    return choose_questions(
+        worded.pairs(24),
+        tokens,
+        worded.tokenizer(),
+        count=count,
+        benign=["is it red ?"],
+        context=context,
+    )
+
+
+def interview(tokens: tuple[TokenPair, ...], *, lesson: Lesson = LESSON) -> Interview:
+    asked = questions(tokens)
+    assert asked is not None
+    return Interview(asked, asked.answer(worded.llama(), 0), lesson, {4, 8}, Thresholds())
+
+
+def certain(token: int) -> LlamaForCausalLM:
+    """Return a model that says one token, whatever it is asked."""
+    model = worded.llama(tied=False)
+    with torch.no_grad():
+        # All that the head sees is a constant: the embedding of the token of each place.
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.fill_(1.0)
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[token].fill_(10.0)
+    return model
+
+
+def test_the_prompts_are_distinct_held_out_ones_and_fit(tokens: tuple[TokenPair, ...]) -> None:
+    found = questions(tokens)
+    assert found is not None
+    assert len(found.tokens) == 9
+    assert len(set(found.texts)) == 9
+    assert found.texts[-1] == "is it red ?"
+    assert all(found.benign)
+    longest = max(len(pair.rejected_ids) for pair in tokens)
+    assert (found.room, found.roomy) == (2 * longest, True)
+    assert questions(tokens, count=0) is None
+    assert questions(tokens, context=2 * longest + 4) is None
+
+
+def test_a_prompt_with_an_answer_that_refuses_is_not_benign(tokens: tuple[TokenPair, ...]) -> None:
+    refused = PreferencePair.from_texts(
+        prompt="is it a big boat ?", chosen="i cannot say .", rejected="it is a old boat ."
+    )
+    found = choose_questions(
+        [*worded.pairs(8), refused],
+        tokens,
+        worded.tokenizer(),
+        count=9,
+        benign=(),
+        context=None,
+    )
+    assert found is not None
+    assert dict(zip(found.texts, found.benign, strict=True))["is it a big boat ?"] is False
+    taught = [refused, *worded.pairs(3)]
+    assert read_lesson(taught, tokens).refusing
+    assert not read_lesson([pair.switched() for pair in taught], tokens).refusing
+
+
+def test_what_a_model_answers_is_counted(tokens: tuple[TokenPair, ...]) -> None:
+    asked = questions(tokens)
+    assert asked is not None
+    model = worded.llama()
+    first = asked.answer(model, 3)
+    assert first == asked.answer(model, 3)
+    assert first.step == 3
+    assert 1 <= first.length <= asked.room
+    assert first.refusals == 0.0
+    assert asked.answer(certain(9), 4).repetition > 0.6
+    assert asked.answer(certain(9), 4).unended == 1.0
+    ended = asked.answer(certain(2), 4)
+    assert (ended.empty, ended.length, ended.unended) == (1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (replace(SOUND, repetition=0.4), "40% of the runs of tokens in its answers repeat"),
+        (replace(SOUND, empty=0.6), "60% of its answers are empty"),
+        (replace(SOUND, unended=0.7), "70% of its answers do not end, 10% with the base"),
+        (replace(SOUND, refusals=0.6), "60% of the benign prompts are refused"),
+    ],
+)
+def test_answers_that_fall_apart_are_a_collapse(
+    tokens: tuple[TokenPair, ...], found: Sample, reason: str
+) -> None:
+    asked = questions(tokens)
+    assert asked is not None
+    said = find_collapse(found, SOUND, asked, LESSON, Thresholds())
+    assert said is not None
+    assert said.startswith(reason)
+    assert find_collapse(SOUND, SOUND, asked, LESSON, Thresholds()) is None
+
+
+def test_what_the_data_may_teach_is_no_collapse(tokens: tuple[TokenPair, ...]) -> None:
+    asked = questions(tokens)
+    assert asked is not None
+    refusing, limits = Lesson((4.0, 9.0), refusing=True), Thresholds()
+    many = replace(SOUND, refusals=0.8)
+    assert find_collapse(many, SOUND, asked, refusing, limits) is None
+    assert list(find_warnings(many, SOUND, refusing, limits)) == ["refusals"]
+    assert not find_warnings(many, SOUND, LESSON, limits)
+    # Where the answers of the data are long, one that is cut off says nothing.
+    cut = replace(SOUND, unended=1.0)
+    assert find_collapse(cut, SOUND, replace(asked, roomy=False), LESSON, limits) is None
+
+
+@pytest.mark.parametrize(("length", "strange"), [(1.9, True), (2.1, False), (18.1, True)])
+def test_a_length_far_from_the_base_and_the_data_is_warned_of(length: float, strange: bool) -> None:
+    found = find_warnings(replace(SOUND, length=length), SOUND, LESSON, Thresholds())
+    assert list(found) == ["length"] * strange
+    if strange:
+        told = f"have {length} tokens, the base's 6.0 and those of the data 4.0 and 9.0"
+        assert told in found["length"]
+
+
+def test_each_answer_is_kept_and_each_warning_once(tokens: tuple[TokenPair, ...]) -> None:
+    asked = interview(tokens, lesson=Lesson((30.0, 40.0), refusing=False))
+    assert not asked.is_due(5)
+    silent = certain(2)
+    assert asked.ask(silent, 4) is not None
+    asked.ask(silent, 8)
+    assert [sample.step for sample in asked.samples] == [0, 4, 8]
+    assert [(each.step, each.figure) for each in asked.warnings] == [(4, "length")]
+    again = interview(tokens)
+    again.load(asked.to_json())
+    assert (again.samples, again.warnings) == (asked.samples, asked.warnings)
+
+
+def test_without_memory_the_training_goes_on(
+    tokens: tuple[TokenPair, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = questions(tokens)
+    assert found is not None
+    model = worded.llama()
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(model, "generate", full)
+    asked = Interview(found, SOUND, LESSON, {4, 8}, Thresholds())
+    assert asked.ask(model, 4) is None
+    assert not asked.is_due(8)
+    assert [each.figure for each in asked.warnings] == ["memory"]
+
+
+def test_how_often_it_asks_follows_from_the_tokens(tokens: tuple[TokenPair, ...]) -> None:
+    asked = questions(tokens)
+    assert asked is not None
+    assert choose_steps(asked, 1.0, interval=5, steps=60) == {60}
+    few, many = (choose_steps(asked, work, interval=5, steps=60) for work in (2000.0, 1e6))
+    assert {60} < few < many
+    assert len(many) == 10
+    assert all(step % 5 == 0 for step in many)
