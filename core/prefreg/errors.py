@@ -17,11 +17,17 @@ KeyboardInterrupt
 The number is the exit code of the command line.
 """
 
+from prefreg.wording import presentable
+
 
 class PrefregError(Exception):
     """A known problem: what was wrong, with which thing, and what to do."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        """Keep the message as it may be shown, whatever it repeats of what was given."""
+        super().__init__(presentable(message))
 
 
 class UsageError(PrefregError):

@@ -1,5 +1,6 @@
 """The entry point: the group of commands, and the one place where errors become exit codes."""
 
+import io
 import os
 import sys
 import traceback
@@ -19,7 +20,8 @@ from prefreg.cli import (
 )
 from prefreg.cli.options import Common, common_options
 from prefreg.config import debugging
-from prefreg.errors import PrefregError
+from prefreg.errors import PrefregError, UsageError
+from prefreg.wording import is_unicode, presentable
 
 INTERRUPTED = 130
 BUG = 70
@@ -73,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     stdout = sys.stdout
+    for text in sys.argv[1:] if arguments is None else arguments:
+        if not is_unicode(text):
+            return _fail(f"{text!r} holds bytes that are no UTF-8.", UsageError.exit_code)
     try:
         # click hands back the code of an early exit (--help), else the command's own result.
         code = prefreg.main(arguments, prog_name="prefreg", standalone_mode=False)
@@ -81,7 +86,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except PrefregError as error:
         return _fail(str(error), error.exit_code)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(presentable(shown.getvalue().rstrip()), err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         # click turns an interrupt into its own error; what ours says is that of the cause.
@@ -106,5 +113,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, code: int) -> int:
     if debugging():
         traceback.print_exc()
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"Error: {presentable(message)}", err=True)
     return code

@@ -1,0 +1,50 @@
+"""Text as it may be shown: without controls, without passwords, and not without end."""
+
+import re
+
+LONGEST_WORD = 160
+"""Characters of one run without spaces; the middle of a longer one is left out."""
+LONGEST_MESSAGE = 2000
+
+# C0 and C1 controls but tab and newline, marks and overrides of direction, separators of lines
+# that terminals and editors do not agree on, and halves of surrogate pairs, which no UTF-8 has.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+# A port has nothing but digits before the path; a password with a slash in it is hidden too.
+_PASSWORD = re.compile(
+    r"(?P<open>[A-Za-z][\w+.-]{0,40}://[^\s/:@]{0,200}:)(?![0-9]+/)[^\s@]{0,400}@"
+)
+_RUN = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
+
+
+def presentable(text: str) -> str:
+    """Return text that a terminal shows as it is, of a bounded length.
+
+    Control and direction characters are written as escapes, the password of a URL as `***`, and
+    the middle of long words and long texts is left out.
+    """
+    text = _RUN.sub(lambda found: _shorten(found[0], LONGEST_WORD), hide_password(text))
+    return escape(_shorten(text, LONGEST_MESSAGE))
+
+
+def hide_password(text: str) -> str:
+    """Return the text with `***` for the password of every URL in it."""
+    return _PASSWORD.sub(r"\g<open>***@", text)
+
+
+def escape(text: str) -> str:
+    """Return the text with escapes for what a terminal would obey instead of show."""
+    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8: bytes that were none come as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _shorten(text: str, longest: int) -> str:
+    if len(text) <= longest:
+        return text
+    head, tail = longest * 2 // 3, longest // 4
+    return f"{text[:head]}[… {len(text) - head - tail} characters …]{text[-tail:]}"
