@@ -271,7 +271,7 @@ def test_a_seed_makes_the_same_world_in_every_process() -> None:
 
 def test_listing_axes_does_not_load_the_pools() -> None:
     code = (
-        "import sys; from prefreg.plugins import load_axes; load_axes();"
+        "import sys; from prefreg.axes.plugins import load_axes; load_axes();"
         "assert 'prefreg.pocket.world' in sys.modules;"
         "assert 'prefreg.pocket.generating' not in sys.modules"
     )
