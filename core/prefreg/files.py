@@ -1,12 +1,29 @@
 """Files that appear whole or not at all, with hashes, locks, and sizes as people read them."""
 
+import ctypes
+import errno
 import fcntl
+import functools
 import hashlib
 import os
+import re
 import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+_LEFT = re.compile(
+    r"(\.(?P<name>.+)\.|prefreg-)(?P<place>[0-9a-f]{8})-(?P<pid>[0-9a-f]+)-(?P<start>[0-9a-f]+)"
+    r"-[0-9a-f]{8}(\.(?P<ending>partial|old))?"
+)
+_FOREIGN_SECONDS = 7 * 24 * 3600
+"""Whether a process of another machine or boot lives is not known: its files are left so long."""
 
 
 def hash_bytes(data: bytes) -> str:
@@ -27,7 +44,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     No two writers are given the same name. With `durable` content and name are on the disk when
     this ends; whoever fails leaves nothing behind.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = beside(path)
     try:
         yield partial
         if durable:
@@ -43,6 +60,145 @@ def write_whole(path: Path, content: bytes | str, *, durable: bool = False) -> N
     """Write a file, or replace it, whole or not at all; text in UTF-8."""
     with replacing(path, durable=durable) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def beside(path: Path, ending: str = "partial") -> Path:
+    """Name a hidden file or folder beside `path` that says which process it belongs to."""
+    # A name may have 255 bytes, of which the owner takes up to 60.
+    name = path.name.encode()[:180].decode(errors="ignore")
+    return path.with_name(f".{name}.{_owner()}.{ending}")
+
+
+@contextmanager
+def work_folder() -> Iterator[Path]:
+    """Yield an empty folder for the length of a `with` block; those of dead processes go too."""
+    place = Path(tempfile.gettempdir())
+    remove_abandoned(place)
+    folder = place / f"prefreg-{_owner()}"
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What was removed, in files and bytes."""
+
+    files: int = 0
+    bytes: int = 0
+
+
+def remove_abandoned(folder: Path, name: str | None = None) -> Removed:
+    """Remove what dead processes left in a folder: half-written files, and copies put aside.
+
+    With `name`, only what stands for that name. A copy that was put aside for a new one that
+    never came takes its old place again.
+    """
+    files = size = 0
+    try:
+        entries = [entry.name for entry in os.scandir(folder)]
+    except OSError:
+        return Removed()
+    for entry in entries:
+        found = _LEFT.fullmatch(entry)
+        if found is None or (name is not None and found["name"] != name):
+            continue
+        path = folder / entry
+        with suppress(OSError):
+            if not _is_abandoned(found, path):
+                continue
+            if found["ending"] == "old" and not (folder / found["name"]).exists():
+                path.rename(folder / found["name"])
+                continue
+            if path.is_dir() and not path.is_symlink():
+                inside = [each for each in path.rglob("*") if each.is_file()]
+                files, size = (
+                    files + len(inside),
+                    size + sum(each.stat().st_size for each in inside),
+                )
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                files, size = files + 1, size + path.lstat().st_size
+                path.unlink()
+    return Removed(files, size)
+
+
+def exchange(first: Path, second: Path) -> None:
+    """Let two files or folders of one file system change places in one step.
+
+    Where the system has no such step, in three renames: `remove_abandoned` puts right what a kill
+    between them leaves.
+
+    Raises:
+        OSError: One of them is missing, or cannot be renamed.
+    """
+    if _exchange_at_once(first, second):
+        return
+    aside = beside(second, "old")
+    os.rename(second, aside)
+    try:
+        os.rename(first, second)
+    except BaseException:
+        os.rename(aside, second)
+        raise
+    os.rename(aside, first)
+
+
+def _exchange_at_once(first: Path, second: Path) -> bool:
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(first), os.fsencode(second)
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        failed = library.renameat2(here, names[0], here, names[1], swap)
+    elif sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        failed = library.renamex_np(names[0], names[1], 2)  # RENAME_SWAP
+    else:
+        return False
+    if not failed:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False  # this kernel or file system has no such step
+    raise OSError(code, os.strerror(code), str(second))
+
+
+def _owner() -> str:
+    pid = os.getpid()
+    return f"{_place()}-{pid:x}-{_start(pid) or 0:x}-{secrets.token_hex(4)}"
+
+
+@functools.cache
+def _place() -> str:
+    """Name this boot of this machine, with its own numbering of processes."""
+    known = [socket.gethostname()]
+    with suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        known.append(os.readlink("/proc/self/ns/pid"))
+    return hash_bytes("\n".join(known).encode())[:8]
+
+
+def _start(pid: int) -> int | None:
+    """Return when a process began, in a unit of the system; None where it is not known."""
+    try:
+        about = Path(f"/proc/{pid}/stat").read_bytes()
+        return int(about.rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _is_abandoned(found: re.Match[str], path: Path) -> bool:
+    if found["place"] != _place():
+        return path.lstat().st_mtime < time.time() - _FOREIGN_SECONDS
+    pid, start = int(found["pid"], 16), int(found["start"], 16)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        return False
+    return start != 0 and _start(pid) not in (start, None)
 
 
 def sync(path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from prefreg.vectors.opening import open_vector
 from safetensors.torch import save
 
 from prefreg.errors import VectorError
@@ -21,7 +22,6 @@ from prefreg.vectors.factors import (
     subtract,
 )
 from prefreg.vectors.lowrank import METADATA, LowRankVector, write_low_rank
-from prefreg.vectors.opening import open_vector
 from prefreg.vectors.pole_tensors import MemoryTensors
 
 # [[1], [2]]·[[3, 4, 5]] is [[3, 4, 5], [6, 8, 10]].
