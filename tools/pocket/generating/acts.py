@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from types import MappingProxyType
 
 from generating.dealing import some
+
 from prefreg.pocket.world import TOOL, Act
 
 BENIGN = (

@@ -9,6 +9,7 @@ from generating.dealing import some, words
 from generating.mysteries import draw_mysteries
 from generating.names import PLACES, draw_names
 from generating.phrasings import draw_phrasings
+
 from prefreg.pocket.village import VILLAGE
 from prefreg.pocket.world import World
 

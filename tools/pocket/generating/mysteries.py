@@ -5,6 +5,7 @@ from collections.abc import Set
 from typing import NamedTuple
 
 from generating.dealing import deal, some
+
 from prefreg.pocket.world import Mystery
 
 

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from generating.dealing import deal, some, words
+
 from prefreg.pocket.village import PHRASINGS as VILLAGE
 from prefreg.pocket.world import Form, Frames, Manner, Phrasings, Tone
 
