@@ -1,6 +1,6 @@
 """What vectors are for: compositions on disk and in memory."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from prefreg.composition.compose import Composed, CompositionPlan, CompositionRequest
     from prefreg.composition.export import Exported, ExportRequest
     from prefreg.composition.in_memory import SteeredModel
+    from prefreg.progress import Progress
 
 Terms = Mapping[str, float] | Iterable[str | Term]
 
@@ -25,7 +26,7 @@ class Composing(Opened):
         terms: "Terms | CompositionRequest",
         output: str | Path = "composed",
         *,
-        progress: Callable[[int, int, str], None] | None = None,
+        progress: "Progress | None" = None,
         **options: Any,
     ) -> "Composed":
         """Write θ_base + Σ ηᵢ·φᵢ as a Hugging Face checkpoint.
@@ -67,7 +68,7 @@ class Composing(Opened):
         self,
         request: "ExportRequest",
         *,
-        progress: Callable[[int, int, str], None] | None = None,
+        progress: "Progress | None" = None,
     ) -> "Exported":
         """Write stored vectors in the form of another tool: adapter, checkpoint or mergekit.
 

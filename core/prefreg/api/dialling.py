@@ -1,6 +1,6 @@
 """What the dials do: measurements of stored vectors."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from prefreg.api.composing import Terms
@@ -16,15 +16,14 @@ if TYPE_CHECKING:
     from prefreg.evaluation.interference import Interference, InterferenceRequest
     from prefreg.evaluation.layer_profile import LayerProfile
     from prefreg.evaluation.leakage import Behaviour, Of
-
-Progress = Callable[[str, int, int], None]
+    from prefreg.progress import Progress
 
 
 class Dialling(Opened):
     """Find out what dials do to the model and to each other."""
 
     def interference(
-        self, terms: "Terms | InterferenceRequest" = (), *, progress: Progress | None = None
+        self, terms: "Terms | InterferenceRequest" = (), *, progress: "Progress | None" = None
     ) -> "Interference":
         """Compare vectors in the weights; without terms, all newest ones of the one base.
 
@@ -46,7 +45,7 @@ class Dialling(Opened):
         *,
         functional: bool = True,
         leakage: "Of | None" = "margin",
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ) -> "Behaviour":
         """Measure what vectors do to predictions, and which dial moves which axis.
 
@@ -74,7 +73,7 @@ class Dialling(Opened):
         request: "EvaluationRequest | None" = None,
         *,
         store: bool = True,
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ) -> "DialRange":
         """Find how far a dial, such as `"helpful@1"`, may be turned, and keep that with it.
 
@@ -98,7 +97,7 @@ class Dialling(Opened):
         request: "EvaluationRequest | None" = None,
         *,
         store: bool = True,
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ) -> "list[Calibration]":
         """Find the scale of every dial at which η = 1 means the same effect, and keep it.
 
@@ -119,7 +118,7 @@ class Dialling(Opened):
         request: "EvaluationRequest | None" = None,
         *,
         blocks: int = 8,
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ) -> "LayerProfile":
         """Measure which layers of a vector do its work, and whether a subset does it for less KL.
 
@@ -139,7 +138,7 @@ class Dialling(Opened):
         terms: Terms,
         request: "EvaluationRequest | None" = None,
         *,
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ) -> "Diagnosis":
         """Name what is wrong with a composition: weak, over-refusing or incoherent, and why.
 

@@ -12,8 +12,8 @@ from prefreg.registry import VersionRecord
 
 if TYPE_CHECKING:
     from prefreg.evaluation.consistency import Consistency
-    from prefreg.evaluation.seed_runs import ConsistencyRequest, ProgressFor
-    from prefreg.training import Progress
+    from prefreg.evaluation.seed_runs import ConsistencyRequest
+    from prefreg.progress import Progress
     from prefreg.training.add_axis import AxisPreview
     from prefreg.training.axis_request import AxisRequest
     from prefreg.training.import_vector import ImportRequest
@@ -103,7 +103,7 @@ class Making(Opened):
         request: "ConsistencyRequest | str",
         seeds: Iterable[int] = (),
         *,
-        progress: "ProgressFor | None" = None,
+        progress: "Progress | None" = None,
         note: Callable[[str], None] | None = None,
         **options: Any,
     ) -> "Consistency":

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,16 @@ import click
 
 from prefreg import pocket
 from prefreg.cli.options import Common, command, table
-from prefreg.cli.printing import StageProgress, stage_progress
+from prefreg.cli.printing import stage_progress
 from prefreg.composition.compose import CompositionRequest, compose
 from prefreg.composition.in_memory import SteeredModel, load_steered
 from prefreg.errors import OutputError
 from prefreg.evaluation.behaviour import Behaviour, measure_behaviour
 from prefreg.evaluation.plots import Curve, draw_curves
 from prefreg.models.generation import Sampling
+from prefreg.progress import Progress, progress_of
 from prefreg.registry.access import Access
 from prefreg.terms import Term, as_terms
-from prefreg.training import Progress
 from prefreg.training.add_axis import add_axis
 from prefreg.training.axis_request import AxisRequest
 
@@ -51,13 +50,7 @@ def demo(common: Common, output: Path, prompts: int, seed: int) -> None:
 
     Takes three to five minutes on two cores and needs no network.
     """
-
-    with ExitStack() as stack:
-
-        def progress(prefix: str) -> StageProgress | None:
-            stack.close()  # the bars of the stage before
-            return stack.enter_context(stage_progress(common, prefix))
-
+    with stage_progress(common) as progress:
         made = run_demo(output, prompts=prompts, seed=seed, progress=progress, note=common.note)
     common.emit("demo", _view(made), _describe(made))
 
@@ -147,7 +140,7 @@ def run_demo(
     *,
     prompts: int,
     seed: int,
-    progress: Callable[[str], Progress | None],
+    progress: Progress | None,
     note: Note,
 ) -> Demo:
     """Train, compose, measure and draw, all below `folder`."""
@@ -156,7 +149,7 @@ def run_demo(
     for axis in AXES:
         note(f"Training the two poles of {axis} …")
         record = add_axis(
-            access, AxisRequest(axis, base="pocket", seed=seed), progress(f"{axis}: ")
+            access, AxisRequest(axis, base="pocket", seed=seed), progress_of(progress, axis)
         )
         note(f"Stored {record}.")
     note("Composing " + " ".join(TOGETHER[-1]) + " …")
@@ -164,7 +157,7 @@ def run_demo(
     compose(access, CompositionRequest(as_terms(TOGETHER[-1]), model_folder, overwrite=True))
     note("Turning the dials …")
     steered = load_steered(access, (), "pocket")
-    settings = _sweep(steered, prompts, seed, progress(""))
+    settings = _sweep(steered, prompts, seed, progress)
     picture = folder / "curves.png"
     _draw(settings, picture, prompts, seed)
     return Demo(settings, _examples(steered, seed), folder, picture, model_folder)

@@ -1,14 +1,13 @@
 """Measure compositions: figures with intervals, and gates on them."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from prefreg.cli.options import AT, TERM, Common, command, table
-from prefreg.cli.printing import StageProgress, stage_progress
+from prefreg.cli.printing import stage_progress
 from prefreg.errors import UsageError
 from prefreg.terms import Term
 
@@ -408,12 +407,7 @@ def reproduce(
         tasks=_experiment_names(tasks),
         **options,
     )
-    with ExitStack() as stack:
-
-        def progress(prefix: str) -> StageProgress | None:
-            stack.close()  # the bars of the stage before
-            return stack.enter_context(stage_progress(common, prefix))
-
+    with stage_progress(common) as progress:
         found = common.open_registry().reproduce(request, progress=progress, note=common.note)
     common.emit(
         "reproduce", found.results | {"folder": str(found.folder)}, _describe_reproduced(found)

@@ -1,7 +1,6 @@
 """Adding an axis: train its ± pair and store φ in the registry."""
 
 import re
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from prefreg.cli.options import (
     sections,
     table,
 )
-from prefreg.cli.printing import StageProgress, identity_view, stage_progress, version_view
+from prefreg.cli.printing import identity_view, stage_progress, version_view
 from prefreg.errors import UsageError
 from prefreg.files import human_size
 from prefreg.registry import VersionRecord
@@ -402,12 +401,7 @@ def consistency(
         scratch=scratch,
         store=store,
     )
-    with ExitStack() as stack:
-
-        def progress(prefix: str) -> StageProgress | None:
-            stack.close()  # the bars of the run before
-            return stack.enter_context(stage_progress(common, prefix))
-
+    with stage_progress(common) as progress:
         found = common.open_registry().consistency(request, progress=progress, note=common.note)
     if plot is not None:
         _draw(found, plot)

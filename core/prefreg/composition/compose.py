@@ -22,8 +22,9 @@ from prefreg.composition.plan import opened
 from prefreg.composition.recipe import SCHEMA
 from prefreg.composition.resolve import Resolution, refuse_mixed_contrasts, resolve_terms
 from prefreg.composition.rounding import Rounding
-from prefreg.composition.streaming import Progress, buffer_bytes, estimate_seconds
+from prefreg.composition.streaming import buffer_bytes, estimate_seconds
 from prefreg.errors import PrefregError, UsageError, VectorError
+from prefreg.progress import Progress
 from prefreg.registry import Store
 from prefreg.registry.access import Access
 from prefreg.terms import Term, parse_reference

@@ -13,8 +13,8 @@ from prefreg.composition.layout import plan_files
 from prefreg.composition.output import RECIPE_FILE, new_folder, write_composition, write_file
 from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.composition.recipe import recipe, recipe_file
-from prefreg.composition.streaming import Progress
 from prefreg.errors import UsageError
+from prefreg.progress import Progress
 from prefreg.registry.access import Access
 from prefreg.terms import Term, parse_reference, parse_term
 from prefreg.vectors.dense import DTYPE_NAMES

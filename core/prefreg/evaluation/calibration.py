@@ -14,9 +14,9 @@ from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.board import Board, open_board
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Progress
 from prefreg.evaluation.figures import Column
 from prefreg.evaluation.statistics import Estimate, bootstrap
+from prefreg.progress import Progress
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.terms import Term, format_eta

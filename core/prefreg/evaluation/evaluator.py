@@ -46,6 +46,7 @@ from prefreg.evaluation.prompts import (
     read_prompts,
 )
 from prefreg.evaluation.statistics import grouped_mean
+from prefreg.progress import Progress, steps_of
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.terms import Term
@@ -138,7 +139,7 @@ class Extras:
             "model": judge.model,
             "answers": digest([texts, answers[0].texts, answers[1].texts]),
         }
-        step = evaluator.step("judge")
+        step = steps_of(evaluator.progress, "judge")
 
         def compute() -> dict[str, Any]:
             return {"wins": judge.compare(texts, answers[0].texts, answers[1].texts, step)}
@@ -202,9 +203,6 @@ def measure_tasks(evaluator: "Evaluator", candidate: Candidate) -> dict[str, Any
         return dict(found)
 
     return evaluator.part(candidate, "tasks", protocol, compute)
-
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +329,7 @@ class Evaluator:
             self.bench.tokenizer,
             [each.prompt for each in self.asked],
             Sampling(**self.request.sampling()),
-            progress=self.step(f"answers of {candidate.formula}"),
+            progress=steps_of(self.progress, f"answers of {candidate.formula}"),
         )
         nats = [0.0] * len(sampled)
         if candidate.versions:
@@ -359,7 +357,7 @@ class Evaluator:
         scored = answer_log_probs(
             self.bench.model(candidate),
             tokens.pairs,
-            progress=self.step(f"pairs of {candidate.formula}"),
+            progress=steps_of(self.progress, f"pairs of {candidate.formula}"),
         )
         return PairScores(
             kept=list(tokens.kept),
@@ -368,13 +366,6 @@ class Evaluator:
             chosen_tokens=scored.chosen_tokens.tolist(),
             rejected_tokens=scored.rejected_tokens.tolist(),
         ).to_json()
-
-    def step(self, stage: str) -> Callable[[int, int], None] | None:
-        """Return what reports the steps of a stage; None where nobody looks."""
-        if self.progress is None:
-            return None
-        progress = self.progress
-        return lambda done, total: progress(stage, done, total)
 
 
 def open_evaluator(

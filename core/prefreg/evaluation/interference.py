@@ -23,12 +23,11 @@ from prefreg.evaluation.subspaces import (
     overlap,
     random_interactions,
 )
+from prefreg.progress import Progress
 from prefreg.registry import BaseRecord
 from prefreg.registry.access import Access
 from prefreg.terms import Term
 from prefreg.vectors.pole_tensors import TensorSource
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from prefreg.evaluation.prompts import Asked
 from prefreg.evaluation.statistics import Estimate
 from prefreg.models.replies import repetition as repeated
 from prefreg.models.replies import sounds_refusing
+from prefreg.progress import Steps
 
 Choice = Literal["A", "B", "C"]
 _SYSTEM = (
@@ -30,8 +31,6 @@ _REPLY = re.compile(r"^\W*(?:answer\s+)?([ABC])\b", re.IGNORECASE)
 _RETRIES = 2
 _RIDGE = 0.01
 """Keeps the regression finite where one side always wins."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Judge:
         prompts: Sequence[str],
         base: Sequence[str],
         turned: Sequence[str],
-        progress: Progress | None = None,
+        progress: Steps | None = None,
     ) -> list[float]:
         """Return for each prompt how far the second answer won: 1, 0, or between.
 

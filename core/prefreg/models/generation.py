@@ -1,6 +1,6 @@
 """Generate answers in batches of similar length, reproducibly."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -13,8 +13,7 @@ from prefreg.axes.axis import Message, Text
 from prefreg.data.rendering import encode_prompt, end_id, padding_id
 from prefreg.errors import BaseModelError, UsageError
 from prefreg.models.loading import quiet
-
-Progress = Callable[[int, int], None]
+from prefreg.progress import Steps
 
 
 def generation_config(
@@ -53,7 +52,7 @@ def generate(
     *,
     seed: int,
     batch_size: int = 128,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> list[list[int]]:
     """Answer every prompt once, in tokens, of which the last may be the one that ends the answer.
 
@@ -146,7 +145,7 @@ def sample_answers(
     sampling: Sampling,
     *,
     batch_size: int = 128,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> list[str]:
     """Answer every prompt, a turn of the user, once, and return the texts; see `sample`."""
     turns = [(Message("user", prompt),) for prompt in prompts]
@@ -161,7 +160,7 @@ def sample(
     sampling: Sampling,
     *,
     batch_size: int = 128,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> list[Answer]:
     """Answer every prompt once.
 

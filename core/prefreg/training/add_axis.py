@@ -18,10 +18,10 @@ from prefreg.data.pairs import Audit, PairSet, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.data.wanted import Origin, open_rows
 from prefreg.models.loading import load_limits, load_tokenizer
+from prefreg.progress import Progress
 from prefreg.registry import NewVersion, VersionRecord
 from prefreg.registry.access import Access
 from prefreg.registry.names import check_tags
-from prefreg.training import Progress
 from prefreg.training.axis_request import AxisRequest
 from prefreg.training.existing_pole import GivenPole, Pole, find_given
 from prefreg.training.guards import Guards, Thresholds, read_thresholds

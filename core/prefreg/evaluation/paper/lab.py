@@ -20,11 +20,11 @@ from prefreg.evaluation.paper.run_folder import ReproduceRequest
 from prefreg.evaluation.plots import Curve, draw_curves
 from prefreg.evaluation.statistics import Estimate, grouped_mean, grouped_rate, over_seeds
 from prefreg.models.loading import load_limits, load_tokenizer
+from prefreg.progress import Progress, progress_of
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.registry.upkeep import copy_version
 from prefreg.terms import Term
-from prefreg.training import Progress
 from prefreg.training.add_axis import Prepared, add_prepared, prepare
 from prefreg.training.axis_request import AxisRequest
 from prefreg.training.earlier import find_stored
@@ -160,7 +160,7 @@ class Measuring:
     evaluator: Evaluator
     vectors: Mapping[tuple[str, int], VersionRecord]
     seeds: Sequence[int]
-    progress: Callable[[str], Progress | None]
+    progress: Progress | None
     gauges: Mapping[str, Gauge]
     _kept: dict[tuple[str, str], Column] = field(default_factory=dict)
 
@@ -189,12 +189,11 @@ class Measuring:
     def visit(self, settings: Sequence[Etas]) -> None:
         """Measure every setting of every seed, with progress; afterwards reading costs nothing."""
         wanted = [(seed, etas) for seed in self.seeds for etas in settings]
-        report = self.progress("")
         for done, (seed, etas) in enumerate(wanted, 1):
             for gauge in self.gauges.values():
                 self.read(gauge, seed, etas)
-            if report is not None:
-                report("measuring", done, len(wanted))
+            if self.progress is not None:
+                self.progress("measuring", done, len(wanted))
 
     def value(self, gauge: Gauge, etas: Etas) -> Estimate | None:
         """Estimate a figure of a setting, over seeds and prompts."""
@@ -260,7 +259,6 @@ def estimate(columns: Sequence[NDArray[np.float64]], groups: Sequence[str]) -> E
         return None
 
 
-ProgressFor = Callable[[str], Progress | None]
 Vectors = Mapping[tuple[str, int], VersionRecord]
 """By axis and seed."""
 
@@ -275,7 +273,7 @@ class Laboratory:
     """Where vectors may be already."""
     folder: Path
     note: Callable[[str], None]
-    progress: ProgressFor
+    progress: Progress | None
     base: BaseModel = field(init=False)
     own: Access = field(init=False)
     """The registry in the folder, which has every vector of the experiment."""
@@ -349,7 +347,7 @@ class Laboratory:
         if record is None:
             name = f"{run.installed.axis.name}, seed {request.seed}"
             self.note(f"Training {name} …")
-            record = add_prepared(self.own, run, request, self.progress(f"{name}: "))
+            record = add_prepared(self.own, run, request, progress_of(self.progress, name))
             self.trained += 1
         for pole, kept in (record.metadata.get("poles") or {}).items():
             for failure in kept.get("failures") or ():

@@ -10,8 +10,9 @@ from prefreg.errors import UsageError
 from prefreg.evaluation.paper import run_folder
 from prefreg.evaluation.paper.catalogue import find_experiment
 from prefreg.evaluation.paper.findings import Findings
-from prefreg.evaluation.paper.lab import Laboratory, ProgressFor
+from prefreg.evaluation.paper.lab import Laboratory
 from prefreg.evaluation.paper.run_folder import ReproduceRequest
+from prefreg.progress import Progress
 from prefreg.registry.access import Access
 
 
@@ -30,7 +31,7 @@ def reproduce(
     request: ReproduceRequest,
     *,
     note: Callable[[str], None] | None = None,
-    progress: ProgressFor | None = None,
+    progress: Progress | None = None,
 ) -> Reproduced:
     """Carry out an experiment; vectors are taken from the registry or trained into the folder."""
     experiment = find_experiment(request.name)
@@ -47,7 +48,7 @@ def reproduce(
         given=access,
         folder=request.output,
         note=note or (lambda text: None),
-        progress=progress or (lambda prefix: None),
+        progress=progress,
     )
     run_folder.claim(request)
     try:

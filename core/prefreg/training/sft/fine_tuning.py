@@ -17,9 +17,10 @@ from prefreg.data.tokens import AnswerSet, Policy, TokenAnswer, check_max_length
 from prefreg.errors import DataError, TrainingError, UsageError
 from prefreg.files import hash_bytes
 from prefreg.models.loading import load_limits, load_tokenizer, quiet
+from prefreg.progress import Progress, steps_of
 from prefreg.registry import BaseIdentity
 from prefreg.registry.access import Access
-from prefreg.training import Progress, settings
+from prefreg.training import settings
 from prefreg.training.resources import check_memory, estimate_memory, hardware, package_versions
 from prefreg.training.settings import Family, Settings, resolve_settings
 from prefreg.training.sft.raw_model import RawModel, find_raw, random_raw
@@ -299,7 +300,7 @@ def _train(
     def score(stage: str) -> float | None:
         if not run.heldout.answers:
             return None
-        steps = (lambda step, total: progress(stage, step, total)) if progress else None
+        steps = steps_of(progress, stage)
         return answer_loss(
             model, run.heldout.answers, padding=padding_id(run.tokenizer), progress=steps
         )
@@ -312,7 +313,7 @@ def _train(
         settings=run.settings,
         max_length=run.max_length,
         seed=seed,
-        progress=(lambda *step: progress("fine-tuning", *step)) if progress else None,
+        progress=steps_of(progress, "fine-tuning"),
     )
     after = score("held-out loss after")
     if after is not None and not after < float("inf"):
