@@ -21,9 +21,10 @@ def measure_behaviour(
     split: str = "test",
     seed: int = 0,
     temperature: float = 1.0,
+    max_new_tokens: int = 96,
 ) -> Behaviour:
     """Sample one reply to each of `prompts` prompts of every kind, and score them."""
-    sampling = Sampling(max_new_tokens=96, temperature=temperature, seed=seed)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
     scored: dict[str, list[WorldVerdict]] = {}
     for kind in world.kinds:
         asked = world.prompts(kind, split=split, limit=prompts, seed=seed)
