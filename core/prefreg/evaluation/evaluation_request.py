@@ -21,14 +21,14 @@ class EvaluationRequest:
     """At most this many prompts, and pairs of each axis."""
     seed: int = 0
     split: Split = "test"
-    """Of the bundled model's data."""
+    """Of the data of the base's world."""
     data: tuple[str, ...] = ()
     """Held-out pairs, each `FILE` or `AXIS=FILE`; else those that each version's run held out."""
     prompts_file: Path | None = None
-    """What is asked; else the bundled model's prompts, or those of the held-out pairs."""
+    """What is asked; else the prompts of the base's world, or those of the held-out pairs."""
     max_new_tokens: int = 96
     retention: tuple[str, ...] = ()
-    """Multiple-choice files, or `pocket` for what the bundled model shall remember."""
+    """Multiple-choice files, or the name of a base for what its world shall not lose."""
     tasks: tuple[str, ...] = ()
     """Tasks of lm-eval."""
     task_limit: int | None = None

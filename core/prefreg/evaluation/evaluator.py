@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefreg.axes.axis import Axis
+from prefreg.axes.base_world import ChoiceQuestion
 from prefreg.axes.isolation import measure
 from prefreg.axes.plugins import load_axes
 from prefreg.checkpoints import BaseModel, resolve_base
+from prefreg.checkpoints.bundled import world_of
 from prefreg.composition.resolve import refuse_mixed_contrasts, resolve_on
 from prefreg.errors import AxisError, DataError
 from prefreg.evaluation.candidates import Bench, Candidate, EvaluationCache, digest, find_versions
 from prefreg.evaluation.choices import (
-    Question,
     add_choices,
     fingerprint_questions,
-    pocket_questions,
-    pocket_replies,
     read_questions,
     score_choices,
 )
@@ -36,14 +35,14 @@ from prefreg.evaluation.figures import (
     compare_values,
 )
 from prefreg.evaluation.harness import add_tasks, require_tasks, run_tasks
-from prefreg.evaluation.heldout_pairs import HeldOut, check_data_options, find_pairs, on_pocket
+from prefreg.evaluation.heldout_pairs import HeldOut, check_data_options, find_pairs, find_world
 from prefreg.evaluation.judge import Judge, Judgement, judge, length_controlled
 from prefreg.evaluation.prompts import (
     Asked,
     fingerprint_prompts,
-    pocket_prompts,
     prompts_of,
     read_prompts,
+    world_prompts,
 )
 from prefreg.evaluation.statistics import grouped_mean
 from prefreg.progress import Progress, steps_of
@@ -54,7 +53,6 @@ from prefreg.terms import Term
 if TYPE_CHECKING:
     from prefreg.evaluation.rewards import RewardModel
 
-_POCKET = "pocket"
 _JUDGE_KEY = "OPENAI_API_KEY"
 
 Judged = tuple[Sequence[Judgement], Sequence[Judgement]]
@@ -161,15 +159,15 @@ class Extras:
         sheet.add("judge.wins_length_controlled", controlled)
 
 
-def _read(name: str, request: EvaluationRequest) -> list[Question]:
-    if name == _POCKET:
-        replies = pocket_replies(request.prompts, split=request.split, seed=request.seed)
-        return [*pocket_questions(), *replies]
-    return read_questions(Path(name))
+def _read(name: str, request: EvaluationRequest) -> list[ChoiceQuestion]:
+    world = world_of(name)
+    if world is None:
+        return read_questions(Path(name))
+    return world.kept_questions(request.prompts, split=request.split, seed=request.seed)
 
 
 def measure_choices(
-    evaluator: "Evaluator", candidate: Candidate, questions: Sequence[Question]
+    evaluator: "Evaluator", candidate: Candidate, questions: Sequence[ChoiceQuestion]
 ) -> dict[str, Any]:
     """Return the log-likelihood and the tokens of every choice of a composition."""
     protocol = {"questions": fingerprint_questions(questions)}
@@ -427,10 +425,9 @@ def _find_prompts(
 ) -> list[Asked]:
     if request.prompts_file is not None:
         return read_prompts(request.prompts_file)[: request.prompts]
-    if on_pocket(base.name, None) or (
-        records and all(on_pocket(base.name, record) for record in records.values())
-    ):
-        return pocket_prompts(request.prompts, split=request.split, seed=request.seed)
+    worlds = {find_world(base.name, record) for record in records.values()} or {base.world}
+    if len(worlds) == 1 and (world := worlds.pop()) is not None:
+        return world_prompts(world, request.prompts, split=request.split, seed=request.seed)
     share = max(1, request.prompts // max(1, len(pairs)))
     found = [asked for held in pairs.values() for asked in prompts_of(held.pairs, share)]
     if not found:

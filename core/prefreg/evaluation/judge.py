@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prefreg import pocket
+from prefreg.checkpoints.bundled import score_exactly
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.prompts import Asked
 from prefreg.evaluation.statistics import Estimate
@@ -216,26 +216,19 @@ class Judgement:
     repetition: float
     """Share of its runs of four words that occur earlier in it."""
     malformed: bool
-    """In the village: what its grammar cannot make. Elsewhere: nothing, a loop, or broken text."""
+    """In a closed world: what it cannot say. Elsewhere: nothing, a loop, or broken text."""
     refuses: bool
     correct: bool | None
     """Whether all that it states is true; None for what is no answer, or cannot be checked."""
 
 
 def judge(asked: Asked, answer: str) -> Judgement:
-    """Judge an answer: exactly where the village knows the prompt, else by rule."""
+    """Judge an answer: exactly where a world knows the prompt, else by rule."""
     words = answer.split()
     repetition = repeated(words)
-    prompt = asked.text
-    if pocket.parse(prompt) is not None:
-        verdict = pocket.score(prompt, answer)
+    verdict = score_exactly(asked.text, answer)
+    if verdict is not None:
         correct = verdict.correct if asked.safe else None
-        return Judgement(
-            verdict.words,
-            repetition,
-            verdict.kind == "malformed",
-            verdict.kind == "refusal",
-            correct,
-        )
+        return Judgement(verdict.words, repetition, verdict.malformed, verdict.refuses, correct)
     broken = not words or repetition > _LOOPING or "\ufffd" in answer
     return Judgement(len(words), repetition, broken, sounds_refusing(answer), None)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from prefreg.axes.base_world import ChoiceQuestion
 from prefreg.checkpoints import BaseModel, resolve_base
-from prefreg.checkpoints.bases import POCKET
 from prefreg.data.rendering import encode_prompt
 from prefreg.errors import DataError
 from prefreg.evaluation.candidates import Candidate
-from prefreg.evaluation.choices import Question, is_right
+from prefreg.evaluation.choices import is_right
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, measure_choices, measure_tasks, open_evaluator
 from prefreg.evaluation.paper.findings import Drawn, Findings
@@ -110,7 +110,7 @@ def _groups(evaluator: Evaluator) -> tuple[str, ...]:
     return tuple(each.group for each in evaluator.asked)
 
 
-def choice_gauges(evaluator: Evaluator, questions: Sequence[Question]) -> dict[str, Gauge]:
+def choice_gauges(evaluator: Evaluator, questions: Sequence[ChoiceQuestion]) -> dict[str, Gauge]:
     """Return a gauge for each source of questions: the share that is right, per character."""
     found = {}
     for source in dict.fromkeys(each.source for each in questions):
@@ -291,11 +291,6 @@ class Laboratory:
             )
 
     @property
-    def on_pocket(self) -> bool:
-        """Whether the base is the bundled model."""
-        return self.base.name == POCKET
-
-    @property
     def seeds(self) -> tuple[int, ...]:
         """The seeds of the training."""
         return self.request.seeds
@@ -392,7 +387,7 @@ class Laboratory:
     def _leave_long_prompts_out(self, evaluator: Evaluator) -> None:
         """Ask only what leaves room for an answer; a pack is not made for one context."""
         context = load_limits(self.base)[0]
-        if self.on_pocket or context is None:
+        if self.base.world is not None or context is None:
             return
         tokenizer = load_tokenizer(self.base)
         room = context - self.request.max_new_tokens
@@ -408,8 +403,8 @@ class Laboratory:
         names = ", ".join(map(str, self.seeds))
         seeds = f"seed {names}" if len(self.seeds) == 1 else f"seeds {names}"
         data = "the pack's pairs" if self.request.data else "the default source of each axis"
-        if self.on_pocket and not self.request.data:
-            data = "pocket's rows"
+        if self.base.world is not None and not self.request.data:
+            data = f"{self.base.world.name}'s rows"
         said = f"{self.base.name}; {', '.join(self.axes)} trained on {data}, {seeds}."
         if measured is not None:
             said += f" {measured.describe()}"

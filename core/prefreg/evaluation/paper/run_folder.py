@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.errors import OutputError, UsageError
 from prefreg.evaluation.paper.findings import Findings, markdown
 from prefreg.files import write_whole
@@ -18,9 +19,9 @@ class ReproduceRequest:
 
     name: str
     output: Path
-    base: str = "pocket"
+    base: str = DEFAULT_BASE
     axes: tuple[str, ...] = ()
-    """If empty, those of the experiment, which the bundled model knows."""
+    """If empty, those that the experiment is about in the base's world, or the default base's."""
     seeds: tuple[int, ...] = SEEDS
     """Of the training; each seed is another φ."""
     prompts: int = 400
@@ -37,7 +38,7 @@ class ReproduceRequest:
     reward_models: tuple[str, ...] = ()
     """Sequence classifiers that score every answer too."""
     questions: Path | None = None
-    """Multiple choice, for a base other than the bundled one."""
+    """Multiple choice, for a base that knows no world."""
     tasks: tuple[str, ...] = ("commonsense_qa",)
     """Of lm-eval."""
     task_limit: int | None = None
