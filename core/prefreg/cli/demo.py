@@ -11,12 +11,13 @@ import click
 from prefreg import pocket
 from prefreg.cli.options import Common, command, table
 from prefreg.cli.printing import stage_progress
-from prefreg.composition.compose import CompositionRequest, compose
+from prefreg.composition.compose import compose
+from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.in_memory import SteeredModel, load_steered
 from prefreg.errors import OutputError
 from prefreg.evaluation.behaviour import Behaviour, measure_behaviour
 from prefreg.evaluation.plots import Curve, draw_curves
-from prefreg.models.generation import Sampling
+from prefreg.models.sampling import Sampling
 from prefreg.progress import Progress, progress_of
 from prefreg.registry.access import Access
 from prefreg.terms import Term, as_terms

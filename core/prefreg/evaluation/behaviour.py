@@ -7,7 +7,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg import pocket
 from prefreg.evaluation.statistics import Estimate, grouped_mean, rate
-from prefreg.models.generation import Sampling, sample_answers
+from prefreg.models.generation import sample_answers
+from prefreg.models.sampling import Sampling
 
 KINDS = ("benign", "unsafe", "unknown", "howto")
 MEASURES: Mapping[str, str] = {
