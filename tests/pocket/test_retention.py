@@ -1,5 +1,7 @@
 from collections import Counter
 
+from generating.make import make_world
+
 from prefreg import pocket
 from prefreg.pocket.kept_facts import heldout_replies, seen_facts, two_hop_facts
 
@@ -41,7 +43,7 @@ def test_held_out_replies_are_true_answers_of_the_split() -> None:
 
 
 def test_other_worlds_have_facts_of_their_own() -> None:
-    world = pocket.make_world(7)
+    world = make_world(7)
     assert all(
         pocket.score(e.question, e.choices[e.answer], world=world).correct
         for e in seen_facts(world)

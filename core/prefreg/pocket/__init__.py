@@ -17,7 +17,6 @@ __all__ = [
     "Verdict",
     "World",
     "crossed_rows",
-    "make_world",
     "model_dir",
     "parse",
     "prompts",
@@ -45,11 +44,3 @@ TRAINING: Mapping[str, object] = MappingProxyType(
 def model_dir() -> Path:
     """Return the folder of the bundled model."""
     return Path(__file__).parent / "model"
-
-
-def make_world(seed: int) -> World:
-    """Make another world of the village's kind, the same for the same seed."""
-    # Only who makes worlds needs the pools that they are drawn from.
-    from prefreg.pocket.generating import make_world as draw
-
-    return draw(seed)
