@@ -25,8 +25,9 @@ from prefreg.checkpoints import resolve_base
 from prefreg.composition.in_memory import VectorShelf, make_dials
 from prefreg.evaluation.behaviour import measure_behaviour
 from prefreg.evaluation.statistics import rate
-from prefreg.models.generation import Sampling, sample_answers
+from prefreg.models.generation import sample_answers
 from prefreg.models.loading import load_model, load_tokenizer
+from prefreg.models.sampling import Sampling
 from prefreg.registry import VersionRecord
 from prefreg.terms import as_terms
 from prefreg.vectors import DenseVector, MemoryTensors, extract, open_vector

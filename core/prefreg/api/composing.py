@@ -10,8 +10,9 @@ from prefreg.terms import Term, as_terms
 
 if TYPE_CHECKING:
     from prefreg.composition.adapter import AdapterResult
-    from prefreg.composition.compose import Composed, CompositionPlan, CompositionRequest
-    from prefreg.composition.export import Exported, ExportRequest
+    from prefreg.composition.compose import Composed, CompositionPlan
+    from prefreg.composition.composition_request import CompositionRequest, ExportRequest
+    from prefreg.composition.export import Exported
     from prefreg.composition.in_memory import SteeredModel
     from prefreg.progress import Progress
 
@@ -40,7 +41,8 @@ class Composing(Opened):
             VectorError: A vector is damaged or does not fit, or the sum is not finite.
             OutputError: The destination cannot be written or must not be overwritten.
         """
-        from prefreg.composition.compose import CompositionRequest, compose
+        from prefreg.composition.compose import compose
+        from prefreg.composition.composition_request import CompositionRequest
 
         if not isinstance(terms, CompositionRequest):
             terms = CompositionRequest(as_terms(terms), Path(output), **options)
@@ -58,7 +60,7 @@ class Composing(Opened):
             OutputError: The destination cannot be written or must not be overwritten.
         """
         from prefreg.composition.adapter import compose_adapter
-        from prefreg.composition.compose import CompositionRequest
+        from prefreg.composition.composition_request import CompositionRequest
 
         if not isinstance(terms, CompositionRequest):
             terms = CompositionRequest(as_terms(terms), Path(output), form="adapter", **options)

@@ -9,11 +9,16 @@ from prefreg.registry.records import Moment, as_moment
 from prefreg.terms import Term, as_terms, parse_reference
 
 if TYPE_CHECKING:
-    from prefreg.evaluation.calibration import Calibrating, Calibration
+    from prefreg.evaluation.calibration import Calibration
     from prefreg.evaluation.diagnosis import Diagnosis
-    from prefreg.evaluation.dial_range import DialRange, Reach
-    from prefreg.evaluation.evaluation_request import EvaluationRequest
-    from prefreg.evaluation.interference import Interference, InterferenceRequest
+    from prefreg.evaluation.dial_range import DialRange
+    from prefreg.evaluation.evaluation_request import (
+        Calibrating,
+        EvaluationRequest,
+        InterferenceRequest,
+        Reach,
+    )
+    from prefreg.evaluation.interference import Interference
     from prefreg.evaluation.layer_profile import LayerProfile
     from prefreg.evaluation.leakage import Behaviour, Of
     from prefreg.progress import Progress
@@ -32,7 +37,8 @@ class Dialling(Opened):
             RegistryError: A term has no version on the base, or several bases fit.
             VectorError: A vector is damaged.
         """
-        from prefreg.evaluation.interference import InterferenceRequest, measure_interference
+        from prefreg.evaluation.evaluation_request import InterferenceRequest
+        from prefreg.evaluation.interference import measure_interference
 
         if not isinstance(terms, InterferenceRequest):
             terms = InterferenceRequest(as_terms(terms))
@@ -81,8 +87,8 @@ class Dialling(Opened):
             RegistryError: There is no such version, or the registry cannot be written.
             DataError: Nothing measures the axis, or there are too few prompts.
         """
-        from prefreg.evaluation.dial_range import Reach, find_range
-        from prefreg.evaluation.evaluation_request import EvaluationRequest
+        from prefreg.evaluation.dial_range import find_range
+        from prefreg.evaluation.evaluation_request import EvaluationRequest, Reach
 
         term = dial if isinstance(dial, Term) else Term(*_reference(dial))
         asked = request or EvaluationRequest()
@@ -105,8 +111,8 @@ class Dialling(Opened):
             RegistryError: There is no such version, or the registry cannot be written.
             DataError: An axis has no metric, or it applies to too few answers.
         """
-        from prefreg.evaluation.calibration import Calibrating, calibrate
-        from prefreg.evaluation.evaluation_request import EvaluationRequest
+        from prefreg.evaluation.calibration import calibrate
+        from prefreg.evaluation.evaluation_request import Calibrating, EvaluationRequest
 
         terms = [dial if isinstance(dial, Term) else Term(*_reference(dial)) for dial in dials]
         wanted, asked = calibrating or Calibrating(), request or EvaluationRequest()

@@ -132,7 +132,8 @@ def run_demo(
     """Train, compose, measure and draw, all below `folder`."""
     # torch takes seconds to import, and every command imports this module.
     from prefreg.checkpoints.bundled import DEFAULT_BASE, world_of
-    from prefreg.composition.compose import CompositionRequest, compose
+    from prefreg.composition.compose import compose
+    from prefreg.composition.composition_request import CompositionRequest
     from prefreg.composition.in_memory import load_steered
     from prefreg.registry.access import Access
     from prefreg.training.add_axis import add_axis
@@ -233,7 +234,7 @@ def _draw(settings: Sequence[Setting], script: "DemoScript", picture: Path, capt
 def _examples(
     steered: "SteeredModel", world: "BaseWorld", script: "DemoScript", seed: int
 ) -> tuple[Example, ...]:
-    from prefreg.models.generation import Sampling
+    from prefreg.models.sampling import Sampling
 
     asked = [
         prompt

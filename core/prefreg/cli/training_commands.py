@@ -263,7 +263,7 @@ def sft(common: Common, **options: Any) -> None:
     Only answers are learnt. The folder is a plain checkpoint with its record in prefreg.json, and
     the registry's last base, which `prefreg add-axis` takes.
     """
-    from prefreg.training.sft.fine_tuning import SFTRequest
+    from prefreg.training.axis_request import SFTRequest
 
     registry = common.open_registry()
     with stage_progress(common) as progress:
@@ -388,7 +388,7 @@ def consistency(
     Versions of these seeds with the options given are taken from the registry; what is missing is
     trained into --scratch, where a later call finds it, and the registry stays as it is.
     """
-    from prefreg.evaluation.seed_runs import ConsistencyRequest
+    from prefreg.evaluation.evaluation_request import ConsistencyRequest
     from prefreg.training.axis_request import AxisRequest
 
     options["lora_targets"] = [part for part in options["lora_targets"].split(",") if part]

@@ -6,7 +6,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.axes.base_world import BaseWorld, WorldVerdict
 from prefreg.evaluation.statistics import Estimate, grouped_mean, rate
-from prefreg.models.generation import Sampling, sample_answers
+from prefreg.models.generation import sample_answers
+from prefreg.models.sampling import Sampling
 
 Behaviour = Mapping[str, Estimate | None]
 """Figures over prompts, each with its interval; None where nothing could be counted."""

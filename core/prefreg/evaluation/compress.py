@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from prefreg.composition.in_memory import make_dials
 from prefreg.composition.resolve import find_base
 from prefreg.data.tokens import TokenPair, tokenize_pairs
 from prefreg.errors import DataError, PrefregError, UsageError
+from prefreg.evaluation.evaluation_request import CompressionRequest
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.log_probs import answer_log_probs
 from prefreg.registry import NewVersion, VersionRecord
@@ -60,23 +60,6 @@ def _heldout(record: VersionRecord) -> tuple[BaseModel, Sequence[TokenPair]]:
     length = min(int(record.metadata["training"]["settings"]["max_length"]), context or 1 << 30)
     tokens = tokenize_pairs(pairs, load_tokenizer(base), max_length=length, vocabulary=vocabulary)
     return base, tokens.pairs
-
-
-@dataclass(frozen=True, slots=True)
-class CompressionRequest:
-    """What is to be made smaller, and in which one way."""
-
-    axis: str
-    reference: str | None = None
-    dtype: str | None = None
-    """bfloat16, the only smaller dtype of dense vectors."""
-    int8: bool = False
-    """Eight bits a number, with a scale for every row."""
-    topk: float | None = None
-    """The share of the numbers that is kept, the largest of every weight."""
-    rank: int | None = None
-    """Of every matrix; what is no matrix is dropped."""
-    note: str | None = None
 
 
 def compress_version(access: Access, request: CompressionRequest) -> VersionRecord:

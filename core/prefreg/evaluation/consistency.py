@@ -15,7 +15,8 @@ from prefreg.checkpoints import BaseModel
 from prefreg.composition.in_memory import make_dials
 from prefreg.data.tokens import tokenize_pairs
 from prefreg.errors import VectorError
-from prefreg.evaluation.seed_runs import ConsistencyRequest, Run, SeedRuns, gather_runs
+from prefreg.evaluation.evaluation_request import ConsistencyRequest
+from prefreg.evaluation.seed_runs import Run, SeedRuns, gather_runs
 from prefreg.evaluation.statistics import t95
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.log_probs import answer_log_probs, margins

@@ -319,7 +319,8 @@ class Evaluator:
 
     def _answer(self, candidate: Candidate) -> dict[str, Any]:
         from prefreg.evaluation.divergence import divergences
-        from prefreg.models.generation import Sampling, sample
+        from prefreg.models.generation import sample
+        from prefreg.models.sampling import Sampling
 
         model = self.bench.model(candidate)
         sampled = sample(

@@ -19,8 +19,9 @@ from prefreg.errors import DataError
 from prefreg.evaluation.board import Board
 from prefreg.evaluation.prompts import fingerprint_prompts
 from prefreg.evaluation.statistics import Estimate, grouped_mean
-from prefreg.models.generation import Answer, Sampling, sample
+from prefreg.models.generation import Answer, sample
 from prefreg.models.padded import length, step_inputs
+from prefreg.models.sampling import Sampling
 from prefreg.progress import Steps, steps_of
 
 STEP = 0.1

@@ -167,8 +167,9 @@ class _Scale:
 
     def __init__(self, board: Board, vector: TensorSource) -> None:
         from prefreg.data.tokens import tokenize_pairs
-        from prefreg.models.generation import Sampling, sample
+        from prefreg.models.generation import sample
         from prefreg.models.loading import load_limits
+        from prefreg.models.sampling import Sampling
 
         evaluator, request = board.evaluator, board.evaluator.request
         self._bench, self._vector = evaluator.bench, vector

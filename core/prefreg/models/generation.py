@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 import torch
@@ -11,8 +10,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from prefreg.axes.axis import Message, Text
 from prefreg.data.rendering import encode_prompt, end_id, padding_id
-from prefreg.errors import BaseModelError, UsageError
+from prefreg.errors import BaseModelError
 from prefreg.models.loading import quiet
+from prefreg.models.sampling import Sampling
 from prefreg.progress import Steps
 
 
@@ -107,24 +107,6 @@ def _generate(
 def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
     end = next((at for at, token in enumerate(ids) if token in ends), None)
     return ids if end is None else ids[: end + 1]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How answers are drawn: temperature 0 takes the likeliest token each time."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        # Written so that a temperature that is not a number fits nowhere.
-        if not (0 <= self.temperature < inf and 0 < self.top_p <= 1 and self.max_new_tokens >= 1):
-            raise UsageError(
-                "Sampling needs a finite temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, "
-                f"got {self.temperature}, {self.top_p} and {self.max_new_tokens}."
-            )
 
 
 @dataclass(frozen=True, slots=True)

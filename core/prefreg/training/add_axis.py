@@ -22,10 +22,9 @@ from prefreg.progress import Progress
 from prefreg.registry import NewVersion, VersionRecord
 from prefreg.registry.access import Access
 from prefreg.registry.names import check_tags
-from prefreg.training.axis_request import AxisRequest
+from prefreg.training.axis_request import AxisRequest, LoraOptions
 from prefreg.training.existing_pole import GivenPole, Pole, find_given
 from prefreg.training.guards import Guards, Thresholds, read_thresholds
-from prefreg.training.lora import LoraOptions
 from prefreg.training.pair import PairResult, TrainedPole, train_pair
 from prefreg.training.resources import check_disk
 from prefreg.training.settings import Settings, resolve_settings
