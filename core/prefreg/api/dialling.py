@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prefreg.evaluation.evaluation_request import EvaluationRequest
     from prefreg.evaluation.interference import Interference, InterferenceRequest
     from prefreg.evaluation.layer_profile import LayerProfile
-    from prefreg.evaluation.leakage import Behaviour, Of
+    from prefreg.evaluation.leakage import DialEffects, Of
 
 Progress = Callable[[str, int, int], None]
 
@@ -47,7 +47,7 @@ class Dialling(Opened):
         functional: bool = True,
         leakage: "Of | None" = "margin",
         progress: Progress | None = None,
-    ) -> "Behaviour":
+    ) -> "DialEffects":
         """Measure what vectors do to predictions, and which dial moves which axis.
 
         Raises:
@@ -56,9 +56,9 @@ class Dialling(Opened):
             DataError: Nothing can be measured, or there are too few prompts.
         """
         from prefreg.evaluation.evaluation_request import EvaluationRequest
-        from prefreg.evaluation.leakage import measure_behaviour
+        from prefreg.evaluation.leakage import measure_effects
 
-        return measure_behaviour(
+        return measure_effects(
             self.access,
             as_terms(terms),
             request or EvaluationRequest(),

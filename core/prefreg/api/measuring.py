@@ -9,13 +9,12 @@ from prefreg.api.opened import Opened
 from prefreg.terms import as_terms
 
 if TYPE_CHECKING:
-    from prefreg.evaluation.evaluate import Gate
+    from prefreg.evaluation.evaluate import Gate, Requirement
     from prefreg.evaluation.evaluation_request import EvaluationRequest
-    from prefreg.evaluation.evaluator import Evaluation
-    from prefreg.evaluation.paper.lab import ProgressFor
+    from prefreg.evaluation.figures import Evaluation
     from prefreg.evaluation.paper.reproduce import Reproduced
     from prefreg.evaluation.paper.run_folder import ReproduceRequest
-    from prefreg.evaluation.requirements import Requirement
+    from prefreg.evaluation.seed_runs import ProgressFor
     from prefreg.evaluation.sweep import Grid, Sweep
 
 
@@ -62,9 +61,8 @@ class Measuring(Opened):
             UsageError: A requirement is malformed or names no figure.
             DataError: A figure was not measured.
         """
-        from prefreg.evaluation.evaluate import gate
+        from prefreg.evaluation.evaluate import gate, parse_requirements
         from prefreg.evaluation.evaluation_request import EvaluationRequest
-        from prefreg.evaluation.requirements import parse_requirements
 
         bounds = parse_requirements(require) if isinstance(require, str) else require
         wanted = request or EvaluationRequest(**options)

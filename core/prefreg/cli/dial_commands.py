@@ -1,6 +1,5 @@
 """How far a dial may be turned, what one unit of it is worth, and which layers do its work."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,10 @@ if TYPE_CHECKING:
     from prefreg.evaluation.diagnosis import Diagnosis, Shares
     from prefreg.evaluation.dial_range import DialRange, Reading
     from prefreg.evaluation.functional import Functional
-    from prefreg.evaluation.interference import Interference, Sti
-    from prefreg.evaluation.layer_profile import LayerProfile, Part
-    from prefreg.evaluation.leakage import Behaviour, Leakage, Of
+    from prefreg.evaluation.interference import Interference
+    from prefreg.evaluation.layer_profile import LayerEffect, LayerProfile
+    from prefreg.evaluation.leakage import DialEffects, Leakage, Of
+    from prefreg.evaluation.weight_geometry import Sti
 
 Reference = tuple[str, str | None]
 NO_STORE = click.option("--no-store", is_flag=True, help="Keep nothing with the version.")
@@ -46,7 +46,7 @@ def range_(
     of the answers are malformed, and correct answers stay at 95 % of the base's or more. compose
     and generate warn beyond it.
     """
-    from prefreg.evaluation.dial_range import Reach, range_value
+    from prefreg.evaluation.dial_range import Reach
 
     term = Term(version[0], 1.0, version[1])
     registry = common.open_registry()
@@ -57,7 +57,7 @@ def range_(
     data = {
         "axis": found.record.axis,
         "version": found.record.number,
-        **range_value(found),
+        **found.to_json(),
         "protocol": found.protocol,
         "stored": not no_store,
     }
@@ -129,7 +129,7 @@ def calibrate(
     `compose --calibrated` reads its coefficients in these units. Without an AXIS, the newest
     version of every axis on the base.
     """
-    from prefreg.evaluation.calibration import Calibrating, calibration_value
+    from prefreg.evaluation.calibration import Calibrating
 
     terms = [Term(axis, 1.0, reference) for axis, reference in versions]
     calibrating = Calibrating("kl" if by == "kl" else "effect", target, furthest)
@@ -145,7 +145,7 @@ def calibrate(
             {
                 "axis": each.record.axis,
                 "version": each.record.number,
-                **calibration_value(each),
+                **each.to_json(),
                 "protocol": each.protocol,
             }
             for each in found
@@ -199,12 +199,10 @@ def profile(common: Common, term: Term, blocks: int, **options: Any) -> None:
     Every block of layers is composed alone at ETA (1 unless given): how far it moves the axis's
     held-out margin, and its KL from the base at the steps of the base's own answers.
     """
-    from prefreg.evaluation.layer_profile import profile_view
-
     registry = common.open_registry()
     with stage_progress(common) as progress:
         found = registry.profile(term, make_request(**options), blocks=blocks, progress=progress)
-    common.emit("profile", profile_view(found), _describe_profile(found), asked=True)
+    common.emit("profile", found.to_json(), _describe_profile(found), asked=True)
 
 
 def _describe_profile(found: "LayerProfile") -> str:
@@ -229,12 +227,12 @@ def _describe_profile(found: "LayerProfile") -> str:
     return "\n".join(lines)
 
 
-def _part_row(kind: str, part: "Part") -> tuple[str, ...]:
+def _part_row(kind: str, part: "LayerEffect") -> tuple[str, ...]:
     price = "-" if part.price == float("inf") else f"{part.price:.3f}"
     return (kind, _layers(part), f"{part.effect:+.3f}", f"{part.kl:.4f}", price)
 
 
-def _layers(part: "Part") -> str:
+def _layers(part: "LayerEffect") -> str:
     numbers = [int(name.split()[1]) for name in part.layers if name.startswith("layer ")]
     outside = [name for name in part.layers if not name.startswith("layer ")]
     runs: list[list[int]] = []
@@ -261,27 +259,7 @@ def diagnose(common: Common, terms: tuple[Term, ...], **options: Any) -> None:
     registry = common.open_registry()
     with stage_progress(common) as progress:
         found = registry.diagnose(terms, make_request(**options), progress=progress)
-    data = {
-        "formula": found.formula,
-        "prompts": found.prompts,
-        "findings": [asdict(finding) for finding in found.findings],
-        "strengths": [asdict(strength) for strength in found.strengths],
-        "refusals": _view(found.refusals),
-        "malformed": _view(found.malformed),
-        "unmeasured": found.unmeasured,
-    }
-    common.emit("diagnose", data, _describe_diagnosis(found), asked=True)
-
-
-def _view(shares: "Shares | None") -> dict[str, Any] | None:
-    if shares is None:
-        return None
-    return {
-        "base": shares.base,
-        "composition": shares.cast,
-        "alone": [{"dial": dial, "share": share} for dial, share in shares.alone.items()],
-        "at_pole": [{"dial": dial, "share": share} for dial, share in shares.at_pole.items()],
-    }
+    common.emit("diagnose", found.to_json(), _describe_diagnosis(found), asked=True)
 
 
 def _describe_diagnosis(found: "Diagnosis") -> str:
@@ -358,7 +336,8 @@ def interference(
     Without an AXIS, the newest version of every axis on the base. Only --functional and --leakage
     load a model; the options of prompts and data are theirs.
     """
-    from prefreg.evaluation.interference import Comparing, InterferenceRequest, interference_view
+    from prefreg.evaluation.interference import InterferenceRequest
+    from prefreg.evaluation.weight_geometry import Comparing
 
     request = make_request(**options)
     wanted = InterferenceRequest(
@@ -367,26 +346,24 @@ def interference(
     registry = common.open_registry()
     with stage_progress(common) as progress:
         found = registry.interference(wanted, progress=progress)
-        behaviour = None
+        effects = None
         if functional or leakage:
-            behaviour = registry.behaviour(
+            effects = registry.behaviour(
                 terms, request, functional=functional, leakage=leakage, progress=progress
             )
     if plot is not None:
         from prefreg.evaluation.interference import draw_interference
 
-        draw_interference(found, behaviour, plot)
+        draw_interference(found, effects, plot)
         common.note(f"Drawn in {plot}.")
-    data, text = interference_view(found), _describe_interference(found)
-    if behaviour is not None:
-        from prefreg.evaluation.leakage import behaviour_view
-
-        data |= behaviour_view(behaviour)
-        text += "\n\n" + _describe_behaviour(behaviour)
+    data, text = found.to_json(), _describe_interference(found)
+    if effects is not None:
+        data |= effects.to_json()
+        text += "\n\n" + _describe_effects(effects)
     common.emit("interference", data, text, asked=True)
 
 
-def _describe_behaviour(found: "Behaviour") -> str:
+def _describe_effects(found: "DialEffects") -> str:
     parts = []
     if found.functional is not None:
         parts.append(_describe_functional(found, found.functional))
@@ -395,7 +372,7 @@ def _describe_behaviour(found: "Behaviour") -> str:
     return "\n\n".join(parts)
 
 
-def _describe_functional(found: "Behaviour", functional: "Functional") -> str:
+def _describe_functional(found: "DialEffects", functional: "Functional") -> str:
     names = [str(term.record) for term in found.terms]
     cosines = functional.geometry.cosines
     rows = [

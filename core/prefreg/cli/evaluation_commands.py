@@ -15,8 +15,7 @@ from prefreg.terms import Term
 if TYPE_CHECKING:
     from prefreg.evaluation.evaluate import Gate
     from prefreg.evaluation.evaluation_request import EvaluationRequest
-    from prefreg.evaluation.evaluator import Evaluation
-    from prefreg.evaluation.figures import Figure
+    from prefreg.evaluation.figures import Evaluation, Figure
     from prefreg.evaluation.paper.reproduce import Reproduced
     from prefreg.evaluation.statistics import Estimate
     from prefreg.evaluation.sweep import Cell, Sweep
@@ -145,9 +144,7 @@ def evaluate(
 
         record = store_evaluation(registry.access, found)
         common.note(f"Kept with {record}.")
-    from prefreg.evaluation.evaluate import evaluation_view
-
-    common.emit("eval", evaluation_view(found), describe_evaluation(found), asked=True)
+    common.emit("eval", found.to_json(), describe_evaluation(found), asked=True)
 
 
 @command("gate")
@@ -174,8 +171,7 @@ def gate(
     A bound is on AXIS (its own metric), AXIS.accuracy, AXIS.margin, correct, kl, length,
     malformed, refuses_safe, refuses_unsafe or repetition.
     """
-    from prefreg.evaluation.evaluate import evaluation_view, figure_view
-    from prefreg.evaluation.requirements import parse_requirements
+    from prefreg.evaluation.evaluate import parse_requirements
 
     _require_terms(terms)
     wanted = parse_requirements(require)
@@ -186,16 +182,8 @@ def gate(
     data = {
         "met": found.met,
         "strict": strict,
-        "requirements": [
-            {
-                "requirement": str(verdict.requirement),
-                "met": verdict.met,
-                "certain": verdict.certain,
-                "figure": figure_view(verdict.figure),
-            }
-            for verdict in found.verdicts
-        ],
-        "evaluation": evaluation_view(found.evaluation),
+        "requirements": [verdict.to_json() for verdict in found.verdicts],
+        "evaluation": found.evaluation.to_json(),
     }
     common.emit("gate", data, describe_gate(found), asked=True)
     if not found.met:
@@ -287,7 +275,7 @@ def sweep(
 
     After an interruption the same command goes on where it was.
     """
-    from prefreg.evaluation.sweep import parse_grid, sweep_view
+    from prefreg.evaluation.sweep import parse_grid
 
     wanted = parse_grid(grid)
     request = make_request(axes, tasks, **options)
@@ -295,7 +283,7 @@ def sweep(
         found = common.open_registry().sweep(
             wanted, output, request, overwrite=overwrite, progress=progress
         )
-    common.emit("sweep", sweep_view(found), _describe_sweep(found))
+    common.emit("sweep", found.to_json(), _describe_sweep(found))
 
 
 def _describe_sweep(found: "Sweep") -> str:

@@ -22,7 +22,8 @@ from prefreg.files import human_size
 from prefreg.registry import VersionRecord
 
 if TYPE_CHECKING:
-    from prefreg.evaluation.consistency import Consistency, Spread
+    from prefreg.evaluation.consistency import Consistency
+    from prefreg.evaluation.statistics import Spread
     from prefreg.training.add_axis import AxisPreview
     from prefreg.training.run_plan import AxisPlan, TokenCounts
     from prefreg.training.sft.fine_tuning import SFTResult

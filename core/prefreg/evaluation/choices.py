@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -10,21 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from prefreg.axes.axis import Message, Row, Text
 from prefreg.axes.row_sources import read_rows
+from prefreg.data.rendering import encode_prompt
+from prefreg.data.tokens import TokenPair
 from prefreg.errors import DataError
-from prefreg.evaluation.figures import Figure, Sheet, compare_values
-from prefreg.evaluation.prompts import Asked
-from prefreg.evaluation.statistics import grouped_rate
+from prefreg.evaluation.candidates import Candidate
+from prefreg.evaluation.evaluation_request import EvaluationRequest
+from prefreg.evaluation.figures import Column, Metric, as_column
 from prefreg.files import hash_bytes
+from prefreg.models.log_probs import answer_log_probs
 from prefreg.pocket.kept_facts import heldout_replies, seen_facts, two_hop_facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-ABOVE_CHANCE = 0.05
-"""A base whose lower bound is not this much above chance knows too little to forget it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,14 @@ def read_questions(path: Path) -> list[Question]:
         except DataError as error:
             raise DataError(f"{path}:{number}: {error}") from error
     return found
+
+
+def find_questions(name: str, request: EvaluationRequest) -> list[Question]:
+    """Read the questions of a file, or those of the bundled model."""
+    if name == "pocket":
+        replies = pocket_replies(request.prompts, split=request.split, seed=request.seed)
+        return [*pocket_questions(), *replies]
+    return read_questions(Path(name))
 
 
 def pocket_questions() -> list[Question]:
@@ -80,12 +89,6 @@ def score_choices(
     model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[Question]
 ) -> dict[str, Any]:
     """Return the log-likelihood and the tokens of every choice, question by question."""
-    # Only what is not cached needs torch.
-    import torch
-
-    from prefreg.data.tokens import TokenPair
-    from prefreg.models.log_probs import answer_log_probs
-
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     encoded = [_encode(question, tokenizer, context) for question in questions]
     pairs = []
@@ -103,52 +106,42 @@ def score_choices(
     return {"nats": nats, "tokens": [[len(ids) for ids in answers] for _, answers in encoded]}
 
 
-def add_choices(
-    sheet: Sheet, questions: Sequence[Question], base: Mapping[str, Any], turned: Mapping[str, Any]
-) -> None:
-    """Add the share of right choices of each source, by likelihood per character and as it is."""
+def choice_metrics(
+    questions: Sequence[Question],
+    scored: Callable[[Candidate], Mapping[str, Any]],
+    *,
+    prefix: str = "",
+    unnormalised: bool = False,
+) -> Iterator[Metric]:
+    """Yield the share of right choices of each source, by likelihood per character.
+
+    With `unnormalised` by the likelihood itself too. Questions with one choice have no right one:
+    of them it is the likelihood per token.
+    """
     for source in dict.fromkeys(each.source for each in questions):
         places = [place for place, each in enumerate(questions) if each.source == source]
-        if all(len(questions[place].choices) == 1 for place in places):
-            likelihoods = [_per_token(places, side) for side in (base, turned)]
-            make = partial(_compared, questions=questions, places=places, sides=likelihoods)
-            sheet.add(f"retention.{source}", make)
+        groups = [questions[place].group for place in places]
+        chance = sum(1 / len(questions[place].choices) for place in places) / len(places)
+
+        def right(
+            candidate: Candidate, places: Sequence[int] = places, normalised: bool = True
+        ) -> Column:
+            nats = scored(candidate)["nats"]
+            return as_column(is_right(questions[at], nats[at], normalised) for at in places)
+
+        def likely(candidate: Candidate, places: Sequence[int] = places) -> Column:
+            found = scored(candidate)
+            return as_column(found["nats"][at][0] / found["tokens"][at][0] for at in places)
+
+        name = prefix + source
+        if chance == 1:
+            yield Metric(name, "nats per token", groups, likely)
             continue
-        for suffix, normalised in (("", True), ("_unnormalised", False)):
-            right = [_right(questions, places, each, normalised) for each in (base, turned)]
-            accuracy = partial(_accuracy, questions=questions, places=places, sides=right)
-            sheet.add(f"retention.{source}{suffix}", accuracy)
-
-
-def _accuracy(
-    name: str, questions: Sequence[Question], places: Sequence[int], sides: Sequence[list[float]]
-) -> Figure | str:
-    asked = [Asked("", questions[place].group) for place in places]
-    chance = float(np.mean([1 / len(questions[place].choices) for place in places]))
-    known = grouped_rate([bool(hit) for hit in sides[0]], [each.group for each in asked])
-    if known.low <= chance + ABOVE_CHANCE:
-        return (
-            f"not measurable: the base is right in {known}, where chance is {chance:.2f}, so "
-            "there is nothing to forget"
-        )
-    return compare_values(name, "share of questions", asked, sides)
-
-
-def _compared(
-    name: str, questions: Sequence[Question], places: Sequence[int], sides: Sequence[list[float]]
-) -> Figure:
-    asked = [Asked("", questions[place].group) for place in places]
-    return compare_values(name, "nats per token", asked, sides)
-
-
-def _per_token(places: Sequence[int], side: Mapping[str, Any]) -> list[float]:
-    return [side["nats"][place][0] / side["tokens"][place][0] for place in places]
-
-
-def _right(
-    questions: Sequence[Question], places: Sequence[int], side: Mapping[str, Any], normalised: bool
-) -> list[float]:
-    return [is_right(questions[place], side["nats"][place], normalised) for place in places]
+        yield Metric(name, "share of questions", groups, right, chance=chance)
+        if unnormalised:
+            read = partial(right, normalised=False)
+            unit = "share of questions"
+            yield Metric(f"{name}_unnormalised", unit, groups, read, chance=chance)
 
 
 def is_right(question: Question, nats: Sequence[float], normalised: bool = True) -> float:
@@ -162,8 +155,6 @@ def is_right(question: Question, nats: Sequence[float], normalised: bool = True)
 def _encode(
     question: Question, tokenizer: "PreTrainedTokenizerBase", context: int | None
 ) -> tuple[list[int], list[list[int]]]:
-    from prefreg.data.rendering import encode_prompt
-
     prompt = encode_prompt(question.prompt, tokenizer)
     if isinstance(question.prompt, str):
         whole = [encode_prompt(f"{question.prompt} {each}", tokenizer) for each in question.choices]

@@ -16,10 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from transformers import PreTrainedModel
 
 from prefreg.errors import DataError
-from prefreg.evaluation.board import Board
+from prefreg.evaluation.evaluator import Evaluator
 from prefreg.evaluation.prompts import fingerprint_prompts
 from prefreg.evaluation.statistics import Estimate, grouped_mean
-from prefreg.models.generation import Answer, Sampling, sample
+from prefreg.models.generation import Answer
 from prefreg.models.padded import length, step_inputs
 
 STEP = 0.1
@@ -157,77 +157,65 @@ class Functional:
         low, high = TRUSTED
         return bool(low <= self.ratio <= high)
 
+    def to_json(self, names: Sequence[str]) -> dict[str, Any]:
+        """Return it in a form that JSON can hold, with the names of the vectors."""
+        cosines, gram = self.geometry.cosines, self.geometry.gram
+        return {
+            "step": STEP,
+            "answers": len(self.geometry.tokens),
+            "tokens": int(self.geometry.tokens.sum()),
+            "gram": [
+                {
+                    "first": names[one],
+                    "second": names[other],
+                    "nats": float(gram[one, other]),
+                    "cosine": float(cosines[one, other]),
+                }
+                for one, other in combinations(range(len(names)), 2)
+            ],
+            "alone": [
+                {"vector": name, "kl": length.to_json()}
+                for name, length in zip(names, self.lengths, strict=True)
+            ],
+            "predicted_kl": self.predicted.to_json(),
+            "measured_kl": self.measured.to_json(),
+            "ratio": self.ratio,
+            "trusted": self.trusted,
+        }
 
-def measure_functional(board: Board) -> Functional:
+
+def measure_functional(evaluator: Evaluator) -> Functional:
     """Measure G on the base's own answers, and hold its prediction at η against the truth."""
-    geometry = find_geometry(board)
-    groups = [each.group for each in board.evaluator.asked]
+    geometry, groups = find_geometry(evaluator), evaluator.groups
     lengths = [
-        grouped_mean(geometry.predict_each(unit), groups) for unit in np.eye(len(board.terms))
+        grouped_mean(geometry.predict_each(unit), groups) for unit in np.eye(len(evaluator.terms))
     ]
-    answers = board.evaluator.answers(board.at(board.etas))
+    answers = evaluator.answers(evaluator.at(evaluator.etas))
     return Functional(
         geometry=geometry,
         lengths=tuple(lengths),
-        predicted=grouped_mean(geometry.predict_each(board.etas), groups),
+        predicted=grouped_mean(geometry.predict_each(evaluator.etas), groups),
         measured=grouped_mean(answers.nats, groups),
     )
 
 
-def find_geometry(board: Board) -> FunctionalGeometry:
+def find_geometry(evaluator: Evaluator) -> FunctionalGeometry:
     """Measure G, or read it where the same was measured before."""
-    evaluator, request = board.evaluator, board.evaluator.request
-    count = len(board.terms)
+
+    def turn(etas: Sequence[float]) -> PreTrainedModel:
+        return evaluator.model(evaluator.at(etas))
+
+    def compute() -> dict[str, Any]:
+        sampled = evaluator.sample(evaluator.plain, "answers of the base")
+        progress = evaluator.step("differences of logits")
+        found = functional_geometry(turn, len(evaluator.terms), sampled, progress=progress)
+        return {"moments": found.per_answer.tolist(), "tokens": found.tokens.tolist()}
+
     protocol = {
         "prompts": fingerprint_prompts(evaluator.asked),
         "step": STEP,
-        **request.sampling(),
+        **evaluator.request.sampling(),
     }
-
-    def compute() -> dict[str, Any]:
-        sampled = sample(
-            board.turn([0.0] * count),
-            evaluator.bench.tokenizer,
-            [each.prompt for each in evaluator.asked],
-            Sampling(**request.sampling()),
-            progress=evaluator.step("answers of the base"),
-        )
-        found = functional_geometry(
-            board.turn, count, sampled, progress=evaluator.step("differences of logits")
-        )
-        return {"moments": found.per_answer.tolist(), "tokens": found.tokens.tolist()}
-
-    kept = evaluator.part(board.at([1.0] * count), "functional", protocol, compute)
+    together = evaluator.at([1.0] * len(evaluator.terms))
+    kept = evaluator.part(together, "functional", protocol, compute)
     return FunctionalGeometry(np.array(kept["moments"]), np.array(kept["tokens"]))
-
-
-def functional_view(names: Sequence[str], found: Functional) -> dict[str, Any]:
-    """Return it in a form that JSON can hold."""
-    cosines, gram = found.geometry.cosines, found.geometry.gram
-    return {
-        "step": STEP,
-        "answers": len(found.geometry.tokens),
-        "tokens": int(found.geometry.tokens.sum()),
-        "gram": [
-            {
-                "first": names[one],
-                "second": names[other],
-                "nats": float(gram[one, other]),
-                "cosine": float(cosines[one, other]),
-            }
-            for one, other in combinations(range(len(names)), 2)
-        ],
-        "alone": [
-            {"vector": name, "kl": estimate_view(length)}
-            for name, length in zip(names, found.lengths, strict=True)
-        ],
-        "predicted_kl": estimate_view(found.predicted),
-        "measured_kl": estimate_view(found.measured),
-        "ratio": found.ratio,
-        "trusted": found.trusted,
-    }
-
-
-def estimate_view(estimate: Estimate) -> dict[str, float]:
-    """Return an interval in a form that JSON can hold."""
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}

@@ -2,15 +2,15 @@
 
 import difflib
 import importlib.util
-from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefreg.axes.isolation import off_stdout, reason
 from prefreg.errors import DataError, UsageError
-from prefreg.evaluation.figures import Sheet, compare_values
-from prefreg.evaluation.prompts import Asked
+from prefreg.evaluation.candidates import Candidate
+from prefreg.evaluation.figures import Column, Metric, as_column
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,14 +62,18 @@ def run_tasks(
     return {task: _columns(samples) for task, samples in found["samples"].items()}
 
 
-def add_tasks(sheet: Sheet, base: Scores, turned: Scores) -> None:
-    """Add every metric of every task, paired by document."""
-    for task, metrics in turned.items():
+def task_metrics(
+    scored: Callable[[Candidate], Scores], base: Candidate, *, prefix: str = ""
+) -> Iterator[Metric]:
+    """Yield every metric of every task, a value a document."""
+    for task, metrics in scored(base).items():
         for metric, values in metrics.items():
-            asked = [Asked("", str(place)) for place in range(len(values))]
-            sides = (base[task][metric], values)
-            make = partial(compare_values, unit="mean over documents", asked=asked, sides=sides)
-            sheet.add(f"task.{task}.{metric}", make)
+
+            def read(candidate: Candidate, task: str = task, metric: str = metric) -> Column:
+                return as_column(scored(candidate)[task][metric])
+
+            groups = [str(place) for place in range(len(values))]
+            yield Metric(f"{prefix}{task}.{metric}", "mean over documents", groups, read)
 
 
 def _columns(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""The held-out pairs of the axes that are scored."""
+"""The held-out pairs of the axes that are scored, and the prompts that are asked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,12 @@ from pathlib import Path
 from prefreg import pocket
 from prefreg.axes.axis import Axis, PreferencePair, plain_text
 from prefreg.axes.row_sources import read_preference_file
+from prefreg.checkpoints import BaseModel
 from prefreg.checkpoints.bases import POCKET
 from prefreg.data.pairs import fingerprint_pairs, label_rows
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
+from prefreg.evaluation.prompts import Asked, pocket_prompts, prompts_of, read_prompts
 from prefreg.registry import VersionRecord
 from prefreg.training.earlier import heldout_pairs, parts_of
 
@@ -21,6 +23,8 @@ class HeldOut:
 
     pairs: tuple[PreferencePair, ...]
     source: str
+    max_length: int | None = None
+    """Tokens at which a training cut them; else pairs that do not fit the context are left out."""
 
     @property
     def groups(self) -> list[str]:
@@ -55,6 +59,29 @@ def find_pairs(
     if record is None:
         raise DataError("no version of it is among the terms: give its pairs with --data")
     return HeldOut(heldout_pairs(record, axis)[: request.prompts], f"held out of {record}")
+
+
+def find_prompts(
+    request: EvaluationRequest,
+    base: BaseModel,
+    records: Mapping[str, VersionRecord],
+    pairs: Mapping[str, HeldOut],
+) -> list[Asked]:
+    """Find what is asked: the file given, the bundled model's prompts, or those of the pairs."""
+    if request.prompts_file is not None:
+        return read_prompts(request.prompts_file)[: request.prompts]
+    if on_pocket(base.name, None) or (
+        records and all(on_pocket(base.name, record) for record in records.values())
+    ):
+        return pocket_prompts(request.prompts, split=request.split, seed=request.seed)
+    share = max(1, request.prompts // max(1, len(pairs)))
+    found = [asked for held in pairs.values() for asked in prompts_of(held.pairs, share)]
+    if not found:
+        raise DataError(
+            "There is nothing to ask: no held-out pairs could be read. Give prompts with "
+            "--prompts-file FILE.jsonl, or pairs with --data AXIS=FILE.jsonl."
+        )
+    return found
 
 
 def read_data_options(texts: Sequence[str], names: Sequence[str]) -> Path | None:

@@ -2,30 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prefreg.composition.resolve import ResolvedTerm
 from prefreg.errors import DataError
-from prefreg.evaluation.board import Board, open_board
-from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Progress
-from prefreg.evaluation.functional import (
-    STEP,
-    Functional,
-    estimate_view,
-    functional_view,
-    measure_functional,
-)
+from prefreg.evaluation.evaluator import Evaluator, Progress, open_dials
+from prefreg.evaluation.figures import Column, Read
+from prefreg.evaluation.functional import STEP, Functional, measure_functional
 from prefreg.evaluation.statistics import Estimate, grouped_mean
 from prefreg.registry.access import Access
 from prefreg.terms import Term
 
 Of = Literal["margin", "metric"]
-Column = NDArray[np.float64]
 ILL_CONDITIONED = 10.0
 """Above this, dials cannot be decoupled by solving for them: an error grows tenfold."""
 
@@ -54,8 +46,24 @@ class Leakage:
         matrix = self.matrix
         return float(np.linalg.cond(matrix)) if matrix.shape[0] == matrix.shape[1] else None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        condition = self.condition
+        return {
+            "of": self.of,
+            "step": STEP,
+            "unit": "base standard deviations per unit of η",
+            "condition": condition if condition is not None and np.isfinite(condition) else None,
+            "entries": [
+                {"axis": axis, "dial": dial, **entry.to_json()}
+                for axis, row in zip(self.axes, self.entries, strict=True)
+                for dial, entry in zip(self.dials, row, strict=True)
+            ],
+            "missing": dict(self.missing),
+        }
 
-def measure_leakage(board: Board, of: Of) -> Leakage:
+
+def measure_leakage(evaluator: Evaluator, of: Of) -> Leakage:
     """Measure J by central differences on the same prompts or pairs, twice for every dial.
 
     Of margins it is teacher-forced and has little noise; of metrics, on answers sampled anew for
@@ -63,29 +71,28 @@ def measure_leakage(board: Board, of: Of) -> Leakage:
     """
     missing: dict[str, str] = {}
     rows: dict[str, tuple[Estimate, ...]] = {}
-    for axis in board.evaluator.axes:
+    for axis in evaluator.axes:
         try:
-            rows[axis] = _row(board, axis, of)
+            rows[axis] = _row(evaluator, axis, of)
         except DataError as error:
             missing[axis] = str(error).rstrip(".")
     if not rows:
         why = "; ".join(f"{axis}: {reason}" for axis, reason in missing.items())
         raise DataError(f"No axis has a {of} that can be measured here: {why or 'none is scored'}.")
-    dials = tuple(str(term.record) for term in board.terms)
+    dials = tuple(str(term.record) for term in evaluator.terms)
     return Leakage(of, tuple(rows), dials, tuple(rows.values()), missing)
 
 
-def _row(board: Board, axis: str, of: Of) -> tuple[Estimate, ...]:
-    base, groups = _values(board, axis, of, board.along(0, 0.0))
+def _row(evaluator: Evaluator, axis: str, of: Of) -> tuple[Estimate, ...]:
+    read, groups = _reader(evaluator, axis, of)
+    base = read(evaluator.plain)
     counted = base[np.isfinite(base)]
     deviation = float(counted.std(ddof=1)) if len(counted) > 1 else 0.0
     if not deviation:
         raise DataError(f"the {of} does not vary on the base")
     entries = []
-    for place in range(len(board.terms)):
-        up, down = (
-            _values(board, axis, of, board.along(place, sign * STEP))[0] for sign in (1, -1)
-        )
+    for place in range(len(evaluator.terms)):
+        up, down = (read(evaluator.along(place, sign * STEP)) for sign in (1, -1))
         slopes = (up - down) / (2 * STEP * deviation)
         used = np.isfinite(slopes)
         owners = [group for group, kept in zip(groups, used, strict=True) if kept]
@@ -93,50 +100,45 @@ def _row(board: Board, axis: str, of: Of) -> tuple[Estimate, ...]:
     return tuple(entries)
 
 
-def _values(board: Board, axis: str, of: Of, candidate: Candidate) -> tuple[Column, list[str]]:
-    """Return the figure of every pair or prompt, NaN where it does not apply, and their groups."""
-    evaluator = board.evaluator
+def _reader(evaluator: Evaluator, axis: str, of: Of) -> tuple[Read, Sequence[str]]:
+    """Return what reads the figure of every pair or prompt, and their groups."""
     if of == "metric":
-        if not board.has_metric(axis):
+        metric = evaluator.own_metric(axis)
+        if metric is None:
             raise DataError("it has no metric for these prompts")
-        values = [np.nan if score is None else score for score in board.scores(axis, candidate)]
-        return np.array(values, dtype=np.float64), [each.group for each in evaluator.asked]
-    if axis not in evaluator.pairs:
-        raise DataError(evaluator.missing.get(f"{axis}.margin", "it has no held-out pairs"))
-    found, groups = evaluator.pair_scores(candidate, axis), evaluator.pairs[axis].groups
-    margins = np.array(found.chosen) - np.array(found.rejected)
-    return margins, [groups[place] for place in found.kept]
-
-
-def leakage_view(found: Leakage) -> dict[str, Any]:
-    """Return it in a form that JSON can hold."""
-    condition = found.condition
-    return {
-        "of": found.of,
-        "step": STEP,
-        "unit": "base standard deviations per unit of η",
-        "condition": condition if condition is not None and np.isfinite(condition) else None,
-        "entries": [
-            {"axis": axis, "dial": dial, **estimate_view(entry)}
-            for axis, row in zip(found.axes, found.entries, strict=True)
-            for dial, entry in zip(found.dials, row, strict=True)
-        ],
-        "missing": dict(found.missing),
-    }
+        return metric.read, metric.groups
+    groups = evaluator.require_pairs(axis).groups
+    kept = evaluator.pair_scores(evaluator.plain, axis).kept
+    return partial(evaluator.margins, axis=axis), [groups[place] for place in kept]
 
 
 @dataclass(frozen=True, slots=True)
-class Behaviour:
-    """What was asked for of both."""
+class DialEffects:
+    """What dials do to the loaded model: to its predictions, and each to every axis."""
 
     terms: tuple[ResolvedTerm, ...]
     formula: str
     prompts: int
     functional: Functional | None
+    """None where it was not asked for, and so the other one."""
     leakage: Leakage | None
 
+    @property
+    def names(self) -> list[str]:
+        """The versions that are turned."""
+        return [str(term.record) for term in self.terms]
 
-def measure_behaviour(
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        found: dict[str, Any] = {}
+        if self.functional is not None:
+            found["functional"] = self.functional.to_json(self.names)
+        if self.leakage is not None:
+            found["leakage"] = self.leakage.to_json()
+        return found
+
+
+def measure_effects(
     access: Access,
     terms: Sequence[Term],
     request: EvaluationRequest,
@@ -144,24 +146,13 @@ def measure_behaviour(
     functional: bool = True,
     leakage: Of | None = "margin",
     progress: Progress | None = None,
-) -> Behaviour:
+) -> DialEffects:
     """Measure functional geometry, the leakage matrix, or both, with the base loaded once."""
-    board = open_board(access, terms, request, progress)
-    return Behaviour(
-        terms=board.terms,
-        formula=board.at(board.etas).formula,
-        prompts=len(board.evaluator.asked),
-        functional=measure_functional(board) if functional else None,
-        leakage=measure_leakage(board, leakage) if leakage else None,
+    evaluator = open_dials(access, terms, request, progress)
+    return DialEffects(
+        terms=evaluator.terms,
+        formula=evaluator.at(evaluator.etas).formula,
+        prompts=len(evaluator.asked),
+        functional=measure_functional(evaluator) if functional else None,
+        leakage=measure_leakage(evaluator, leakage) if leakage else None,
     )
-
-
-def behaviour_view(found: Behaviour) -> dict[str, Any]:
-    """Return it in a form that JSON can hold."""
-    names = [str(term.record) for term in found.terms]
-    view: dict[str, Any] = {}
-    if found.functional is not None:
-        view["functional"] = functional_view(names, found.functional)
-    if found.leakage is not None:
-        view["leakage"] = leakage_view(found.leakage)
-    return view

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from prefreg.errors import UsageError
 
 if TYPE_CHECKING:
-    from prefreg.evaluation.paper.findings import Findings
-    from prefreg.evaluation.paper.lab import Laboratory
+    from prefreg.evaluation.paper.experiment_run import ExperimentRun
+    from prefreg.evaluation.paper.run_folder import Findings
 
 POCKET_AXES = ("helpful", "harmless", "verbosity", "honesty", "politeness", "directness")
 
@@ -39,10 +39,10 @@ class Experiment:
         """Say how many axes it takes."""
         return f"{self.fewest} axes" if self.fewest == self.most else f"{self.fewest} axes or more"
 
-    def load(self) -> Callable[["Laboratory"], "Findings"]:
+    def load(self) -> Callable[["ExperimentRun"], "Findings"]:
         """Import what runs it, and with that torch."""
         module = import_module(f"prefreg.evaluation.paper.{self.module or self.name}")
-        run: Callable[[Laboratory], Findings] = getattr(module, self.function)
+        run: Callable[[ExperimentRun], Findings] = getattr(module, self.function)
         return run
 
 
@@ -53,6 +53,8 @@ EXPERIMENTS = (
         "Single-preference extraction",
         10,
         POCKET_AXES,
+        module="steering",
+        function="run_extraction",
     ),
     Experiment(
         "grid",
@@ -62,6 +64,8 @@ EXPERIMENTS = (
         ("helpful", "harmless"),
         fewest=2,
         most=2,
+        module="steering",
+        function="run_grid",
     ),
     Experiment(
         "extension",
@@ -71,6 +75,8 @@ EXPERIMENTS = (
         ("helpful", "harmless", "verbosity"),
         fewest=3,
         most=3,
+        module="more_axes",
+        function="run_extension",
     ),
     Experiment(
         "correlation",
@@ -88,6 +94,8 @@ EXPERIMENTS = (
         10,
         POCKET_AXES,
         fewest=3,
+        module="more_axes",
+        function="run_stacking",
     ),
     Experiment(
         "retention",

@@ -12,6 +12,7 @@ from prefreg.axes.isolation import read_source
 from prefreg.axes.row_sources import read_rows
 from prefreg.data.pairs import PairSet, build_pairs, fingerprint_pairs, label_rows, measure_length
 from prefreg.errors import DataError
+from prefreg.evaluation.seed_runs import group_of
 
 LONGER_PREFERRED = "longer_was_human_preferred"
 FEWEST = 20
@@ -115,11 +116,6 @@ def cross_source(first: Axis, second: Axis, *, limit: int | None, seed: int) -> 
     return _natural(agreeing, disagreeing, f"{name}, labelled by {first.name} and {second.name}")
 
 
-def group_of(pair: PreferencePair) -> object:
-    """Return what a pair may share with others."""
-    return pair.prompt if pair.group is None else pair.group
-
-
 def _natural(
     agreeing: list[PreferencePair], disagreeing: list[PreferencePair], where: str
 ) -> Crossing:
@@ -150,8 +146,8 @@ def pair_sets(
     return first, second
 
 
-def write_pairs(pairs: PairSet, path: Path) -> Path:
-    """Write all pairs of a set as a file that `add-axis --data` takes."""
+def write_pairs(pairs: PairSet, path: Path) -> None:
+    """Write all pairs of a set down, as a file that `add-axis --data` takes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for pair in (*pairs.train, *pairs.heldout):
@@ -161,4 +157,3 @@ def write_pairs(pairs: PairSet, path: Path) -> Path:
                 for name, text in texts.items()
             }
             file.write(json.dumps(row | {"group": pair.group}, ensure_ascii=False) + "\n")
-    return path

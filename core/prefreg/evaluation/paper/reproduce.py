@@ -9,9 +9,9 @@ from prefreg.axes.find import find_axis
 from prefreg.errors import UsageError
 from prefreg.evaluation.paper import run_folder
 from prefreg.evaluation.paper.catalogue import find_experiment
-from prefreg.evaluation.paper.findings import Findings
-from prefreg.evaluation.paper.lab import Laboratory, ProgressFor
-from prefreg.evaluation.paper.run_folder import ReproduceRequest
+from prefreg.evaluation.paper.experiment_run import ExperimentRun
+from prefreg.evaluation.paper.run_folder import Findings, ReproduceRequest
+from prefreg.evaluation.seed_runs import ProgressFor
 from prefreg.registry.access import Access
 
 
@@ -33,15 +33,15 @@ def reproduce(
     progress: ProgressFor | None = None,
 ) -> Reproduced:
     """Carry out an experiment; vectors are taken from the registry or trained into the folder."""
-    experiment = find_experiment(request.name)
-    named = request.axes or experiment.axes
+    described = find_experiment(request.name)
+    named = request.axes or described.axes
     axes = tuple(find_axis(name).installed.axis.name for name in named)
-    if not experiment.fewest <= len(axes) <= experiment.most:
+    if not described.fewest <= len(axes) <= described.most:
         raise UsageError(
-            f"The experiment {request.name!r} takes {experiment.count}, not {', '.join(axes)}."
+            f"The experiment {request.name!r} takes {described.count}, not {', '.join(axes)}."
         )
-    run = experiment.load()
-    lab = Laboratory(
+    run = described.load()
+    experiment = ExperimentRun(
         request=request,
         axes=axes,
         given=access,
@@ -51,10 +51,10 @@ def reproduce(
     )
     run_folder.claim(request)
     try:
-        found = run(lab)
+        found = run(experiment)
     except BaseException:
         run_folder.give_up(request.output)
         raise
-    found.notes += [f"A guard was missed: {each}." for each in lab.missed]
-    results = run_folder.finish(request.output, request, experiment.summary, found)
+    found.notes += [f"A guard was missed: {each}." for each in experiment.missed]
+    results = run_folder.finish(request.output, request, described.summary, found)
     return Reproduced(request, request.output, found, results)

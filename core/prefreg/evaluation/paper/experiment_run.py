@@ -1,23 +1,24 @@
-"""What every experiment works with: its folder, the vectors it needs, and what measures them."""
+"""What every experiment works with: its folder, the vectors it needs, and figures over seeds."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.checkpoints.bases import POCKET
 from prefreg.data.rendering import encode_prompt
 from prefreg.errors import DataError
 from prefreg.evaluation.candidates import Candidate
-from prefreg.evaluation.choices import Question, is_right
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Evaluator, measure_choices, measure_tasks, open_evaluator
-from prefreg.evaluation.paper.findings import Drawn, Findings
-from prefreg.evaluation.paper.run_folder import ReproduceRequest
-from prefreg.evaluation.plots import Curve, draw_curves
+from prefreg.evaluation.evaluator import Evaluator, open_evaluator
+from prefreg.evaluation.figures import Column, Metric
+from prefreg.evaluation.heldout_pairs import HeldOut
+from prefreg.evaluation.paper.run_folder import Findings, ReproduceRequest
+from prefreg.evaluation.plots import Curve, Picture, draw_curves
+from prefreg.evaluation.seed_runs import ProgressFor, find_or_train
 from prefreg.evaluation.statistics import Estimate, grouped_mean, grouped_rate, over_seeds
 from prefreg.models.loading import load_limits, load_tokenizer
 from prefreg.registry import VersionRecord
@@ -25,165 +26,43 @@ from prefreg.registry.access import Access
 from prefreg.registry.upkeep import copy_version
 from prefreg.terms import Term
 from prefreg.training import Progress
-from prefreg.training.add_axis import Prepared, add_prepared, prepare
+from prefreg.training.add_axis import Prepared, prepare
 from prefreg.training.axis_request import AxisRequest
-from prefreg.training.earlier import find_stored
-
-Column = list[float | None]
-"""A value a prompt; None does not count."""
-Read = Callable[[Candidate], Column]
-
-
-@dataclass(frozen=True, slots=True)
-class Gauge:
-    """A quantity that is read of every prompt, pair or question of a composition."""
-
-    name: str
-    unit: str
-    groups: tuple[str, ...]
-    read: Read
-    chance: float | None = None
-    """What guessing would reach."""
-
-
-def answer_gauges(evaluator: Evaluator) -> dict[str, Gauge]:
-    """Return what sampled answers and held-out pairs show: every axis, rewards, KL, malformed."""
-    found = [*_axes(evaluator), *_rewards(evaluator), *_answers(evaluator)]
-    return {gauge.name: gauge for gauge in found}
-
-
-def _axes(evaluator: Evaluator) -> Iterator[Gauge]:
-    """Yield the metric of each axis, or the margin of its pairs where that counts no answer."""
-    base = Candidate(evaluator.base, ())
-    for name, axis in evaluator.axes.items():
-        scored: list[float] = []
-        if axis.metric is not None:
-            read = evaluator.scores(axis, evaluator.answers(base))
-            scored = [value for value in read if value is not None]
-        if scored:
-            shares = all(value in (0.0, 1.0) for value in scored)
-            unit = "share of answers" if shares else "mean over answers"
-            yield Gauge(name, unit, _groups(evaluator), _scores_of(evaluator, name))
-        elif name in evaluator.pairs:
-            kept = evaluator.pair_scores(base, name).kept
-            groups = tuple(evaluator.pairs[name].groups[place] for place in kept)
-            yield Gauge(f"{name}.margin", "nats", groups, _margins_of(evaluator, name))
-
-
-def _scores_of(evaluator: Evaluator, axis: str) -> Read:
-    return lambda candidate: evaluator.scores(evaluator.axes[axis], evaluator.answers(candidate))
-
-
-def _margins_of(evaluator: Evaluator, axis: str) -> Read:
-    base = Candidate(evaluator.base, ())
-
-    def read(candidate: Candidate) -> Column:
-        before, after = (evaluator.pair_scores(each, axis) for each in (base, candidate))
-        pairs = zip(before.chosen, before.rejected, after.chosen, after.rejected, strict=True)
-        return [(c - a) - (d - b) for a, b, c, d in pairs]
-
-    return read
-
-
-def _rewards(evaluator: Evaluator) -> Iterator[Gauge]:
-    for model in evaluator.request.reward_models:
-
-        def read(candidate: Candidate, model: str = model) -> Column:
-            answers = evaluator.answers(candidate)
-            return list(evaluator.extras.reward(evaluator, model, candidate, answers))
-
-        yield Gauge(f"reward.{model.rpartition('/')[2]}", "score", _groups(evaluator), read)
-
-
-def _answers(evaluator: Evaluator) -> Iterator[Gauge]:
-    def kl(candidate: Candidate) -> Column:
-        return list(evaluator.answers(candidate).nats)
-
-    def malformed(candidate: Candidate) -> Column:
-        return [float(each.malformed) for each in evaluator.judge(evaluator.answers(candidate))]
-
-    yield Gauge("kl", "nats per answer", _groups(evaluator), kl)
-    yield Gauge("malformed", "share of answers", _groups(evaluator), malformed)
-
-
-def _groups(evaluator: Evaluator) -> tuple[str, ...]:
-    return tuple(each.group for each in evaluator.asked)
-
-
-def choice_gauges(evaluator: Evaluator, questions: Sequence[Question]) -> dict[str, Gauge]:
-    """Return a gauge for each source of questions: the share that is right, per character."""
-    found = {}
-    for source in dict.fromkeys(each.source for each in questions):
-        places = [place for place, each in enumerate(questions) if each.source == source]
-        asked = [questions[place] for place in places]
-        chance = sum(1 / len(each.choices) for each in asked) / len(asked)
-
-        def read(candidate: Candidate, places: Sequence[int] = places) -> Column:
-            scored = measure_choices(evaluator, candidate, questions)
-            return [is_right(questions[place], scored["nats"][place]) for place in places]
-
-        def likely(candidate: Candidate, places: Sequence[int] = places) -> Column:
-            scored = measure_choices(evaluator, candidate, questions)
-            return [scored["nats"][place][0] / scored["tokens"][place][0] for place in places]
-
-        groups = tuple(each.group for each in asked)
-        if chance < 1:
-            found[source] = Gauge(source, "share of questions", groups, read, chance)
-        else:
-            found[source] = Gauge(source, "nats per token", groups, likely)
-    return found
-
-
-def task_gauges(evaluator: Evaluator) -> dict[str, Gauge]:
-    """Return a gauge for each metric of each task of lm-eval."""
-    found = {}
-    for task, metrics in measure_tasks(evaluator, Candidate(evaluator.base, ())).items():
-        for metric, values in metrics.items():
-
-            def read(candidate: Candidate, task: str = task, metric: str = metric) -> Column:
-                return list(measure_tasks(evaluator, candidate)[task][metric])
-
-            name = f"{task}.{metric}"
-            groups = tuple(map(str, range(len(values))))
-            found[name] = Gauge(name, "mean over documents", groups, read)
-    return found
-
 
 Etas = Mapping[str, float]
 """A setting of the dials, by axis; those that are missing are at 0."""
+Place = TypeVar("Place")
+Vectors = Mapping[tuple[str, int], VersionRecord]
+"""By axis and seed."""
 
 
 @dataclass(slots=True)
-class Measuring:
-    """The vectors of several seeds on one loaded base, and the gauges that read it."""
+class SeedFigures:
+    """Figures of compositions of the vectors of several seeds, with intervals over the seeds."""
 
     evaluator: Evaluator
-    vectors: Mapping[tuple[str, int], VersionRecord]
+    vectors: Vectors
     seeds: Sequence[int]
-    progress: Callable[[str], Progress | None]
-    gauges: Mapping[str, Gauge]
+    progress: ProgressFor
+    metrics: Mapping[str, Metric]
     _kept: dict[tuple[str, str], Column] = field(default_factory=dict)
 
-    def own(self, axis: str) -> Gauge:
+    def own(self, axis: str) -> Metric:
         """Return what an axis shall move: its own metric, else the margin of its pairs."""
         for name in (axis, f"{axis}.margin"):
-            if name in self.gauges:
-                return self.gauges[name]
+            if name in self.metrics:
+                return self.metrics[name]
         why = self.evaluator.missing.get(f"{axis}.margin", "its metric applies to no answer")
         raise DataError(f"Nothing measures {axis!r}: {why}. Give pairs with --data PACK.")
 
-    def candidate(self, seed: int, etas: Etas) -> Candidate:
-        """Return the composition of one seed's vectors."""
+    def read(self, metric: Metric, seed: int, etas: Etas) -> Column:
+        """Return what a metric reads of a setting of one seed's vectors."""
         turned = sorted((axis, eta) for axis, eta in etas.items() if eta)
         versions = tuple((eta, self.vectors[axis, seed]) for axis, eta in turned)
-        return Candidate(self.evaluator.base, versions)
-
-    def read(self, gauge: Gauge, seed: int, etas: Etas) -> Column:
-        """Return what a gauge reads of a setting, prompt by prompt."""
-        candidate = self.candidate(seed, etas)
-        key = (gauge.name, candidate.key)
+        candidate = Candidate(self.evaluator.base, versions)
+        key = (metric.name, candidate.key)
         if key not in self._kept:
-            self._kept[key] = gauge.read(candidate)
+            self._kept[key] = metric.read(candidate)
         return self._kept[key]
 
     def visit(self, settings: Sequence[Etas]) -> None:
@@ -191,35 +70,40 @@ class Measuring:
         wanted = [(seed, etas) for seed in self.seeds for etas in settings]
         report = self.progress("")
         for done, (seed, etas) in enumerate(wanted, 1):
-            for gauge in self.gauges.values():
-                self.read(gauge, seed, etas)
+            for metric in self.metrics.values():
+                self.read(metric, seed, etas)
             if report is not None:
                 report("measuring", done, len(wanted))
 
-    def value(self, gauge: Gauge, etas: Etas) -> Estimate | None:
+    def value(self, metric: Metric, etas: Etas) -> Estimate | None:
         """Estimate a figure of a setting, over seeds and prompts."""
-        return self.contrast(gauge, [(1.0, etas)])
+        return self.contrast(metric, [(1.0, etas)])
 
-    def contrast(self, gauge: Gauge, parts: Sequence[tuple[float, Etas]]) -> Estimate | None:
+    def values(self, metric: Metric, settings: Mapping[Place, Etas]) -> dict[Place, Estimate]:
+        """Estimate a figure of several settings, and leave out those of which too little counts."""
+        found = {place: self.value(metric, etas) for place, etas in settings.items()}
+        return {place: value for place, value in found.items() if value is not None}
+
+    def contrast(self, metric: Metric, parts: Sequence[tuple[float, Etas]]) -> Estimate | None:
         """Estimate a weighted sum over settings, paired by prompt; None where too little counts.
 
         With one seed the interval is over prompts alone, for this φ.
         """
         columns = []
         for seed in self.seeds:
-            total = np.zeros(len(gauge.groups))
+            total = np.zeros(len(metric.groups))
             for weight, etas in parts:
-                read = self.read(gauge, seed, etas)
-                total += weight * np.array([np.nan if v is None else v for v in read])
+                total += weight * self.read(metric, seed, etas)
             columns.append(total)
-        return estimate(columns, gauge.groups)
+        return estimate(columns, metric.groups)
 
-    def by_seed(self, gauge: Gauge, etas: Etas) -> list[float]:
+    def by_seed(self, metric: Metric, etas: Etas) -> list[float]:
         """Return the mean of each seed."""
         found = []
         for seed in self.seeds:
-            read = [v for v in self.read(gauge, seed, etas) if v is not None]
-            found.append(float(np.mean(read)) if read else float("nan"))
+            read = self.read(metric, seed, etas)
+            counted = read[~np.isnan(read)]
+            found.append(float(np.mean(counted)) if len(counted) else float("nan"))
         return found
 
     @property
@@ -231,21 +115,19 @@ class Measuring:
 
     def describe(self) -> str:
         """Say what is asked, and what the intervals are of."""
-        asked = self.evaluator.asked
-        groups = len({each.group for each in asked})
         return (
-            f"{len(asked)} prompts in {groups} groups, one answer each at temperature 1; "
+            f"{self.evaluator.describe_prompts()}, one answer each at temperature 1; "
             f"intervals: 95 %, {self.over}."
         )
 
 
-def estimate(columns: Sequence[NDArray[np.float64]], groups: Sequence[str]) -> Estimate | None:
+def estimate(columns: Sequence[Column], groups: Sequence[str]) -> Estimate | None:
     """Estimate the mean of what was read for each seed on the same prompts.
 
     Only prompts that count for every seed are taken. None where they are too few.
     """
     table = np.stack(columns)
-    counted: NDArray[np.bool_] = np.all(np.isfinite(table), axis=0)
+    counted = np.all(np.isfinite(table), axis=0)
     kept = [group for group, used in zip(groups, counted, strict=True) if used]
     if not kept:
         return None
@@ -260,13 +142,19 @@ def estimate(columns: Sequence[NDArray[np.float64]], groups: Sequence[str]) -> E
         return None
 
 
-ProgressFor = Callable[[str], Progress | None]
-Vectors = Mapping[tuple[str, int], VersionRecord]
-"""By axis and seed."""
+def effect_metrics(evaluator: Evaluator) -> Iterator[Metric]:
+    """Yield what answers and held-out pairs show: of every axis, of rewards, KL and malformed."""
+    for axis in evaluator.axes:
+        if (effect := evaluator.effect(axis)) is not None:
+            yield effect
+    yield from evaluator.reward_metrics()
+    of_answers = evaluator.answer_metrics()
+    yield of_answers["kl"]
+    yield of_answers["malformed"]
 
 
 @dataclass(slots=True)
-class Laboratory:
+class ExperimentRun:
     """An experiment's request with the registries that it reads and writes."""
 
     request: ReproduceRequest
@@ -279,7 +167,6 @@ class Laboratory:
     base: BaseModel = field(init=False)
     own: Access = field(init=False)
     """The registry in the folder, which has every vector of the experiment."""
-    trained: int = 0
     missed: list[str] = field(default_factory=list)
     """Guards that a vector missed; it is measured all the same."""
 
@@ -302,15 +189,19 @@ class Laboratory:
         """The seeds of the training."""
         return self.request.seeds
 
-    def axis_request(self, axis: str, seed: int, data: Path | None = None) -> AxisRequest:
-        """Return how an axis is trained, on pairs of a file, of the pack or of its own source."""
+    @property
+    def directions(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """The first two axes, each with the other one."""
+        first, second = self.axes[:2]
+        return (first, second), (second, first)
+
+    def axis_request(self, axis: str, seed: int) -> AxisRequest:
+        """Return how an axis is trained, on pairs of the pack or of its own source."""
         asked = self.request
-        if data is None and asked.data is not None:
-            data = self.pack_file(axis, "train")
         return AxisRequest(
             axis,
             base=asked.base,
-            data=None if data is None else str(data),
+            data=None if asked.data is None else str(self.pack_file(axis, "train")),
             limit=asked.limit,
             seed=seed,
             preset=asked.preset,
@@ -338,19 +229,21 @@ class Laboratory:
                 found[axis, seed] = self.obtain(prepare(self.own, request, None), request)
         return found
 
-    def obtain(self, run: Prepared, request: AxisRequest) -> VersionRecord:
+    def obtain(self, prepared: Prepared, request: AxisRequest) -> VersionRecord:
         """Find the version of a run in the folder or the given registry, else train it."""
-        record = find_stored(self.own, run, request.seed)
-        if record is None and (known := find_stored(self.given, run, request.seed)):
-            reference = (known.axis, str(known.number))
+        name = f"{prepared.installed.axis.name}, seed {request.seed}"
+
+        def begin() -> Progress | None:
+            self.note(f"Training {name} …")
+            return self.progress(f"{name}: ")
+
+        found = find_or_train(prepared, request, (self.own, self.given), self.own, begin)
+        record = found.record
+        if found.place is self.given:
+            reference = (record.axis, str(record.number))
             target = self.folder / "registry.db"
             record = copy_version(self.given, reference, target, renumber=True).record
-            self.note(f"Took {known} of the registry, seed {request.seed}.")
-        if record is None:
-            name = f"{run.installed.axis.name}, seed {request.seed}"
-            self.note(f"Training {name} …")
-            record = add_prepared(self.own, run, request, self.progress(f"{name}: "))
-            self.trained += 1
+            self.note(f"Took {found.record} of the registry, seed {request.seed}.")
         for pole, kept in (record.metadata.get("poles") or {}).items():
             for failure in kept.get("failures") or ():
                 value, limit = failure["value"], failure["threshold"]
@@ -361,17 +254,18 @@ class Laboratory:
     def measure(
         self,
         vectors: Vectors,
-        files: Mapping[str, Path] | None = None,
-        gauges: Callable[[Evaluator], dict[str, Gauge]] = answer_gauges,
-    ) -> Measuring:
+        pairs: Mapping[str, HeldOut] | None = None,
+        metrics: Callable[[Evaluator], Iterator[Metric]] = effect_metrics,
+    ) -> SeedFigures:
         """Open what measures compositions of vectors, scored along their axes.
 
-        The pairs that are measured are those of `files`, else of the pack or the axes' own.
+        The held-out pairs are `pairs`, else of the pack or the axes' own.
         """
         asked = self.request
         scored = tuple(dict.fromkeys(axis for axis, _ in vectors))
-        if files is None and asked.data is not None:
-            files = {axis: self.pack_file(axis, "dev") for axis in scored}
+        data: tuple[str, ...] = ()
+        if pairs is None and asked.data is not None:
+            data = tuple(f"{axis}={self.pack_file(axis, 'dev')}" for axis in scored)
         first = {axis: record for (axis, seed), record in vectors.items() if seed == self.seeds[0]}
         evaluator = open_evaluator(
             self.own,
@@ -381,15 +275,17 @@ class Laboratory:
                 axes=scored,
                 prompts=asked.prompts,
                 max_new_tokens=asked.max_new_tokens,
-                data=tuple(f"{axis}={path}" for axis, path in (files or {}).items()),
+                data=data,
                 reward_models=asked.reward_models,
                 tasks=asked.tasks if asked.name == "commonsense" else (),
                 task_limit=asked.task_limit,
                 task_path=asked.task_path,
             ),
+            pairs=pairs,
         )
         self._leave_long_prompts_out(evaluator)
-        return Measuring(evaluator, vectors, self.seeds, self.progress, gauges(evaluator))
+        read = {each.name: each for each in metrics(evaluator)}
+        return SeedFigures(evaluator, vectors, self.seeds, self.progress, read)
 
     def _leave_long_prompts_out(self, evaluator: Evaluator) -> None:
         """Ask only what leaves room for an answer; a pack is not made for one context."""
@@ -405,7 +301,7 @@ class Laboratory:
         if left_out := len(asked) - len(evaluator.asked):
             self.note(f"{left_out} of {len(asked)} prompts are too long for the model's context.")
 
-    def recipe(self, measured: Measuring | None = None, more: str = "") -> str:
+    def recipe(self, measured: SeedFigures | None = None, more: str = "") -> str:
         """Say in a few sentences what was trained and asked."""
         names = ", ".join(map(str, self.seeds))
         seeds = f"seed {names}" if len(self.seeds) == 1 else f"seeds {names}"
@@ -428,7 +324,7 @@ class Panel:
 
 def add_curves(
     found: Findings,
-    lab: Laboratory,
+    run: ExperimentRun,
     panels: Mapping[str, Panel],
     *,
     title: str,
@@ -444,7 +340,7 @@ def add_curves(
     if not full:
         found.notes.append(f"There is no picture of {title!r}: too few prompts count.")
         return
-    path = lab.folder / f"{lab.request.name}.png"
+    path = run.folder / f"{run.request.name}.png"
     draw_curves(
         {name: panel.curves for name, panel in full.items()},
         path,
@@ -453,4 +349,4 @@ def add_curves(
         units={name: panel.unit for name, panel in full.items()},
         across=across,
     )
-    found.pictures.append(Drawn(path, title, legend))
+    found.pictures.append(Picture(path, title, legend))
