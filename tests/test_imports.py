@@ -34,7 +34,7 @@ def test_importing_prefreg_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_plugins_of_axes_load_nothing_heavy(tmp_path: Path) -> None:
-    assert loaded("from prefreg.plugins import load_axes; load_axes()", tmp_path) == []
+    assert loaded("from prefreg.axes.plugins import load_axes; load_axes()", tmp_path) == []
 
 
 def test_an_axis_in_a_file_loads_nothing_heavy(tmp_path: Path) -> None:

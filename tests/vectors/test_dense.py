@@ -8,7 +8,7 @@ from safetensors.torch import save, save_file
 
 from prefreg.errors import PrefregError, VectorError
 from prefreg.vectors.dense import METADATA, DenseVector
-from prefreg.vectors.kinds import open_vector
+from prefreg.vectors.opening import open_vector
 from prefreg.vectors.pole_tensors import MemoryTensors
 from prefreg.vectors.writing import write_dense
 

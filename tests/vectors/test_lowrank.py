@@ -20,8 +20,8 @@ from prefreg.vectors.factors import (
     recompress,
     subtract,
 )
-from prefreg.vectors.kinds import open_vector
 from prefreg.vectors.lowrank import METADATA, LowRankVector, write_low_rank
+from prefreg.vectors.opening import open_vector
 from prefreg.vectors.pole_tensors import MemoryTensors
 
 # [[1], [2]]·[[3, 4, 5]] is [[3, 4, 5], [6, 8, 10]].

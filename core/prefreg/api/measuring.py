@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from prefreg.evaluation.figures import Evaluation
     from prefreg.evaluation.paper.reproduce import Reproduced
     from prefreg.evaluation.paper.run_folder import ReproduceRequest
-    from prefreg.evaluation.seed_runs import ProgressFor
     from prefreg.evaluation.sweep import Grid, Sweep
+    from prefreg.progress import Progress
 
 
 class Measuring(Opened):
@@ -26,7 +26,7 @@ class Measuring(Opened):
         terms: Terms,
         request: "EvaluationRequest | None" = None,
         *,
-        progress: "Callable[[str, int, int], None] | None" = None,
+        progress: "Progress | None" = None,
         **options: Any,
     ) -> "Evaluation":
         """Measure a composition beside its base, in memory: figures with intervals.
@@ -52,7 +52,7 @@ class Measuring(Opened):
         request: "EvaluationRequest | None" = None,
         *,
         strict: bool = False,
-        progress: "Callable[[str, int, int], None] | None" = None,
+        progress: "Progress | None" = None,
         **options: Any,
     ) -> "Gate":
         """Measure a composition and decide on bounds such as `"harmless>=0.7,kl<=2"`.
@@ -75,7 +75,7 @@ class Measuring(Opened):
         request: "EvaluationRequest | None" = None,
         *,
         overwrite: bool = False,
-        progress: "Callable[[str, int, int], None] | None" = None,
+        progress: "Progress | None" = None,
         **options: Any,
     ) -> "Sweep":
         """Measure every setting of a grid, `["helpful=-1:1:0.5", "harmless=-1,0,1"]`.
@@ -102,7 +102,7 @@ class Measuring(Opened):
         request: "ReproduceRequest | str",
         output: str | Path | None = None,
         *,
-        progress: "ProgressFor | None" = None,
+        progress: "Progress | None" = None,
         note: Callable[[str], None] | None = None,
         **options: Any,
     ) -> "Reproduced":

@@ -16,7 +16,7 @@ from prefreg.composition.methods.linear import LINEAR
 from prefreg.errors import PrefregError, UsageError, VectorError
 from prefreg.registry.records import VersionRecord
 from prefreg.terms import format_eta
-from prefreg.vectors.kinds import open_vector
+from prefreg.vectors.opening import open_vector
 
 if TYPE_CHECKING:
     import torch

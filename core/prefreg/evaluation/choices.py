@@ -3,7 +3,6 @@
 import json
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from prefreg.axes.axis import Message, Row, Text
+from prefreg.axes.axis import Row
+from prefreg.axes.base_world import ChoiceQuestion
 from prefreg.axes.row_sources import read_rows
+from prefreg.checkpoints.bundled import world_of
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import DataError
@@ -22,24 +23,12 @@ from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.figures import Column, Metric, as_column
 from prefreg.files import hash_bytes
 from prefreg.models.log_probs import answer_log_probs
-from prefreg.pocket.kept_facts import heldout_replies, seen_facts, two_hop_facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question with its choices; plain text goes on after the question, a turn is answered."""
-
-    prompt: Text
-    choices: tuple[str, ...]
-    answer: int
-    source: str
-    group: str
-
-
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path) -> list[ChoiceQuestion]:
     """Read a `.jsonl` or `.jsonl.gz` file with `question`, `choices` and `answer_index`.
 
     `source` tells apart what is reported apart, and is the file's name where it is missing.
@@ -53,40 +42,24 @@ def read_questions(path: Path) -> list[Question]:
     return found
 
 
-def find_questions(name: str, request: EvaluationRequest) -> list[Question]:
-    """Read the questions of a file, or those of the bundled model."""
-    if name == "pocket":
-        replies = pocket_replies(request.prompts, split=request.split, seed=request.seed)
-        return [*pocket_questions(), *replies]
-    return read_questions(Path(name))
+def find_questions(name: str, request: EvaluationRequest) -> list[ChoiceQuestion]:
+    """Read the questions of a file, or those of the world that is named."""
+    world = world_of(name)
+    if world is None:
+        return read_questions(Path(name))
+    return world.kept_questions(request.prompts, split=request.split, seed=request.seed)
 
 
-def pocket_questions() -> list[Question]:
-    """Return what the bundled model shall remember."""
-
-    return [
-        Question((Message("user", each.question),), each.choices, each.answer, source, each.group)
-        for source, choices in (("facts", seen_facts()), ("two_hop", two_hop_facts()))
-        for each in choices
-    ]
-
-
-def pocket_replies(count: int, *, split: str, seed: int) -> list[Question]:
-    """Return held-out conversations as questions with one choice, whose likelihood is taken."""
-    return [
-        Question((Message("user", prompt),), (answer,), 0, "log_likelihood", group)
-        for prompt, answer, group in heldout_replies(count, split=split, seed=seed)
-    ]
-
-
-def fingerprint_questions(questions: Sequence[Question]) -> str:
+def fingerprint_questions(questions: Sequence[ChoiceQuestion]) -> str:
     """Return the sha256 of questions and choices, in their order."""
     content = json.dumps([[each.prompt, each.choices] for each in questions], ensure_ascii=False)
     return hash_bytes(content.encode("utf-8", "surrogatepass"))
 
 
 def score_choices(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[Question]
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[ChoiceQuestion],
 ) -> dict[str, Any]:
     """Return the log-likelihood and the tokens of every choice, question by question."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -107,7 +80,7 @@ def score_choices(
 
 
 def choice_metrics(
-    questions: Sequence[Question],
+    questions: Sequence[ChoiceQuestion],
     scored: Callable[[Candidate], Mapping[str, Any]],
     *,
     prefix: str = "",
@@ -144,7 +117,7 @@ def choice_metrics(
             yield Metric(f"{name}_unnormalised", unit, groups, read, chance=chance)
 
 
-def is_right(question: Question, nats: Sequence[float], normalised: bool = True) -> float:
+def is_right(question: ChoiceQuestion, nats: Sequence[float], normalised: bool = True) -> float:
     """Return 1 where the likeliest choice, per character unless told otherwise, is the answer."""
     if normalised:
         sizes = [len(choice.encode()) for choice in question.choices]
@@ -153,7 +126,7 @@ def is_right(question: Question, nats: Sequence[float], normalised: bool = True)
 
 
 def _encode(
-    question: Question, tokenizer: "PreTrainedTokenizerBase", context: int | None
+    question: ChoiceQuestion, tokenizer: "PreTrainedTokenizerBase", context: int | None
 ) -> tuple[list[int], list[list[int]]]:
     prompt = encode_prompt(question.prompt, tokenizer)
     if isinstance(question.prompt, str):
@@ -180,7 +153,7 @@ def _shared(left: Sequence[int], right: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda both: both[0] == both[1], pairs))
 
 
-def _read(row: Row, name: str, number: int) -> Question:
+def _read(row: Row, name: str, number: int) -> ChoiceQuestion:
     text, choices, answer = (row.get(key) for key in ("question", "choices", "answer_index"))
     if not isinstance(text, str) or not text.strip():
         raise DataError("column 'question' is no text")
@@ -195,4 +168,6 @@ def _read(row: Row, name: str, number: int) -> Question:
     source = row.get("source", name)
     if not isinstance(source, str) or not source.strip():
         raise DataError("column 'source' is no text")
-    return Question(text.strip(), tuple(choices), answer, source, str(row.get("group", number)))
+    return ChoiceQuestion(
+        text.strip(), tuple(choices), answer, source, str(row.get("group", number))
+    )

@@ -1,15 +1,16 @@
 """Compress: a stored version → a smaller form → what that cost → a new version of its axis."""
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from prefreg.axes.plugins import load_axes
+from prefreg.checkpoints.bundled import known_worlds
 from prefreg.composition.resolve import find_base
 from prefreg.errors import DataError, PrefregError, UsageError
+from prefreg.evaluation.evaluation_request import CompressionRequest
 from prefreg.evaluation.evaluator import Evaluator
 from prefreg.evaluation.heldout_pairs import HeldOut
 from prefreg.models.loading import load_limits
@@ -21,8 +22,6 @@ from prefreg.training.resources import check_disk
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.compression import Compressed, Fidelity, How, compress, measure
 from prefreg.vectors.dense import parse_dtype
-
-_SOURCE = "pocket"  # made by rule: the only one that needs neither a network nor a licence
 
 
 def compare_margins(
@@ -49,30 +48,17 @@ def compare_margins(
 def _heldout(access: Access, record: VersionRecord) -> Evaluator:
     """Return what measures on the held-out pairs of a run, cut as its training did."""
     base = find_base(record.base)
-    if [part.get("source") for part in parts_of(record)] != [_SOURCE]:
-        raise DataError("its data cannot be read again here: only those of pocket's rules can")
+    # Rows that a world makes by rule need neither a network nor a licence.
+    worlds = [world.name for world in known_worlds()]
+    if [part.get("source") for part in parts_of(record)] not in [[name] for name in worlds]:
+        raise DataError(
+            f"its data cannot be read again here: only those of {' and '.join(worlds)}'s rules can"
+        )
     pairs = heldout_pairs(record, load_axes().find(record.axis).axis)
     context = load_limits(base)[0]
     length = min(int(record.metadata["training"]["settings"]["max_length"]), context or 1 << 30)
     held = HeldOut(pairs, f"held out of {record}", length)
     return Evaluator(base, access, pairs={record.axis: held}, dtype=torch.float32)
-
-
-@dataclass(frozen=True, slots=True)
-class CompressionRequest:
-    """What is to be made smaller, and in which one way."""
-
-    axis: str
-    reference: str | None = None
-    dtype: str | None = None
-    """bfloat16, the only smaller dtype of dense vectors."""
-    int8: bool = False
-    """Eight bits a number, with a scale for every row."""
-    topk: float | None = None
-    """The share of the numbers that is kept, the largest of every weight."""
-    rank: int | None = None
-    """Of every matrix; what is no matrix is dropped."""
-    note: str | None = None
 
 
 def compress_version(access: Access, request: CompressionRequest) -> VersionRecord:

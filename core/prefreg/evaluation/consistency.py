@@ -11,11 +11,13 @@ import torch
 
 from prefreg.errors import VectorError
 from prefreg.evaluation.candidates import opened_vectors
+from prefreg.evaluation.evaluation_request import ConsistencyRequest
 from prefreg.evaluation.evaluator import Evaluator
 from prefreg.evaluation.heldout_pairs import HeldOut
-from prefreg.evaluation.seed_runs import ConsistencyRequest, ProgressFor, Run, SeedRuns, gather_runs
+from prefreg.evaluation.seed_runs import Run, SeedRuns, gather_runs
 from prefreg.evaluation.statistics import Spread, jackknife, spearman_brown
 from prefreg.models.log_probs import margins
+from prefreg.progress import Progress
 from prefreg.registry.access import Access
 from prefreg.vectors import Vector
 from prefreg.vectors.algebra import gram
@@ -230,7 +232,7 @@ class Consistency:
 def measure_consistency(
     access: Access,
     request: ConsistencyRequest,
-    progress: ProgressFor | None = None,
+    progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Consistency:
     """Find or train the vectors of all seeds and compare them."""

@@ -15,8 +15,9 @@ from prefreg.composition.dial_ranges import range_warnings
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Evaluator, Progress, open_dials
+from prefreg.evaluation.evaluator import Evaluator, open_dials
 from prefreg.evaluation.figures import Metric
+from prefreg.progress import Progress
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.terms import Term, format_eta

@@ -10,8 +10,9 @@ from typing import Any
 from prefreg.axes.plugins import load_axes
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Evaluator, Progress, open_evaluator
+from prefreg.evaluation.evaluator import Evaluator, open_evaluator
 from prefreg.evaluation.figures import OF_PAIRS, RESERVED, Evaluation, Figure, Figures
+from prefreg.progress import Progress
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.terms import AXIS_NAME, NUMBER, Term

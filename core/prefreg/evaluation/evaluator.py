@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.axes.axis import Axis
+from prefreg.axes.base_world import ChoiceQuestion
 from prefreg.axes.isolation import measure
 from prefreg.axes.plugins import load_axes
 from prefreg.checkpoints import BaseModel, resolve_base
@@ -34,7 +35,6 @@ from prefreg.evaluation.candidates import (
     find_versions,
 )
 from prefreg.evaluation.choices import (
-    Question,
     choice_metrics,
     find_questions,
     fingerprint_questions,
@@ -64,9 +64,11 @@ from prefreg.evaluation.heldout_pairs import (
 from prefreg.evaluation.judge import Judge, Judgement, judge
 from prefreg.evaluation.prompts import Asked, fingerprint_prompts
 from prefreg.evaluation.rewards import RewardModel
-from prefreg.models.generation import Answer, Sampling, sample
+from prefreg.models.generation import Answer, sample
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
+from prefreg.models.sampling import Sampling
+from prefreg.progress import Progress, Steps, steps_of
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.terms import Term
@@ -76,7 +78,6 @@ _JUDGE_KEY = "OPENAI_API_KEY"
 _RECENT = 64
 """Parts that are kept in memory, as several figures are read of each."""
 
-Progress = Callable[[str, int, int], None]
 Found = TypeVar("Found")
 
 
@@ -98,7 +99,7 @@ class Evaluator:
     pairs: dict[str, HeldOut] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     """Figures that cannot be had, with the reason."""
-    questions: list[list[Question]] = field(default_factory=list)
+    questions: list[list[ChoiceQuestion]] = field(default_factory=list)
     rewards: dict[str, BaseModel] = field(default_factory=dict)
     endpoint: Judge | None = None
     """The judge that is asked which answer is better."""
@@ -193,15 +194,14 @@ class Evaluator:
             self.tokenizer,
             [each.prompt for each in self.asked],
             Sampling(**self.request.sampling()),
-            progress=self.step(stage) if stage else None,
+            progress=self._steps(stage),
         )
 
     def log_probs(
         self, axis: str, model: PreTrainedModel, stage: str | None = None
     ) -> PairLogProbs:
         """Score both answers of the held-out pairs of an axis with a model, teacher-forced."""
-        progress = self.step(stage) if stage else None
-        return answer_log_probs(model, self.tokens(axis).pairs, progress=progress)
+        return answer_log_probs(model, self.tokens(axis).pairs, progress=self._steps(stage))
 
     def tokens(self, axis: str) -> TokenSet:
         """Write the held-out pairs of an axis as tokens."""
@@ -268,7 +268,7 @@ class Evaluator:
         margins: Column = np.array(found.chosen) - np.array(found.rejected)
         return margins
 
-    def choices(self, candidate: Candidate, questions: Sequence[Question]) -> dict[str, Any]:
+    def choices(self, candidate: Candidate, questions: Sequence[ChoiceQuestion]) -> dict[str, Any]:
         """Return the log-likelihood and the tokens of every choice of a composition."""
 
         def compute() -> dict[str, Any]:
@@ -325,11 +325,8 @@ class Evaluator:
             del self._recent[next(iter(self._recent))]
         return found
 
-    def step(self, stage: str) -> Callable[[int, int], None] | None:
-        """Return what reports the steps of a stage; None where nobody looks."""
-        if self.progress is None:
-            return None
-        return partial(self.progress, stage)
+    def _steps(self, stage: str | None) -> Steps | None:
+        return None if stage is None else steps_of(self.progress, stage)
 
     def evaluate(self, candidate: Candidate) -> Evaluation:
         """Measure everything of a composition and the base, and compare them."""
@@ -453,8 +450,8 @@ class Evaluator:
         }
 
         def compute() -> dict[str, Any]:
-            step = self.step("judge")
-            return {"wins": endpoint.compare(prompts, before.texts, after.texts, step)}
+            steps = self._steps("judge")
+            return {"wins": endpoint.compare(prompts, before.texts, after.texts, steps)}
 
         wins = self.part(candidate, "judge", protocol, compute)["wins"]
         rows = zip(wins, judged_before, judged_after, strict=True)

@@ -21,6 +21,7 @@ from prefreg.evaluation.prompts import fingerprint_prompts
 from prefreg.evaluation.statistics import Estimate, grouped_mean
 from prefreg.models.generation import Answer
 from prefreg.models.padded import length, step_inputs
+from prefreg.progress import Steps, steps_of
 
 STEP = 0.1
 _LOGITS = 1 << 27
@@ -28,7 +29,6 @@ _LOGITS = 1 << 27
 
 Turn = Callable[[Sequence[float]], PreTrainedModel]
 """Give the model the weights of η, one coefficient a vector, and return it."""
-Progress = Callable[[int, int], None]
 Array = NDArray[np.float64]
 
 
@@ -72,7 +72,7 @@ def functional_geometry(
     answers: Sequence[Answer],
     *,
     step: float = STEP,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> FunctionalGeometry:
     """Measure G on answers that the base gave, with two passes a vector and one of the base."""
     if not answers:
@@ -207,7 +207,7 @@ def find_geometry(evaluator: Evaluator) -> FunctionalGeometry:
 
     def compute() -> dict[str, Any]:
         sampled = evaluator.sample(evaluator.plain, "answers of the base")
-        progress = evaluator.step("differences of logits")
+        progress = steps_of(evaluator.progress, "differences of logits")
         found = functional_geometry(turn, len(evaluator.terms), sampled, progress=progress)
         return {"moments": found.per_answer.tolist(), "tokens": found.tokens.tolist()}
 

@@ -1,8 +1,7 @@
 """Vectors of one base compared in the weights, drawn beside what their dials do."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,31 +11,20 @@ import numpy as np
 from prefreg.composition.resolve import ResolvedTerm
 from prefreg.errors import UsageError
 from prefreg.evaluation.candidates import find_vectors, opened_vectors
+from prefreg.evaluation.evaluation_request import Comparing, InterferenceRequest
 from prefreg.evaluation.functional import STEP
 from prefreg.evaluation.leakage import DialEffects
 from prefreg.evaluation.plots import LabelledMatrix, draw_matrices
 from prefreg.evaluation.weight_geometry import (
-    Comparing,
     PairGeometry,
-    Progress,
     WeightGeometry,
     compare_in_weights,
     number_or_none,
 )
+from prefreg.progress import Progress
 from prefreg.registry import BaseRecord
 from prefreg.registry.access import Access
-from prefreg.terms import Term, format_eta
-
-
-@dataclass(frozen=True, slots=True)
-class InterferenceRequest:
-    """What is compared; every default is the command line's."""
-
-    terms: tuple[Term, ...] = ()
-    """If empty, the newest version of every axis on the base, each at 1."""
-    base: str | None = None
-    comparing: Comparing = field(default_factory=Comparing)
-    at: datetime | None = None
+from prefreg.terms import format_eta
 
 
 @dataclass(frozen=True, slots=True)

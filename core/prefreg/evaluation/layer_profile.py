@@ -13,10 +13,11 @@ from prefreg.evaluation.alignment import layer_of, layer_order
 from prefreg.evaluation.candidates import opened_vectors
 from prefreg.evaluation.divergence import divergences
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Evaluator, Progress, open_dials
+from prefreg.evaluation.evaluator import Evaluator, open_dials
 from prefreg.evaluation.figures import Column
 from prefreg.evaluation.prompts import fingerprint_prompts
 from prefreg.models.log_probs import margins
+from prefreg.progress import Progress, steps_of
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.terms import Term
@@ -178,7 +179,8 @@ def _measure(evaluator: Evaluator, blocks: int) -> dict[str, Any]:
         deviation = float(base.std(ddof=1)) if len(base) > 1 else 0.0
         if not deviation:
             raise DataError("The held-out margin does not vary on the base: give more pairs.")
-        tell, total, done = evaluator.step("blocks of layers"), 2 * len(cut) + 1, count(1)
+        tell = steps_of(evaluator.progress, "blocks of layers")
+        total, done = 2 * len(cut) + 1, count(1)
 
         def measure(layers: Block, eta: float) -> tuple[float, float]:
             if tell is not None:

@@ -10,10 +10,11 @@ import numpy as np
 from prefreg.composition.resolve import ResolvedTerm
 from prefreg.errors import DataError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Evaluator, Progress, open_dials
+from prefreg.evaluation.evaluator import Evaluator, open_dials
 from prefreg.evaluation.figures import Column, Read
 from prefreg.evaluation.functional import STEP, Functional, measure_functional
 from prefreg.evaluation.statistics import Estimate, grouped_mean
+from prefreg.progress import Progress
 from prefreg.registry.access import Access
 from prefreg.terms import Term
 

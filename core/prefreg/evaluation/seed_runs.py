@@ -12,41 +12,16 @@ from prefreg.composition.resolve import base_spec, identify
 from prefreg.config import default_registry, registry_setting
 from prefreg.data.wanted import Origin, Part
 from prefreg.errors import UsageError
+from prefreg.evaluation.evaluation_request import ConsistencyRequest
 from prefreg.models.loading import load_limits
+from prefreg.progress import Progress, progress_of
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
-from prefreg.training import Progress
 from prefreg.training.add_axis import Prepared, add_prepared, prepare
 from prefreg.training.axis_request import AxisRequest
 from prefreg.training.earlier import find_stored
 
 Role = Literal["seed", "half", "null"]
-ProgressFor = Callable[[str], Progress | None]
-
-
-@dataclass(frozen=True, slots=True)
-class ConsistencyRequest:
-    """Which runs are compared; every default is the command line's."""
-
-    axis: AxisRequest
-    """How the axis is trained; its own seed means nothing here."""
-    seeds: Sequence[int]
-    same_pairs: bool = False
-    """Train every seed on the pairs of the first, so that only their order differs."""
-    halves: int = 0
-    """How often the pairs of the first seed are cut into two halves, both trained."""
-    null: int = 0
-    """How many vectors are trained on labels of which a random half is switched."""
-    scratch: Path = Path("consistency.db")
-    """The registry for what is trained here, so that no version appears that nobody asked for."""
-    store: bool = False
-    """Store the seeds in the registry itself, where the newest becomes what the axis means."""
-
-    def __post_init__(self) -> None:
-        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
-            raise UsageError(
-                f"--seeds {','.join(map(str, self.seeds))}: give two or more different seeds."
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +59,7 @@ class SeedRuns:
 def gather_runs(
     access: Access,
     request: ConsistencyRequest,
-    progress: ProgressFor | None = None,
+    progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> SeedRuns:
     """Find or train the vector of every seed, half and null.
@@ -127,16 +102,17 @@ def find_or_train(
     request: AxisRequest,
     places: Sequence[Access],
     target: Access,
-    begin: Callable[[], Progress | None],
+    begin: Callable[[], None],
+    progress: Progress | None,
 ) -> SeedVector:
     """Find the version of a run in the first place that has it, else train it into the target.
 
-    `begin` is called before a training, and returns what is told how far it is.
+    `begin` is called before a training.
     """
     for place in places:
         if record := find_stored(place, run, request.seed):
             return SeedVector(record, place, False)
-    return SeedVector(add_prepared(target, run, request, begin()), target, True)
+    return SeedVector(add_prepared(target, run, request, progress), target, True)
 
 
 def given_pairs(pairs: Iterable[PreferencePair], name: str) -> Origin:
@@ -152,7 +128,7 @@ class _Gathering:
     access: Access
     asked: ConsistencyRequest
     first: Prepared
-    progress: ProgressFor | None
+    progress: Progress | None
     note: Callable[[str], None] | None
     told: bool = False
 
@@ -167,16 +143,16 @@ class _Gathering:
         # Shuffled labels teach nothing, which is what the guards look for.
         request = replace(request, note=name, keep_anyway=request.keep_anyway or role == "null")
 
-        def begin() -> Progress | None:
+        def begin() -> None:
             self._tell(target)
             if target is scratch:
                 # What cannot be written, or bears the name of another, is told before the training.
                 axis = prepared.installed.axis
                 with scratch.writing() as store:
                     store.check_names(axis.name, axis.aliases)
-            return self.progress(f"{name}: ") if self.progress else None
 
-        found = find_or_train(prepared, request, (self.access, scratch), target, begin)
+        progress = progress_of(self.progress, name)
+        found = find_or_train(prepared, request, (self.access, scratch), target, begin, progress)
         with found.place.reading() as store:
             source, where = store.vector_source(found.record), str(store.location)
         return Run(role, seed, found.record, source, where, found.trained), prepared

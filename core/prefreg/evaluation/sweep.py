@@ -14,7 +14,7 @@ from typing import Any
 from prefreg.composition.output import RECIPE_FILE, new_folder, require_usable
 from prefreg.errors import UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Progress, open_evaluator
+from prefreg.evaluation.evaluator import open_evaluator
 from prefreg.evaluation.figures import INTERVAL, Evaluation, Figure
 from prefreg.evaluation.html_report import TableCell, write_report
 from prefreg.evaluation.plots import (
@@ -27,6 +27,7 @@ from prefreg.evaluation.plots import (
     draw_pareto,
     front,
 )
+from prefreg.progress import Progress
 from prefreg.registry.access import Access
 from prefreg.terms import NUMBER, Term, format_eta, parse_reference, parse_term
 

@@ -16,33 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from prefreg.composition.survival import group_of
-from prefreg.errors import UsageError, VectorError
+from prefreg.errors import VectorError
+from prefreg.evaluation.evaluation_request import Comparing
+from prefreg.progress import Progress
 from prefreg.vectors.dense import blocks
 from prefreg.vectors.factors import decompose, inner, truncate
 from prefreg.vectors.lowrank import LowRankVector
 from prefreg.vectors.pole_tensors import TensorSource
 
-Progress = Callable[[str, int, int], None]
 Matrix = NDArray[np.float64]
 _TINY = 1e-150
 # Directions this weak beside the first are rounding, and point anywhere.
 _NOISE = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Comparing:
-    """How subspaces are compared."""
-
-    rank: int = 8
-    """Leading directions of each vector in a weight."""
-    draws: int = 200
-    """Of random subspaces."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("rank", "draws"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from prefreg.vectors.dense import DenseVector
     from prefreg.vectors.extraction import Extraction, extract, extract_factors, extract_folders
     from prefreg.vectors.factors import Factors
-    from prefreg.vectors.kinds import Vector, open_vector
+    from prefreg.vectors.kinds import Vector
     from prefreg.vectors.lowrank import LowRankVector, write_low_rank
+    from prefreg.vectors.opening import open_vector
     from prefreg.vectors.pole_tensors import CheckpointTensors, MemoryTensors, TensorSource
     from prefreg.vectors.tensors import read_tensor
     from prefreg.vectors.writing import WrittenFile, write_dense
@@ -29,7 +30,7 @@ _HOMES = {
     "extract": "prefreg.vectors.extraction",
     "extract_factors": "prefreg.vectors.extraction",
     "extract_folders": "prefreg.vectors.extraction",
-    "open_vector": "prefreg.vectors.kinds",
+    "open_vector": "prefreg.vectors.opening",
     "read_tensor": "prefreg.vectors.tensors",
     "write_dense": "prefreg.vectors.writing",
     "write_low_rank": "prefreg.vectors.lowrank",

@@ -11,11 +11,12 @@ from prefreg.errors import UsageError
 from prefreg.evaluation.candidates import opened_vectors
 from prefreg.evaluation.consistency import cosines
 from prefreg.evaluation.heldout_pairs import HeldOut
+from prefreg.evaluation.paper.catalogue import experiment_axes
 from prefreg.evaluation.paper.crossing import (
     Crossing,
     cross_pack,
-    cross_pocket,
     cross_source,
+    cross_world,
     pair_sets,
     write_pairs,
 )
@@ -80,10 +81,12 @@ def run(experiment: ExperimentRun) -> Findings:
         for axis, other in experiment.directions
     }
     _draw(experiment, found, levels, steering)
-    if experiment.on_pocket and experiment.request.data is None:
+    if experiment.base.world is not None and experiment.request.data is None:
+        by_people, by_length = experiment_axes("correlation")
         found.claims.append(
             Claim(
-                "real check: harmless and verbosity by whether people preferred the longer answer",
+                f"real check: {by_people} and {by_length} by whether people preferred the longer "
+                "answer",
                 None,
                 "skipped, as it needs real pairs: give --data PACK and --base",
             )
@@ -97,17 +100,18 @@ def _crossing(
     """Choose where the labels of both axes come from, and what is held out of them."""
     first, second = experiment.axes
     if experiment.request.data is not None:
-        if {first, second} != {"verbosity", "harmless"}:
+        by_people, by_length = experiment_axes("correlation")
+        if {first, second} != {by_people, by_length}:
             raise UsageError(
                 "A pack says of longer answers whether people preferred them: leave --axes out, or "
-                "write --axes harmless,verbosity."
+                f"write --axes {by_people},{by_length}."
             )
-        path = experiment.pack_file("verbosity", "train")
-        natural = cross_pack(path, by_length=first == "verbosity")
+        path = experiment.pack_file(by_length, "train")
+        natural = cross_pack(path, by_length=first == by_length)
         return lambda seed: natural, None
     limit = experiment.request.limit
-    if experiment.on_pocket:
-        return lambda seed: cross_pocket(first, second, seed=seed, limit=limit), None
+    if (world := experiment.base.world) is not None:
+        return lambda seed: cross_world(world, first, second, seed=seed, limit=limit), None
     axes = [find_axis(name).installed.axis for name in experiment.axes]
     rest, kept = cross_source(axes[0], axes[1], limit=limit, seed=experiment.seeds[0]).cut()
     heldout = {}

@@ -8,7 +8,6 @@ from typing import TypeVar
 import numpy as np
 
 from prefreg.checkpoints import BaseModel, resolve_base
-from prefreg.checkpoints.bases import POCKET
 from prefreg.data.rendering import encode_prompt
 from prefreg.errors import DataError
 from prefreg.evaluation.candidates import Candidate
@@ -18,14 +17,14 @@ from prefreg.evaluation.figures import Column, Metric
 from prefreg.evaluation.heldout_pairs import HeldOut
 from prefreg.evaluation.paper.run_folder import Findings, ReproduceRequest
 from prefreg.evaluation.plots import Curve, Picture, draw_curves
-from prefreg.evaluation.seed_runs import ProgressFor, find_or_train
+from prefreg.evaluation.seed_runs import find_or_train
 from prefreg.evaluation.statistics import Estimate, grouped_mean, grouped_rate, over_seeds
 from prefreg.models.loading import load_limits, load_tokenizer
+from prefreg.progress import Progress, progress_of
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.registry.upkeep import copy_version
 from prefreg.terms import Term
-from prefreg.training import Progress
 from prefreg.training.add_axis import Prepared, prepare
 from prefreg.training.axis_request import AxisRequest
 
@@ -43,7 +42,7 @@ class SeedFigures:
     evaluator: Evaluator
     vectors: Vectors
     seeds: Sequence[int]
-    progress: ProgressFor
+    progress: Progress | None
     metrics: Mapping[str, Metric]
     _kept: dict[tuple[str, str], Column] = field(default_factory=dict)
 
@@ -68,12 +67,11 @@ class SeedFigures:
     def visit(self, settings: Sequence[Etas]) -> None:
         """Measure every setting of every seed, with progress; afterwards reading costs nothing."""
         wanted = [(seed, etas) for seed in self.seeds for etas in settings]
-        report = self.progress("")
         for done, (seed, etas) in enumerate(wanted, 1):
             for metric in self.metrics.values():
                 self.read(metric, seed, etas)
-            if report is not None:
-                report("measuring", done, len(wanted))
+            if self.progress is not None:
+                self.progress("measuring", done, len(wanted))
 
     def value(self, metric: Metric, etas: Etas) -> Estimate | None:
         """Estimate a figure of a setting, over seeds and prompts."""
@@ -163,7 +161,7 @@ class ExperimentRun:
     """Where vectors may be already."""
     folder: Path
     note: Callable[[str], None]
-    progress: ProgressFor
+    progress: Progress | None
     base: BaseModel = field(init=False)
     own: Access = field(init=False)
     """The registry in the folder, which has every vector of the experiment."""
@@ -178,11 +176,6 @@ class ExperimentRun:
                 f"{self.request.data} is no pack of pairs: there is no folder 'prefs' in it, with "
                 "AXIS/train.jsonl.gz and dev.jsonl.gz."
             )
-
-    @property
-    def on_pocket(self) -> bool:
-        """Whether the base is the bundled model."""
-        return self.base.name == POCKET
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -233,11 +226,14 @@ class ExperimentRun:
         """Find the version of a run in the folder or the given registry, else train it."""
         name = f"{prepared.installed.axis.name}, seed {request.seed}"
 
-        def begin() -> Progress | None:
-            self.note(f"Training {name} …")
-            return self.progress(f"{name}: ")
-
-        found = find_or_train(prepared, request, (self.own, self.given), self.own, begin)
+        found = find_or_train(
+            prepared,
+            request,
+            (self.own, self.given),
+            self.own,
+            lambda: self.note(f"Training {name} …"),
+            progress_of(self.progress, name),
+        )
         record = found.record
         if found.place is self.given:
             reference = (record.axis, str(record.number))
@@ -290,7 +286,7 @@ class ExperimentRun:
     def _leave_long_prompts_out(self, evaluator: Evaluator) -> None:
         """Ask only what leaves room for an answer; a pack is not made for one context."""
         context = load_limits(self.base)[0]
-        if self.on_pocket or context is None:
+        if self.base.world is not None or context is None:
             return
         tokenizer = load_tokenizer(self.base)
         room = context - self.request.max_new_tokens
@@ -306,8 +302,8 @@ class ExperimentRun:
         names = ", ".join(map(str, self.seeds))
         seeds = f"seed {names}" if len(self.seeds) == 1 else f"seeds {names}"
         data = "the pack's pairs" if self.request.data else "the default source of each axis"
-        if self.on_pocket and not self.request.data:
-            data = "pocket's rows"
+        if self.base.world is not None and not self.request.data:
+            data = f"{self.base.world.name}'s rows"
         said = f"{self.base.name}; {', '.join(self.axes)} trained on {data}, {seeds}."
         if measured is not None:
             said += f" {measured.describe()}"

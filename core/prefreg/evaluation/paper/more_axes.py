@@ -6,7 +6,8 @@ each dial and what it costs, all of them at the same η.
 
 from collections.abc import Mapping, Sequence
 
-from prefreg.evaluation.interference import InterferenceRequest, measure_interference
+from prefreg.evaluation.evaluation_request import Comparing, InterferenceRequest
+from prefreg.evaluation.interference import measure_interference
 from prefreg.evaluation.paper.experiment_run import (
     ExperimentRun,
     Panel,
@@ -17,7 +18,7 @@ from prefreg.evaluation.paper.experiment_run import (
 from prefreg.evaluation.paper.run_folder import Claim, Findings, Table, view
 from prefreg.evaluation.plots import Curve
 from prefreg.evaluation.statistics import Estimate, show
-from prefreg.evaluation.weight_geometry import Comparing, Sti
+from prefreg.evaluation.weight_geometry import Sti
 from prefreg.terms import Term
 
 THIRD = (-1.0, 0.0, 1.0)

@@ -7,8 +7,6 @@ from functools import partial
 from prefreg.errors import DataError
 from prefreg.evaluation.choices import (
     choice_metrics,
-    pocket_questions,
-    pocket_replies,
     read_questions,
 )
 from prefreg.evaluation.figures import ABOVE_CHANCE, Metric
@@ -150,9 +148,8 @@ def run(experiment: ExperimentRun) -> Findings:
     file = experiment.request.questions
     if file is not None:
         questions = read_questions(file)[: experiment.request.prompts]
-    elif experiment.on_pocket:
-        replies = pocket_replies(experiment.request.prompts, split="test", seed=0)
-        questions = [*pocket_questions(), *replies]
+    elif (world := experiment.base.world) is not None:
+        questions = world.kept_questions(experiment.request.prompts, split="test", seed=0)
     else:
         raise DataError(
             f"What {experiment.base.name} knows is not known here: give multiple-choice questions "
