@@ -19,10 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from prefreg.evaluation.dial_effects import TRUSTED, find_geometry, measure_leakage
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials
-from prefreg.evaluation.functional import TRUSTED, find_geometry
-from prefreg.evaluation.leakage import measure_leakage
 from prefreg.registry.access import Access
 from prefreg.terms import Term
 

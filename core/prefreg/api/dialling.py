@@ -11,6 +11,7 @@ from prefreg.terms import Term, as_terms, parse_reference
 if TYPE_CHECKING:
     from prefreg.evaluation.calibration import Calibration
     from prefreg.evaluation.diagnosis import Diagnosis
+    from prefreg.evaluation.dial_effects import DialEffects, Of
     from prefreg.evaluation.dial_range import DialRange
     from prefreg.evaluation.evaluation_request import (
         Calibrating,
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     )
     from prefreg.evaluation.interference import Interference
     from prefreg.evaluation.layer_profile import LayerProfile
-    from prefreg.evaluation.leakage import DialEffects, Of
     from prefreg.progress import Progress
 
 
@@ -60,8 +60,8 @@ class Dialling(Opened):
             RegistryError: A term has no version on the base, or several bases fit.
             DataError: Nothing can be measured, or there are too few prompts.
         """
+        from prefreg.evaluation.dial_effects import measure_effects
         from prefreg.evaluation.evaluation_request import EvaluationRequest
-        from prefreg.evaluation.leakage import measure_effects
 
         return measure_effects(
             self.access,

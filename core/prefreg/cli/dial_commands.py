@@ -13,11 +13,10 @@ from prefreg.terms import Term, format_eta
 if TYPE_CHECKING:
     from prefreg.evaluation.calibration import Calibration, Scale
     from prefreg.evaluation.diagnosis import Diagnosis, Shares
+    from prefreg.evaluation.dial_effects import DialEffects, Functional, Leakage, Of
     from prefreg.evaluation.dial_range import DialRange, Reading
-    from prefreg.evaluation.functional import Functional
     from prefreg.evaluation.interference import Interference
     from prefreg.evaluation.layer_profile import LayerEffect, LayerProfile
-    from prefreg.evaluation.leakage import DialEffects, Leakage, Of
     from prefreg.evaluation.weight_geometry import Sti
 
 Reference = tuple[str, str | None]

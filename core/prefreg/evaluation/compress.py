@@ -12,7 +12,7 @@ from prefreg.composition.resolve import find_base
 from prefreg.errors import DataError, PrefregError, UsageError
 from prefreg.evaluation.evaluation_request import CompressionRequest
 from prefreg.evaluation.evaluator import Evaluator
-from prefreg.evaluation.heldout_pairs import HeldOut
+from prefreg.evaluation.prompts import HeldOut
 from prefreg.models.loading import load_limits
 from prefreg.registry import NewVersion, VersionRecord
 from prefreg.registry.access import Access

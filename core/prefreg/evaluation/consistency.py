@@ -13,7 +13,7 @@ from prefreg.errors import VectorError
 from prefreg.evaluation.candidates import opened_vectors
 from prefreg.evaluation.evaluation_request import ConsistencyRequest
 from prefreg.evaluation.evaluator import Evaluator
-from prefreg.evaluation.heldout_pairs import HeldOut
+from prefreg.evaluation.prompts import HeldOut
 from prefreg.evaluation.seed_runs import Run, SeedRuns, gather_runs
 from prefreg.evaluation.statistics import Spread, jackknife, spearman_brown
 from prefreg.models.log_probs import margins

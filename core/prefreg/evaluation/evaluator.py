@@ -34,12 +34,6 @@ from prefreg.evaluation.candidates import (
     find_vectors,
     find_versions,
 )
-from prefreg.evaluation.choices import (
-    choice_metrics,
-    find_questions,
-    fingerprint_questions,
-    score_choices,
-)
 from prefreg.evaluation.divergence import Answers, PairScores, divergences
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.figures import (
@@ -54,15 +48,24 @@ from prefreg.evaluation.figures import (
     pair_metrics,
     win_metrics,
 )
-from prefreg.evaluation.harness import require_tasks, run_tasks, task_metrics
-from prefreg.evaluation.heldout_pairs import (
+from prefreg.evaluation.judge import Judge, Judgement, judge
+from prefreg.evaluation.knowledge import (
+    choice_metrics,
+    find_questions,
+    fingerprint_questions,
+    require_tasks,
+    run_tasks,
+    score_choices,
+    task_metrics,
+)
+from prefreg.evaluation.prompts import (
+    Asked,
     HeldOut,
     check_data_options,
     find_pairs,
     find_prompts,
+    fingerprint_prompts,
 )
-from prefreg.evaluation.judge import Judge, Judgement, judge
-from prefreg.evaluation.prompts import Asked, fingerprint_prompts
 from prefreg.evaluation.rewards import RewardModel
 from prefreg.models.generation import Answer, sample
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet

@@ -11,9 +11,8 @@ import numpy as np
 from prefreg.composition.resolve import ResolvedTerm
 from prefreg.errors import UsageError
 from prefreg.evaluation.candidates import find_vectors, opened_vectors
+from prefreg.evaluation.dial_effects import STEP, DialEffects
 from prefreg.evaluation.evaluation_request import Comparing, InterferenceRequest
-from prefreg.evaluation.functional import STEP
-from prefreg.evaluation.leakage import DialEffects
 from prefreg.evaluation.plots import LabelledMatrix, draw_matrices
 from prefreg.evaluation.weight_geometry import (
     PairGeometry,

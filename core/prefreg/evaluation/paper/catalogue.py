@@ -11,7 +11,7 @@ from prefreg.checkpoints.bundled import DEFAULT_BASE, world_of
 from prefreg.errors import UsageError
 
 if TYPE_CHECKING:
-    from prefreg.evaluation.paper.experiment_run import ExperimentRun
+    from prefreg.evaluation.paper.reproduce import ExperimentRun
     from prefreg.evaluation.paper.run_folder import Findings
 
 

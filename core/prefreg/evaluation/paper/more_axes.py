@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from prefreg.evaluation.evaluation_request import Comparing, InterferenceRequest
 from prefreg.evaluation.interference import measure_interference
-from prefreg.evaluation.paper.experiment_run import (
+from prefreg.evaluation.paper.reproduce import (
     ExperimentRun,
     Panel,
     SeedFigures,

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from functools import partial
 
 from prefreg.errors import DataError
-from prefreg.evaluation.choices import (
+from prefreg.evaluation.figures import ABOVE_CHANCE, Metric
+from prefreg.evaluation.knowledge import (
     choice_metrics,
     read_questions,
+    require_tasks,
+    task_metrics,
 )
-from prefreg.evaluation.figures import ABOVE_CHANCE, Metric
-from prefreg.evaluation.harness import require_tasks, task_metrics
-from prefreg.evaluation.paper.experiment_run import ExperimentRun, Panel, SeedFigures, add_curves
+from prefreg.evaluation.paper.reproduce import ExperimentRun, Panel, SeedFigures, add_curves
 from prefreg.evaluation.paper.run_folder import Claim, Findings, Table, view
 from prefreg.evaluation.plots import Curve
 from prefreg.evaluation.statistics import Estimate, show

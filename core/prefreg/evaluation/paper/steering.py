@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from prefreg.evaluation.paper.experiment_run import ExperimentRun, Panel, SeedFigures, add_curves
+from prefreg.evaluation.paper.reproduce import ExperimentRun, Panel, SeedFigures, add_curves
 from prefreg.evaluation.paper.run_folder import Claim, Findings, Table, view
 from prefreg.evaluation.plots import Curve, HeatMap, Picture, draw_heatmaps
 from prefreg.evaluation.statistics import show, spearman

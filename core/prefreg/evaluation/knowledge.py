@@ -1,9 +1,14 @@
-"""Multiple choice by log-likelihood: what a composition still knows."""
+"""What a composition still knows: multiple choice by log-likelihood, and tasks of lm-eval.
 
+lm-eval is an extra that only this file needs.
+"""
+
+import difflib
+import importlib.util
 import json
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +18,12 @@ import torch
 
 from prefreg.axes.axis import Row
 from prefreg.axes.base_world import ChoiceQuestion
+from prefreg.axes.isolation import off_stdout, reason
 from prefreg.axes.row_sources import read_rows
 from prefreg.checkpoints.bundled import world_of
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
-from prefreg.errors import DataError
+from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.figures import Column, Metric, as_column
@@ -36,7 +42,7 @@ def read_questions(path: Path) -> list[ChoiceQuestion]:
     found = []
     for number, row in read_rows(path):
         try:
-            found.append(_read(row, path.name.partition(".")[0], number))
+            found.append(_read_row(row, path.name.partition(".")[0], number))
         except DataError as error:
             raise DataError(f"{path}:{number}: {error}") from error
     return found
@@ -153,7 +159,7 @@ def _shared(left: Sequence[int], right: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda both: both[0] == both[1], pairs))
 
 
-def _read(row: Row, name: str, number: int) -> ChoiceQuestion:
+def _read_row(row: Row, name: str, number: int) -> ChoiceQuestion:
     text, choices, answer = (row.get(key) for key in ("question", "choices", "answer_index"))
     if not isinstance(text, str) or not text.strip():
         raise DataError("column 'question' is no text")
@@ -171,3 +177,86 @@ def _read(row: Row, name: str, number: int) -> ChoiceQuestion:
     return ChoiceQuestion(
         text.strip(), tuple(choices), answer, source, str(row.get("group", number))
     )
+
+
+Scores = dict[str, dict[str, list[float]]]
+"""By task and metric, the value of each of its documents."""
+
+
+def require_tasks(tasks: Sequence[str], folder: Path | None = None) -> None:
+    """Check that lm-eval is there and knows the tasks."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UsageError("--tasks needs lm-eval: pip install 'prefreg[lm-eval]'.")
+    known = _manager(tuple(tasks), folder).all_tasks
+    for task in tasks:
+        if task not in known:
+            close = difflib.get_close_matches(task, known, n=1)
+            meant = f" Did you mean {close[0]!r}?" if close else ""
+            raise UsageError(f"lm-eval has no task {task!r}.{meant} `lm-eval ls tasks` lists them.")
+
+
+def run_tasks(
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    tasks: Sequence[str],
+    *,
+    limit: int | None = None,
+    folder: Path | None = None,
+    batch_size: int = 16,
+) -> Scores:
+    """Run tasks and return what each document scored, of every metric that has numbers."""
+    try:
+        with off_stdout():
+            from lm_eval import simple_evaluate
+            from lm_eval.models.huggingface import HFLM
+
+            language_model = HFLM(
+                pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size
+            )
+            found = simple_evaluate(
+                model=language_model,
+                tasks=list(tasks),
+                limit=limit,
+                bootstrap_iters=0,
+                log_samples=True,
+                task_manager=_manager(tuple(tasks), folder),
+            )
+    except Exception as error:  # it lets the errors of data sets and of the Hub through
+        raise DataError(f"lm-eval failed on {', '.join(tasks)}: {reason(error)}") from error
+    return {task: _columns(samples) for task, samples in found["samples"].items()}
+
+
+def task_metrics(
+    scored: Callable[[Candidate], Scores], base: Candidate, *, prefix: str = ""
+) -> Iterator[Metric]:
+    """Yield every metric of every task, a value a document."""
+    for task, metrics in scored(base).items():
+        for metric, values in metrics.items():
+
+            def read(candidate: Candidate, task: str = task, metric: str = metric) -> Column:
+                return as_column(scored(candidate)[task][metric])
+
+            groups = [str(place) for place in range(len(values))]
+            yield Metric(f"{prefix}{task}.{metric}", "mean over documents", groups, read)
+
+
+def _columns(samples: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    ordered = sorted(samples, key=lambda sample: sample["doc_id"])
+    names = [name for name in ordered[0].get("metrics", ()) if name in ordered[0]]
+    return {
+        name: [float(sample[name]) for sample in ordered]
+        for name in names
+        if all(isinstance(sample[name], int | float) for sample in ordered)
+    }
+
+
+@lru_cache(maxsize=2)
+def _manager(tasks: tuple[str, ...], folder: Path | None) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    if folder is not None:
+        # Reading the thousands of tasks that lm-eval brings takes seconds.
+        own = TaskManager(include_path=str(folder), include_defaults=False)
+        if {*tasks} <= {*own.all_tasks}:
+            return own
+    return TaskManager(include_path=None if folder is None else str(folder))
