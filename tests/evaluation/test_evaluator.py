@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,9 @@ def test_the_pairs_of_the_bundled_model_are_of_its_test_split(evaluator: Evaluat
 
 def test_the_pristine_base_comes_back_bit_for_bit(evaluator: Evaluator) -> None:
     base = evaluator.candidate(())
-    before = {n: p.clone() for n, p in evaluator.bench.model(base).named_parameters()}
-    evaluator.bench.model(evaluator.candidate(as_terms(["helpful:3"])))
-    after = dict(evaluator.bench.model(base).named_parameters())
+    before = {n: p.clone() for n, p in evaluator.model(base).named_parameters()}
+    evaluator.model(evaluator.candidate(as_terms(["helpful:3"])))
+    after = dict(evaluator.model(base).named_parameters())
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -106,7 +107,7 @@ def test_a_repeated_question_needs_no_model(trained: Path, cache: Path) -> None:
     again = opened.evaluate(opened.candidate(as_terms(["helpful:1"])))
     assert again.cached
     assert again.figures == first.figures
-    assert opened.bench.seconds["loading"] == 0
+    assert opened.seconds["loading"] == 0
     other = registry.evaluate(["helpful:1"], prompts=40, max_new_tokens=24, seed=1)
     assert not other.cached
 
@@ -120,8 +121,6 @@ def test_the_base_is_measured_once_for_every_composition(trained: Path, cache: P
 
 
 def with_metric(evaluator: Evaluator, metric: object) -> Axis:
-    from dataclasses import replace
-
     return replace(evaluator.axes["helpful"], metric=metric, owner="a plugin")
 
 
@@ -134,12 +133,12 @@ def with_metric(evaluator: Evaluator, metric: object) -> Axis:
     ],
 )
 def test_a_metric_that_fails_names_the_prompt(
-    evaluator: Evaluator, metric: object, reason: str
+    evaluator: Evaluator, metric: object, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = evaluator.answers(evaluator.candidate(()))
     prompt = evaluator.asked[0].text[:60]
+    monkeypatch.setitem(evaluator.axes, "helpful", with_metric(evaluator, metric))
     with pytest.raises(DataError, match=reason) as caught:
-        evaluator.scores(with_metric(evaluator, metric), answers)
+        evaluator.evaluate(evaluator.plain)
     assert f"the metric of axis 'helpful' (a plugin) failed on the prompt {prompt!r}" in str(
         caught.value
     ).lower().replace(prompt.lower(), prompt)

@@ -9,13 +9,13 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from prefreg.errors import DataError, UsageError
-from prefreg.evaluation.alignment import layer_of, layer_order
 from prefreg.evaluation.candidates import opened_vectors
 from prefreg.evaluation.divergence import divergences
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials
 from prefreg.evaluation.figures import Column
 from prefreg.evaluation.prompts import fingerprint_prompts
+from prefreg.evaluation.weight_geometry import layer_of, layer_order
 from prefreg.models.log_probs import margins
 from prefreg.progress import Progress, steps_of
 from prefreg.registry import VersionRecord

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -7,15 +8,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from prefreg import DataError, Message, pocket
+from prefreg import DataError, Message, UsageError, pocket
 from prefreg.axes.base_world import ChoiceQuestion
-from prefreg.evaluation.choices import (
-    add_choices,
+from prefreg.evaluation.figures import Figures, measure_figures
+from prefreg.evaluation.knowledge import (
+    choice_metrics,
     fingerprint_questions,
     read_questions,
+    require_tasks,
+    run_tasks,
     score_choices,
+    task_metrics,
 )
-from prefreg.evaluation.figures import Sheet
 from prefreg.evaluation.statistics import rate
 
 ROW = {"question": "Where is it?", "choices": ["here", "there", "elsewhere"], "answer_index": 1}
@@ -34,6 +38,18 @@ def tokenizer() -> Any:
 def write(path: Path, *rows: object) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def compared(questions: list[ChoiceQuestion], base: Any, turned: Any) -> Figures:
+    """Measure what was scored of both sides."""
+    scored = {"base": base, "turned": turned}.__getitem__
+    metrics = choice_metrics(questions, scored, prefix="retention.", unnormalised=True)
+    return measure_figures(metrics, "base", "turned")
+
+
+def tasks_compared(base: Any, turned: Any) -> Figures:
+    scored = {"base": base, "turned": turned}.__getitem__
+    return measure_figures(task_metrics(scored, "base", prefix="task."), "base", "turned")
 
 
 def kept(count: int) -> list[ChoiceQuestion]:
@@ -99,10 +115,7 @@ def test_a_question_longer_than_the_context_is_named(model: Any, tokenizer: Any)
 def test_the_bundled_model_knows_its_facts(model: Any, tokenizer: Any) -> None:
     questions = [each for each in kept(0) if each.source == "facts"][::8]
     found = score_choices(model, tokenizer, questions)
-    sheet = Sheet.empty()
-    add_choices(sheet, questions, found, found)
-    figures = sheet.finish()
-    known = figures.find("retention.facts")
+    known = compared(questions, found, found).find("retention.facts")
     assert known is not None
     assert known.value.value > 0.9
     assert known.change is not None
@@ -121,19 +134,15 @@ def asked(count: int, *choices: str) -> list[ChoiceQuestion]:
 
 
 def test_what_the_base_does_not_know_is_not_measurable() -> None:
-    sheet = Sheet.empty()
     base = side(*[n < 12 for n in range(20)])  # .6, of which the lower bound is .39
-    add_choices(sheet, asked(20), base, side(*[True] * 20))
-    assert "not measurable: the base is right in 0.60" in sheet.missing["retention.mc"]
-    assert "chance is 0.50" in sheet.missing["retention.mc"]
+    missing = compared(asked(20), base, side(*[True] * 20)).missing
+    assert "not measurable: the base is right in 0.60" in missing["retention.mc"]
+    assert "chance is 0.50" in missing["retention.mc"]
 
 
 def test_what_the_base_knows_is_compared_question_by_question() -> None:
-    sheet = Sheet.empty()
-    add_choices(
-        sheet, asked(20), side(*[n < 18 for n in range(20)]), side(*[n < 9 for n in range(20)])
-    )
-    figure = sheet.finish().find("retention.mc")
+    base, turned = side(*[n < 18 for n in range(20)]), side(*[n < 9 for n in range(20)])
+    figure = compared(asked(20), base, turned).find("retention.mc")
     assert figure is not None
     assert (figure.value, figure.base) == (rate(9, 20), rate(18, 20))
     assert figure.change.value == pytest.approx(-0.45)
@@ -143,9 +152,7 @@ def test_what_the_base_knows_is_compared_question_by_question() -> None:
 def test_a_long_choice_is_not_wrong_for_being_long() -> None:
     questions = asked(20, "a much longer answer", "short")
     scores = {"nats": [[-4.0, -2.0]] * 20, "tokens": [[4, 1]] * 20}
-    sheet = Sheet.empty()
-    add_choices(sheet, questions, scores, scores)
-    found = sheet.finish()
+    found = compared(questions, scores, scores)
     # Per character -.2 against -.4; as it is, -4 against -2.
     assert found.find("retention.mc").value.value == 1
     assert "not measurable" in found.missing["retention.mc_unnormalised"]
@@ -155,9 +162,7 @@ def test_held_out_replies_have_a_likelihood_per_token() -> None:
     questions = kept(20)[-20:]
     base = {"nats": [[-3.0]] * 20, "tokens": [[3]] * 20}
     turned = {"nats": [[-6.0]] * 20, "tokens": [[3]] * 20}
-    sheet = Sheet.empty()
-    add_choices(sheet, questions, base, turned)
-    figure = sheet.finish().find("retention.log_likelihood")
+    figure = compared(questions, base, turned).find("retention.log_likelihood")
     assert (figure.base.value, figure.value.value) == (-1, -2)
     assert math.isclose(figure.change.high, -1)
 
@@ -165,3 +170,84 @@ def test_held_out_replies_have_a_likelihood_per_token() -> None:
 def test_questions_are_known_by_their_words() -> None:
     assert fingerprint_questions(asked(2)) == fingerprint_questions(asked(2))
     assert fingerprint_questions(asked(2)) != fingerprint_questions(asked(3))
+
+
+needs_lm_eval = pytest.mark.skipif(
+    importlib.util.find_spec("lm_eval") is None, reason="the extra lm-eval is not installed"
+)
+TASK = """
+task: village
+dataset_path: json
+dataset_kwargs:
+  data_files: {{test: {data}}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: choices
+doc_to_target: answer
+metric_list:
+  - metric: acc
+  - metric: acc_norm
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    """Write a task of eight questions, as lm-eval describes tasks."""
+    rows = [
+        {"question": f"Where is boat {n}?", "choices": ["by the sea", "red"], "answer": n % 2}
+        for n in range(8)
+    ]
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (folder / "village.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "village.yaml").write_text(TASK.format(data=folder / "village.jsonl"))
+    return folder
+
+
+def test_without_the_extra_it_says_what_to_install() -> None:
+    if importlib.util.find_spec("lm_eval") is not None:
+        pytest.skip("the extra lm-eval is installed")
+    with pytest.raises(UsageError, match=r"pip install 'prefreg\[lm-eval\]'"):
+        require_tasks(["piqa"])
+
+
+@needs_lm_eval
+def test_an_unknown_task_gets_the_nearest(tasks: Path) -> None:
+    require_tasks(["piqa", "village"], tasks)
+    with pytest.raises(UsageError, match=r"no task 'villag'. Did you mean 'village'"):
+        require_tasks(["villag"], tasks)
+
+
+@needs_lm_eval
+def test_tasks_run_on_the_model_in_memory(
+    tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    model: Any = AutoModelForCausalLM.from_pretrained(pocket.model_dir()).eval()
+    tokenizer = AutoTokenizer.from_pretrained(pocket.model_dir())
+    found = run_tasks(model, tokenizer, ["village"], folder=tasks, limit=6)
+    assert found["village"].keys() == {"acc", "acc_norm"}
+    assert len(found["village"]["acc"]) == 6
+    assert sorted(set(found["village"]["acc"])) == [0.0, 1.0]
+    again = run_tasks(model, tokenizer, ["village"], folder=tasks, limit=6)
+    figure = tasks_compared(found, again).find("task.village.acc")
+    assert figure is not None
+    assert (figure.change.value, figure.groups) == (0, 6)
+
+
+@needs_lm_eval
+def test_what_lm_eval_raises_is_told_in_one_line(tasks: Path) -> None:
+    (tasks / "village.jsonl").unlink()
+    with pytest.raises(DataError, match="lm-eval failed on village"):
+        run_tasks(None, None, ["village"], folder=tasks)  # type: ignore[arg-type]
+
+
+def test_tasks_are_paired_by_document() -> None:
+    base = {"t": {"acc": [1.0, 1.0, 0.0, 0.0, 1.0, 0.0]}}
+    turned = {"t": {"acc": [1.0, 1.0, 1.0, 1.0, 1.0, 1.0]}}
+    figure = tasks_compared(base, turned).find("task.t.acc")
+    assert figure is not None
+    assert figure.change.value == pytest.approx(0.5)

@@ -4,12 +4,15 @@ import importlib.util
 import json
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from prefreg import DataError, UsageError
-from prefreg.evaluation.paper import grid, retention
+from prefreg.evaluation.paper import retention, steering
 from prefreg.evaluation.paper.catalogue import EXPERIMENTS, find_experiment
-from prefreg.evaluation.paper.reproduce import Reproduced
+from prefreg.evaluation.paper.reproduce import Reproduced, estimate
+from prefreg.evaluation.paper.retention import falls_to_chance
+from prefreg.evaluation.statistics import Estimate, grouped_rate
 
 Reproduce = Callable[..., Reproduced]
 
@@ -48,7 +51,7 @@ def test_extraction_takes_what_the_registry_has(reproduce: Reproduce) -> None:
 
 def test_the_grid_writes_the_sweep_too(reproduce: Reproduce) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "ETAS", (-1.0, 0.0, 1.0))
+        patch.setattr(steering, "ETAS", (-1.0, 0.0, 1.0))
         made = reproduce("grid", axes=("helpful", "verbosity"))
     check_written(made)
     assert len(made.results["data"]["helpful"]["at"]) == 9
@@ -132,3 +135,40 @@ def test_what_makes_no_sense_is_wrong_usage(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         reproduce("grid", **options)
+
+
+GROUPS = [f"group {place}" for place in range(8)]
+
+
+def test_only_prompts_that_count_for_every_seed_are_taken() -> None:
+    first = np.array([1.0, 2, 3, 4, 5, 6, 7, np.nan])
+    second = np.array([np.nan, 4.0, 5, 6, 7, 8, 9, 9])
+    found = estimate([first, second], GROUPS)
+    assert found is not None
+    # Of the six prompts in between, the seeds have 4.5 and 6.5.
+    assert found.value == pytest.approx(5.5)
+    assert found.low < 4.5
+    assert found.high > 6.5
+
+
+def test_one_seed_is_about_its_own_vector() -> None:
+    shares = np.array([1.0] * 8)
+    assert estimate([shares], GROUPS) == grouped_rate([True] * 8, GROUPS)
+    found = estimate([np.arange(8.0)], GROUPS)
+    assert found is not None
+    assert found.value == pytest.approx(3.5)
+
+
+def test_too_few_prompts_are_no_figure() -> None:
+    assert estimate([np.full(8, np.nan)], GROUPS) is None
+    assert estimate([np.array([1.0, 5.0, *[np.nan] * 6])], GROUPS) is None
+
+
+def at(value: float) -> Estimate:
+    return Estimate(value, value, value, 10)
+
+
+def test_chance_is_where_it_stays() -> None:
+    values = {0.0: at(0.9), 2.0: at(0.29), 4.0: at(0.6), 8.0: at(0.28), 16.0: at(0.2)}
+    assert falls_to_chance(values, 0.25) == 8
+    assert falls_to_chance({0.0: at(0.9), 8.0: at(0.4)}, 0.25) is None

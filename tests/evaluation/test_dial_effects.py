@@ -9,9 +9,9 @@ import torch
 
 import tiny
 from prefreg.errors import DataError
-from prefreg.evaluation import functional
+from prefreg.evaluation import dial_effects
+from prefreg.evaluation.dial_effects import FunctionalGeometry, functional_geometry, step_logits
 from prefreg.evaluation.divergence import divergences
-from prefreg.evaluation.functional import FunctionalGeometry, functional_geometry, step_logits
 from prefreg.models.generation import Answer
 
 ANSWERS = [Answer("", [1, 5], [7, 9, 2], True), Answer("", [1, 4, 6, 3], [8, 2], True)]
@@ -63,7 +63,7 @@ def test_what_shifts_all_logits_alike_does_nothing() -> None:
 def test_small_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     turn = biased([1.0, 0.0, 0.0], [0.0, 2.0, 0.5])
     expected = functional_geometry(turn, 2, ANSWERS).per_answer
-    monkeypatch.setattr(functional, "_LOGITS", 1)
+    monkeypatch.setattr(dial_effects, "_LOGITS", 1)
     assert functional_geometry(turn, 2, ANSWERS).per_answer == pytest.approx(expected, rel=1e-6)
 
 
