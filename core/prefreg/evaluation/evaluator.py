@@ -228,15 +228,15 @@ class Evaluator:
             nats = [0.0] * len(sampled)
             if candidate.versions:
                 nats = divergences(self.model(candidate), self.dials.pristine, sampled)
-            return Answers(
-                texts=[answer.text for answer in sampled],
-                tokens=[len(answer.ids) for answer in sampled],
-                nats=nats,
-                ended=[answer.ended for answer in sampled],
-            ).to_json()
+            return {
+                "texts": [answer.text for answer in sampled],
+                "tokens": [len(answer.ids) for answer in sampled],
+                "nats": nats,
+                "ended": [answer.ended for answer in sampled],
+            }
 
         protocol = {"prompts": fingerprint_prompts(self.asked), **self.request.sampling()}
-        return Answers.from_dict(self.part(candidate, "answers", protocol, compute))
+        return Answers(**self.part(candidate, "answers", protocol, compute))
 
     def judged(self, candidate: Candidate) -> tuple[Answers, list[Judgement]]:
         """Return the answers of a composition, and what each of them is."""
@@ -254,16 +254,12 @@ class Evaluator:
         def compute() -> dict[str, Any]:
             stage = f"pairs of {candidate.formula}"
             scored = self.log_probs(axis, self.model(candidate), stage)
-            return PairScores(
-                kept=list(self.tokens(axis).kept),
-                chosen=scored.chosen.tolist(),
-                rejected=scored.rejected.tolist(),
-                chosen_tokens=scored.chosen_tokens.tolist(),
-                rejected_tokens=scored.rejected_tokens.tolist(),
-            ).to_json()
+            names = ("chosen", "rejected", "chosen_tokens", "rejected_tokens")
+            columns = {name: getattr(scored, name).tolist() for name in names}
+            return {"kept": list(self.tokens(axis).kept), **columns}
 
         protocol = {"pairs": held.fingerprint, "count": len(held.pairs)}
-        return PairScores.from_dict(self.part(candidate, f"pairs-{axis}", protocol, compute))
+        return PairScores(**self.part(candidate, f"pairs-{axis}", protocol, compute))
 
     def margins(self, candidate: Candidate, axis: str) -> Column:
         """Return log p(chosen) − log p(rejected) of the held-out pairs of an axis."""

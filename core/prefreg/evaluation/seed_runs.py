@@ -112,6 +112,7 @@ def find_or_train(
     for place in places:
         if record := find_stored(place, run, request.seed):
             return SeedVector(record, place, False)
+    begin()
     return SeedVector(add_prepared(target, run, request, progress), target, True)
 
 
