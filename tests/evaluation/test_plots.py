@@ -3,8 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from prefreg.cli.options import PICTURES
 from prefreg.errors import OutputError
 from prefreg.evaluation.plots import (
+    FORMATS,
     Canvas,
     Curve,
     HeatMap,
@@ -73,6 +75,21 @@ def test_a_front_and_heat_maps_become_pngs(tmp_path: Path) -> None:
     )
     for name in ("front.png", "maps.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("a.PNG", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")]
+)
+def test_the_ending_says_the_form(tmp_path: Path, name: str, head: bytes) -> None:
+    assert curves(tmp_path / name).startswith(head)
+
+
+def test_other_endings_are_told_which_there_are(tmp_path: Path) -> None:
+    assert FORMATS == PICTURES
+    for name in ("a.jpg", "png", "a.png.gz"):
+        with pytest.raises(OutputError, match=r"\.png, \.pdf, \.svg"):
+            curves(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_picture_that_fails_leaves_no_file(tmp_path: Path) -> None:

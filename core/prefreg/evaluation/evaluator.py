@@ -53,7 +53,6 @@ from prefreg.evaluation.knowledge import (
     choice_metrics,
     find_questions,
     fingerprint_questions,
-    require_tasks,
     run_tasks,
     score_choices,
     task_metrics,
@@ -61,8 +60,7 @@ from prefreg.evaluation.knowledge import (
 from prefreg.evaluation.prompts import (
     Asked,
     HeldOut,
-    check_data_options,
-    find_pairs,
+    find_heldout,
     find_prompts,
     fingerprint_prompts,
 )
@@ -470,10 +468,8 @@ def open_evaluator(
     `pairs` are the held-out pairs of axes; else they are those that the request names.
     """
     # What was asked for is checked before anything is measured.
-    questions = [find_questions(name, request) for name in request.retention]
+    questions = find_questions(request)
     rewards = {name: resolve_base(name) for name in request.reward_models}
-    if request.tasks:
-        require_tasks(request.tasks, request.task_path)
     endpoint = None
     if request.judge is not None:
         key = os.environ.get(_JUDGE_KEY)
@@ -482,19 +478,8 @@ def open_evaluator(
     records = {term.record.axis: term.record for term in found.terms}
     missing: dict[str, str] = {}
     axes = _choose_axes(request, records, missing)
-    check_data_options(request.data, axes)
-    held = dict(pairs or {})
-    for name, axis in axes.items():
-        try:
-            held[name] = held.get(name) or find_pairs(
-                axis, records.get(name), found.base.name, request
-            )
-        except DataError as error:
-            if request.data:
-                raise
-            missing[f"{name}.margin"] = missing[f"{name}.accuracy"] = str(error).rstrip(".")
-        if axis.metric is None:
-            missing[name] = "the axis brings no metric"
+    missing |= {n: "the axis brings no metric" for n, axis in axes.items() if axis.metric is None}
+    held = pairs or find_heldout(axes, records, found.base.name, request, missing)
     return Evaluator(
         base=found.base,
         access=access,
@@ -502,7 +487,7 @@ def open_evaluator(
         terms=found.terms,
         axes=axes,
         asked=find_prompts(request, found.base, records, held),
-        pairs=held,
+        pairs=dict(held),
         missing=missing,
         questions=questions,
         rewards=rewards,

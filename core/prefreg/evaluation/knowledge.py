@@ -48,12 +48,19 @@ def read_questions(path: Path) -> list[ChoiceQuestion]:
     return found
 
 
-def find_questions(name: str, request: EvaluationRequest) -> list[ChoiceQuestion]:
-    """Read the questions of a file, or those of the world that is named."""
-    world = world_of(name)
-    if world is None:
-        return read_questions(Path(name))
-    return world.kept_questions(request.prompts, split=request.split, seed=request.seed)
+def find_questions(request: EvaluationRequest) -> list[list[ChoiceQuestion]]:
+    """Read the questions of files, or those of the worlds that are named; check the tasks."""
+    if request.tasks:
+        require_tasks(request.tasks, request.task_path)
+    found = []
+    for name in request.retention:
+        world = world_of(name)
+        if world is None:
+            found.append(read_questions(Path(name)))
+        else:
+            count, split, seed = request.prompts, request.split, request.seed
+            found.append(world.kept_questions(count, split=split, seed=seed))
+    return found
 
 
 def fingerprint_questions(questions: Sequence[ChoiceQuestion]) -> str:

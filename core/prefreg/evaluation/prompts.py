@@ -126,11 +126,31 @@ def find_world(base: str, record: VersionRecord | None) -> BaseWorld | None:
     return world_of(base) or (world_named(sources[0]) if len(sources) == 1 else None)
 
 
+def find_heldout(
+    axes: Mapping[str, Axis],
+    records: Mapping[str, VersionRecord],
+    base: str,
+    request: EvaluationRequest,
+    missing: dict[str, str],
+) -> dict[str, HeldOut]:
+    """Find the held-out pairs of axes; figures that cannot be had are noted as missing."""
+    _check_data_options(request.data, axes)
+    found = {}
+    for name, axis in axes.items():
+        try:
+            found[name] = find_pairs(axis, records.get(name), base, request)
+        except DataError as error:
+            if request.data:
+                raise
+            missing[f"{name}.margin"] = missing[f"{name}.accuracy"] = str(error).rstrip(".")
+    return found
+
+
 def find_pairs(
     axis: Axis, record: VersionRecord | None, base: str, request: EvaluationRequest
 ) -> HeldOut:
     """Find the pairs that an axis is measured on: of the file given, its world, or its run."""
-    files = read_data_options(request.data, (axis.name, *axis.aliases))
+    files = _read_data_options(request.data, (axis.name, *axis.aliases))
     if files is not None:
         pairs = [pair for _, pair in read_preference_file(files)]
         return HeldOut(tuple(pairs[: request.prompts]), files.name)
@@ -167,7 +187,7 @@ def find_prompts(
     return found
 
 
-def read_data_options(texts: Sequence[str], names: Sequence[str]) -> Path | None:
+def _read_data_options(texts: Sequence[str], names: Sequence[str]) -> Path | None:
     """Return the file that `--data` gives an axis, by its name or for every axis."""
     plain: Path | None = None
     for text in texts:
@@ -179,7 +199,7 @@ def read_data_options(texts: Sequence[str], names: Sequence[str]) -> Path | None
     return plain
 
 
-def check_data_options(texts: Sequence[str], axes: Mapping[str, Axis]) -> None:
+def _check_data_options(texts: Sequence[str], axes: Mapping[str, Axis]) -> None:
     """Refuse a `--data` that names no axis that is scored, or one file for several axes."""
     known = {name for axis in axes.values() for name in (axis.name, *axis.aliases)}
     for text in texts:
