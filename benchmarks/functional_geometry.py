@@ -23,7 +23,7 @@ from prefreg.evaluation.board import Board, open_board
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.functional import TRUSTED, find_geometry
 from prefreg.evaluation.leakage import measure_leakage
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import Term
 
 DIALS = ("harmless", "helpful", "verbosity")

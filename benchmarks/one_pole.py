@@ -32,11 +32,11 @@ from prefreg.data.rendering import encode_prompt, end_id
 from prefreg.evaluation.statistics import Estimate, grouped_mean
 from prefreg.models.generation import Sampling, sample_answers
 from prefreg.models.loading import load_model, load_tokenizer, quiet
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.training.add_axis import prepare
 from prefreg.training.axis_request import AxisRequest
 from prefreg.training.pair import train_pair
-from prefreg.vectors import MemoryTensors
+from prefreg.vectors.tensors import MemoryTensors
 
 # φ is about twice as long as φ₊, so φ₊ is turned twice as far.
 SCALES = (-1.5, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 1.5)

@@ -17,14 +17,15 @@ from transformers import AutoModelForCausalLM
 
 from prefreg.axes.plugins import load_axes
 from prefreg.checkpoints.bases import resolve_base
-from prefreg.composition import Plan, PlannedTerm, write_composition
+from prefreg.composition.output import write_composition
+from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.composition.rounding import Rounding
 from prefreg.data.pairs import build_pairs
 from prefreg.data.wanted import open_rows
 from prefreg.models.loading import load_tokenizer
 from prefreg.models.log_probs import answer_log_probs
 from prefreg.pocket import TRAINING
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.training.pole_report import compare
 from prefreg.training.settings import resolve_settings
 from prefreg.training.tokenising import tokenise

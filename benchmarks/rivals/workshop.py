@@ -19,7 +19,7 @@ from prefreg.composition.in_memory import Dials, make_dials
 from prefreg.data.tokens import TokenAnswer, TokenPair, tokenize_pairs
 from prefreg.models.loading import load_model, load_tokenizer, quiet
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.training.add_axis import Prepared, prepare
 from prefreg.training.axis_request import AxisRequest
 from prefreg.training.existing_pole import Pole
@@ -29,7 +29,7 @@ from prefreg.training.settings import Settings, resolve_settings
 from prefreg.training.sft.fine_tuning import SFT
 from prefreg.training.sft.sft_trainer import fine_tune
 from prefreg.training.trainer import train_pole
-from prefreg.vectors import MemoryTensors
+from prefreg.vectors.tensors import MemoryTensors
 from rivals.policies import ModelPolicy
 
 Axis = Literal["helpful", "harmless"]

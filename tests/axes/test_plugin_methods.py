@@ -8,7 +8,7 @@ from packages import install
 from prefreg.axes.hookspecs import hookimpl
 from prefreg.axes.methods import Method, MethodInput, MethodTerm
 from prefreg.axes.plugins import load_methods, read_methods, read_plugin
-from prefreg.composition.compose import find_method
+from prefreg.composition.methods import find_method
 from prefreg.errors import AxisError, UsageError
 
 README = Path(__file__).parent.parent.parent / "plugins" / "README.md"

@@ -7,7 +7,7 @@ import pytest
 
 from prefreg.axes.discovery import disable
 from prefreg.cli.doctor import empty_cache, examine
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.training.resume import leftovers, open_scratch
 
 

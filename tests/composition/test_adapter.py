@@ -15,12 +15,12 @@ import adapters
 import tiny
 from adapters import logits, peft, relative
 from prefreg.checkpoints.bases import BaseModel
-from prefreg.composition import Plan, PlannedTerm, write_composition
 from prefreg.composition.adapter import write_adapter
+from prefreg.composition.output import write_composition
+from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.errors import OutputError, UsageError, VectorError
-from prefreg.vectors import write_low_rank
-from prefreg.vectors.adapters import linear_layers, read_adapter
-from prefreg.vectors.factors import Factors, subtract
+from prefreg.vectors.lowrank import Factors, subtract, write_low_rank
+from prefreg.vectors.peft_adapters import linear_layers, read_adapter
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"r": 4, "lora_alpha": 8},

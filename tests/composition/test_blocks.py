@@ -11,10 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefreg.composition.blocks.compiled import add_up
-from prefreg.composition.blocks.general import Workspace
-from prefreg.composition.engine import compose_tensor
-from prefreg.composition.survival import Tally
+from prefreg.composition.compiled import sum_block
+from prefreg.composition.engine import Workspace, compose_tensor
+from prefreg.composition.rounding import Tally
 
 TORCH = {True: torch.bfloat16, False: torch.float32}
 Eta = st.floats(-4, 4, width=32).filter(lambda eta: eta == 0 or abs(eta) > 1e-3)
@@ -41,7 +40,7 @@ def compiled(
     for room, numbers in zip([rooms[0], *rooms[2:]], [base, *phis], strict=True):
         source = numbers.view(torch.uint8).numpy()
         room.view(numpy.uint8)[: len(source)] = source
-    sums = add_up(rooms, numpy.array(narrow), numpy.array(etas, numpy.float32), count)
+    sums = sum_block(rooms, numpy.array(narrow), numpy.array(etas, numpy.float32), count)
     requested, changed, wanted, overlap, got = sums
     kind = numpy.int16 if dtype == torch.bfloat16 else numpy.int32
     result = torch.from_numpy(rooms[1].view(kind)[:count].copy()).view(dtype)
@@ -103,7 +102,7 @@ def test_an_overflow_of_the_rounding_alone_shows_too() -> None:
 
 def test_compiled_code_is_kept_and_nowhere_to_keep_it_is_no_obstacle() -> None:
     code = (
-        "import numpy, prefreg.composition.blocks.compiled as compiled;"
+        "import numpy, prefreg.composition.compiled as compiled;"
         "rooms, narrow = numpy.ones((2, 4), numpy.uint32), numpy.zeros(2, numpy.bool_);"
         "compiled.add_up(rooms, narrow, numpy.zeros(0, numpy.float32), 4);"
         "print(rooms[1].tolist(), type(compiled.add_up._cache).__name__)"

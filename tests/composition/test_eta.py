@@ -1,6 +1,6 @@
 import pytest
 
-from prefreg.composition.eta import EtaRule, eta_of, read_rule
+from prefreg.composition.plan import EtaRule, eta_of, read_rule
 from prefreg.errors import UsageError
 
 

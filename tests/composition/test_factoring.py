@@ -8,12 +8,12 @@ from transformers import AutoModelForCausalLM
 import tiny
 from adapters import logits, peft, relative
 from prefreg.checkpoints.bases import BaseModel
-from prefreg.composition import Plan, PlannedTerm, write_composition
 from prefreg.composition.adapter import write_adapter
+from prefreg.composition.output import write_composition
+from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.errors import UsageError, VectorError
-from prefreg.vectors import write_low_rank
-from prefreg.vectors.adapters import linear_layers
-from prefreg.vectors.factors import Factors
+from prefreg.vectors.lowrank import Factors, write_low_rank
+from prefreg.vectors.peft_adapters import linear_layers
 
 Q = "model.layers.0.self_attn.q_proj.weight"
 

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from prefreg.composition.blocks.general import Workspace
-from prefreg.composition.engine import add_up
-from prefreg.composition.survival import Kept, Survival, SurvivalMeter, Tally, group_of
+from prefreg.composition.engine import Workspace, add_up
+from prefreg.composition.rounding import Kept, Survival, SurvivalMeter, Tally, group_of
 
 
 def measured(

@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 
 from prefreg.errors import VectorError
 from prefreg.evaluation.alignment import align
-from prefreg.vectors import LowRankVector, write_low_rank
 from prefreg.vectors.algebra import cosine
-from prefreg.vectors.factors import Factors
-from prefreg.vectors.pole_tensors import MemoryTensors
+from prefreg.vectors.lowrank import Factors, LowRankVector, write_low_rank
+from prefreg.vectors.tensors import MemoryTensors
 
 FIRST = "model.layers.0.mlp.weight"
 SECOND = "model.layers.10.mlp.weight"

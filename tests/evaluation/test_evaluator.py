@@ -12,7 +12,7 @@ from prefreg.errors import AxisError, BaseModelError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_evaluator
 from prefreg.models.log_probs import answer_log_probs, margins
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import as_terms
 
 SMALL = EvaluationRequest(prompts=40, max_new_tokens=24)

@@ -11,9 +11,8 @@ from prefreg.evaluation.subspaces import (
     overlap,
     random_interactions,
 )
-from prefreg.vectors import LowRankVector, write_low_rank
-from prefreg.vectors.factors import Factors
-from prefreg.vectors.pole_tensors import MemoryTensors
+from prefreg.vectors.lowrank import Factors, LowRankVector, write_low_rank
+from prefreg.vectors.tensors import MemoryTensors
 
 
 def random(rows: int, columns: int, seed: int) -> torch.Tensor:

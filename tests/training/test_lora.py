@@ -14,8 +14,8 @@ from prefreg.training.lora import Lora, LoraOptions, choose_layers
 from prefreg.training.pair import PairResult, train_pair
 from prefreg.training.resources import estimate_memory
 from prefreg.training.settings import Settings, resolve_settings
-from prefreg.vectors import LowRankVector, extract_factors
-from prefreg.vectors.factors import subtract
+from prefreg.vectors.extraction import extract_factors
+from prefreg.vectors.lowrank import LowRankVector, subtract
 
 OPTIONS = LoraOptions(rank=3, alpha=6.0, rslora=True)
 

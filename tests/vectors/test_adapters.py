@@ -10,7 +10,7 @@ import adapters
 import tiny
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.errors import BaseModelError, VectorError
-from prefreg.vectors.adapters import linear_layers, read_adapter
+from prefreg.vectors.peft_adapters import linear_layers, read_adapter
 
 WEIGHTS = "adapter_model.safetensors"
 

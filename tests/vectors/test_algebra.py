@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg.errors import VectorError
-from prefreg.vectors.algebra import add, cosine, dot, negate, norm, scale
-from prefreg.vectors.pole_tensors import MemoryTensors
+from prefreg.vectors.algebra import cosine, dot, norm
+from prefreg.vectors.tensors import MemoryTensors
 
 Numbers = st.lists(st.floats(-100, 100, width=32), min_size=4, max_size=4)
 
@@ -17,17 +17,12 @@ def vector(values: list[float]) -> MemoryTensors:
     return MemoryTensors({"a": numbers[:2], "b": numbers[2:].reshape(1, 2)})
 
 
-def values(source: MemoryTensors) -> list[float]:
-    return [value for name in source.names for value in source.tensor(name).flatten().tolist()]
-
-
 def test_geometry_of_vectors_worked_by_hand() -> None:
     one, other = vector([1.0, 2.0, 2.0, 0.0]), vector([0.0, 3.0, 0.0, 4.0])
     assert norm(one) == 3.0
     assert norm(other) == 5.0
     assert dot(one, other) == 6.0
     assert cosine(one, other) == 6.0 / 15.0
-    assert values(add(one, scale(other, 0.5))) == [1.0, 3.5, 2.0, 2.0]
 
 
 def test_sums_are_taken_in_double_precision() -> None:
@@ -36,22 +31,18 @@ def test_sums_are_taken_in_double_precision() -> None:
 
 
 @given(Numbers, Numbers)
-def test_negation_turns_a_vector_round(a: list[float], b: list[float]) -> None:
-    one, other = vector(a), vector(b)
-    assert values(negate(negate(one))) == values(one)
-    assert dot(negate(one), other) == -dot(one, other)
-    assert set(values(add(one, negate(one)))) == {0.0}
-
-
-@given(Numbers, Numbers)
-def test_addition_does_not_depend_on_order(a: list[float], b: list[float]) -> None:
-    assert values(add(vector(a), vector(b))) == values(add(vector(b), vector(a)))
+def test_the_inner_product_knows_no_order_and_turns_with_a_sign(
+    a: list[float], b: list[float]
+) -> None:
+    one, other, turned = vector(a), vector(b), vector([-value for value in a])
+    assert dot(one, other) == dot(other, one) == -dot(turned, other)
 
 
 @given(Numbers, st.floats(-8, 8, width=32))
 def test_scaling_scales_the_length(a: list[float], eta: float) -> None:
+    scaled = vector([eta * value for value in a])
     expected = abs(eta) * norm(vector(a))
-    assert math.isclose(norm(scale(vector(a), eta)), expected, rel_tol=1e-6, abs_tol=1e-30)
+    assert math.isclose(norm(scaled), expected, rel_tol=1e-6, abs_tol=1e-30)
 
 
 def test_a_tensor_that_is_not_held_counts_as_zeros() -> None:
@@ -69,12 +60,9 @@ def test_the_cosine_with_zeros_is_refused() -> None:
 
 def test_vectors_of_other_names_or_shapes_are_refused() -> None:
     other = MemoryTensors({"a": torch.zeros(3), "c": torch.zeros(1)})
-    with pytest.raises(VectorError) as caught:
-        add(vector([1.0] * 4), other)
-    assert str(caught.value) == (
-        "The first vector and the second vector do not match: the second vector lacks 'b'; "
-        "the first vector lacks 'c'; of different shapes: 'a [2] against [3]'."
-    )
+    told = r"second vector lacks 'b'; .*first vector lacks 'c'; .*shapes: 'a \[2\] against \[3\]'"
+    with pytest.raises(VectorError, match=told):
+        dot(vector([1.0] * 4), other)
 
 
 def test_integers_have_no_direction() -> None:

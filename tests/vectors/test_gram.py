@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg.errors import VectorError
-from prefreg.vectors import MemoryTensors, open_vector, write_dense, write_low_rank
+from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.algebra import dot, gram
-from prefreg.vectors.factors import Factors
-from prefreg.vectors.kinds import Vector
-from prefreg.vectors.lowrank import LowRankVector
+from prefreg.vectors.dense import write_dense
+from prefreg.vectors.lowrank import Factors, LowRankVector, write_low_rank
+from prefreg.vectors.tensors import MemoryTensors
 
 
 def dense(folder: Path, name: str, **tensors: torch.Tensor) -> Vector:

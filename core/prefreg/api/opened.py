@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 
 
 class Opened:

@@ -36,12 +36,11 @@ class Reading(Opened):
         metrics: Iterable[str] = (),
     ) -> "list[Found]":
         """Find versions by words, tags, notes, bases, and bounds such as `accuracy>=0.7`."""
-        from prefreg.registry import upkeep
         from prefreg.registry.listing import Query, parse_metric
 
         query = Query(text, tuple(tags), note, base, tuple(map(parse_metric, metrics)))
         with self.access.reading() as store:
-            return upkeep.search(store, query)
+            return store.search(query)
 
     def show(
         self,
@@ -81,10 +80,8 @@ class Reading(Opened):
 
     def disk_use(self) -> DiskUse:
         """Say what the registry takes on the disk."""
-        from prefreg.registry import upkeep
-
         with self.access.reading() as store:
-            return upkeep.disk_use(store)
+            return store.disk_use()
 
     def verify(self) -> list[Problem]:
         """Check every byte against its hash and every row against its bytes."""

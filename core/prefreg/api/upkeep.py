@@ -30,18 +30,16 @@ class Keeping(Opened):
         self, axis: str, reference: str | int, *tags: str, remove: bool = False
     ) -> VersionRecord:
         """Give tags to a version, or take them away."""
-        from prefreg.registry import upkeep
 
         with self.access.changing() as store:
             record = store.resolve(axis, str(reference))
-            return upkeep.tag(store, record.axis, record.number, tags, remove=remove)
+            return store.tag(record.axis, record.number, tags, remove=remove)
 
     def rename(self, old: str, new: str) -> str:
         """Rename an axis, whose old name goes on meaning it; return the name it had."""
-        from prefreg.registry import upkeep
 
         with self.access.changing() as store:
-            return upkeep.rename_axis(store, old, new)
+            return store.rename_axis(old, new)
 
     def copy(
         self,
@@ -53,17 +51,17 @@ class Keeping(Opened):
         renumber: bool = False,
     ) -> "Copied":
         """Copy a version with its record to another registry, which is created if need be."""
-        from prefreg.registry.upkeep import copy_version
+        from prefreg.registry.transfer import copy_version
 
         number = None if reference is None else str(reference)
         return copy_version(self.access, (axis, number), to, name=name, renumber=renumber)
 
     def backup(self, file: str | Path, *, overwrite: bool = False) -> "Backup":
         """Write a verified snapshot to an SQLite file, while others may write."""
-        from prefreg.registry import upkeep
+        from prefreg.registry import transfer
 
         with self.access.reading() as store:
-            return upkeep.back_up(store, Path(file), overwrite=overwrite)
+            return transfer.back_up(store, Path(file), overwrite=overwrite)
 
     def remove(self, axis: str, number: int, *, force: bool = False) -> VersionRecord:
         """Remove a version; one that an alias names only with `force`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from prefreg.axes.axis import Axis, LicensedSource, PreferencePair, Row, SourceRequest, SourceRows
-from prefreg.errors import DataError
+from prefreg.errors import DataError, unreadable
 
 _OPENERS = {".jsonl": open, ".jsonl.gz": gzip.open}
 
@@ -64,7 +64,7 @@ def _open(path: Path) -> IO[bytes]:
             except FileNotFoundError:
                 raise DataError(f"There is no data file {path}.") from None
             except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+                raise unreadable(path, error, DataError) from error
     raise DataError(f"{path} is neither a .jsonl nor a .jsonl.gz file.")
 
 
@@ -77,7 +77,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path} is a damaged gzip file: {error}.") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise unreadable(path, error, DataError) from error
 
 
 def _read_line(line: bytes, *, first: bool) -> Row:

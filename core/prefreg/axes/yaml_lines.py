@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import yaml
 
-from prefreg.errors import AxisError
+from prefreg.errors import AxisError, unreadable
 
 Scalar = str | int | float | bool
 _KINDS = {"str": "a text", "int": "a number", "float": "a number", "bool": "yes or no"}
@@ -122,7 +122,7 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         raise AxisError(f"There is no file {path} to read an axis from.") from None
     except OSError as error:
-        raise AxisError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise unreadable(path, error, AxisError) from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

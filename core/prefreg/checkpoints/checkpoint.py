@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from prefreg.checkpoints.safetensors_file import TensorSpec, read_header
-from prefreg.errors import BaseModelError, PrefregError
+from prefreg.errors import BaseModelError, PrefregError, listed, unreadable
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -101,13 +101,6 @@ def companions(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-def listed(names: Iterable[str], limit: int = 5) -> str:
-    """Join names for a message, the first few of many."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
-    return ", ".join(map(repr, ordered[:limit])) + more
-
-
 def _gather(
     folder: Path, shards: Iterable[str], weight_map: Mapping[str, str]
 ) -> dict[str, StoredTensor]:
@@ -161,7 +154,7 @@ def read_json_object(
     except FileNotFoundError:
         raise error(f"{path.parent} has no {path.name}, so it is {absent}.") from None
     except OSError as failure:
-        raise error(f"{path} cannot be read: {failure.strerror}.") from failure
+        raise unreadable(path, failure, error) from failure
     except (ValueError, RecursionError) as failure:
         raise error(f"{path} is not JSON. {advice}") from failure
     if not isinstance(value, dict):

@@ -295,7 +295,7 @@ def _describe_exported(written: dict[str, Any]) -> str:
         fields["rank"] = written["rank"]
     if found := written.get("compression"):
         # Heavy to import, and made already where there is something to describe.
-        from prefreg.composition.factoring import Compression
+        from prefreg.composition.adapter import Compression
 
         compression = Compression(**found)
         fields["lost"] = compression.lost

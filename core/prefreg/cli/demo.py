@@ -18,7 +18,7 @@ from prefreg.errors import OutputError
 from prefreg.evaluation.behaviour import Behaviour, measure_behaviour
 from prefreg.evaluation.plots import Curve, draw_curves
 from prefreg.models.generation import Sampling
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import Term, as_terms
 from prefreg.training import Progress
 from prefreg.training.add_axis import add_axis

@@ -7,10 +7,9 @@ from typing import Any
 
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint
 from prefreg.composition.plan import Plan
-from prefreg.composition.rounding import Rounding
-from prefreg.composition.survival import Survival
-from prefreg.errors import BaseModelError
-from prefreg.vectors.dense import DTYPE_NAMES
+from prefreg.composition.rounding import Rounding, Survival
+from prefreg.errors import BaseModelError, unreadable
+from prefreg.vectors.stored import DTYPE_NAMES
 
 SCHEMA = 1
 
@@ -83,7 +82,7 @@ def read_companion(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise BaseModelError(f"{path} cannot be read: {error.strerror}.") from error
+        raise unreadable(path, error, BaseModelError) from error
 
 
 def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING
 
 from prefreg.axes.methods import Method
 from prefreg.checkpoints.safetensors_file import plan_file, read_into, write_at
-from prefreg.composition.blocks.plain import WeightWork
-from prefreg.composition.layout import METADATA, OutputFile, OutputTensor
-from prefreg.composition.methods.linear import LINEAR
+from prefreg.composition.layout import METADATA, OutputFile, OutputTensor, WeightWork
+from prefreg.composition.methods import LINEAR
 from prefreg.composition.plan import OpenPlan
-from prefreg.composition.rounding import NEAREST, Rounding
-from prefreg.composition.survival import Survival, SurvivalMeter, Tally
-from prefreg.errors import BaseModelError
-from prefreg.vectors.dense import BLOCK_ELEMENTS, blocks, unreadable
+from prefreg.composition.rounding import NEAREST, Rounding, Survival, SurvivalMeter, Tally
+from prefreg.errors import BaseModelError, unreadable
+from prefreg.vectors.stored import BLOCK_ELEMENTS, blocks
 
 if TYPE_CHECKING:
-    from prefreg.composition.blocks.general import GeneralBlocks
-    from prefreg.composition.blocks.plain import PlainBlocks
+    from prefreg.composition.compiled import PlainBlocks
+    from prefreg.composition.engine import GeneralBlocks
 
 Progress = Callable[[int, int, str], None]
 """Told the bytes written, the bytes there are to write, and the tensor just written."""
@@ -212,14 +210,14 @@ class _Room:
     @cached_property
     def plain(self) -> "PlainBlocks":
         """For what is plain; it loads the compiler."""
-        from prefreg.composition.blocks.plain import PlainBlocks
+        from prefreg.composition.compiled import PlainBlocks
 
         return PlainBlocks()
 
     @cached_property
     def general(self) -> "GeneralBlocks":
         """For what is not plain; it loads torch."""
-        from prefreg.composition.blocks.general import GeneralBlocks
+        from prefreg.composition.engine import GeneralBlocks
 
         return GeneralBlocks(*self._choice)
 

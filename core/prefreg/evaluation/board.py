@@ -10,7 +10,7 @@ from prefreg.evaluation.candidates import Candidate, find_vectors
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, Progress, open_evaluator
 from prefreg.evaluation.figures import Figures, Sheet, add_metric, add_pairs, add_reserved
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import Term
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Progress
 from prefreg.evaluation.figures import Column
 from prefreg.evaluation.statistics import Estimate, bootstrap
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term, format_eta
 
 _TOLERANCE = 0.05

@@ -14,14 +14,13 @@ from prefreg.data.tokens import TokenPair, tokenize_pairs
 from prefreg.errors import DataError, PrefregError, UsageError
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.log_probs import answer_log_probs
-from prefreg.registry import NewVersion, VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.training.earlier import heldout_pairs, parts_of
 from prefreg.training.pole_report import compare
 from prefreg.training.resources import check_disk
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.compression import Compressed, Fidelity, How, compress, measure
-from prefreg.vectors.dense import parse_dtype
+from prefreg.vectors.stored import parse_dtype
 
 _SOURCE = "pocket"  # made by rule: the only one that needs neither a network nor a licence
 

@@ -19,7 +19,7 @@ from prefreg.evaluation.seed_runs import ConsistencyRequest, ProgressFor, Run, S
 from prefreg.evaluation.statistics import t95
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.log_probs import answer_log_probs, margins
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.algebra import gram
 

@@ -11,8 +11,7 @@ from prefreg.evaluation.board import Board, open_board
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Progress
 from prefreg.evaluation.statistics import Estimate
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term, format_eta
 
 MALFORMED = 0.02

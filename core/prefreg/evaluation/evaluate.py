@@ -11,8 +11,7 @@ from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluation, Evaluator, Progress, open_evaluator
 from prefreg.evaluation.figures import Figure
 from prefreg.evaluation.requirements import Requirement, Verdict, decide
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term, format_eta
 
 MEASUREMENT = "evaluation"

@@ -46,8 +46,7 @@ from prefreg.evaluation.prompts import (
     read_prompts,
 )
 from prefreg.evaluation.statistics import grouped_mean
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term
 
 if TYPE_CHECKING:

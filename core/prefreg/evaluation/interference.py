@@ -23,10 +23,9 @@ from prefreg.evaluation.subspaces import (
     overlap,
     random_interactions,
 )
-from prefreg.registry import BaseRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, BaseRecord
 from prefreg.terms import Term
-from prefreg.vectors.pole_tensors import TensorSource
+from prefreg.vectors.tensors import TensorSource
 
 Progress = Callable[[str, int, int], None]
 

@@ -14,10 +14,9 @@ from prefreg.evaluation.candidates import opened_vectors
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Progress
 from prefreg.evaluation.prompts import fingerprint_prompts
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term
-from prefreg.vectors.pole_tensors import TensorSource
+from prefreg.vectors.tensors import TensorSource
 
 Block = tuple[str, ...]
 """Layers that are looked at together, by the names that `layer_of` gives them."""

@@ -21,7 +21,7 @@ from prefreg.evaluation.functional import (
     measure_functional,
 )
 from prefreg.evaluation.statistics import Estimate, grouped_mean
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import Term
 
 Of = Literal["margin", "metric"]

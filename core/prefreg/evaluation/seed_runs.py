@@ -14,8 +14,7 @@ from prefreg.composition.resolve import base_spec, identify
 from prefreg.config import default_registry, registry_setting
 from prefreg.errors import UsageError
 from prefreg.models.loading import load_limits
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.training import Progress
 from prefreg.training.add_axis import Prepared, add_axis, prepare
 from prefreg.training.axis_request import AxisRequest

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from prefreg.vectors.factors import decompose, truncate
-from prefreg.vectors.lowrank import LowRankVector
-from prefreg.vectors.pole_tensors import TensorSource
+from prefreg.vectors.lowrank import LowRankVector, decompose, truncate
+from prefreg.vectors.tensors import TensorSource
 
 _TINY = 1e-150
 # Directions this weak beside the first are rounding, and point anywhere.

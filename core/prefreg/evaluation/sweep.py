@@ -17,7 +17,7 @@ from prefreg.evaluation.evaluate import INTERVAL, evaluation_view
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluation, Progress, open_evaluator
 from prefreg.evaluation.figures import Figure
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import NUMBER, Term, format_eta, parse_reference, parse_term
 
 MOST_CELLS = 2000

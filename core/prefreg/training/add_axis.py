@@ -18,8 +18,7 @@ from prefreg.data.pairs import Audit, PairSet, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.data.wanted import Origin, open_rows
 from prefreg.models.loading import load_limits, load_tokenizer
-from prefreg.registry import NewVersion, VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
 from prefreg.training import Progress
 from prefreg.training.axis_request import AxisRequest
@@ -30,7 +29,8 @@ from prefreg.training.pair import PairResult, TrainedPole, train_pair
 from prefreg.training.resources import check_disk
 from prefreg.training.settings import Settings, resolve_settings
 from prefreg.training.tokenising import TokenisedPairs, tokenise
-from prefreg.vectors import Extraction, MemoryTensors, extract, extract_factors
+from prefreg.vectors.extraction import Extraction, extract, extract_factors
+from prefreg.vectors.tensors import MemoryTensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,8 +8,7 @@ from prefreg.data.pairs import build_pairs
 from prefreg.data.wanted import open_rows
 from prefreg.errors import DataError
 from prefreg.models.loading import load_limits
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.training.add_axis import Prepared
 
 

@@ -8,7 +8,7 @@ from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.errors import BaseModelError, UsageError
 from prefreg.models.loading import load_model
 from prefreg.training.guards import Failure
-from prefreg.vectors import CheckpointTensors
+from prefreg.vectors.tensors import CheckpointTensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

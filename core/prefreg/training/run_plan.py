@@ -14,7 +14,7 @@ from prefreg.data.tokens import TokenPair
 from prefreg.errors import TrainingError
 from prefreg.models.loading import load_model, load_tokenizer, quiet
 from prefreg.models.log_probs import answer_log_probs
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.training.add_axis import Note, Prepared, prepare, tokens_of
 from prefreg.training.axis_request import AxisRequest
 from prefreg.training.lora import Lora, choose_layers

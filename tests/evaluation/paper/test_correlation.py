@@ -11,7 +11,7 @@ import torch
 from prefreg import UsageError
 from prefreg.evaluation.paper import correlation
 from prefreg.evaluation.paper.reproduce import Reproduced
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.vectors import Vector, open_vector
 
 LEVELS = (-1.0, 0.0, 1.0)

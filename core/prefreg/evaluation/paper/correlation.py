@@ -27,7 +27,7 @@ from prefreg.registry import VersionRecord
 from prefreg.training.add_axis import prepare
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.algebra import gram
-from prefreg.vectors.dense import blocks
+from prefreg.vectors.stored import blocks
 
 LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 ETA = 0.5

@@ -20,9 +20,8 @@ from prefreg.evaluation.paper.run_folder import ReproduceRequest
 from prefreg.evaluation.plots import Curve, draw_curves
 from prefreg.evaluation.statistics import Estimate, grouped_mean, grouped_rate, over_seeds
 from prefreg.models.loading import load_limits, load_tokenizer
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
-from prefreg.registry.upkeep import copy_version
+from prefreg.registry import Access, VersionRecord
+from prefreg.registry.transfer import copy_version
 from prefreg.terms import Term
 from prefreg.training import Progress
 from prefreg.training.add_axis import Prepared, add_prepared, prepare

@@ -12,7 +12,7 @@ from prefreg.evaluation.paper.catalogue import find_experiment
 from prefreg.evaluation.paper.findings import Findings
 from prefreg.evaluation.paper.lab import Laboratory, ProgressFor
 from prefreg.evaluation.paper.run_folder import ReproduceRequest
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,7 @@ from prefreg.data.tokens import AnswerSet, Policy, TokenAnswer, check_max_length
 from prefreg.errors import DataError, TrainingError, UsageError
 from prefreg.files import hash_bytes
 from prefreg.models.loading import load_limits, load_tokenizer, quiet
-from prefreg.registry import BaseIdentity
-from prefreg.registry.access import Access
+from prefreg.registry import Access, BaseIdentity
 from prefreg.training import Progress, settings
 from prefreg.training.resources import check_memory, estimate_memory, hardware, package_versions
 from prefreg.training.settings import Family, Settings, resolve_settings

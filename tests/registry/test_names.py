@@ -1,3 +1,5 @@
+"""Names of axes and of versions: how they are given, moved and taken away."""
+
 from collections.abc import Callable
 
 import pytest
@@ -6,6 +8,68 @@ from prefreg.errors import RegistryError, UsageError
 from prefreg.registry import BaseIdentity, Store, VersionRecord
 
 Add = Callable[..., VersionRecord]
+
+
+def test_a_renamed_axis_answers_to_all_its_names(store: Store, add: Add) -> None:
+    add(store, aliases=("kind", "nice"))
+    add(store)
+    store.set_alias("helpful", 1, "stable")
+    assert store.rename_axis("kind", "useful") == "helpful"
+    assert [str(version) for version in store.versions()] == ["useful@1", "useful@2"]
+    for name in ("useful", "helpful", "kind"):
+        assert str(store.resolve(name, "stable")) == "useful@1"
+    assert [version.axis_aliases for version in store.versions()] == [
+        ("kind", "nice", "helpful"),
+        ("helpful",),
+    ]
+    assert [event.axis for event in store.alias_history("useful")] == ["useful"]
+    assert add(store, "useful").number == 3
+    assert store.verify() == []
+
+
+def test_renaming_there_and_back_adds_one_name(store: Store, add: Add) -> None:
+    add(store, aliases=("kind",))
+    store.rename_axis("helpful", "useful")
+    store.rename_axis("useful", "helpful")
+    assert store.axes() == {"helpful": ("kind", "useful")}
+    store.rename_axis("helpful", "helpful")
+    assert store.axes() == {"helpful": ("kind", "useful")}
+
+
+def test_an_axis_may_take_the_name_of_its_own_alias(store: Store, add: Add) -> None:
+    add(store, aliases=("kind", "nice"))
+    store.rename_axis("helpful", "kind")
+    assert store.axes() == {"kind": ("nice", "helpful")}
+
+
+def test_a_name_that_is_taken_is_refused(store: Store, add: Add) -> None:
+    add(store)
+    add(store, "verbosity", aliases=("verbose",))
+    add(store, "gone")
+    store.remove("gone", 1)
+    for name, told in (
+        ("verbosity", "'verbosity' is another axis here"),
+        ("verbose", "'verbose' is an alias of axis 'verbosity'"),
+        ("gone", "'gone' was an axis whose versions are gone here"),
+    ):
+        with pytest.raises(RegistryError, match=told):
+            store.rename_axis("helpful", name)
+    assert list(store.axes()) == ["helpful", "verbosity"]
+
+
+@pytest.mark.parametrize("name", ["Helpful", "", "a b", "1a", "a@b"])
+def test_a_malformed_name_is_refused(store: Store, add: Add, name: str) -> None:
+    add(store)
+    with pytest.raises(UsageError, match="is no axis name"):
+        store.rename_axis("helpful", name)
+
+
+def test_an_unknown_axis_is_told(store: Store, add: Add) -> None:
+    add(store)
+    with pytest.raises(RegistryError, match="Did you mean 'helpful'"):
+        store.rename_axis("helpfull", "useful")
+
+
 MakeBase = Callable[..., BaseIdentity]
 
 

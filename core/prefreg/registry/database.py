@@ -1,4 +1,4 @@
-"""Opening a registry's database: its connections, its locks and its transactions."""
+"""A registry's database: its connections, its locks, its transactions, and its schema."""
 
 import os
 import sqlite3
@@ -23,6 +23,13 @@ from sqlalchemy.orm import Session
 
 from prefreg.errors import RegistryError
 
+REVISIONS = ("0001", "0002", "0003")
+"""Every revision, oldest first; known here so that reading needs no Alembic."""
+
+_OUR_TABLES = frozenset({"alembic_version", "axes", "blobs", "versions"})
+_FIRST_WITH_TAGS = "0002"
+_LOCK_KEY = 0x70726566726567  # "prefreg": one writer at a time on a server, as in a file
+
 _BY_PRIMARY_CODE = {
     sqlite3.SQLITE_NOTADB: "{0} is not a registry: it is no SQLite database. Name another file.",
     sqlite3.SQLITE_CORRUPT: "The registry {0} is damaged ({1}). Restore it from a backup.",
@@ -43,39 +50,6 @@ _INTERRUPTED = (
     "A write to the registry {0} was interrupted, and it cannot be repaired in a read-only place. "
     "Copy it, with its -journal file, to a writable place."
 )
-
-
-def sqlite_code(error: BaseException | None) -> int:
-    """Return SQLite's extended result code, or 0."""
-    return getattr(error, "sqlite_errorcode", None) or 0
-
-
-@contextmanager
-def explaining(location: str) -> Iterator[None]:
-    """Turn failures of the database into `RegistryError`."""
-    try:
-        yield
-    except DBAPIError as error:
-        raise RegistryError(_explain(error, location)) from error
-    except UnicodeEncodeError as error:
-        raise RegistryError(
-            f"The text {error.object!r} is not valid Unicode and cannot be kept in {location}."
-        ) from error
-
-
-def _explain(error: DBAPIError, location: str) -> str:
-    reason = (str(error.orig).splitlines() or ["no reason given"])[0]
-    code = sqlite_code(error.orig)
-    if code == sqlite3.SQLITE_READONLY_ROLLBACK:
-        return _INTERRUPTED.format(location)
-    if template := _BY_PRIMARY_CODE.get(code & 0xFF):
-        return template.format(location, reason)
-    if code == 0 and isinstance(error, DatabaseError):
-        return f"The registry {location} answered: {reason}. Check its address and state."
-    return f"The registry {location} failed ({reason}). Run `prefreg verify` on it."
-
-
-_LOCK_KEY = 0x70726566726567  # "prefreg": one writer at a time on a server, as in a file
 
 
 class Database:
@@ -116,7 +90,7 @@ class Database:
     def reading(self) -> Iterator[Session]:
         """Read one consistent state."""
         info = {"has_tags": self.has_tags}
-        with explaining(self.location), Session(self.engine, info=info) as session:
+        with _explaining(self.location), Session(self.engine, info=info) as session:
             if self.engine.dialect.name == "postgresql":
                 # Several statements must see one state; a writer, who waits first, must not.
                 session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
@@ -128,7 +102,7 @@ class Database:
         if not self.write:
             raise RegistryError(f"The registry {self.location} was opened for reading only.")
         engine = self.engine.execution_options(prefreg_begin="IMMEDIATE")
-        with explaining(self.location), Session(engine) as session, session.begin():
+        with _explaining(self.location), Session(engine) as session, session.begin():
             connection = session.connection()  # begins now: a lazy BEGIN would lock too late
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
@@ -139,7 +113,7 @@ class Database:
         if self.path is None:
             return 0
         engine = self.engine.execution_options(prefreg_begin=None)  # VACUUM begins by itself
-        with explaining(self.location), engine.connect() as connection:
+        with _explaining(self.location), engine.connect() as connection:
             pages = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
             size = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
             if pages:
@@ -149,6 +123,80 @@ class Database:
     def close(self) -> None:
         """Let go of the engine."""
         self.engine.dispose()
+
+
+def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> None:
+    """Make sure that a registry can be read as it is; an older schema can."""
+    with database.reading() as session:
+        revision = find_revision(session.connection(), database.location, revisions)
+    if revision is None:
+        raise RegistryError(
+            f"The registry {database.location} is empty: it has no tables yet. "
+            "`prefreg add-axis NAME` fills it."
+        )
+    database.has_tags = revisions.index(revision) >= revisions.index(_FIRST_WITH_TAGS)
+
+
+def upgrade_schema(database: Database) -> None:
+    """Create the tables, or bring them to the newest revision, unless they are there."""
+    with database.reading() as session:
+        if find_revision(session.connection(), database.location) == REVISIONS[-1]:
+            return
+    with database.writing() as session:
+        connection = session.connection()
+        # Asked again under the lock: of several processes only the first may migrate.
+        if find_revision(connection, database.location) != REVISIONS[-1]:
+            _migrate(connection)
+
+
+def find_revision(
+    connection: Connection, location: str, revisions: Sequence[str] = REVISIONS
+) -> str | None:
+    """Return a database's revision, or None where it has no tables yet."""
+    tables = set(inspect(connection).get_table_names())
+    if not tables & _OUR_TABLES and (not tables or connection.dialect.name != "sqlite"):
+        return None
+    if not tables >= _OUR_TABLES:
+        raise RegistryError(
+            f"{location} is a database, but not a prefreg registry. Name another file."
+        )
+    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if revision in revisions:
+        return str(revision)
+    raise RegistryError(
+        f"The registry {location} has schema {revision!r}, newer than this prefreg's "
+        f"{revisions[-1]!r}. Upgrade prefreg."
+    )
+
+
+def _sqlite_code(error: BaseException | None) -> int:
+    """Return SQLite's extended result code, or 0."""
+    return getattr(error, "sqlite_errorcode", None) or 0
+
+
+@contextmanager
+def _explaining(location: str) -> Iterator[None]:
+    """Turn failures of the database into `RegistryError`."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise RegistryError(_explain(error, location)) from error
+    except UnicodeEncodeError as error:
+        raise RegistryError(
+            f"The text {error.object!r} is not valid Unicode and cannot be kept in {location}."
+        ) from error
+
+
+def _explain(error: DBAPIError, location: str) -> str:
+    reason = (str(error.orig).splitlines() or ["no reason given"])[0]
+    code = _sqlite_code(error.orig)
+    if code == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return _INTERRUPTED.format(location)
+    if template := _BY_PRIMARY_CODE.get(code & 0xFF):
+        return template.format(location, reason)
+    if code == 0 and isinstance(error, DatabaseError):
+        return f"The registry {location} answered: {reason}. Check its address and state."
+    return f"The registry {location} failed ({reason}). Run `prefreg verify` on it."
 
 
 def _read_url(text: str) -> URL:
@@ -254,7 +302,7 @@ def _connect_to_read(path: Path, busy_timeout: float) -> sqlite3.Connection:
         connection.execute("PRAGMA schema_version").fetchone()
     except sqlite3.Error as error:
         connection.close()
-        if sqlite_code(error) != sqlite3.SQLITE_READONLY_ROLLBACK:
+        if _sqlite_code(error) != sqlite3.SQLITE_READONLY_ROLLBACK:
             raise
         # A writer was killed in the middle of a commit; only a writable connection may undo it.
         _roll_back(path, busy_timeout, error)
@@ -270,57 +318,6 @@ def _roll_back(path: Path, busy_timeout: float, cause: sqlite3.Error) -> None:
         raise cause from error
     finally:
         connection.close()
-
-
-REVISIONS = ("0001", "0002", "0003")
-"""Every revision, oldest first; known here so that reading needs no Alembic."""
-
-_OUR_TABLES = frozenset({"alembic_version", "axes", "blobs", "versions"})
-_FIRST_WITH_TAGS = "0002"
-
-
-def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> None:
-    """Make sure that a registry can be read as it is; an older schema can."""
-    with database.reading() as session:
-        revision = find_revision(session.connection(), database.location, revisions)
-    if revision is None:
-        raise RegistryError(
-            f"The registry {database.location} is empty: it has no tables yet. "
-            "`prefreg add-axis NAME` fills it."
-        )
-    database.has_tags = revisions.index(revision) >= revisions.index(_FIRST_WITH_TAGS)
-
-
-def upgrade_schema(database: Database) -> None:
-    """Create the tables, or bring them to the newest revision, unless they are there."""
-    with database.reading() as session:
-        if find_revision(session.connection(), database.location) == REVISIONS[-1]:
-            return
-    with database.writing() as session:
-        connection = session.connection()
-        # Asked again under the lock: of several processes only the first may migrate.
-        if find_revision(connection, database.location) != REVISIONS[-1]:
-            _migrate(connection)
-
-
-def find_revision(
-    connection: Connection, location: str, revisions: Sequence[str] = REVISIONS
-) -> str | None:
-    """Return a database's revision, or None where it has no tables yet."""
-    tables = set(inspect(connection).get_table_names())
-    if not tables & _OUR_TABLES and (not tables or connection.dialect.name != "sqlite"):
-        return None
-    if not tables >= _OUR_TABLES:
-        raise RegistryError(
-            f"{location} is a database, but not a prefreg registry. Name another file."
-        )
-    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
-    if revision in revisions:
-        return str(revision)
-    raise RegistryError(
-        f"The registry {location} has schema {revision!r}, newer than this prefreg's "
-        f"{revisions[-1]!r}. Upgrade prefreg."
-    )
 
 
 def _migrate(connection: Connection) -> None:

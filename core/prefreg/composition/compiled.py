@@ -1,4 +1,4 @@
-"""The plain sum of one block in one compiled call, which holds no lock of the interpreter.
+"""Blocks of plain sums, each in one compiled call, which holds no lock of the interpreter.
 
 Every number goes through the operations of `engine.add_up` in the same order, none of them fused,
 so that the bits are the same; only the sums of the survival report may be taken in another order.
@@ -6,12 +6,19 @@ A bfloat16 is the upper half of a float32: a shift widens it, an addition rounds
 compiled when it is first called, and kept beside this file, or in the user's cache.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
 import numpy
 from numpy.typing import NDArray
+
+from prefreg.checkpoints.safetensors_file import read_into
+from prefreg.composition.layout import PLAIN, WeightWork
+from prefreg.composition.rounding import Tally
+from prefreg.vectors.dense import DenseVector
+from prefreg.vectors.stored import BLOCK_ELEMENTS
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Numbers = NDArray[numpy.float32]
@@ -102,7 +109,7 @@ def _tally(asked: _Numbers, left: _Numbers, zero: Any) -> tuple[Any, Any, Any, A
 
 
 @_compiled()
-def add_up(
+def sum_block(
     rooms: NDArray[numpy.uint32],
     narrow: NDArray[numpy.bool_],
     etas: _Numbers,
@@ -147,3 +154,40 @@ def add_up(
         requested += sums[0]
         changed += sums[1]
     return requested, changed, wanted, overlap, got
+
+
+class PlainBlocks:
+    """Room for one thread to compose blocks of weights whose `is_plain` is true."""
+
+    def __init__(self) -> None:
+        """Take no memory before it is needed."""
+        self._rooms = numpy.empty((0, BLOCK_ELEMENTS), numpy.uint32)
+
+    def compose(
+        self, work: WeightWork, source: int, start: int, stop: int, tally: Tally
+    ) -> memoryview | None:
+        """Return the bytes of the flat elements `start:stop`, valid until the next block.
+
+        `source` is the base's open file. None where the sum is not finite, with nothing tallied.
+        """
+        spec = work.tensor.stored.spec
+        vectors = [term.vector for term in work.terms if isinstance(term.vector, DenseVector)]
+        dtypes = [spec.dtype, work.tensor.dtype, *(vector.dtype for vector in vectors)]
+        if len(self._rooms) < len(dtypes):
+            self._rooms = numpy.empty((len(dtypes), BLOCK_ELEMENTS), numpy.uint32)
+        count = stop - start
+        base, result, *rows = (
+            room.data.cast("B")[: count * PLAIN[dtype]]
+            for room, dtype in zip(self._rooms, dtypes, strict=False)
+        )
+        with work.reading():
+            read_into(source, spec.offset + start * PLAIN[spec.dtype], base)
+        for term, vector, row in zip(work.terms, vectors, rows, strict=True):
+            vector.stored.read_bytes(row, term.name, start)
+        narrow = numpy.array([dtype == "BF16" for dtype in dtypes])
+        etas = numpy.array([term.eta for term in work.terms], numpy.float32)
+        requested, changed, wanted, overlap, got = sum_block(self._rooms, narrow, etas, count)
+        if not math.isfinite(wanted + got):
+            return None
+        tally.add(Tally(requested, changed, overlap=overlap, wanted=wanted, got=got))
+        return result
