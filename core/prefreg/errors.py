@@ -21,6 +21,8 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
+_LONGEST_REASON = 400
+
 
 class PrefregError(Exception):
     """A known problem: what was wrong, with which thing, and what to do."""
@@ -88,3 +90,22 @@ def listed(names: Iterable[str], limit: int = 5) -> str:
 def unreadable(name: Path | str, error: Exception, kind: type[PrefregError]) -> PrefregError:
     """Make the error that a file could not be read."""
     return kind(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.")
+
+
+def reason(error: BaseException) -> str:
+    """Tell an exception in one printable line: its type and message; of our own, the message."""
+    try:
+        text = str(error)
+    except BaseException:  # a message may be made by code that fails, too
+        text = ""
+    text = one_line(text)
+    if isinstance(error, PrefregError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Write what another program says as one printable line, cut where it is long."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + "…"

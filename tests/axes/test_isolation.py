@@ -9,14 +9,14 @@ import pytest
 
 from prefreg import Axis, DataError, GateError, PreferencePair, Row, SourceRequest, SourceRows
 from prefreg.axes.isolation import (
-    contained,
+    isolated,
     label_row,
     measure,
     off_stdout,
     read_source,
-    reason,
     switch_pair,
 )
+from prefreg.errors import reason
 
 PAIR = PreferencePair("p", "a", "b")
 ROW = {"prompt": "p", "chosen": "a", "rejected": "b"}
@@ -185,5 +185,5 @@ def test_a_reason_is_one_printable_line() -> None:
     assert reason(MuteError()) == "MuteError"
     assert reason(ValueError("a\n\tb\x1b[31m \ud800 c")) == "ValueError: a b [31m c"
     assert len(reason(ValueError("x" * 10_000))) < 500
-    with pytest.raises(DataError, match=r"^it failed: ValueError$"), contained("it failed"):
+    with pytest.raises(DataError, match=r"^it failed: ValueError$"), isolated("it failed"):
         raise ValueError

@@ -73,7 +73,7 @@ def test_threads_and_the_size_of_jobs_change_no_byte(
 ) -> None:
     write_composition(mixed, tmp_path / "one")
     monkeypatch.setattr(streaming, "THREADS", 1)
-    monkeypatch.setattr(streaming, "_JOB_ELEMENTS", BLOCK_ELEMENTS)
+    monkeypatch.setattr(streaming, "JOB_ELEMENTS", BLOCK_ELEMENTS)
     write_composition(mixed, tmp_path / "other")
     for name in ("model.safetensors", "prefreg.json", "README.md"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
@@ -130,7 +130,7 @@ def test_stochastic_rounding_depends_on_nothing_but_its_seed(
     one, other = weights("one", 0), weights("other", 1)
     assert {name for name in one if bits(one[name]) != bits(other[name])} == {"large", "half"}
     monkeypatch.setattr(streaming, "THREADS", 1)
-    monkeypatch.setattr(streaming, "_JOB_ELEMENTS", BLOCK_ELEMENTS)
+    monkeypatch.setattr(streaming, "JOB_ELEMENTS", BLOCK_ELEMENTS)
     again = weights("again", 0)
     assert all(bits(one[name]) == bits(again[name]) for name in one)
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefreg.api.opened import Opened
-from prefreg.axes.catalog import InstalledAxis, Plugin
-from prefreg.axes.plugins import load_axes
+from prefreg.axes.plugins import InstalledAxis, Plugin, load_axes
 from prefreg.registry import VersionRecord
 
 if TYPE_CHECKING:

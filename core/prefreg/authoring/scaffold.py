@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from prefreg.axes.catalog import AxisCatalog
+from prefreg.axes.plugins import AxisCatalog
 from prefreg.errors import AxisError, OutputError, UsageError
 from prefreg.terms import AXIS_NAME
 

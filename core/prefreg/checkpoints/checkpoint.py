@@ -101,6 +101,31 @@ def companions(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
+def read_companion(path: Path) -> bytes:
+    """Read a small file of a model."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error, BaseModelError) from error
+
+
+def read_json_object(
+    path: Path, *, absent: str, advice: str, error: type[PrefregError]
+) -> dict[str, Any]:
+    """Read a JSON object from a file; a failure says what its absence means, or the advice."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path.parent} has no {path.name}, so it is {absent}.") from None
+    except OSError as failure:
+        raise unreadable(path, failure, error) from failure
+    except (ValueError, RecursionError) as failure:
+        raise error(f"{path} is not JSON. {advice}") from failure
+    if not isinstance(value, dict):
+        raise error(f"{path} is not a JSON object. {advice}")
+    return value
+
+
 def _gather(
     folder: Path, shards: Iterable[str], weight_map: Mapping[str, str]
 ) -> dict[str, StoredTensor]:
@@ -143,23 +168,6 @@ def _read_index(path: Path) -> dict[str, str]:
                 "same folder. Do not trust this checkpoint."
             )
     return weight_map
-
-
-def read_json_object(
-    path: Path, *, absent: str, advice: str, error: type[PrefregError]
-) -> dict[str, Any]:
-    """Read a JSON object from a file; a failure says what its absence means, or the advice."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise error(f"{path.parent} has no {path.name}, so it is {absent}.") from None
-    except OSError as failure:
-        raise unreadable(path, failure, error) from failure
-    except (ValueError, RecursionError) as failure:
-        raise error(f"{path} is not JSON. {advice}") from failure
-    if not isinstance(value, dict):
-        raise error(f"{path} is not a JSON object. {advice}")
-    return value
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor
+from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor, read_companion
 from prefreg.checkpoints.safetensors_file import read_into
 from prefreg.checkpoints.tensor_names import weight_shapes
 from prefreg.config import cache_folder
@@ -141,7 +141,7 @@ def _remember(entry: Path, known: _Weights) -> None:
 
 def _tokenizer(folder: Path) -> str | None:
     parts = [
-        [name, hash_bytes(_read(folder / name))]
+        [name, hash_bytes(read_companion(folder / name))]
         for name in _VOCABULARY
         if (folder / name).is_file()
     ]
@@ -155,7 +155,7 @@ def _tokenizer(folder: Path) -> str | None:
 def _template(folder: Path) -> str | None:
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
-        return hash_bytes(_read(jinja))
+        return hash_bytes(read_companion(jinja))
     for name in ("chat_template.json", "tokenizer_config.json"):
         template = _read_json(folder / name).get("chat_template")
         if template is not None:
@@ -168,14 +168,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(_read(path))
+        value = json.loads(read_companion(path))
     except (ValueError, RecursionError) as error:
         raise BaseModelError(f"{path} is not JSON. Fetch it again.") from error
     return value if isinstance(value, dict) else {}
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise unreadable(path, error, BaseModelError) from error

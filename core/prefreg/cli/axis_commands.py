@@ -7,9 +7,8 @@ from typing import Any
 import click
 
 from prefreg.authoring.scaffold import NewPackage, write_package
-from prefreg.axes.catalog import Plugin
 from prefreg.axes.discovery import disable, enable
-from prefreg.axes.plugins import load_axes
+from prefreg.axes.plugins import Plugin, load_axes
 from prefreg.cli.options import Common, command, table
 from prefreg.errors import UsageError
 
@@ -115,7 +114,7 @@ def check_axis(
     Exit code 3 says that a check failed; the report is written all the same.
     """
     from prefreg.authoring.conformance import check_axis
-    from prefreg.axes.find import find_axis
+    from prefreg.axes.plugins import find_axis
     from prefreg.axes.row_sources import check_licence
     from prefreg.data.wanted import default_source
 

@@ -19,7 +19,7 @@ from prefreg.composition.recipe import SCHEMA
 from prefreg.composition.resolve import Resolution, refuse_mixed_contrasts, resolve_terms
 from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import Progress, buffer_bytes, estimate_seconds
-from prefreg.errors import PrefregError, UsageError, VectorError
+from prefreg.errors import PrefregError, UsageError, VectorError, one_line
 from prefreg.json_values import fields_to_json
 from prefreg.registry import Access, Store
 from prefreg.terms import Term, parse_reference
@@ -268,8 +268,7 @@ def read_recipe(path: Path, **options: Any) -> CompositionRequest:
         given = {key: value for key, value in options.items() if _is_given(value)}
         return _read_recipe(content, given)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} is no recipe: {reason}.") from error
+        raise UsageError(f"{path} is no recipe: {one_line(str(error))}.") from error
     except PrefregError as error:
         raise UsageError(f"{path} is no recipe: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

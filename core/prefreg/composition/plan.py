@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefreg.axes.isolation import reason
 from prefreg.axes.methods import Combine, Method, MethodInput, MethodTerm, Value
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor
 from prefreg.checkpoints.tensor_names import TRAINABLE_DTYPES, tied_copies
 from prefreg.composition.methods import LINEAR
-from prefreg.errors import PrefregError, UsageError, VectorError, listed
+from prefreg.errors import PrefregError, UsageError, VectorError, listed, reason
 from prefreg.registry.records import VersionRecord
 from prefreg.terms import format_eta
 from prefreg.vectors import Vector, open_vector

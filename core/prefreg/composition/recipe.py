@@ -2,13 +2,11 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint
+from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, read_companion
 from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import Rounding, Survival
-from prefreg.errors import BaseModelError, unreadable
 from prefreg.vectors.stored import DTYPE_NAMES
 
 SCHEMA = 1
@@ -75,14 +73,6 @@ def config_file(checkpoint: Checkpoint, dtype: str | None) -> bytes:
     if changed == config:
         return raw
     return (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def read_companion(path: Path) -> bytes:
-    """Read a small file of the base."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise unreadable(path, error, BaseModelError) from error
 
 
 def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:

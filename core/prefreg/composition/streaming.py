@@ -31,8 +31,9 @@ Progress = Callable[[int, int, str], None]
 THREADS = min(4, os.cpu_count() or 1)
 """More only wait for each other: reading and adding share one memory bus."""
 
-# Large enough that handing a job over costs nothing beside it, small enough to share the work.
-_JOB_ELEMENTS = 4 * BLOCK_ELEMENTS
+JOB_ELEMENTS = 4 * BLOCK_ELEMENTS
+"""Large enough that handing a job over costs nothing, small enough to share the work."""
+
 _COPY_BYTES = 1 << 20
 _AHEAD = 2 * THREADS
 
@@ -138,7 +139,7 @@ def _jobs_of(
     if terms and plan.plan.method is not LINEAR:
         combine = pool.submit(plan.combine, tensor.stored, terms)
     work = WeightWork(tensor, terms, combine)
-    for start, stop in blocks(elements, _JOB_ELEMENTS):
+    for start, stop in blocks(elements, JOB_ELEMENTS):
         yield _Job(work, start, stop, target, offset + tensor.nbytes * start // elements)
 
 

@@ -7,8 +7,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefreg.axes.isolation import off_stdout, reason
-from prefreg.errors import DataError, UsageError
+from prefreg.axes.isolation import off_stdout
+from prefreg.errors import DataError, UsageError, reason
 from prefreg.evaluation.figures import Sheet, compare_values
 from prefreg.evaluation.prompts import Asked
 

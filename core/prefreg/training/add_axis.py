@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prefreg import pocket
-from prefreg.axes.catalog import InstalledAxis
-from prefreg.axes.find import FoundAxis, find_axis
+from prefreg.axes.plugins import FoundAxis, InstalledAxis, find_axis
 from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
 from prefreg.composition.resolve import base_spec, identify
 from prefreg.data.pairs import Audit, PairSet, build_pairs

@@ -13,7 +13,7 @@ import torch
 from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor, read_json_object
 from prefreg.checkpoints.safetensors_file import read_header
 from prefreg.checkpoints.tensor_names import TRAINABLE_DTYPES, on_disk_names
-from prefreg.errors import BaseModelError, VectorError, listed
+from prefreg.errors import BaseModelError, VectorError, listed, one_line
 from prefreg.vectors.lowrank import FactorMap, Factors
 from prefreg.vectors.tensors import read_tensor
 
@@ -183,9 +183,9 @@ def linear_layers(base: Checkpoint) -> dict[str, LinearLayer]:
         with torch.device("meta"):
             model = factory.from_config(config, trust_remote_code=False)
     except Exception as error:
-        reason = " ".join(str(error).split())
         raise BaseModelError(
-            f"The layers of {base.path} cannot be told from its configuration: {reason:.300}"
+            f"The layers of {base.path} cannot be told from its configuration: "
+            f"{one_line(str(error))}"
         ) from error
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     stored = on_disk_names(shapes, model.base_model_prefix, base)

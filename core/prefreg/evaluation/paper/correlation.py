@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from prefreg.axes.find import find_axis
+from prefreg.axes.plugins import find_axis
 from prefreg.errors import UsageError
 from prefreg.evaluation.consistency import cosines
 from prefreg.evaluation.paper.crossing import (

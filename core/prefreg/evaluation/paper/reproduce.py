@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefreg.axes.find import find_axis
+from prefreg.axes.plugins import find_axis
 from prefreg.errors import UsageError
 from prefreg.evaluation.paper import run_folder
 from prefreg.evaluation.paper.catalogue import find_experiment

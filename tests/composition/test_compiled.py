@@ -104,8 +104,8 @@ def test_compiled_code_is_kept_and_nowhere_to_keep_it_is_no_obstacle() -> None:
     code = (
         "import numpy, prefreg.composition.compiled as compiled;"
         "rooms, narrow = numpy.ones((2, 4), numpy.uint32), numpy.zeros(2, numpy.bool_);"
-        "compiled.add_up(rooms, narrow, numpy.zeros(0, numpy.float32), 4);"
-        "print(rooms[1].tolist(), type(compiled.add_up._cache).__name__)"
+        "compiled.sum_block(rooms, narrow, numpy.zeros(0, numpy.float32), 4);"
+        "print(rooms[1].tolist(), type(compiled.sum_block._cache).__name__)"
     )
     kinds = []
     for locators in ("", "ZipCacheLocator"):  # the second one knows only folders inside of archives
