@@ -158,10 +158,8 @@ def test_of_two_versions_of_a_package_the_one_that_python_imports_is_used(tmp_pa
     assert (found["distribution_version"], found["aliases"]) == ("1.0", [])
     (broken,) = data["broken"]
     assert broken["distribution_version"] == "2.0"
-    assert broken["reason"] == (
-        f"two versions of prefreg-kindness are installed: 1.0 in {first} is used, and 2.0 in "
-        f"{second} is not; uninstall one of them"
-    )
+    for told in ("two versions", f"1.0 in {first} is used", f"2.0 in {second} is not", "uninstall"):
+        assert told in broken["reason"]
 
 
 def test_one_version_that_is_found_twice_is_one(tmp_path: Path) -> None:
@@ -251,10 +249,8 @@ def test_an_unknown_axis_is_told_with_its_neighbour_and_the_broken_plugins() -> 
     )
     with pytest.raises(AxisError) as caught:
         catalog.find("kindnes")
-    assert str(caught.value) == (
-        "No axis 'kindnes' is installed. Installed: brevity, kindness. "
-        "Did you mean 'kindness'? Broken plugins: bad (see prefreg axes)."
-    )
+    for told in ("'kindnes'", "brevity, kindness", "Did you mean 'kindness'?", "bad (see prefreg"):
+        assert told in str(caught.value)
 
 
 def test_without_any_plugin_none_is_installed() -> None:

@@ -208,7 +208,9 @@ def test_the_refusal_names_licence_data_set_and_flag() -> None:
 
 def test_what_is_accepted_is_shown_all_the_same() -> None:
     shown = check_licence(licensed(), "hub", accepted=True)
-    assert shown == "kind: org/set is under CC-BY-NC-4.0, which forbids commercial use (accepted)."
+    assert shown is not None
+    assert "org/set is under CC-BY-NC-4.0" in shown
+    assert "accepted" in shown
 
 
 def test_a_source_without_a_licence_of_its_own_has_the_axis_licence() -> None:

@@ -164,10 +164,9 @@ def test_a_warning_names_the_modules_that_lost_most() -> None:
         "down": kept(0.7),
         "q": kept(0),
     }
-    assert Survival(kept(0.97), groups).warning == (
-        "rounding kept 97% of the requested change (0% in q, 20% in up, 50% in norm, little in 1 "
-        "more); compose with --rounding stochastic, which keeps it on average, or with --dtype "
-        "float32."
-    )
+    warning = Survival(kept(0.97), groups).warning
+    assert warning is not None
+    for told in ("97%", "0% in q, 20% in up, 50% in norm", "1 more", "--rounding stochastic"):
+        assert told in warning
     assert Survival(kept(0.97), {"mlp": kept(0.95)}).warning is None
     assert Survival(kept(0.94), {"mlp": kept(0.95)}).warning is not None

@@ -34,10 +34,8 @@ def test_digits_are_a_number_and_an_alias_of_the_axis_will_do(filled: Store) -> 
 
 
 def test_an_unknown_axis_is_told_with_a_guess(filled: Store) -> None:
-    with pytest.raises(
-        RegistryError,
-        match=r"no vector of axis 'helpfull'. It has: helpful, verbosity. Did you mean 'helpful'\?",
-    ):
+    told = r"'helpfull'.* It has: helpful, verbosity.* Did you mean 'helpful'\?"
+    with pytest.raises(RegistryError, match=told):
         filled.resolve("helpfull")
     with pytest.raises(RegistryError, match=r"Did you mean 'verbose'\?"):
         filled.versions("verbos")
@@ -74,11 +72,8 @@ def test_many_versions_are_listed_briefly(store: Store, add: Add) -> None:
 def test_no_version_for_a_base_is_told_with_the_bases_there_are(
     filled: Store, base: MakeBase
 ) -> None:
-    with pytest.raises(
-        RegistryError,
-        match=r"Axis 'verbosity' has no version for base b \(\w{12}\). "
-        r"The axis has version 1 for base a \(\w{12}\)\.$",
-    ):
+    told = r"'verbosity' has no version for base b \(\w{12}\).* version 1 for base a \(\w{12}\)"
+    with pytest.raises(RegistryError, match=told):
         filled.resolve("verbose", base=base("b").weights)
     with pytest.raises(RegistryError, match="for base with fingerprint ffffffffffff"):
         filled.resolve("helpful", base="f" * 64)
@@ -107,10 +102,8 @@ def test_an_alias_on_several_bases_needs_a_base(filled: Store, base: MakeBase) -
     filled.set_alias("helpful", 2, "stable")
     assert filled.resolve("helpful", "stable", base=base("a").weights).number == 3
     assert filled.resolve("helpful", "stable", base=base("b").weights).number == 2
-    with pytest.raises(
-        RegistryError,
-        match=r"helpful@stable is ambiguous: version 2 on base b .*; version 3 on base a .*--base",
-    ):
+    told = r"helpful@stable .*version 2 on base b .*version 3 on base a .*--base"
+    with pytest.raises(RegistryError, match=told):
         filled.resolve("helpful", "stable")
 
 
@@ -186,10 +179,8 @@ def test_the_newest_of_the_day_is_looked_for_on_the_base(dated: Store, base: Mak
 
 
 def test_a_day_before_the_first_version_is_told(dated: Store) -> None:
-    with pytest.raises(
-        RegistryError,
-        match=r"'helpful' had no version on 2026-02-28: its first was added on 2026-03-01 09:00",
-    ):
+    told = r"'helpful' had no version on 2026-02-28: .*first .* 2026-03-01 09:00"
+    with pytest.raises(RegistryError, match=told):
         dated.resolve("helpful", at=parse_moment("2026-02-28"))
 
 

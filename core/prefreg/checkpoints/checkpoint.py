@@ -53,11 +53,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Read the configuration, the index and every header of a folder.
-
-        Raises:
-            BaseModelError: The folder is missing, incomplete or damaged.
-        """
+        """Read the configuration, the index and every header of a folder."""
         if not folder.is_dir():
             what = "is a file, not a folder" if folder.exists() else "does not exist"
             raise BaseModelError(f"{folder} {what}. Name the folder of a transformers checkpoint.")

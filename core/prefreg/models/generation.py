@@ -17,9 +17,38 @@ from prefreg.models.loading import context_length, quiet
 Progress = Callable[[int, int], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are drawn: temperature 0 takes the likeliest token each time."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        # Written so that a temperature that is not a number fits nowhere.
+        if not (0 <= self.temperature < inf and 0 < self.top_p <= 1 and self.max_new_tokens >= 1):
+            raise UsageError(
+                "Sampling needs a finite temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, "
+                f"got {self.temperature}, {self.top_p} and {self.max_new_tokens}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A sampled answer with its tokens, of which the last is the one that ended it."""
+
+    text: str
+    prompt_ids: list[int]
+    ids: list[int]
+    ended: bool
+    """Whether it came to an end before `max_new_tokens`."""
+
+
 def generation_config(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     max_new_tokens: int,
     temperature: float,
@@ -47,7 +76,7 @@ def generation_config(
 
 
 def generate(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
     *,
@@ -76,67 +105,6 @@ def generate(
     finally:
         model.train(training)
     return [answers[index] for index in range(len(prompts))]
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Draw from `seed` on every device, and give each its random state back."""
-    # A process that has not used the GPUs yet has no random state there to keep.
-    used: Any = torch.cuda.is_initialized
-    devices = range(torch.cuda.device_count()) if used() else ()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
-def _generate(
-    model: "PreTrainedModel", prompts: Sequence[Sequence[int]], config: GenerationConfig
-) -> list[list[int]]:
-    width = max(map(len, prompts))
-    pad = config.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
-    make: Any = model.generate
-    output = make(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=config,
-    )
-    return [_cut(row[width:].tolist(), config.eos_token_id) for row in output]
-
-
-def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
-    end = next((at for at, token in enumerate(ids) if token in ends), None)
-    return ids if end is None else ids[: end + 1]
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How answers are drawn: temperature 0 takes the likeliest token each time."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        # Written so that a temperature that is not a number fits nowhere.
-        if not (0 <= self.temperature < inf and 0 < self.top_p <= 1 and self.max_new_tokens >= 1):
-            raise UsageError(
-                "Sampling needs a finite temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, "
-                f"got {self.temperature}, {self.top_p} and {self.max_new_tokens}."
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A sampled answer with its tokens, of which the last is the one that ended it."""
-
-    text: str
-    prompt_ids: list[int]
-    ids: list[int]
-    ended: bool
-    """Whether it came to an end before `max_new_tokens`."""
 
 
 def sample_answers(
@@ -187,6 +155,38 @@ def sample(
         ended = bool(ids) and ids[-1] in config.eos_token_id
         answers.append(Answer(text.strip(), prompt, ids, ended))
     return answers
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Draw from `seed` on every device, and give each its random state back."""
+    # A process that has not used the GPUs yet has no random state there to keep.
+    used: Any = torch.cuda.is_initialized
+    devices = range(torch.cuda.device_count()) if used() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _generate(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], config: GenerationConfig
+) -> list[list[int]]:
+    width = max(map(len, prompts))
+    pad = config.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
+    make: Any = model.generate
+    output = make(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=config,
+    )
+    return [_cut(row[width:].tolist(), config.eos_token_id) for row in output]
+
+
+def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
+    end = next((at for at, token in enumerate(ids) if token in ends), None)
+    return ids if end is None else ids[: end + 1]
 
 
 def _check_context(model: PreTrainedModel, prompt: int, sampling: Sampling) -> None:

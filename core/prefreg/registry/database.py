@@ -70,11 +70,7 @@ class Database:
 
     @classmethod
     def open(cls, location: str | os.PathLike[str], *, write: bool, busy_timeout: float) -> Self:
-        """Open a path or a SQLAlchemy URL; nothing is read or written yet.
-
-        Raises:
-            RegistryError: There is nothing to open, or it cannot be written.
-        """
+        """Open a path or a SQLAlchemy URL; nothing is read or written yet."""
         shown = os.fspath(location)
         url = _read_url(shown) if "://" in shown else None
         if url is not None and url.get_backend_name() != "sqlite":

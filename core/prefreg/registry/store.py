@@ -57,11 +57,7 @@ class Store:
         busy_timeout: float = 30.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> Self:
-        """Open a path or SQLAlchemy URL; writing creates and upgrades, reading changes nothing.
-
-        Raises:
-            RegistryError: It is missing, read-only, of another schema, or no registry.
-        """
+        """Open a path or SQLAlchemy URL; writing creates and upgrades, reading changes nothing."""
         database = Database.open(location, write=write, busy_timeout=busy_timeout)
         try:
             (upgrade_schema if write else check_schema)(database)

@@ -82,9 +82,6 @@ class StoredVector:
         """Open a file, or bytes from a registry, and check its header.
 
         Messages call the vector by its label, or else by its path.
-
-        Raises:
-            VectorError: It cannot be read, or is damaged.
         """
         if isinstance(source, bytes):
             name = label or "The stored vector"
@@ -175,11 +172,7 @@ class Vector(ABC):
 
     @classmethod
     def open(cls, source: Path | bytes, *, label: str | None = None) -> Self:
-        """Open a file, or bytes from a registry; `label` names it in messages.
-
-        Raises:
-            VectorError: It cannot be read, is damaged, or is of another kind.
-        """
+        """Open a file, or bytes from a registry; `label` names it in messages."""
         stored = StoredVector.open(source, label=label)
         try:
             return cls(stored)
