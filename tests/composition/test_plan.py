@@ -6,7 +6,8 @@ import torch
 
 import tiny
 from prefreg.checkpoints.bases import BaseModel
-from prefreg.composition.plan import EtaRule, Plan, PlannedTerm, eta_of, opened, read_rule
+from prefreg.composition.composition_request import EtaRule, eta_of, read_rule
+from prefreg.composition.plan import Plan, PlannedTerm, opened
 from prefreg.errors import UsageError, VectorError
 
 MakePlan = Callable[..., Plan]

@@ -14,10 +14,11 @@ from prefreg.axes.methods import Combine, Method, MethodInput
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.checkpoints.safetensors_file import plan_file
 from prefreg.composition import output, streaming
+from prefreg.composition.composition_request import EtaRule
 from prefreg.composition.layout import plan_files
 from prefreg.composition.methods import built_in
 from prefreg.composition.output import write_composition
-from prefreg.composition.plan import EtaRule, Plan, PlannedTerm, opened
+from prefreg.composition.plan import Plan, PlannedTerm, opened
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.streaming import estimate_seconds
 from prefreg.errors import BaseModelError, UsageError, VectorError

@@ -5,7 +5,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 import worded
 from prefreg import BaseModelError, UsageError, pocket
 from prefreg.data.rendering import encode_prompt
-from prefreg.models.generation import Sampling, generate, generation_config, sample_answers
+from prefreg.models.generation import generate, generation_config, sample_answers
+from prefreg.models.sampling import Sampling
 
 TOKENIZER = worded.tokenizer()
 PROMPTS = [encode_prompt(pair.prompt, TOKENIZER) for pair in worded.pairs(4)]

@@ -1,7 +1,6 @@
 """Import φ from what other tools made: two models or adapters, one of them, or a task vector."""
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.records import StorageDtype
 from prefreg.terms import AXIS_NAME
 from prefreg.training.add_axis import geometry
+from prefreg.training.axis_request import ImportRequest
 from prefreg.training.resources import check_disk, package_versions
 from prefreg.vectors.extraction import (
     Extraction,
@@ -26,25 +26,6 @@ from prefreg.vectors.peft_adapters import CONFIG_FILE, read_adapter
 from prefreg.vectors.tensors import CheckpointTensors
 
 _STORAGE: dict[str, StorageDtype] = {"float32": "F32", "bfloat16": "BF16"}
-
-
-@dataclass(frozen=True, slots=True)
-class ImportRequest:
-    """What is to be imported; every default is the command line's."""
-
-    name: str
-    base: str
-    plus: Path | None = None
-    minus: Path | None = None
-    task_vector: Path | None = None
-    """Differences that were taken elsewhere: a safetensors file, or a folder of them."""
-    positive_only: bool = False
-    """φ₊ = θ₊ − θ_base, where there is no negative pole."""
-    of_pair: bool = False
-    """The task vector is θ₊ − θ₋."""
-    dtype: str = "float32"
-    """Storage dtype of a dense vector: float32 or bfloat16."""
-    note: str | None = None
 
 
 def import_vector(access: Access, request: ImportRequest) -> VersionRecord:
