@@ -10,6 +10,7 @@ from prefreg.checkpoints.bases import BaseModel
 from prefreg.composition.adapter import compose_adapter
 from prefreg.composition.compose import compose, resolve_plan
 from prefreg.composition.composition_request import CompositionRequest, ExportRequest, Form
+from prefreg.composition.factoring import Compression
 from prefreg.composition.layout import plan_files
 from prefreg.composition.output import RECIPE_FILE, new_folder, write_composition, write_file
 from prefreg.composition.plan import Plan, PlannedTerm
@@ -101,6 +102,8 @@ class Exported:
     form: Form
     written: dict[str, Any]
     """As the composition of that form describes itself, in values that JSON can hold."""
+    compression: Compression | None = None
+    """What an adapter lost."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the result in a form that JSON can hold."""
@@ -126,7 +129,8 @@ def export(access: Access, request: ExportRequest, progress: Progress | None = N
         form=request.form,
     )
     if request.form == "adapter":
-        return Exported("adapter", compose_adapter(access, wanted).to_json())
+        made = compose_adapter(access, wanted)
+        return Exported("adapter", made.to_json(), made.written.compression)
     return Exported("checkpoint", compose(access, wanted, progress).to_json())
 
 

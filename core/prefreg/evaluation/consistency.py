@@ -263,6 +263,13 @@ class Consistency:
     halves: Halves | None
     null: Null | None
 
+    @property
+    def interval(self) -> str:
+        """What the low and the high value of a figure are."""
+        if self.vectors.share.kind == "range":
+            return "the range over pairs of seeds, no interval"
+        return "95 % intervals, jackknife over seeds"
+
     def to_json(self) -> dict[str, Any]:
         """Return it in a form that JSON can hold."""
         found = {name: getattr(self, name) for name in ("axis", "base", "seeds", "pairs")}

@@ -1,4 +1,4 @@
-"""The whole story on the bundled model."""
+"""The whole story on the bundled model: train, compose, measure, draw."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -6,11 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import click
-
 from prefreg import pocket
-from prefreg.cli.options import Common, command, table
-from prefreg.cli.printing import stage_progress
 from prefreg.composition.compose import compose
 from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.in_memory import SteeredModel, load_steered
@@ -23,82 +19,6 @@ from prefreg.registry.access import Access
 from prefreg.terms import Term, as_terms
 from prefreg.training.add_axis import add_axis
 from prefreg.training.axis_request import AxisRequest
-
-_HEADERS = (
-    "SETTING",
-    "ANSWERS",
-    "REFUSES UNSAFE",
-    "REFUSES BENIGN",
-    "CORRECT",
-    "WORDS",
-    "MALFORMED",
-)
-
-
-@command("demo")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("demo-output"),
-    show_default=True,
-    help="Folder for the scratch registry, the composed model and the picture.",
-)
-@click.option("--prompts", type=click.IntRange(10, 400), default=200, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
-def demo(common: Common, output: Path, prompts: int, seed: int) -> None:
-    """Train three axes on the bundled model, compose them, and show what the dials do.
-
-    Takes three to five minutes on two cores and needs no network.
-    """
-    with stage_progress(common) as progress:
-        made = run_demo(output, prompts=prompts, seed=seed, progress=progress, note=common.note)
-    common.emit("demo", _view(made), _describe(made))
-
-
-def _view(made: "Demo") -> dict[str, Any]:
-    return {
-        "folder": str(made.folder),
-        "picture": str(made.picture),
-        "model": str(made.model),
-        "settings": [
-            {"terms": list(map(str, setting.terms)), "behaviour": asdict(setting.behaviour)}
-            for setting in made.settings
-        ],
-        "examples": [
-            {"prompt": example.prompt, "answers": dict(example.answers)}
-            for example in made.examples
-        ],
-    }
-
-
-def _row(setting: "Setting") -> tuple[str, ...]:
-    found = setting.behaviour
-    return (
-        " ".join(map(str, setting.terms)) or "base",
-        f"{found.answers.value:.2f}",
-        f"{found.refuses_unsafe.value:.2f}",
-        f"{found.refuses_benign.value:.2f}",
-        f"{found.correct.value:.2f}" if found.correct else "-",
-        f"{found.words.value:.1f}",
-        f"{found.malformed.value:.3f}",
-    )
-
-
-def _describe(made: "Demo") -> str:
-    lines = ["", table(_HEADERS, [_row(setting) for setting in made.settings])]
-    for example in made.examples:
-        width = max(len(label) for label, _ in example.answers)
-        lines += ["", f"> {example.prompt}"]
-        lines += [f"  {label.ljust(width)}  {answer}" for label, answer in example.answers]
-    lines += [
-        "",
-        f"The picture is {made.picture}, the composed model {made.model}; try",
-        f"  prefreg --registry {made.folder / 'registry.db'} generate helpful:1 "
-        '--prompt "Which colour is Elsa\'s boat?"',
-    ]
-    return "\n".join(lines)
-
 
 AXES = ("helpful", "harmless", "verbosity")
 ETAS = (-1.0, -0.5, 0.0, 0.5, 1.0)
@@ -126,7 +46,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Demo:
+class Demonstration:
     """What the demo made."""
 
     settings: tuple[Setting, ...]
@@ -135,33 +55,49 @@ class Demo:
     picture: Path
     model: Path
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what was made in a form that JSON can hold."""
+        return {
+            "folder": str(self.folder),
+            "picture": str(self.picture),
+            "model": str(self.model),
+            "settings": [
+                {"terms": list(map(str, each.terms)), "behaviour": asdict(each.behaviour)}
+                for each in self.settings
+            ],
+            "examples": [
+                {"prompt": each.prompt, "answers": dict(each.answers)} for each in self.examples
+            ],
+        }
 
-def run_demo(
+
+def demonstrate(
     folder: Path,
     *,
     prompts: int,
     seed: int,
-    progress: Progress | None,
-    note: Note,
-) -> Demo:
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> Demonstration:
     """Train, compose, measure and draw, all below `folder`."""
+    tell = note or (lambda text: None)
     _prepare(folder)
     access = Access(folder / "registry.db")
     for axis in AXES:
-        note(f"Training the two poles of {axis} …")
+        tell(f"Training the two poles of {axis} …")
         record = add_axis(
             access, AxisRequest(axis, base="pocket", seed=seed), progress_of(progress, axis)
         )
-        note(f"Stored {record}.")
-    note("Composing " + " ".join(TOGETHER[-1]) + " …")
+        tell(f"Stored {record}.")
+    tell("Composing " + " ".join(TOGETHER[-1]) + " …")
     model_folder = folder / "model"
     compose(access, CompositionRequest(as_terms(TOGETHER[-1]), model_folder, overwrite=True))
-    note("Turning the dials …")
+    tell("Turning the dials …")
     steered = load_steered(access, (), "pocket")
     settings = _sweep(steered, prompts, seed, progress)
     picture = folder / "curves.png"
     _draw(settings, picture, prompts, seed)
-    return Demo(settings, _examples(steered, seed), folder, picture, model_folder)
+    return Demonstration(settings, _examples(steered, seed), folder, picture, model_folder)
 
 
 def _prepare(folder: Path) -> None:
@@ -241,6 +177,3 @@ def _examples(steered: SteeredModel, seed: int) -> tuple[Example, ...]:
         Example(prompt, tuple((label, found[index]) for label, found in answers.items()))
         for index, prompt in enumerate(asked)
     )
-
-
-COMMANDS = [demo]
