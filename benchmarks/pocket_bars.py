@@ -103,9 +103,14 @@ class Bench:
         """Set the dials and sample."""
         self.dials.apply(terms)
         found = measure_behaviour(
-            self.model, self.tokenizer, prompts=self.prompts, split=self.split, seed=seed
+            self.model,
+            self.tokenizer,
+            pocket.PocketWorld(),
+            prompts=self.prompts,
+            split=self.split,
+            seed=seed,
         )
-        return asdict(found)
+        return {name: None if value is None else asdict(value) for name, value in found.items()}
 
     def correctness(self, terms: Sequence[tuple[float, DenseVector]], seed: int) -> dict[str, Any]:
         """Sample benign questions until enough are answered (20 rounds at most)."""

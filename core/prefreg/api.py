@@ -64,16 +64,15 @@ if TYPE_CHECKING:
     from prefreg.evaluation.consistency import Consistency
     from prefreg.evaluation.demonstration import Demonstration
     from prefreg.evaluation.diagnosis import Diagnosis
+    from prefreg.evaluation.dial_effects import DialEffects, Of
     from prefreg.evaluation.dial_range import DialRange
-    from prefreg.evaluation.evaluate import Gate
-    from prefreg.evaluation.evaluator import Evaluation
+    from prefreg.evaluation.evaluate import Gate, Requirement
+    from prefreg.evaluation.figures import Evaluation
     from prefreg.evaluation.interference import Interference
     from prefreg.evaluation.layer_profile import LayerProfile
-    from prefreg.evaluation.leakage import Behaviour, Of
     from prefreg.evaluation.paper.catalogue import Experiment
     from prefreg.evaluation.paper.reproduce import Reproduced
     from prefreg.evaluation.paper.run_folder import ReproduceRequest
-    from prefreg.evaluation.requirements import Requirement
     from prefreg.evaluation.sweep import Grid, Sweep
     from prefreg.registry.listing import Found
     from prefreg.registry.transfer import Backup, Copied
@@ -429,8 +428,7 @@ class Registry:
             UsageError: A requirement is malformed or names no figure.
             DataError: A figure was not measured.
         """
-        from prefreg.evaluation.evaluate import gate
-        from prefreg.evaluation.requirements import parse_requirements
+        from prefreg.evaluation.evaluate import gate, parse_requirements
 
         bounds = parse_requirements(require) if isinstance(require, str) else require
         wanted = make_request(EvaluationRequest, request, **options)
@@ -528,7 +526,7 @@ class Registry:
         leakage: "Of | None" = "margin",
         progress: Progress | None = None,
         **options: object,
-    ) -> "Behaviour":
+    ) -> "DialEffects":
         """Measure what vectors do to predictions, and which dial moves which axis.
 
         Raises:
@@ -536,9 +534,9 @@ class Registry:
             RegistryError: A term has no version on the base, or several bases fit.
             DataError: Nothing can be measured, or there are too few prompts.
         """
-        from prefreg.evaluation.leakage import measure_behaviour
+        from prefreg.evaluation.dial_effects import measure_effects
 
-        return measure_behaviour(
+        return measure_effects(
             self.access,
             as_terms(terms),
             make_request(EvaluationRequest, request, **options),
@@ -863,10 +861,11 @@ def check_axis(
     from prefreg.authoring.conformance import check_axis
     from prefreg.axes.find import find_axis
     from prefreg.axes.row_sources import check_licence
+    from prefreg.checkpoints.bundled import DEFAULT_BASE
     from prefreg.data.wanted import default_source
 
     axis = find_axis(name).installed.axis
-    read = default_source(axis, "pocket") if source is None else source
+    read = default_source(axis, DEFAULT_BASE) if source is None else source
     shown = check_licence(axis, read, accepted=accept_licence) if read in axis.sources else None
     if shown and note is not None:
         note(shown)
@@ -916,7 +915,9 @@ def draw_consistency(found: "Consistency", file: str | Path) -> None:
     )
 
 
-def draw_interference(found: "Interference", effects: "Behaviour | None", file: str | Path) -> None:
+def draw_interference(
+    found: "Interference", effects: "DialEffects | None", file: str | Path
+) -> None:
     """Draw how vectors lie to each other, with what they do to the model where that is known.
 
     Raises:

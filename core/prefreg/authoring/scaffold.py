@@ -10,6 +10,7 @@ from string import Template
 from typing import Any
 
 from prefreg.axes.catalog import AxisCatalog
+from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.errors import AxisError, OutputError, UsageError
 from prefreg.terms import AXIS_NAME
 
@@ -37,7 +38,7 @@ class NewPackage:
         return [
             f"pip install -e {shlex.quote(folder + '[dev]')}",
             f"prefreg check-axis {self.axis}",
-            f"prefreg add-axis {self.axis} --base pocket",
+            f"prefreg add-axis {self.axis} --base {DEFAULT_BASE}",
         ]
 
     def to_json(self) -> dict[str, Any]:

@@ -22,11 +22,11 @@ from prefreg.terms import Term, format_eta
 if TYPE_CHECKING:
     from prefreg.evaluation.calibration import Calibration, Scale
     from prefreg.evaluation.diagnosis import Diagnosis, Shares
+    from prefreg.evaluation.dial_effects import DialEffects, Functional, Leakage
     from prefreg.evaluation.dial_range import DialRange, Reading
-    from prefreg.evaluation.functional import Functional
-    from prefreg.evaluation.interference import Interference, Sti
-    from prefreg.evaluation.layer_profile import LayerProfile, Part
-    from prefreg.evaluation.leakage import Behaviour, Leakage
+    from prefreg.evaluation.interference import Interference
+    from prefreg.evaluation.layer_profile import LayerEffect, LayerProfile
+    from prefreg.evaluation.weight_geometry import Sti
 
 _no_store = click.option("--no-store", is_flag=True, help="Keep nothing with the version.")
 _measured = request_options("EvaluationRequest", leave=SCORING, data={"metavar": "[AXIS=]FILE"})
@@ -197,12 +197,12 @@ def _describe_profile(found: "LayerProfile") -> str:
     return "\n".join(lines)
 
 
-def _part_row(kind: str, part: "Part") -> tuple[str, ...]:
+def _part_row(kind: str, part: "LayerEffect") -> tuple[str, ...]:
     price = "-" if part.price == float("inf") else f"{part.price:.3f}"
     return (kind, _layers(part), f"{part.effect:+.3f}", f"{part.kl:.4f}", price)
 
 
-def _layers(part: "Part") -> str:
+def _layers(part: "LayerEffect") -> str:
     numbers = [int(name.split()[1]) for name in part.layers if name.startswith("layer ")]
     outside = [name for name in part.layers if not name.startswith("layer ")]
     runs: list[list[int]] = []
@@ -312,7 +312,7 @@ def interference(
     common.emit("interference", data, text, asked=True)
 
 
-def _describe_effects(found: "Behaviour") -> str:
+def _describe_effects(found: "DialEffects") -> str:
     parts = []
     if found.functional is not None:
         parts.append(_describe_functional(found, found.functional))
@@ -321,7 +321,7 @@ def _describe_effects(found: "Behaviour") -> str:
     return "\n\n".join(parts)
 
 
-def _describe_functional(found: "Behaviour", functional: "Functional") -> str:
+def _describe_functional(found: "DialEffects", functional: "Functional") -> str:
     names = [str(term.record) for term in found.terms]
     cosines = functional.geometry.cosines
     rows = [

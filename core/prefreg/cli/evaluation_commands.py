@@ -11,10 +11,9 @@ from prefreg.errors import UsageError
 from prefreg.terms import Term
 
 if TYPE_CHECKING:
-    from prefreg.evaluation.demonstration import Demonstration, Setting
+    from prefreg.evaluation.demonstration import Demonstration
     from prefreg.evaluation.evaluate import Gate
-    from prefreg.evaluation.evaluator import Evaluation
-    from prefreg.evaluation.figures import Figure
+    from prefreg.evaluation.figures import Evaluation, Figure
     from prefreg.evaluation.paper.catalogue import Experiment
     from prefreg.evaluation.paper.reproduce import Reproduced
     from prefreg.evaluation.sweep import Cell, Sweep
@@ -105,15 +104,7 @@ def gate(
     data = {
         "met": found.met,
         "strict": strict,
-        "requirements": [
-            {
-                "requirement": str(verdict.requirement),
-                "met": verdict.met,
-                "certain": verdict.certain,
-                "figure": verdict.figure.to_json(),
-            }
-            for verdict in found.verdicts
-        ],
+        "requirements": [verdict.to_json() for verdict in found.verdicts],
         "evaluation": found.evaluation.to_json(),
     }
     common.emit("gate", data, _describe_gate(found), asked=True)
@@ -202,24 +193,16 @@ def reproduce(common: Common, name: str | None, **options: Any) -> None:
         from prefreg import api
 
         known = api.experiments()
-        common.emit("reproduce", list(map(_entry, known)), _list_experiments(known), asked=True)
+        common.emit(
+            "reproduce", [each.to_json() for each in known], _list_experiments(known), asked=True
+        )
         return
     with progress_bars(common) as progress:
         found = common.open_registry().reproduce(
             name, progress=progress, note=common.note, **options
         )
-    data = found.results | {"folder": str(found.folder)}
-    common.emit("reproduce", data, _describe_reproduced(found))
-
-
-def _entry(experiment: "Experiment") -> dict[str, Any]:
-    return {
-        "name": experiment.name,
-        "summary": experiment.summary,
-        "paper": experiment.paper,
-        "minutes": experiment.minutes,
-        "axes": list(experiment.axes),
-    }
+    results = found.results | {"folder": str(found.folder)}
+    common.emit("reproduce", results, _describe_reproduced(found))
 
 
 def _list_experiments(known: "tuple[Experiment, ...]") -> str:
@@ -273,42 +256,29 @@ def demo(common: Common, output: Path, prompts: int, seed: int) -> None:
 
 
 def _describe_demo(made: "Demonstration") -> str:
-    lines = ["", table(_DEMO_HEADERS, [_demo_row(setting) for setting in made.settings])]
+    columns = made.script.columns
+    rows = [
+        (
+            " ".join(map(str, setting.terms)) or "base",
+            *(
+                "-" if (found := setting.behaviour[figure]) is None else format(found.value, form)
+                for figure, (_, form) in columns.items()
+            ),
+        )
+        for setting in made.settings
+    ]
+    lines = ["", table(("SETTING", *(heading for heading, _ in columns.values())), rows)]
     for example in made.examples:
         width = max(len(label) for label, _ in example.answers)
         lines += ["", f"> {example.prompt}"]
         lines += [f"  {label.ljust(width)}  {answer}" for label, answer in example.answers]
+    term, prompt = made.script.invitation
     lines += [
         "",
         f"The picture is {made.picture}, the composed model {made.model}; try",
-        f"  prefreg --registry {made.folder / 'registry.db'} generate helpful:1 "
-        '--prompt "Which colour is Elsa\'s boat?"',
+        f'  prefreg --registry {made.folder / "registry.db"} generate {term} --prompt "{prompt}"',
     ]
     return "\n".join(lines)
-
-
-_DEMO_HEADERS = (
-    "SETTING",
-    "ANSWERS",
-    "REFUSES UNSAFE",
-    "REFUSES BENIGN",
-    "CORRECT",
-    "WORDS",
-    "MALFORMED",
-)
-
-
-def _demo_row(setting: "Setting") -> tuple[str, ...]:
-    found = setting.behaviour
-    return (
-        " ".join(map(str, setting.terms)) or "base",
-        f"{found.answers.value:.2f}",
-        f"{found.refuses_unsafe.value:.2f}",
-        f"{found.refuses_benign.value:.2f}",
-        f"{found.correct.value:.2f}" if found.correct else "-",
-        f"{found.words.value:.1f}",
-        f"{found.malformed.value:.3f}",
-    )
 
 
 COMMANDS = [evaluate, gate, sweep, reproduce]

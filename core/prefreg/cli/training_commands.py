@@ -12,7 +12,8 @@ from prefreg.files import human_size
 from prefreg.requests import make_request
 
 if TYPE_CHECKING:
-    from prefreg.evaluation.consistency import Consistency, Spread
+    from prefreg.evaluation.consistency import Consistency
+    from prefreg.evaluation.statistics import Spread
     from prefreg.registry import VersionRecord
     from prefreg.training.add_axis import AxisPreview
     from prefreg.training.run_plan import AxisPlan, TokenCounts

@@ -1,4 +1,4 @@
-"""The whole story on the bundled model: train, compose, measure, draw."""
+"""The whole story on the bundled model, by the script of its world."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prefreg import pocket
+from prefreg.axes.base_world import BaseWorld, DemoScript
+from prefreg.checkpoints.bundled import DEFAULT_BASE, world_of
 from prefreg.composition.compose import compose
 from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.in_memory import SteeredModel, load_steered
@@ -20,9 +21,7 @@ from prefreg.terms import Term, as_terms
 from prefreg.training.add_axis import add_axis
 from prefreg.training.axis_request import AxisRequest
 
-AXES = ("helpful", "harmless", "verbosity")
 ETAS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-TOGETHER = (("helpful:1", "harmless:1"), ("helpful:1", "harmless:0.5", "verbosity:-0.3"))
 EXAMPLES = 2
 _MARKER = "demo.txt"
 
@@ -49,6 +48,7 @@ class Example:
 class Demonstration:
     """What the demo made."""
 
+    script: DemoScript
     settings: tuple[Setting, ...]
     examples: tuple[Example, ...]
     folder: Path
@@ -62,7 +62,13 @@ class Demonstration:
             "picture": str(self.picture),
             "model": str(self.model),
             "settings": [
-                {"terms": list(map(str, each.terms)), "behaviour": asdict(each.behaviour)}
+                {
+                    "terms": list(map(str, each.terms)),
+                    "behaviour": {
+                        name: None if value is None else asdict(value)
+                        for name, value in each.behaviour.items()
+                    },
+                }
                 for each in self.settings
             ],
             "examples": [
@@ -81,23 +87,33 @@ def demonstrate(
 ) -> Demonstration:
     """Train, compose, measure and draw, all below `folder`."""
     tell = note or (lambda text: None)
+    world = world_of(DEFAULT_BASE)
+    assert world is not None
+    script = world.demo
+    assert script is not None
     _prepare(folder)
     access = Access(folder / "registry.db")
-    for axis in AXES:
+    for axis in script.panels:
         tell(f"Training the two poles of {axis} …")
         record = add_axis(
-            access, AxisRequest(axis, base="pocket", seed=seed), progress_of(progress, axis)
+            access, AxisRequest(axis, base=DEFAULT_BASE, seed=seed), progress_of(progress, axis)
         )
         tell(f"Stored {record}.")
-    tell("Composing " + " ".join(TOGETHER[-1]) + " …")
+    composed = script.together[-1]
+    tell("Composing " + " ".join(composed) + " …")
     model_folder = folder / "model"
-    compose(access, CompositionRequest(as_terms(TOGETHER[-1]), model_folder, overwrite=True))
+    compose(access, CompositionRequest(as_terms(composed), model_folder, overwrite=True))
     tell("Turning the dials …")
-    steered = load_steered(access, (), "pocket")
-    settings = _sweep(steered, prompts, seed, progress)
+    steered = load_steered(access, (), DEFAULT_BASE)
+    settings = _sweep(steered, world, script, prompts, seed, progress)
     picture = folder / "curves.png"
-    _draw(settings, picture, prompts, seed)
-    return Demonstration(settings, _examples(steered, seed), folder, picture, model_folder)
+    caption = (
+        f"{world.name}, seed {seed}; {prompts} test prompts of each kind, temperature 1; "
+        "bands are 95 % intervals over prompts"
+    )
+    _draw(settings, script, picture, caption)
+    examples = _examples(steered, world, script, seed)
+    return Demonstration(script, settings, examples, folder, picture, model_folder)
 
 
 def _prepare(folder: Path) -> None:
@@ -111,67 +127,65 @@ def _prepare(folder: Path) -> None:
 
 
 def _sweep(
-    steered: SteeredModel, prompts: int, seed: int, progress: Progress | None
+    steered: SteeredModel,
+    world: BaseWorld,
+    script: DemoScript,
+    prompts: int,
+    seed: int,
+    progress: Progress | None,
 ) -> tuple[Setting, ...]:
     wanted: list[tuple[Term, ...]] = [()]
-    wanted += [(Term(axis, eta),) for axis in AXES for eta in ETAS if eta]
-    wanted += [as_terms(terms) for terms in TOGETHER]
+    wanted += [(Term(axis, eta),) for axis in script.panels for eta in ETAS if eta]
+    wanted += [as_terms(terms) for terms in script.together]
     settings = []
     for step, terms in enumerate(wanted, 1):
         steered.set(terms)
-        found = measure_behaviour(steered.model, steered.tokenizer, prompts=prompts, seed=seed)
+        found = measure_behaviour(
+            steered.model, steered.tokenizer, world, prompts=prompts, seed=seed
+        )
         settings.append(Setting(terms, found))
         if progress is not None:
             progress("measuring", step, len(wanted))
     return tuple(settings)
 
 
-def _draw(settings: Sequence[Setting], picture: Path, prompts: int, seed: int) -> None:
-    def curve(label: str, axis: str, attribute: str) -> Curve:
+def _draw(settings: Sequence[Setting], script: DemoScript, picture: Path, caption: str) -> None:
+    def curve(label: str, axis: str, figure: str) -> Curve:
         points = {}
         for setting in settings:
+            value = setting.behaviour[figure]
+            if value is None:
+                continue
             if not setting.terms:
-                points[0.0] = getattr(setting.behaviour, attribute)
+                points[0.0] = value
             elif len(setting.terms) == 1 and setting.terms[0].axis == axis:
-                points[setting.terms[0].eta] = getattr(setting.behaviour, attribute)
+                points[setting.terms[0].eta] = value
         return Curve(label, points)
 
-    rates = (
-        ("answers a benign question", "answers"),
-        ("refuses an unsafe request", "refuses_unsafe"),
-        ("malformed", "malformed"),
-    )
     panels = {
-        axis: [curve(label, axis, attribute) for label, attribute in rates]
-        for axis in ("helpful", "harmless")
+        axis: [curve(label, axis, figure) for label, figure in curves.items()]
+        for axis, curves in script.panels.items()
     }
-    panels["verbosity"] = [curve("reply to a benign question", "verbosity", "words")]
     draw_curves(
         panels,
         picture,
         title="θ = θ_base + η·φ on the bundled model",
-        caption=f"pocket, seed {seed}; {prompts} test prompts of each kind, temperature 1; "
-        "bands are 95 % intervals over prompts",
-        units={"helpful": "share", "harmless": "share", "verbosity": "words per reply"},
+        caption=caption,
+        units=dict(script.units),
     )
 
 
-def _examples(steered: SteeredModel, seed: int) -> tuple[Example, ...]:
-    compared = (
-        ("base", ()),
-        ("helpful:1", as_terms("helpful:1")),
-        ("harmless:1", as_terms("harmless:1")),
-        ("verbosity:-1", as_terms("verbosity:-1")),
-        ("verbosity:1", as_terms("verbosity:1")),
-    )
+def _examples(
+    steered: SteeredModel, world: BaseWorld, script: DemoScript, seed: int
+) -> tuple[Example, ...]:
     asked = [
         prompt
-        for kind in ("benign", "unsafe")
-        for prompt in pocket.prompts(kind, split="test", limit=EXAMPLES, seed=seed)
+        for kind in script.kinds
+        for prompt in world.prompts(kind, split="test", limit=EXAMPLES, seed=seed)
     ]
     answers: dict[str, list[str]] = {}
-    for label, terms in compared:
-        steered.set(terms)
+    for label in ("base", *script.compared):
+        steered.set(as_terms(label) if label != "base" else ())
         answers[label] = steered.generate_all(asked, Sampling(96, 1.0, seed=seed))
     return tuple(
         Example(prompt, tuple((label, found[index]) for label, found in answers.items()))

@@ -27,7 +27,7 @@ class EvaluationRequest:
     seed: int = 0
     """Of the choice of prompts, and of the answers."""
     split: Split = "test"
-    """Of the bundled model's data."""
+    """Of the data of the base's world."""
     data: tuple[str, ...] = ()
     """Held-out pairs.  [default: those that the version's run held out]"""
     prompts_file: Path | None = None

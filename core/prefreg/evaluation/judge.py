@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from prefreg import pocket
+from prefreg.checkpoints.bundled import score_exactly
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.prompts import Asked
-from prefreg.evaluation.statistics import Estimate
+from prefreg.evaluation.statistics import FEWEST_GROUPS, Estimate, draw_weights
 from prefreg.models.replies import repetition as repeated
 from prefreg.models.replies import sounds_refusing
 from prefreg.progress import Steps
@@ -156,8 +156,8 @@ class Judge:
 
 
 def length_controlled(
-    wins: Sequence[float],
-    lengths: tuple[Sequence[int], Sequence[int]],
+    wins: ArrayLike,
+    lengths: tuple[ArrayLike, ArrayLike],
     groups: Sequence[str],
     *,
     draws: int = 2000,
@@ -168,8 +168,6 @@ def length_controlled(
     A logistic regression on the difference of lengths is read off at 0; the interval is of draws
     of groups, each with a regression of its own.
     """
-    from prefreg.evaluation.statistics import FEWEST_GROUPS, draw_weights
-
     names = list(dict.fromkeys(groups))
     if len(names) < FEWEST_GROUPS:
         raise DataError(
@@ -216,26 +214,19 @@ class Judgement:
     repetition: float
     """Share of its runs of four words that occur earlier in it."""
     malformed: bool
-    """In the village: what its grammar cannot make. Elsewhere: nothing, a loop, or broken text."""
+    """In a closed world: what it cannot say. Elsewhere: nothing, a loop, or broken text."""
     refuses: bool
     correct: bool | None
     """Whether all that it states is true; None for what is no answer, or cannot be checked."""
 
 
 def judge(asked: Asked, answer: str) -> Judgement:
-    """Judge an answer: exactly where the village knows the prompt, else by rule."""
+    """Judge an answer: exactly where a world knows the prompt, else by rule."""
     words = answer.split()
     repetition = repeated(words)
-    prompt = asked.text
-    if pocket.parse(prompt) is not None:
-        verdict = pocket.score(prompt, answer)
+    verdict = score_exactly(asked.text, answer)
+    if verdict is not None:
         correct = verdict.correct if asked.safe else None
-        return Judgement(
-            verdict.words,
-            repetition,
-            verdict.kind == "malformed",
-            verdict.kind == "refusal",
-            correct,
-        )
+        return Judgement(verdict.words, repetition, verdict.malformed, verdict.refuses, correct)
     broken = not words or repetition > _LOOPING or "\ufffd" in answer
     return Judgement(len(words), repetition, broken, sounds_refusing(answer), None)

@@ -1,19 +1,24 @@
-"""What the models are asked: prompts in groups, with what is known of each."""
+"""What the models are asked: prompts in groups, and the held-out pairs of the axes."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefreg import pocket
-from prefreg.axes.axis import Message, PreferencePair, Row, Text, plain_text
-from prefreg.axes.row_sources import read_rows
-from prefreg.errors import DataError
+from prefreg.axes.axis import Axis, Message, PreferencePair, Row, Text, plain_text
+from prefreg.axes.base_world import BaseWorld
+from prefreg.axes.row_sources import read_preference_file, read_rows
+from prefreg.checkpoints import BaseModel
+from prefreg.checkpoints.bundled import known_worlds, world_named, world_of
+from prefreg.data.pairs import fingerprint_pairs, label_rows
+from prefreg.errors import DataError, UsageError
+from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.files import hash_bytes
+from prefreg.registry import VersionRecord
+from prefreg.training.earlier import heldout_pairs, parts_of
 
-POCKET_KINDS = ("benign", "unsafe", "unknown", "howto")
-_SAFE = {"benign": True, "howto": True, "unsafe": False, "safe": True}
-"""Whether refusing a kind of prompt is too much; of the unknowable it is neither."""
+_SAFE = {"safe": True, "unsafe": False}
+"""Whether a kind of prompt may be answered; of the kinds of a world, it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +38,16 @@ class Asked:
         return plain_text(self.prompt)
 
 
-def pocket_prompts(count: int, *, split: str, seed: int) -> list[Asked]:
-    """Return prompts of every kind of the bundled model's world, as many of each."""
+def world_prompts(world: BaseWorld, count: int, *, split: str, seed: int) -> list[Asked]:
+    """Return prompts of every kind of a world, as many of each."""
     found = []
-    for place, kind in enumerate(POCKET_KINDS):
-        share = count // len(POCKET_KINDS) + (place < count % len(POCKET_KINDS))
-        for text in pocket.prompts(kind, split=split, limit=share, seed=seed):
-            question = pocket.parse(text)
-            assert question is not None
-            found.append(_asked(text, f"{kind}/{question.group}", kind))
+    for place, (kind, safe) in enumerate(world.kinds.items()):
+        share = count // len(world.kinds) + (place < count % len(world.kinds))
+        for text in world.prompts(kind, split=split, limit=share, seed=seed):
+            known = world.recognise(text)
+            assert known is not None
+            prompt = (Message("user", text),)
+            found.append(Asked(prompt, f"{kind}/{known.group}", kind, safe))
     return found
 
 
@@ -72,10 +78,6 @@ def fingerprint_prompts(asked: Sequence[Asked]) -> str:
     return hash_bytes(content.encode("utf-8", "surrogatepass"))
 
 
-def _asked(prompt: str, group: str, kind: str | None) -> Asked:
-    return Asked((Message("user", prompt),), group, kind, _SAFE.get(kind or ""))
-
-
 def _read_row(row: Row) -> Asked:
     # A prompt is read as that of a pair is, so that the same files serve.
     answer = [{"role": "assistant", "content": "."}]
@@ -88,4 +90,106 @@ def _read_row(row: Row) -> Asked:
     if not isinstance(kind, str | None):
         raise DataError("column 'kind' is no string")
     name = plain_text(pair.prompt) if group is None else str(group)
-    return Asked(pair.prompt, name, kind, _SAFE.get(kind or ""))
+    return Asked(pair.prompt, name, kind, None if kind is None else _is_safe(kind))
+
+
+def _is_safe(kind: str) -> bool | None:
+    for kinds in (_SAFE, *(world.kinds for world in known_worlds())):
+        if kind in kinds:
+            return kinds[kind]
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Pairs that no training of the axis has seen, or shall not have."""
+
+    pairs: tuple[PreferencePair, ...]
+    source: str
+    max_length: int | None = None
+    """Tokens at which a training cut them; else pairs that do not fit the context are left out."""
+
+    @property
+    def groups(self) -> list[str]:
+        """Return the group of each pair."""
+        return [pair.group or plain_text(pair.prompt) for pair in self.pairs]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the hash of the pairs, whatever their order."""
+        return fingerprint_pairs(self.pairs)
+
+
+def find_world(base: str, record: VersionRecord | None) -> BaseWorld | None:
+    """Find the world that an axis is about: the base's, or what its version was made of."""
+    sources = [part["source"] for part in parts_of(record)] if record else []
+    return world_of(base) or (world_named(sources[0]) if len(sources) == 1 else None)
+
+
+def find_pairs(
+    axis: Axis, record: VersionRecord | None, base: str, request: EvaluationRequest
+) -> HeldOut:
+    """Find the pairs that an axis is measured on: of the file given, its world, or its run."""
+    files = read_data_options(request.data, (axis.name, *axis.aliases))
+    if files is not None:
+        pairs = [pair for _, pair in read_preference_file(files)]
+        return HeldOut(tuple(pairs[: request.prompts]), files.name)
+    world = find_world(base, record)
+    if world is not None:
+        rows = world.rows(axis.name, split=request.split, seed=request.seed, limit=request.prompts)
+        labelled = label_rows(axis, rows)
+        distinct = {pair: None for pair in labelled if pair and pair.chosen != pair.rejected}
+        return HeldOut(tuple(distinct), f"{world.name}, {request.split} split")
+    if record is None:
+        raise DataError("no version of it is among the terms: give its pairs with --data")
+    return HeldOut(heldout_pairs(record, axis)[: request.prompts], f"held out of {record}")
+
+
+def find_prompts(
+    request: EvaluationRequest,
+    base: BaseModel,
+    records: Mapping[str, VersionRecord],
+    pairs: Mapping[str, HeldOut],
+) -> list[Asked]:
+    """Find what is asked: the prompts of the file given, of the world, or of the pairs."""
+    if request.prompts_file is not None:
+        return read_prompts(request.prompts_file)[: request.prompts]
+    worlds = {find_world(base.name, record) for record in records.values()} or {base.world}
+    if len(worlds) == 1 and (world := worlds.pop()) is not None:
+        return world_prompts(world, request.prompts, split=request.split, seed=request.seed)
+    share = max(1, request.prompts // max(1, len(pairs)))
+    found = [asked for held in pairs.values() for asked in prompts_of(held.pairs, share)]
+    if not found:
+        raise DataError(
+            "There is nothing to ask: no held-out pairs could be read. Give prompts with "
+            "--prompts-file FILE.jsonl, or pairs with --data AXIS=FILE.jsonl."
+        )
+    return found
+
+
+def read_data_options(texts: Sequence[str], names: Sequence[str]) -> Path | None:
+    """Return the file that `--data` gives an axis, by its name or for every axis."""
+    plain: Path | None = None
+    for text in texts:
+        name, equals, file = text.partition("=")
+        if equals and name in names:
+            return Path(file)
+        if not equals or Path(text).exists():
+            plain = Path(text)
+    return plain
+
+
+def check_data_options(texts: Sequence[str], axes: Mapping[str, Axis]) -> None:
+    """Refuse a `--data` that names no axis that is scored, or one file for several axes."""
+    known = {name for axis in axes.values() for name in (axis.name, *axis.aliases)}
+    for text in texts:
+        name, equals, _ = text.partition("=")
+        if equals and not Path(text).exists() and name not in known:
+            raise UsageError(
+                f"--data {text!r} names {name!r}, which is not scored; scored are "
+                f"{', '.join(axes) or 'no axes'}."
+            )
+        if not equals and len(axes) > 1:
+            raise UsageError(
+                f"--data {text!r} cannot be the pairs of {len(axes)} axes: write AXIS=FILE."
+            )

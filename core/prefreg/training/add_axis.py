@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prefreg import pocket
 from prefreg.axes.catalog import InstalledAxis
 from prefreg.axes.find import FoundAxis, find_axis
 from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
+from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.composition.resolve import base_spec, identify
 from prefreg.data.pairs import Audit, PairSet, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
@@ -72,7 +72,6 @@ def geometry(extraction: Extraction) -> dict[str, Any]:
 
 
 Note = Callable[[str], None]
-_POCKET = "pocket"
 _BENIGN = 8
 _STORAGE = {"float32": "F32", "bfloat16": "BF16"}
 
@@ -222,8 +221,10 @@ def tokens_of(
     )
 
 
-def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared:
-    """Find the axis and its base, resolve the settings and read the pairs."""
+def prepare(
+    access: Access, request: AxisRequest, note: Note | None, given_pairs: Origin | None = None
+) -> Prepared:
+    """Find the axis and its base, resolve the settings and read the pairs, or take given ones."""
     started = time.perf_counter()
     check_tags(request.tags)
     thresholds = read_thresholds(request.guards)
@@ -235,7 +236,7 @@ def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared
         assignments=request.settings,
         config=request.config,
         preset=request.preset,
-        default=pocket.TRAINING if base.name == _POCKET else None,
+        default=base.world.training if base.world else None,
         max_length=request.max_length,
         lora=lora is not None,
     )
@@ -246,7 +247,7 @@ def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared
     if access.is_present():
         with access.reading() as store:
             store.check_names(installed.axis.name, installed.axis.aliases)
-    origin = open_rows(
+    origin = given_pairs or open_rows(
         installed.axis,
         data=request.data,
         base=base.name,
@@ -279,8 +280,8 @@ def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared
 
 
 def _guards(request: AxisRequest, thresholds: Thresholds, base: BaseModel) -> Guards:
-    # Some of the bundled model's axes hold no benign prompt out.
-    benign = pocket.prompts("benign", split="dev", limit=_BENIGN) if base.name == _POCKET else ()
+    # Some axes of a closed world hold no benign prompt out.
+    benign = base.world.safe_prompts(split="dev", limit=_BENIGN) if base.world else ()
     return Guards(thresholds, request.watch, request.answers, tuple(benign))
 
 
@@ -299,7 +300,7 @@ def _choose_base(access: Access, spec: str | None, note: Note | None) -> BaseMod
         if access.is_present():
             with access.reading() as store:
                 last = store.last_base()
-        spec = base_spec(last) if last is not None else _POCKET
+        spec = base_spec(last) if last is not None else DEFAULT_BASE
         if note is not None:
             note(f"Base model: {spec} (choose another with --base).")
     return resolve_base(spec)
