@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+from prefreg.cli.doctor import empty_cache
 
 from prefreg.axes.discovery import disable
-from prefreg.cli.doctor import empty_cache, examine
 from prefreg.registry import Access
+from prefreg.training.doctor import examine
 from prefreg.training.resume import leftovers, open_scratch
 
 

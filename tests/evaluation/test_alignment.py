@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg.errors import VectorError
-from prefreg.evaluation.alignment import align
+from prefreg.evaluation.weight_geometry import align
 from prefreg.vectors.algebra import cosine
 from prefreg.vectors.lowrank import Factors, LowRankVector, write_low_rank
 from prefreg.vectors.tensors import MemoryTensors

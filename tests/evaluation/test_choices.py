@@ -5,17 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from prefreg.evaluation.choices import add_choices
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefreg import DataError, Message, pocket
 from prefreg.axes.base_world import ChoiceQuestion
-from prefreg.evaluation.choices import (
-    add_choices,
-    fingerprint_questions,
-    read_questions,
-    score_choices,
-)
 from prefreg.evaluation.figures import Sheet
+from prefreg.evaluation.knowledge import fingerprint_questions, read_questions, score_choices
 from prefreg.evaluation.statistics import rate
 
 ROW = {"question": "Where is it?", "choices": ["here", "there", "elsewhere"], "answer_index": 1}

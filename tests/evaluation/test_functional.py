@@ -10,8 +10,8 @@ import torch
 import tiny
 from prefreg.errors import DataError
 from prefreg.evaluation import functional
+from prefreg.evaluation.dial_effects import FunctionalGeometry, functional_geometry, step_logits
 from prefreg.evaluation.divergence import divergences
-from prefreg.evaluation.functional import FunctionalGeometry, functional_geometry, step_logits
 from prefreg.models.generation import Answer
 
 ANSWERS = [Answer("", [1, 5], [7, 9, 2], True), Answer("", [1, 4, 6, 3], [8, 2], True)]

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefreg.evaluation.harness import add_tasks
 
 from prefreg import DataError, UsageError, pocket
 from prefreg.evaluation.figures import Sheet
-from prefreg.evaluation.harness import add_tasks, require_tasks, run_tasks
+from prefreg.evaluation.knowledge import require_tasks, run_tasks
 
 needs_lm_eval = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="the extra lm-eval is not installed"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefreg.evaluation.consistency import jackknife_error, over_seeds, spearman_brown
-from prefreg.evaluation.statistics import t95
+from prefreg.evaluation.consistency import spearman_brown
+from prefreg.evaluation.statistics import jackknife_error, over_seeds, t95
 
 numbers = st.lists(st.floats(-100, 100), min_size=5, max_size=12)
 

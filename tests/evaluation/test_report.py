@@ -3,7 +3,8 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-from prefreg.evaluation.evaluate import Cell, Picture, write_report
+from prefreg.evaluation.plots import Picture
+from prefreg.evaluation.sweep import Cell, write_report
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg import DataError, UsageError
+from prefreg.evaluation.evaluate import Requirement, decide, parse_requirements
 from prefreg.evaluation.figures import OF_PAIRS, RESERVED, Figure, Figures
-from prefreg.evaluation.requirements import Requirement, decide, parse_requirements
 from prefreg.evaluation.statistics import Estimate
 
 AXES = st.from_regex(r"[a-z][a-z0-9_-]{0,12}", fullmatch=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prefreg.evaluation.subspaces import (
+from prefreg.evaluation.weight_geometry import (
     Directions,
     Interaction,
     leading_directions,

@@ -220,8 +220,10 @@ def tokens_of(
     )
 
 
-def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared:
-    """Find the axis and its base, resolve the settings and read the pairs."""
+def prepare(
+    access: Access, request: AxisRequest, note: Note | None, given_pairs: Origin | None = None
+) -> Prepared:
+    """Find the axis and its base, resolve the settings and read the pairs, or take given ones."""
     started = time.perf_counter()
     check_tags(request.tags)
     thresholds = read_thresholds(request.guards)
@@ -244,7 +246,7 @@ def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared
     if access.is_present():
         with access.reading() as store:
             store.check_names(installed.axis.name, installed.axis.aliases)
-    origin = open_rows(
+    origin = given_pairs or open_rows(
         installed.axis,
         data=request.data,
         base=base.name,

@@ -7,7 +7,7 @@ import pytest
 from prefreg import DataError, PreferencePair, UsageError
 from prefreg.axes.axis import Axis
 from prefreg.axes.row_sources import read_preference_file
-from prefreg.evaluation.paper.crossing import (
+from prefreg.evaluation.paper.correlation import (
     FEWEST,
     Crossing,
     cross_pack,

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from prefreg.evaluation.paper.findings import Claim, Findings, Table, markdown, show, view
-from prefreg.evaluation.paper.lab import estimate
+from prefreg.evaluation.paper.reproduce import estimate
 from prefreg.evaluation.paper.retention import falls_to_chance
-from prefreg.evaluation.statistics import Estimate, grouped_rate
+from prefreg.evaluation.paper.run_folder import Claim, Findings, Table, markdown, view
+from prefreg.evaluation.statistics import Estimate, grouped_rate, show
 
 GROUPS = [f"group {place}" for place in range(8)]
 

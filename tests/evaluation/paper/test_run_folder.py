@@ -5,8 +5,7 @@ import pytest
 
 from prefreg import OutputError
 from prefreg.evaluation.paper import run_folder
-from prefreg.evaluation.paper.findings import Claim, Findings
-from prefreg.evaluation.paper.run_folder import ReproduceRequest
+from prefreg.evaluation.paper.run_folder import Claim, Findings, ReproduceRequest
 
 
 def request(tmp_path: Path) -> ReproduceRequest:
