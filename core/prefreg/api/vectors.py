@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from prefreg.training import Progress
     from prefreg.training.add_axis import AxisPreview
     from prefreg.training.axis_request import AxisRequest
+    from prefreg.training.fine_tuning import SFTRequest, SFTResult
     from prefreg.training.import_vector import ImportRequest
     from prefreg.training.run_plan import AxisPlan
-    from prefreg.training.sft.fine_tuning import SFTRequest, SFTResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Making(Opened):
             TrainingError: Memory does not suffice, or training diverged.
             OutputError: The destination cannot be written.
         """
-        from prefreg.training.sft.fine_tuning import fine_tune_base
+        from prefreg.training.fine_tuning import fine_tune_base
 
         return fine_tune_base(self.access, request, progress, note)
 

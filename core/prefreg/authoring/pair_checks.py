@@ -11,7 +11,7 @@ from prefreg.authoring.axis_report import Finding, failed, passed, warned
 from prefreg.axes.axis import Axis, PreferencePair, Row, SourceRequest, Text, plain_text
 from prefreg.axes.isolation import (
     contained,
-    label_row,
+    label_rows,
     measure,
     one_line,
     owned,
@@ -212,8 +212,7 @@ def read_rows(axis: Axis, source: str, *, limit: int, seed: int) -> tuple[Row, .
 
 def label_all(axis: Axis, rows: Sequence[Row]) -> Reading:
     """Label rows."""
-    labelled = (label_row(axis, row, number) for number, row in enumerate(rows, start=1))
-    return Reading(tuple(rows), tuple(labelled))
+    return Reading(tuple(rows), tuple(label_rows(axis, rows)))
 
 
 def check_columns(axis: Axis, rows: Sequence[Row]) -> Finding:

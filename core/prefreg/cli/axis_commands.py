@@ -117,7 +117,7 @@ def check_axis(
     from prefreg.authoring.conformance import check_axis
     from prefreg.axes.find import find_axis
     from prefreg.axes.row_sources import check_licence
-    from prefreg.data.wanted import default_source
+    from prefreg.data.mixture import default_source
 
     axis = find_axis(name).installed.axis
     read = default_source(axis, "pocket") if source is None else source

@@ -24,8 +24,8 @@ from prefreg.registry import VersionRecord
 if TYPE_CHECKING:
     from prefreg.evaluation.consistency import Consistency, Spread
     from prefreg.training.add_axis import AxisPreview
+    from prefreg.training.fine_tuning import SFTResult
     from prefreg.training.run_plan import AxisPlan, TokenCounts
-    from prefreg.training.sft.fine_tuning import SFTResult
 
 
 @command("add-axis")
@@ -264,7 +264,7 @@ def sft(common: Common, **options: Any) -> None:
     Only answers are learnt. The folder is a plain checkpoint with its record in prefreg.json, and
     the registry's last base, which `prefreg add-axis` takes.
     """
-    from prefreg.training.sft.fine_tuning import SFTRequest
+    from prefreg.training.fine_tuning import SFTRequest
 
     registry = common.open_registry()
     with stage_progress(common) as progress:

@@ -84,9 +84,10 @@ def score_choices(
     import torch
 
     from prefreg.data.tokens import TokenPair
+    from prefreg.models.loading import context_length
     from prefreg.models.log_probs import answer_log_probs
 
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_length(model.config)
     encoded = [_encode(question, tokenizer, context) for question in questions]
     pairs = []
     for prompt, answers in encoded:

@@ -10,14 +10,14 @@ from prefreg.axes.plugins import load_axes
 from prefreg.checkpoints import BaseModel
 from prefreg.composition.in_memory import make_dials
 from prefreg.composition.resolve import find_base
-from prefreg.data.tokens import TokenPair, tokenize_pairs
+from prefreg.data.tokens import TokenPair, tokenise_pairs
 from prefreg.errors import DataError, PrefregError, UsageError
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.log_probs import answer_log_probs
 from prefreg.registry import NewVersion, VersionRecord
 from prefreg.registry.access import Access
 from prefreg.training.earlier import heldout_pairs, parts_of
-from prefreg.training.pole_report import compare
+from prefreg.training.guards import compare
 from prefreg.training.resources import check_disk
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.compression import Compressed, Fidelity, How, compress, measure
@@ -55,7 +55,7 @@ def _heldout(record: VersionRecord) -> tuple[BaseModel, Sequence[TokenPair]]:
     pairs = heldout_pairs(record, load_axes().find(record.axis).axis)
     context, vocabulary = load_limits(base)
     length = min(int(record.metadata["training"]["settings"]["max_length"]), context or 1 << 30)
-    tokens = tokenize_pairs(pairs, load_tokenizer(base), max_length=length, vocabulary=vocabulary)
+    tokens = tokenise_pairs(pairs, load_tokenizer(base), max_length=length, vocabulary=vocabulary)
     return base, tokens.pairs
 
 

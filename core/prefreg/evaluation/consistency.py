@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from prefreg.checkpoints import BaseModel
 from prefreg.composition.in_memory import make_dials
-from prefreg.data.tokens import tokenize_pairs
+from prefreg.data.tokens import tokenise_pairs
 from prefreg.errors import VectorError
 from prefreg.evaluation.seed_runs import ConsistencyRequest, ProgressFor, Run, SeedRuns, gather_runs
 from prefreg.evaluation.statistics import t95
@@ -332,7 +332,7 @@ def _margin_changes(found: SeedRuns, vectors: Sequence[Vector]) -> Matrix:
     if not found.heldout:
         return np.zeros((len(vectors), 0))
     base: BaseModel = found.base
-    tokens = tokenize_pairs(
+    tokens = tokenise_pairs(
         found.heldout,
         load_tokenizer(base),
         max_length=found.max_length,

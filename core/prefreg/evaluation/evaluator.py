@@ -344,12 +344,12 @@ class Evaluator:
         ).to_json()
 
     def _score(self, candidate: Candidate, held: HeldOut) -> dict[str, Any]:
-        from prefreg.data.tokens import tokenize_pairs
+        from prefreg.data.tokens import tokenise_pairs
         from prefreg.models.loading import load_limits
         from prefreg.models.log_probs import answer_log_probs
 
         context, vocabulary = load_limits(self.base)
-        tokens = tokenize_pairs(
+        tokens = tokenise_pairs(
             held.pairs,
             self.bench.tokenizer,
             max_length=context or 1 << 30,

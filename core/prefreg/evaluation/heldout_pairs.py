@@ -6,9 +6,10 @@ from pathlib import Path
 
 from prefreg import pocket
 from prefreg.axes.axis import Axis, PreferencePair, plain_text
+from prefreg.axes.isolation import label_rows
 from prefreg.axes.row_sources import read_preference_file
 from prefreg.checkpoints.bases import POCKET
-from prefreg.data.pairs import fingerprint_pairs, label_rows
+from prefreg.data.pairs import fingerprint_pairs
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.registry import VersionRecord

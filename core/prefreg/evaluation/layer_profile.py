@@ -166,7 +166,7 @@ class _Scale:
     """Weighs parts of a vector on the pristine base, which the caller gives its weights back."""
 
     def __init__(self, board: Board, vector: TensorSource) -> None:
-        from prefreg.data.tokens import tokenize_pairs
+        from prefreg.data.tokens import tokenise_pairs
         from prefreg.models.generation import Sampling, sample
         from prefreg.models.loading import load_limits
 
@@ -181,7 +181,7 @@ class _Scale:
         )
         context, vocabulary = load_limits(evaluator.base)
         held = evaluator.pairs[board.terms[0].record.axis]
-        self._pairs: Sequence[Any] = tokenize_pairs(
+        self._pairs: Sequence[Any] = tokenise_pairs(
             held.pairs,
             self._bench.tokenizer,
             max_length=context or 1 << 30,

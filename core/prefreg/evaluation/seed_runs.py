@@ -13,12 +13,12 @@ from prefreg.checkpoints import BaseModel
 from prefreg.composition.resolve import base_spec, identify
 from prefreg.config import default_registry, registry_setting
 from prefreg.errors import UsageError
-from prefreg.models.loading import load_limits
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.training import Progress
-from prefreg.training.add_axis import Prepared, add_axis, prepare
+from prefreg.training.add_axis import add_axis, prepare
 from prefreg.training.axis_request import AxisRequest
+from prefreg.training.axis_run import AxisRun
 from prefreg.training.earlier import find_stored
 
 Role = Literal["seed", "half", "null"]
@@ -95,7 +95,7 @@ def gather_runs(
     _check_scratch(access, request.scratch)
     first = prepare(access, replace(request.axis, seed=request.seeds[0]), note)
     shelf = _Shelf(access, request, first, progress, note)
-    found = SeedRuns(first.base, shelf.max_length, "same")
+    found = SeedRuns(first.base, first.max_length, "same")
     with tempfile.TemporaryDirectory(prefix="prefreg-") as folder:
         everything = _write([*first.pairs.train, *first.pairs.heldout], Path(folder) / "all.jsonl")
         seen: set[object] = set()
@@ -119,14 +119,10 @@ class _Shelf:
 
     access: Access
     asked: ConsistencyRequest
-    first: Prepared
+    first: AxisRun
     progress: ProgressFor | None
     note: Callable[[str], None] | None
-    max_length: int = field(init=False)
     told: bool = field(default=False, init=False)
-
-    def __post_init__(self) -> None:
-        self.max_length = self.first.settings.max_length(load_limits(self.first.base)[0])
 
     def request(self, seed: int, data: Path | None) -> AxisRequest:
         # The base is pinned: a scratch registry has a last base of its own.
@@ -135,11 +131,11 @@ class _Shelf:
             return pinned
         return replace(pinned, data=str(data), limit=None, revision=None, length_balanced=False)
 
-    def take(self, role: Role, request: AxisRequest, name: str) -> tuple[Run, Prepared]:
+    def take(self, role: Role, request: AxisRequest, name: str) -> tuple[Run, AxisRun]:
         prepared = prepare(self.access, request, None)
         scratch = Access(self.asked.scratch)
         for place in (self.access, scratch):
-            if run := self._find(place, role, prepared, request.seed):
+            if run := self._find(place, role, prepared):
                 return run, prepared
         target = self.access if self.asked.store and role == "seed" else scratch
         self._tell(target)
@@ -154,19 +150,19 @@ class _Shelf:
                 role, request.seed, record, store.vector_source(record), where, True
             ), prepared
 
-    def _find(self, place: Access, role: Role, wanted: Prepared, seed: int) -> Run | None:
-        record = find_stored(place, wanted, seed)
+    def _find(self, place: Access, role: Role, wanted: AxisRun) -> Run | None:
+        record = find_stored(place, wanted)
         if record is None:
             return None
         with place.reading() as store:
             source = store.vector_source(record)
-            return Run(role, seed, record, source, str(store.location), False)
+            return Run(role, wanted.request.seed, record, source, str(store.location), False)
 
     def _tell(self, target: Access) -> None:
         if self.note is None or self.told:
             return
         self.told = True
-        name = self.first.installed.axis.name
+        name = self.first.axis.name
         self.note(
             f"Training what is missing into {self.asked.scratch}, which leaves {name!r} as it is."
             if target is not self.access
@@ -175,7 +171,7 @@ class _Shelf:
 
 
 def _derived(
-    request: ConsistencyRequest, first: Prepared, folder: Path
+    request: ConsistencyRequest, first: AxisRun, folder: Path
 ) -> Iterator[tuple[Role, int, Path, str]]:
     """Yield the runs on changed pairs of the first seed: role, seed, file and name."""
     for split in range(request.halves):

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from prefreg.axes.axis import Message, Text
 from prefreg.data.rendering import encode_prompt, end_id, padding_id
 from prefreg.errors import BaseModelError, UsageError
-from prefreg.models.loading import quiet
+from prefreg.models.loading import context_length, quiet
 
 Progress = Callable[[int, int], None]
 
@@ -190,7 +190,7 @@ def sample(
 
 
 def _check_context(model: PreTrainedModel, prompt: int, sampling: Sampling) -> None:
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_length(model.config)
     if context is not None and prompt + sampling.max_new_tokens > context:
         raise BaseModelError(
             f"A prompt of {prompt} tokens and {sampling.max_new_tokens} new ones do not fit the "

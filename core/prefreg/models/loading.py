@@ -14,7 +14,7 @@ from prefreg.checkpoints.bases import BaseModel
 from prefreg.errors import BaseModelError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Located(Protocol):
@@ -94,19 +94,32 @@ def on_gpu(model: "PreTrainedModel") -> "PreTrainedModel":
     return moved
 
 
-def load_limits(base: Located) -> tuple[int | None, int | None]:
-    """Return the base's context length and vocabulary size, where its configuration says."""
+def load_config(base: Located) -> "PreTrainedConfig":
+    """Load the base's configuration."""
     try:
-        config = AutoConfig.from_pretrained(
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
             base.path, local_files_only=True, trust_remote_code=False
-        ).get_text_config()
+        )
     except Exception as error:
         raise BaseModelError(
             f"The configuration of {base.name} cannot be read: {_line(error)}"
         ) from error
-    context = getattr(config, "max_position_embeddings", None)
-    vocabulary = getattr(config, "vocab_size", None)
-    return context or None, vocabulary or None
+    return config
+
+
+def context_length(config: "PreTrainedConfig") -> int | None:
+    """Return how many tokens a model has positions for, where its configuration says.
+
+    A composite model says so in the configuration of its text model.
+    """
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or None
+
+
+def load_limits(base: Located) -> tuple[int | None, int | None]:
+    """Return the base's context length and vocabulary size, where its configuration says."""
+    config = load_config(base)
+    vocabulary = getattr(config.get_text_config(), "vocab_size", None)
+    return context_length(config), vocabulary or None
 
 
 def _line(error: Exception) -> str:

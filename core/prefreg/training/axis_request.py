@@ -7,7 +7,22 @@ from pathlib import Path
 
 from prefreg.data.tokens import Policy
 from prefreg.errors import UsageError
-from prefreg.training.lora import LoraOptions
+
+
+@dataclass(frozen=True, slots=True)
+class LoraOptions:
+    """What is asked of LoRA."""
+
+    rank: int
+    alpha: float
+    rslora: bool = False
+    targets: tuple[str, ...] = ()
+    """Ends of module names; without any, every linear layer but the head."""
+
+    @property
+    def scaling(self) -> float:
+        """What the product of the factors is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ from prefreg.registry import NewVersion, VersionRecord
 from prefreg.registry.access import Access
 from prefreg.registry.records import StorageDtype
 from prefreg.terms import AXIS_NAME
-from prefreg.training.add_axis import geometry
 from prefreg.training.resources import check_disk, package_versions
 from prefreg.vectors import CheckpointTensors, Extraction, extract, extract_factors
 from prefreg.vectors.adapters import read_adapter
@@ -69,7 +68,7 @@ def import_vector(access: Access, request: ImportRequest) -> VersionRecord:
             metadata={
                 "contrast": "positive-only" if request.positive_only else "pair",
                 "import": origin,
-                "geometry": geometry(extraction),
+                "geometry": extraction.to_json(),
                 "environment": {"packages": package_versions()},
             },
             note=request.note,

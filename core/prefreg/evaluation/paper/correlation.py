@@ -122,8 +122,8 @@ def _train(lab: Laboratory, rho: float, cross: Callable[[int], Crossing]) -> Lev
             name = f"rho{rho:+g}-seed{seed}-{axis}.jsonl"
             file = write_pairs(pairs, lab.folder / "pairs" / name)
             request = replace(lab.axis_request(axis, seed, file), limit=None, note=f"ρ = {rho:g}")
-            prepared = replace(prepare(lab.own, request, None), pairs=pairs)
-            vectors[axis, seed] = lab.obtain(prepared, request)
+            prepared = replace(prepare(lab.own, request), pairs=pairs)
+            vectors[axis, seed] = lab.obtain(prepared)
         both = [vectors[axis, seed] for axis in lab.axes]
         cosine, difference = _compare(lab, both, 1.0 if rho > 0 else -1.0)
         turned.append(cosine)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from prefreg import pocket
 from prefreg.axes.axis import Axis, PreferencePair, SourceRequest
-from prefreg.axes.isolation import read_source
+from prefreg.axes.isolation import label_rows, read_source
 from prefreg.axes.row_sources import read_rows
-from prefreg.data.pairs import PairSet, build_pairs, fingerprint_pairs, label_rows, measure_length
+from prefreg.data.pairs import PairSet, build_pairs, fingerprint_pairs, measure_length
 from prefreg.errors import DataError
 
 LONGER_PREFERRED = "longer_was_human_preferred"

@@ -25,8 +25,9 @@ from prefreg.registry.access import Access
 from prefreg.registry.upkeep import copy_version
 from prefreg.terms import Term
 from prefreg.training import Progress
-from prefreg.training.add_axis import Prepared, add_prepared, prepare
+from prefreg.training.add_axis import add_prepared, prepare
 from prefreg.training.axis_request import AxisRequest
+from prefreg.training.axis_run import AxisRun
 from prefreg.training.earlier import find_stored
 
 Column = list[float | None]
@@ -335,21 +336,21 @@ class Laboratory:
         for seed in self.seeds:
             for axis in axes or self.axes:
                 request = self.axis_request(axis, seed)
-                found[axis, seed] = self.obtain(prepare(self.own, request, None), request)
+                found[axis, seed] = self.obtain(prepare(self.own, request))
         return found
 
-    def obtain(self, run: Prepared, request: AxisRequest) -> VersionRecord:
+    def obtain(self, run: AxisRun) -> VersionRecord:
         """Find the version of a run in the folder or the given registry, else train it."""
-        record = find_stored(self.own, run, request.seed)
-        if record is None and (known := find_stored(self.given, run, request.seed)):
+        record = find_stored(self.own, run)
+        if record is None and (known := find_stored(self.given, run)):
             reference = (known.axis, str(known.number))
             target = self.folder / "registry.db"
             record = copy_version(self.given, reference, target, renumber=True).record
-            self.note(f"Took {known} of the registry, seed {request.seed}.")
+            self.note(f"Took {known} of the registry, seed {run.request.seed}.")
         if record is None:
-            name = f"{run.installed.axis.name}, seed {request.seed}"
+            name = f"{run.axis.name}, seed {run.request.seed}"
             self.note(f"Training {name} …")
-            record = add_prepared(self.own, run, request, self.progress(f"{name}: "))
+            record = add_prepared(self.own, run, self.progress(f"{name}: "))
             self.trained += 1
         for pole, kept in (record.metadata.get("poles") or {}).items():
             for failure in kept.get("failures") or ():
