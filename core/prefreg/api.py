@@ -34,6 +34,7 @@ from prefreg.evaluation.evaluation_request import (
 )
 from prefreg.progress import Progress
 from prefreg.registry import (
+    Access,
     AliasEvent,
     BaseRecord,
     DiskUse,
@@ -43,7 +44,6 @@ from prefreg.registry import (
     VersionSummary,
 )
 from prefreg.registry.records import Moment, as_moment, parse_moment
-from prefreg.registry.store import Access
 from prefreg.requests import make_request, take_options
 from prefreg.terms import Term, as_terms, parse_reference
 from prefreg.training.axis_request import AxisRequest, ImportRequest, SFTRequest
@@ -77,8 +77,8 @@ if TYPE_CHECKING:
     from prefreg.registry.transfer import Backup, Copied
     from prefreg.training.add_axis import AxisPreview
     from prefreg.training.doctor import EmptiedCache, Examination
+    from prefreg.training.fine_tuning import SFTResult
     from prefreg.training.run_plan import AxisPlan
-    from prefreg.training.sft.fine_tuning import SFTResult
 
 __all__ = [
     "AxisReport",
@@ -221,7 +221,7 @@ class Registry:
             TrainingError: Memory does not suffice, or training diverged.
             OutputError: The destination cannot be written.
         """
-        from prefreg.training.sft.fine_tuning import fine_tune_base
+        from prefreg.training.fine_tuning import fine_tune_base
 
         wanted = make_request(SFTRequest, _path(request), **options)
         return fine_tune_base(self.access, wanted, progress, note)
@@ -854,7 +854,7 @@ def check_axis(
     from prefreg.axes.plugins import find_axis
     from prefreg.axes.row_sources import check_licence
     from prefreg.checkpoints.bundled import DEFAULT_BASE
-    from prefreg.data.wanted import default_source
+    from prefreg.data.mixture import default_source
 
     axis = find_axis(name).installed.axis
     read = default_source(axis, DEFAULT_BASE) if source is None else source

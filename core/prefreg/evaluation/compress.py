@@ -16,7 +16,7 @@ from prefreg.evaluation.prompts import HeldOut
 from prefreg.models.loading import load_limits
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.training.earlier import heldout_pairs, parts_of
-from prefreg.training.pole_report import compare
+from prefreg.training.guards import compare
 from prefreg.training.resources import check_disk
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.compression import Compressed, Fidelity, How, compress, measure

@@ -25,7 +25,7 @@ from prefreg.composition.resolve import (
     refuse_mixed_contrasts,
     resolve_on,
 )
-from prefreg.data.tokens import TokenSet, tokenize_pairs
+from prefreg.data.tokens import TokenSet, tokenise_pairs
 from prefreg.errors import AxisError, DataError
 from prefreg.evaluation.candidates import (
     Candidate,
@@ -210,7 +210,7 @@ class Evaluator:
         if axis not in self._tokens:
             held = self.pairs[axis]
             context, vocabulary = load_limits(self.base)
-            self._tokens[axis] = tokenize_pairs(
+            self._tokens[axis] = tokenise_pairs(
                 held.pairs,
                 self.tokenizer,
                 max_length=held.max_length or context or 1 << 30,

@@ -5,18 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from prefreg.axes.axis import Axis, PreferencePair, SourceRequest
-from prefreg.axes.isolation import read_source
+from prefreg.axes.isolation import label_rows, read_source
 from prefreg.axes.row_sources import (
     check_licence,
-    forbids_commercial_use,
-    interleave,
     read_preference_file,
 )
 from prefreg.checkpoints.bundled import world_of
-from prefreg.data.pairs import label_rows
 from prefreg.errors import DataError, UsageError
 
 
@@ -91,10 +88,11 @@ def _read_weight(text: str, weight: str) -> float:
 
 
 Labelled = Iterator[PreferencePair | None]
+Item = TypeVar("Item")
 
 
 @dataclass(slots=True)
-class Part:
+class MixturePart:
     """One source of a run, with what has been read of it so far."""
 
     source: str
@@ -119,11 +117,11 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Mixture:
     """Labelled rows with the places that they come from, which count while they are read."""
 
     pairs: Labelled
-    parts: tuple[Part, ...] = field(default=())
+    parts: tuple[MixturePart, ...] = field(default=())
 
     @property
     def source(self) -> str:
@@ -140,6 +138,7 @@ class Origin:
         """Return the revision of a single source; of several, each part has its own."""
         return self.parts[0].revision if len(self.parts) == 1 else None
 
+    @property
     def early_end(self) -> str | None:
         """Say which weighted source ended first and so ended the reading; None if none did."""
         for part in self.parts:
@@ -180,20 +179,46 @@ def open_rows(
     seed: int,
     accept_licence: bool = False,
     note: Callable[[str], None] | None = None,
-) -> Origin:
+) -> Mixture:
     """Open sources by their names and files by their paths; without any, the base's default."""
     texts = (data,) if isinstance(data, str) else tuple(data or _default_data(axis, base))
     wanted = read_wanted(axis, texts, revision)
     # Every licence is shown before anything is read.
+    restricted = set()
     for each in wanted:
-        if not each.is_file:
-            shown = check_licence(axis, each.name, accepted=accept_licence)
-            if shown is not None and note is not None:
+        if each.is_file:
+            continue
+        if shown := check_licence(axis, each.name, accepted=accept_licence):
+            restricted.add(each.name)
+            if note is not None:
                 note(shown)
-    opened = [_open(axis, each, limit, seed) for each in wanted]
+    parts: list[MixturePart] = []
+    streams: list[Labelled] = []
+    for each in wanted:
+        if each.is_file:
+            path = Path(each.name)
+            part = MixturePart("file", path.name, None, None, False, each.weight)
+            stream: Labelled = (pair for _, pair in read_preference_file(path))
+        else:
+            licence = axis.licence_of(each.name)
+            found = read_source(axis, each.name, SourceRequest(limit, each.revision, seed))
+            if each.revision is not None and found.revision is None:
+                raise UsageError(
+                    f"Source {each.name!r} of axis {axis.name!r} has no revisions to pin."
+                )
+            part = MixturePart(
+                each.name,
+                found.origin,
+                found.revision,
+                licence,
+                each.name in restricted,
+                each.weight,
+            )
+            stream = label_rows(axis, found.rows)
+        parts.append(part)
+        streams.append(part.count(stream))
     weights = [each.weight for each in wanted if each.weight is not None]
-    rows = interleave([part.count(pairs) for part, pairs in opened], weights or None)
-    return Origin(islice(rows, limit), tuple(part for part, _ in opened))
+    return Mixture(islice(interleave(streams, weights or None), limit), tuple(parts))
 
 
 def default_source(axis: Axis, base: str) -> str:
@@ -213,16 +238,27 @@ def _own_source(axis: Axis, base: str) -> str | None:
     return world.name if world is not None and world.name in axis.sources else None
 
 
-def _open(axis: Axis, wanted: WantedRows, limit: int | None, seed: int) -> tuple[Part, Labelled]:
-    if wanted.is_file:
-        path = Path(wanted.name)
-        part = Part("file", path.name, None, None, False, wanted.weight)
-        return part, (pair for _, pair in read_preference_file(path))
-    name = wanted.name
-    found = read_source(axis, name, SourceRequest(limit, wanted.revision, seed))
-    if wanted.revision is not None and found.revision is None:
-        raise UsageError(f"Source {name!r} of axis {axis.name!r} has no revisions to pin.")
-    licence = axis.licence_of(name)
-    accepted = licence is not None and forbids_commercial_use(licence)
-    part = Part(name, found.origin, found.revision, licence, accepted, wanted.weight)
-    return part, label_rows(axis, found.rows)
+def interleave(
+    streams: Sequence[Iterator[Item]], weights: Sequence[float] | None
+) -> Iterator[Item]:
+    """Yield the items of all streams, in an order that depends on nothing but the weights.
+
+    With weights, each stream has its share at every point, to within one item, and all ends where
+    the first stream does. Without, the streams take turns until each has ended.
+    """
+    alive = list(range(len(streams)))
+    taken = [0] * len(streams)
+    shares = weights or [1.0] * len(streams)
+    while alive:
+        total = sum(shares[index] for index in alive)
+        step = sum(taken[index] for index in alive) + 1
+        turn = max(alive, key=lambda index: shares[index] / total * step - taken[index])
+        try:
+            item = next(streams[turn])
+        except StopIteration:
+            if weights is not None:
+                return
+            alive.remove(turn)
+        else:
+            taken[turn] += 1
+            yield item

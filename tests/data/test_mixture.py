@@ -1,11 +1,14 @@
-"""Where the rows of a run come from."""
+"""Where the rows of a run come from: what --data asks for, and how sources are mixed."""
 
 import json
 from dataclasses import replace
+from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefreg import (
     Axis,
@@ -17,7 +20,7 @@ from prefreg import (
     UsageError,
 )
 from prefreg.axes.axis import Source
-from prefreg.data.wanted import Origin, open_rows
+from prefreg.data.mixture import Mixture, WantedRows, interleave, open_rows, read_wanted
 
 ROWS = [{"prompt": str(n), "chosen": "a", "rejected": "b"} for n in range(5)]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -37,14 +40,14 @@ AXIS = Axis(
 
 def rows(
     data: str | list[str] | None, *, base: str = "llama", limit: int | None = None, **more
-) -> Origin:
+) -> Mixture:
     return open_rows(
         AXIS, data=data, base=base, limit=limit, **{"revision": None, "seed": 0, **more}
     )
 
 
-def prompts(origin: Origin) -> list[object]:
-    return [pair and pair.prompt for pair in origin.pairs]
+def prompts(mixture: Mixture) -> list[object]:
+    return [pair and pair.prompt for pair in mixture.pairs]
 
 
 def test_the_first_source_is_the_default_on_a_base_of_ones_own() -> None:
@@ -108,7 +111,7 @@ def test_sources_and_files_are_mixed_by_weight_and_the_shares_recorded(file: Pat
     assert (mine["revision"], mine["weight"], mine["rows"], mine["ties"]) == (None, 1.0, 3, 0)
     assert hub["share"] == 5 / 8
     assert [hub["ended"], mine["ended"]] == [True, False]
-    assert (found.early_end() or "").startswith("Source 'hub' ended after 5 rows")
+    assert (found.early_end or "").startswith("Source 'hub' ended after 5 rows")
 
 
 def test_without_weights_all_is_read(file: Path) -> None:
@@ -116,7 +119,7 @@ def test_without_weights_all_is_read(file: Path) -> None:
     assert len(prompts(found)) == 8
     assert [part["ended"] for part in found.describe_parts()] == [True, True]
     assert [part["weight"] for part in found.describe_parts()] == [None, None]
-    assert found.early_end() is None
+    assert found.early_end is None
 
 
 def test_a_limit_counts_the_rows_of_all_sources(file: Path) -> None:
@@ -154,7 +157,7 @@ def guarded(read: list[str]) -> Axis:
     )
 
 
-def open_guarded(axis: Axis, data: list[str] | str, **more: Any) -> Origin:
+def open_guarded(axis: Axis, data: list[str] | str, **more: Any) -> Mixture:
     return open_rows(axis, data=data, base="llama", limit=None, revision=None, seed=0, **more)
 
 
@@ -185,3 +188,101 @@ def test_a_file_of_ones_own_is_under_no_licence(file: Path) -> None:
     found = open_guarded(guarded([]), str(file))
     (part,) = found.describe_parts()
     assert (part["licence"], part["licence_accepted"]) == (None, False)
+
+
+def read(*texts: str, revision: str | None = None) -> list[WantedRows]:
+    return list(read_wanted(AXIS, texts, revision))
+
+
+def test_a_source_may_have_a_revision_and_a_weight() -> None:
+    assert read("hub") == [WantedRows("hub", False)]
+    assert read("hub@v2") == [WantedRows("hub", False, "v2")]
+    assert read("hub@v2:0.7", "pocket:3e-1") == [
+        WantedRows("hub", False, "v2", 0.7),
+        WantedRows("pocket", False, None, 0.3),
+    ]
+
+
+def test_a_file_may_have_a_weight(tmp_path: Path) -> None:
+    for name in ("mine.jsonl", "odd:0.5", "mine@v2.jsonl"):
+        (tmp_path / name).write_text("")
+    mine, odd, at = (tmp_path / name for name in ("mine.jsonl", "odd:0.5", "mine@v2.jsonl"))
+    assert read(str(mine)) == [WantedRows(str(mine), True)]
+    assert read(f"{mine}:2") == [WantedRows(str(mine), True, None, 2.0)]
+    assert read(str(at)) == [WantedRows(str(at), True)]
+    # A file of just that name wins.
+    assert read(str(odd)) == [WantedRows(str(odd), True)]
+    assert read(f"{odd}:2") == [WantedRows(str(odd), True, None, 2.0)]
+
+
+def test_the_option_pins_a_single_source() -> None:
+    assert read("hub", revision="v2") == [WantedRows("hub", False, "v2")]
+    assert read("hub:2", revision="v2") == [WantedRows("hub", False, "v2", 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "revision", "words"),
+    [
+        (["hub:0", "pocket:1"], None, r"The weight in 'hub:0' is no positive number"),
+        (["hub:-1"], None, "no positive number"),
+        (["hub:inf"], None, "no positive number"),
+        (["hub:nan"], None, "no positive number"),
+        (["hub:much"], None, "no positive number"),
+        (["hub:0.5", "pocket"], None, "Give every --data a weight, as in NAME:0.7, or none"),
+        (["hub", "hub@v2"], None, "names 'hub' twice"),
+        (["hub@"], None, "'hub@' pins no revision"),
+        (["hub", "pocket"], "v2", "of several, pin each: --data NAME@REVISION"),
+        (["hub@v1"], "v2", "pin the same source"),
+    ],
+)
+def test_what_makes_no_sense_is_wrong_usage(
+    texts: list[str], revision: str | None, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        read(*texts, revision=revision)
+
+
+@pytest.mark.parametrize("text", ["nowhere", "nowhere:0.5", "nowhere@v2", ":0.5", "hubb"])
+def test_a_text_that_names_nothing_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match=r"is neither a source of .* \(hub, pocket\) nor a file"):
+        read(text)
+
+
+def test_shares_hold_from_the_first_item_on() -> None:
+    mixed = interleave([repeat("a"), repeat("b")], [3, 1])
+    assert "".join(islice(mixed, 8)) in {"aabaaaba", "aaabaaab", "abaaabaa"}
+
+
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=5), st.integers(1, 200))
+def test_every_share_is_kept_to_within_one_item(weights: list[float], size: int) -> None:
+    streams = [repeat(number) for number in range(len(weights))]
+    mixed = list(islice(interleave(streams, weights), size))
+    for number, weight in enumerate(weights):
+        # Two streams differ by less than one; more can lag by one for each other stream.
+        wanted = weight / sum(weights) * size
+        assert abs(mixed.count(number) - wanted) < max(1.0, len(weights) - 1)
+
+
+def test_with_weights_all_ends_where_the_first_stream_does() -> None:
+    mixed = list(interleave([iter("aaa"), repeat("b")], [1, 1]))
+    assert mixed.count("a") == 3
+    assert mixed.count("b") in (3, 4)
+
+
+def test_without_weights_every_stream_is_read_to_its_end() -> None:
+    mixed = "".join(interleave([iter("aa"), iter("bbbbb"), iter("c")], None))
+    assert sorted(mixed) == sorted("aabbbbbc")
+    assert set(mixed[:3]) == {"a", "b", "c"}
+
+
+def test_a_single_stream_keeps_its_order() -> None:
+    assert list(islice(interleave([count()], [0.2]), 4)) == [0, 1, 2, 3]
+    assert list(interleave([iter("abc")], None)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0]])
+def test_the_order_is_the_same_each_time(weights: list[float] | None) -> None:
+    def once() -> list[str]:
+        return list(interleave([iter("abcdef"), iter("xyz")], weights))
+
+    assert once() == once()

@@ -2,143 +2,39 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from prefreg.checkpoints import resolve_base
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+from prefreg.checkpoints import BaseModel, resolve_base
+from prefreg.checkpoints.checkpoint import CONFIG_FILE, companions
 from prefreg.composition.output import RECIPE_FILE, new_folder, write_file
 from prefreg.composition.resolve import identify
 from prefreg.data.instructions import InstructionAudit, InstructionSet, read_instructions
 from prefreg.data.rendering import padding_id
-from prefreg.data.tokens import AnswerSet, TokenAnswer, check_max_length, tokenize_answers
-from prefreg.errors import DataError, TrainingError, UsageError
+from prefreg.data.tokens import (
+    AnswerSet,
+    TokenAnswer,
+    check_max_length,
+    tokenise_answers,
+)
+from prefreg.errors import BaseModelError, DataError, TrainingError, UsageError
 from prefreg.files import hash_bytes
-from prefreg.models.loading import load_limits, load_tokenizer, quiet
+from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
 from prefreg.progress import Progress, steps_of
 from prefreg.registry import Access, BaseIdentity
-from prefreg.training import settings
 from prefreg.training.axis_request import SFTRequest
+from prefreg.training.callbacks import LossPoint
 from prefreg.training.resources import check_memory, estimate_memory, hardware, package_versions
-from prefreg.training.settings import Family, Settings, resolve_settings
-from prefreg.training.sft.raw_model import RawModel, find_raw, random_raw
-from prefreg.training.sft.sft_trainer import (
-    TEMPLATE_FILE,
-    ChatTemplate,
-    Point,
-    answer_loss,
-    choose_template,
-    fine_tune,
-)
+from prefreg.training.settings import Settings, resolve_settings
+from prefreg.training.sft_trainer import SFT, answer_loss, fine_tune
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_ANSWERS = "held-out answers are scored before and after training"
-_FOLDER = "the model appears in the folder of -o, whole or not at all"
-_TEMPLATE = "--chat-template names one, and prefreg.json records it"
-_ROWS = "prefreg reads the rows itself"
-
-# Where the reasons of the pair's training do not hold, those of this one stand instead.
-_REASONS = {
-    settings.HELDOUT: _ANSWERS,
-    settings.KEPT: _FOLDER,
-    settings.ORDER: "the order of the examples follows from --seed",
-    settings.RECORD: "prefreg records every step in prefreg.json, and shows progress unless -q",
-}
-_DPO_ONLY = {
-    name for name, reason in settings.OWN.items() if reason in (settings.SHARED, settings.FIXED)
-}
-
-OWN: Mapping[str, str] = {
-    **{
-        name: _REASONS.get(reason, reason)
-        for name, reason in settings.OWN.items()
-        if name not in _DPO_ONLY
-    },
-    "do_train": "prefreg sft trains",
-    "label_smoothing_factor": "trl's loss ignores it",
-    "packing": settings.TOKENS,
-    "packing_strategy": settings.TOKENS,
-    "eos_token": settings.TOKENS,
-    "dataset_text_field": _ROWS,
-    "dataset_kwargs": _ROWS,
-    "shuffle_dataset": "the order of the examples follows from --seed",
-    "chat_template_path": _TEMPLATE,
-    "assistant_only_loss": "each answer is an example of its own; see completion_only_loss",
-}
-OWN_PREFIXES = {
-    name: _REASONS.get(reason, reason) for name, reason in settings.OWN_PREFIXES.items()
-}
-
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        # The paper's table: 4 examples a device × 8 accumulated × 8 devices are 256 a step.
-        "paper": {
-            "num_train_epochs": 3.0,
-            "max_steps": -1,
-            "per_device_train_batch_size": 4,
-            "gradient_accumulation_steps": 64,
-            "learning_rate": 2e-5,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": 0.03,
-            "weight_decay": 0.0,
-            "max_grad_norm": 1.0,
-            "max_length": 512,
-            "completion_only_loss": True,
-        },
-        # A first look: fewer and larger steps, 1,600 examples at most.
-        "quick": {
-            "num_train_epochs": 1.0,
-            "max_steps": 100,
-            "per_device_train_batch_size": 16,
-            "gradient_accumulation_steps": 1,
-            "learning_rate": 1e-4,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": 0.1,
-            "weight_decay": 0.0,
-            "max_grad_norm": 1.0,
-            "max_length": 512,
-            "completion_only_loss": True,
-        },
-        # For weights that know nothing, or for models of a few million parameters.
-        "scratch": {
-            "num_train_epochs": 1.0,
-            "max_steps": -1,
-            "per_device_train_batch_size": 16,
-            "gradient_accumulation_steps": 1,
-            "learning_rate": 1e-3,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": 0.05,
-            "weight_decay": 0.1,
-            "max_grad_norm": 1.0,
-            "max_length": 512,
-            "completion_only_loss": True,
-        },
-    }
-)
-
-
-def _refusal(name: str) -> str | None:
-    return settings.refusal(name, OWN, OWN_PREFIXES)
-
-
-def _load() -> type:
-    from trl.trainer.sft_config import SFTConfig
-
-    return SFTConfig
-
-
-def _attempt(settings: Settings) -> object:
-    from prefreg.training.sft.sft_trainer import sft_config
-
-    return sft_config(settings, output_dir="unused", seed=0, max_length=2)
-
-
-SFT = Family("SFTConfig", PRESETS, "paper", _refusal, _load, _attempt)
-
 
 SCHEMA = 1
 _SMALL_FILES_BYTES = 1 << 24  # the tokenizer, the record, and the file system's own
@@ -152,6 +48,97 @@ class SFTResult:
 
     identity: BaseIdentity
     record: dict[str, Any]
+
+
+_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class RawModel:
+    """The place of a tokenizer and a configuration, with weights or without."""
+
+    name: str
+    path: Path
+    base: BaseModel | None
+    """The model whose weights are the start, or None where they are random."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its weights are stored in."""
+        return _DTYPES.get(self.base.fingerprint.dtype if self.base else "", torch.float32)
+
+    def load(self, seed: int) -> "PreTrainedModel":
+        """Load the weights, or draw them from the seed, in float32."""
+        if self.base is not None:
+            return load_model(self.base)
+        set_seed(seed)
+        maker: Any = AutoModelForCausalLM
+        try:
+            config = AutoConfig.from_pretrained(
+                self.path, local_files_only=True, trust_remote_code=False
+            )
+            model: PreTrainedModel = maker.from_config(
+                config, dtype=torch.float32, trust_remote_code=False
+            )
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise BaseModelError(
+                f"No causal language model can be made of {self.path / CONFIG_FILE}: {reason:.300}"
+            ) from error
+        return model
+
+    def companions(self) -> dict[str, bytes]:
+        """Read the files that belong to the model beside its weights and configuration."""
+        try:
+            return {
+                path.as_posix(): (self.path / path).read_bytes() for path in companions(self.path)
+            }
+        except OSError as error:
+            raise BaseModelError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """Return where the weights come from, in a form that JSON can hold."""
+        if self.base is None:
+            return {"name": None, "revision": None, "weights": None}
+        return {
+            "name": self.base.name,
+            "revision": self.base.revision,
+            "weights": self.base.fingerprint.weights,
+        }
+
+
+TEMPLATE_FILE = "chat_template.jinja"
+
+PLAIN = """\
+{{ bos_token or '' }}{% for message in messages %}\
+{{ '### ' + message['role'] | capitalize + ':\\n' + message['content'] | trim }}\
+{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}\
+{% endfor %}{% if add_generation_prompt %}{{ '### Assistant:\\n' }}{% endif %}
+"""
+"""Headings in words, which every tokenizer can write; the answer ends with the end of sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatTemplate:
+    """Where a template came from, and what it is where it is new to the tokenizer."""
+
+    origin: Literal["tokenizer", "plain", "file"]
+    added: str | None
+
+
+def choose_template(tokenizer: "PreTrainedTokenizerBase", file: Path | None) -> ChatTemplate:
+    """Give a tokenizer the template of a file, else keep its own, else give it the plain one."""
+    if file is None and tokenizer.chat_template:
+        return ChatTemplate("tokenizer", None)
+    if file is None:
+        text = PLAIN
+    else:
+        try:
+            text = file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"The chat template {file} cannot be read: {error}.") from error
+    tokenizer.chat_template = text
+    return ChatTemplate("plain" if file is None else "file", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +205,7 @@ def fine_tune_base(
 
 
 def _prepare(request: SFTRequest, note: Note | None) -> _Prepared:
-    raw = _start(request)
+    raw = _find_raw(request)
     scratch = SFT.presets["scratch"] if raw.base is None else None
     settings = resolve_settings(
         family=SFT,
@@ -242,7 +229,7 @@ def _prepare(request: SFTRequest, note: Note | None) -> _Prepared:
             "(give another with --chat-template FILE)."
         )
     train, heldout = (
-        tokenize_answers(
+        tokenise_answers(
             part, tokenizer, max_length=max_length, policy=request.too_long, vocabulary=vocabulary
         )
         for part in (examples.train, examples.heldout)
@@ -255,13 +242,23 @@ def _prepare(request: SFTRequest, note: Note | None) -> _Prepared:
     return _Prepared(raw, settings, tokenizer, template, examples, train, heldout, max_length)
 
 
-def _start(request: SFTRequest) -> RawModel:
+def _find_raw(request: SFTRequest) -> RawModel:
+    """Find the model whose weights are the start, or a configuration with its tokenizer."""
     if (request.base is None) == (request.from_config is None):
         raise UsageError("Give either --base, whose weights are the start, or --from-config.")
     if request.base is not None:
-        return find_raw(request.base)
-    assert request.from_config is not None  # one of the two is there
-    return random_raw(request.from_config)
+        found = resolve_base(request.base)
+        return RawModel(str(found), found.path, found)
+    config = request.from_config
+    assert config is not None  # one of the two is there
+    folder = config if config.is_dir() else config.parent
+    if config.name != CONFIG_FILE and not (folder / CONFIG_FILE).is_file():
+        raise BaseModelError(
+            f"{config} is no {CONFIG_FILE} and no folder with one. Name a transformers "
+            f"{CONFIG_FILE} that has its tokenizer's files beside it."
+        )
+    folder = folder.resolve()
+    return RawModel(str(folder), folder, None)
 
 
 def _check_memory(model: "PreTrainedModel", run: _Prepared) -> None:
@@ -272,7 +269,7 @@ def _check_memory(model: "PreTrainedModel", run: _Prepared) -> None:
 
 def _train(
     run: _Prepared, model: "PreTrainedModel", seed: int, progress: Progress | None
-) -> tuple[float | None, list[Point], float | None]:
+) -> tuple[float | None, list[LossPoint], float | None]:
     """Train, and score the held-out answers before and after."""
 
     def score(stage: str) -> float | None:
@@ -315,7 +312,7 @@ def _write(folder: Path, run: _Prepared, model: "PreTrainedModel") -> None:
 def _moved(folder: Path, run: _Prepared) -> str:
     """Return the fingerprint of the weights, which must not be those of the start."""
     weights = resolve_base(str(folder)).fingerprint.weights
-    if weights == run.raw.describe()["weights"]:
+    if weights == run.raw.to_json()["weights"]:
         raise TrainingError(
             f"Training changed no weight of {run.raw.name}: raise the number of steps (the first "
             "ones warm up) or learning_rate."
@@ -326,14 +323,14 @@ def _moved(folder: Path, run: _Prepared) -> str:
 def _record(
     request: SFTRequest,
     run: _Prepared,
-    curve: Sequence[Point],
+    curve: Sequence[LossPoint],
     losses: tuple[float | None, float | None],
 ) -> dict[str, Any]:
     before, after = losses
     return {
         "schema": SCHEMA,
         "kind": "sft",
-        "from": run.raw.describe(),
+        "from": run.raw.to_json(),
         "chat_template": _describe_template(request, run.template),
         "data": {
             "file": request.data.name,

@@ -19,8 +19,9 @@ from prefreg.errors import (
     UsageError,
 )
 from prefreg.training.axis_request import SFTRequest
+from prefreg.training.fine_tuning import SFTResult
 from prefreg.training.settings import config_types
-from prefreg.training.sft.fine_tuning import SFT, SFTResult
+from prefreg.training.sft_trainer import SFT
 
 FAST = ("max_steps=12", "learning_rate=3e-3", "warmup_steps=0.0")
 

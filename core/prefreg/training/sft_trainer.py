@@ -1,23 +1,33 @@
-"""A thin adapter over TRL's SFTTrainer: our tokens, no files, no chatter."""
+"""A thin adapter over TRL's SFTTrainer, with its settings: our tokens, no files, no chatter."""
 
-import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from prefreg.data.rendering import padding_id
 from prefreg.data.tokens import TokenAnswer
-from prefreg.errors import TrainingError, UsageError
-from prefreg.training.settings import Settings
-from prefreg.training.trainer import explained, own_arguments
+from prefreg.training.callbacks import CurveRecorder, LossPoint
+from prefreg.training.settings import (
+    DPO,
+    FIXED,
+    HELDOUT,
+    KEPT,
+    ORDER,
+    RECORD,
+    SHARED,
+    TOKENS,
+    Family,
+    Settings,
+    own_arguments,
+)
+from prefreg.training.trainer import explained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,15 +39,6 @@ _SCORED_TOKENS = 1 << 13
 """Tokens in a batch that is scored: longer answers come fewer at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One step of fine-tuning."""
-
-    step: int
-    loss: float
-    """Nats a learnt token, over the step's examples."""
-
-
 def fine_tune(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
@@ -47,10 +48,10 @@ def fine_tune(
     max_length: int,
     seed: int,
     progress: Steps | None = None,
-) -> list[Point]:
+) -> list[LossPoint]:
     """Train `model` in place to give the answers."""
     whole = settings.values.get("completion_only_loss") is False
-    recorder = _Recorder(progress)
+    recorder = CurveRecorder(LossPoint.of, progress)
     with tempfile.TemporaryDirectory(prefix="prefreg-") as folder, explained():
         trainer = SFTTrainer(
             model=model,
@@ -70,6 +71,83 @@ def sft_config(settings: Settings, *, output_dir: str, seed: int, max_length: in
     values = own_arguments(settings, output_dir=output_dir, seed=seed, max_length=max_length)
     # The labels say what is learnt; the tokens are ours.
     return SFTConfig(**values, dataset_kwargs={"skip_prepare_dataset": True})
+
+
+_FROM_SEED = "the order of the examples follows from --seed"
+_ROWS = "prefreg reads the rows itself"
+
+# Where the reasons of the pair's training do not hold, those of this one stand instead.
+_REASONS = {
+    HELDOUT: "held-out answers are scored before and after training",
+    KEPT: "the model appears in the folder of -o, whole or not at all",
+    ORDER: _FROM_SEED,
+    RECORD: "prefreg records every step in prefreg.json, and shows progress unless -q",
+}
+
+_OWN: Mapping[str, str] = {
+    **{
+        name: _REASONS.get(reason, reason)
+        for name, reason in DPO.own.items()
+        if reason not in (SHARED, FIXED)
+    },
+    "do_train": "prefreg sft trains",
+    "label_smoothing_factor": "trl's loss ignores it",
+    "packing": TOKENS,
+    "packing_strategy": TOKENS,
+    "eos_token": TOKENS,
+    "dataset_text_field": _ROWS,
+    "dataset_kwargs": _ROWS,
+    "shuffle_dataset": _FROM_SEED,
+    "chat_template_path": "--chat-template names one, and prefreg.json records it",
+    "assistant_only_loss": "each answer is an example of its own; see completion_only_loss",
+}
+_OWN_PREFIXES = {name: _REASONS.get(reason, reason) for name, reason in DPO.own_prefixes.items()}
+
+_ALIKE: Mapping[str, Any] = {
+    "lr_scheduler_type": "cosine",
+    "max_grad_norm": 1.0,
+    "max_length": 512,
+    "completion_only_loss": True,
+}
+_PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        # The paper's table: 4 examples a device × 8 accumulated × 8 devices are 256 a step.
+        "paper": {
+            "num_train_epochs": 3.0,
+            "max_steps": -1,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 64,
+            "learning_rate": 2e-5,
+            "warmup_steps": 0.03,
+            "weight_decay": 0.0,
+            **_ALIKE,
+        },
+        # A first look: fewer and larger steps, 1,600 examples at most.
+        "quick": {
+            "num_train_epochs": 1.0,
+            "max_steps": 100,
+            "per_device_train_batch_size": 16,
+            "gradient_accumulation_steps": 1,
+            "learning_rate": 1e-4,
+            "warmup_steps": 0.1,
+            "weight_decay": 0.0,
+            **_ALIKE,
+        },
+        # For weights that know nothing, or for models of a few million parameters.
+        "scratch": {
+            "num_train_epochs": 1.0,
+            "max_steps": -1,
+            "per_device_train_batch_size": 16,
+            "gradient_accumulation_steps": 1,
+            "learning_rate": 1e-3,
+            "warmup_steps": 0.05,
+            "weight_decay": 0.1,
+            **_ALIKE,
+        },
+    }
+)
+
+SFT = Family(SFTConfig, _PRESETS, _OWN, _OWN_PREFIXES, sft_config)
 
 
 @torch.no_grad()
@@ -100,28 +178,6 @@ def answer_loss(
     return total / tokens
 
 
-class _Recorder(TrainerCallback):
-    """Keep the curve, pass progress on and stop at a loss that is not finite."""
-
-    def __init__(self, progress: Steps | None) -> None:
-        self.curve: list[Point] = []
-        self._progress = progress
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        if not logs or "loss" not in logs:
-            return
-        loss, step = float(logs["loss"]), int(state.global_step)
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss is {loss} at step {step} of {state.max_steps}: lower learning_rate."
-            )
-        self.curve.append(Point(step, loss))
-        if self._progress:
-            self._progress(step, int(state.max_steps), loss)
-
-
 def _dataset(answers: Sequence[TokenAnswer], *, whole: bool) -> Dataset:
     return Dataset.from_dict(
         {
@@ -132,37 +188,3 @@ def _dataset(answers: Sequence[TokenAnswer], *, whole: bool) -> Dataset:
             ],
         }
     )
-
-
-TEMPLATE_FILE = "chat_template.jinja"
-
-PLAIN = """\
-{{ bos_token or '' }}{% for message in messages %}\
-{{ '### ' + message['role'] | capitalize + ':\\n' + message['content'] | trim }}\
-{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\\n\\n' }}\
-{% endfor %}{% if add_generation_prompt %}{{ '### Assistant:\\n' }}{% endif %}
-"""
-"""Headings in words, which every tokenizer can write; the answer ends with the end of sequence."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChatTemplate:
-    """Where a template came from, and what it is where it is new to the tokenizer."""
-
-    origin: Literal["tokenizer", "plain", "file"]
-    added: str | None
-
-
-def choose_template(tokenizer: "PreTrainedTokenizerBase", file: Path | None) -> ChatTemplate:
-    """Give a tokenizer the template of a file, else keep its own, else give it the plain one."""
-    if file is None and tokenizer.chat_template:
-        return ChatTemplate("tokenizer", None)
-    if file is None:
-        text = PLAIN
-    else:
-        try:
-            text = file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"The chat template {file} cannot be read: {error}.") from error
-    tokenizer.chat_template = text
-    return ChatTemplate("plain" if file is None else "file", text)

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 import worded
+from axis_runs import train
 from prefreg.axes.axis import Axis
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.data.pairs import PairSet
-from prefreg.data.tokens import TokenPair, tokenize_pairs
+from prefreg.data.tokens import TokenPair, tokenise_pairs
 from prefreg.errors import GateError
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
+from prefreg.training.callbacks import Check, PoleChecks, check_interval, step_work
 from prefreg.training.guards import Guards, Thresholds
-from prefreg.training.pair import train_pair
-from prefreg.training.pole_checks import Check, Watch, check_interval, step_work
 from prefreg.training.references import References
 from prefreg.training.settings import Settings
 
@@ -24,7 +24,7 @@ ONE = {"per_device_train_batch_size": 1}
 
 @pytest.fixture(scope="module")
 def tokens() -> tuple[TokenPair, ...]:
-    return tokenize_pairs(worded.pairs(24), worded.tokenizer(), max_length=48).pairs
+    return tokenise_pairs(worded.pairs(24), worded.tokenizer(), max_length=48).pairs
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +32,15 @@ def scorer(base: BaseModel) -> References:
     return References(base, "float32", rows=True)
 
 
-def watch(
+def checks_of(
     tokens: tuple[TokenPair, ...], model: torch.nn.Module, scorer: References, *, limit: float
-) -> Watch:
+) -> PoleChecks:
     reference = answer_log_probs(worded.llama(), tokens)
     thresholds = replace(Thresholds(), chosen_drop_per_token=limit, rejected_drop_per_token=limit)
-    return Watch(model, tokens, reference, interval=2, scorer=scorer, thresholds=thresholds)  # type: ignore[arg-type]
+    return PoleChecks(model, tokens, reference, interval=2, scorer=scorer, thresholds=thresholds)  # type: ignore[arg-type]
 
 
-def step(found: Watch, number: int) -> SimpleNamespace:
+def step(found: PoleChecks, number: int) -> SimpleNamespace:
     control = SimpleNamespace(should_training_stop=False, should_save=True)
     found.on_step_end(None, SimpleNamespace(global_step=number, max_steps=10), control)
     return control
@@ -49,25 +49,25 @@ def step(found: Watch, number: int) -> SimpleNamespace:
 def test_it_looks_now_and_then_and_not_after_the_last_step(
     tokens: tuple[TokenPair, ...], scorer: References
 ) -> None:
-    found = watch(tokens, worded.llama(), scorer, limit=1.0)
+    found = checks_of(tokens, worded.llama(), scorer, limit=1.0)
     for number in range(1, 11):
         assert not step(found, number).should_training_stop
-    assert [check.step for check in found.checks] == [2, 4, 6, 8]
-    assert found.checks[0] == Check(2, 0.5, 0.0, 0.0, 0.0)
+    assert [check.step for check in found.seen] == [2, 4, 6, 8]
+    assert found.seen[0] == Check(2, 0.5, 0.0, 0.0, 0.0)
 
 
 def test_a_collapse_is_stopped_and_the_last_sound_weights_come_back(
     tokens: tuple[TokenPair, ...], scorer: References, tmp_path: Path
 ) -> None:
     model = worded.llama()
-    found = watch(tokens, model, scorer, limit=1.0)
+    found = checks_of(tokens, model, scorer, limit=1.0)
     step(found, 2)
     sound = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     found.save(tmp_path)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(-3)
-    again = watch(tokens, model, scorer, limit=1.0)
+    again = checks_of(tokens, model, scorer, limit=1.0)
     again.load(tmp_path)  # as a process does that goes on from a checkpoint
     control = step(again, 4)
     assert (control.should_training_stop, control.should_save) == (True, False)
@@ -82,14 +82,14 @@ def test_a_pole_that_never_was_sound_is_an_error(
     tokens: tuple[TokenPair, ...], scorer: References
 ) -> None:
     with pytest.raises(GateError, match=r"the chosen answers lost .* before anything sound"):
-        step(watch(tokens, worded.llama(seed=5), scorer, limit=1e-9), 2)
+        step(checks_of(tokens, worded.llama(seed=5), scorer, limit=1e-9), 2)
 
 
 def test_numbers_that_are_none_are_a_collapse(
     tokens: tuple[TokenPair, ...], scorer: References
 ) -> None:
     model = worded.llama()
-    found = watch(tokens, model, scorer, limit=1.0)
+    found = checks_of(tokens, model, scorer, limit=1.0)
     step(found, 2)
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
@@ -115,7 +115,7 @@ def test_watching_changes_no_weight_and_stands_in_the_result(
 ) -> None:
     longer = replace(settings, values={**settings.values, "per_device_train_batch_size": 32})
     made, blind = (
-        train_pair(
+        train(
             base=base,
             axis=axis,
             pairs=pairs,
@@ -149,7 +149,7 @@ def test_dropout_draws_the_same_whether_a_pole_answers_or_not(
     dropping = resolve_base(str(folder))
 
     def weights(model: BaseModel, prompts: int) -> dict[str, torch.Tensor]:
-        made = train_pair(
+        made = train(
             base=model,
             axis=axis,
             pairs=pairs,
@@ -173,7 +173,7 @@ def test_answers_that_fall_apart_stop_a_pole(
     """With a limit below what it does anyway, a sound pole counts as one that fell apart."""
     often = {"per_device_train_batch_size": 64, "max_steps": 40}
     notes: list[str] = []
-    made = train_pair(
+    made = train(
         base=base,
         axis=axis,
         pairs=pairs,
@@ -203,7 +203,7 @@ def test_a_run_that_collapses_is_stopped_and_keeps_what_was_sound(
         "max_grad_norm": 0.0,
     }
     notes: list[str] = []
-    made = train_pair(
+    made = train(
         base=base,
         axis=axis,
         pairs=pairs,
@@ -230,6 +230,6 @@ def test_scores_of_the_reference_are_taken_by_position(
         reference.chosen_tokens,
         reference.rejected_tokens,
     )
-    found = Watch(worded.llama(), tokens, shifted, interval=1, scorer=scorer)
+    found = PoleChecks(worded.llama(), tokens, shifted, interval=1, scorer=scorer)
     with pytest.raises(GateError, match="the chosen answers lost"):
         step(found, 1)
