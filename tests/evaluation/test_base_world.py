@@ -15,7 +15,7 @@ from prefreg import Axis, DataError, Message, PreferencePair, Row
 from prefreg.axes.base_world import BaseWorld, ChoiceQuestion, CrossedRow, Measure
 from prefreg.checkpoints import resolve_base
 from prefreg.checkpoints.bundled import BUNDLED, BundledBase, world_named, world_of
-from prefreg.data.wanted import default_source
+from prefreg.data.mixture import default_source
 from prefreg.evaluation.behaviour import measure_behaviour, summarise
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import open_evaluator

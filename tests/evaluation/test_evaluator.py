@@ -13,7 +13,7 @@ from prefreg.errors import AxisError, BaseModelError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_evaluator
 from prefreg.models.log_probs import answer_log_probs, margins
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import as_terms
 
 SMALL = EvaluationRequest(prompts=40, max_new_tokens=24)
@@ -59,13 +59,13 @@ def test_the_base_is_at_0_from_itself(evaluator: Evaluator) -> None:
 
 
 def test_margins_are_those_of_the_composed_model(evaluator: Evaluator) -> None:
-    from prefreg.data.tokens import tokenize_pairs
+    from prefreg.data.tokens import tokenise_pairs
 
     candidate = evaluator.candidate(as_terms(["helpful:4"]))
     found = evaluator.evaluate(candidate).figures.find("helpful.margin").value.value
     pairs = evaluator.pairs["helpful"].pairs
     steered = prefreg.open(evaluator.access.location).load("pocket")
-    tokens = tokenize_pairs(pairs, steered.tokenizer, max_length=256).pairs
+    tokens = tokenise_pairs(pairs, steered.tokenizer, max_length=256).pairs
     base = margins(answer_log_probs(steered.model, tokens))
     turned = margins(answer_log_probs(steered.set(helpful=4).model, tokens))
     assert found == pytest.approx(float((turned - base).mean()), abs=1e-4)

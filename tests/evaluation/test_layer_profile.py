@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from prefreg.evaluation.layer_profile import Block, LayerSubset, make_blocks, profile_layers
-from prefreg.vectors.pole_tensors import MemoryTensors
+from prefreg.vectors.tensors import MemoryTensors
 
 NAMES = ["lm_head.weight", *(f"model.layers.{n}.mlp.weight" for n in range(12))]
 

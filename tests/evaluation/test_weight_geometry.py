@@ -15,10 +15,9 @@ from prefreg.evaluation.weight_geometry import (
     overlap,
     random_interactions,
 )
-from prefreg.vectors import LowRankVector, write_low_rank
 from prefreg.vectors.algebra import cosine
-from prefreg.vectors.factors import Factors
-from prefreg.vectors.pole_tensors import MemoryTensors
+from prefreg.vectors.lowrank import Factors, LowRankVector, write_low_rank
+from prefreg.vectors.tensors import MemoryTensors
 
 FIRST = "model.layers.0.mlp.weight"
 SECOND = "model.layers.10.mlp.weight"

@@ -19,7 +19,7 @@ from prefreg.evaluation.statistics import Spread, jackknife, spearman_brown
 from prefreg.evaluation.weight_geometry import layer_order
 from prefreg.models.log_probs import margins
 from prefreg.progress import Progress
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.vectors import Vector
 from prefreg.vectors.algebra import gram
 
@@ -201,6 +201,13 @@ class Consistency:
     effects: Effects
     halves: Halves | None
     null: Null | None
+
+    @property
+    def interval(self) -> str:
+        """What the low and the high value of a figure are."""
+        if self.vectors.share.kind == "range":
+            return "the range over pairs of seeds, no interval"
+        return "95 % intervals, jackknife over seeds"
 
     def to_json(self) -> dict[str, Any]:
         """Return it in a form that JSON can hold."""

@@ -25,7 +25,7 @@ from prefreg.composition.resolve import (
     refuse_mixed_contrasts,
     resolve_on,
 )
-from prefreg.data.tokens import TokenSet, tokenize_pairs
+from prefreg.data.tokens import TokenSet, tokenise_pairs
 from prefreg.errors import AxisError, DataError
 from prefreg.evaluation.candidates import (
     Candidate,
@@ -70,10 +70,9 @@ from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_g
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
 from prefreg.models.sampling import Sampling
 from prefreg.progress import Progress, Steps, steps_of
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term
-from prefreg.vectors.pole_tensors import TensorSource
+from prefreg.vectors.tensors import TensorSource
 
 _JUDGE_KEY = "OPENAI_API_KEY"
 _RECENT = 64
@@ -209,7 +208,7 @@ class Evaluator:
         if axis not in self._tokens:
             held = self.pairs[axis]
             context, vocabulary = load_limits(self.base)
-            self._tokens[axis] = tokenize_pairs(
+            self._tokens[axis] = tokenise_pairs(
                 held.pairs,
                 self.tokenizer,
                 max_length=held.max_length or context or 1 << 30,

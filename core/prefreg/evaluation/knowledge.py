@@ -18,12 +18,12 @@ import torch
 
 from prefreg.axes.axis import Row
 from prefreg.axes.base_world import ChoiceQuestion
-from prefreg.axes.isolation import off_stdout, reason
+from prefreg.axes.isolation import off_stdout
 from prefreg.axes.row_sources import read_rows
 from prefreg.checkpoints.bundled import world_of
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
-from prefreg.errors import DataError, UsageError
+from prefreg.errors import DataError, UsageError, reason
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.figures import Column, Metric, as_column

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from prefreg.axes.axis import Axis, Message, PreferencePair, Row, Text, plain_text
 from prefreg.axes.base_world import BaseWorld
+from prefreg.axes.isolation import label_rows
 from prefreg.axes.row_sources import read_preference_file, read_rows
 from prefreg.checkpoints import BaseModel
 from prefreg.checkpoints.bundled import known_worlds, world_named, world_of
-from prefreg.data.pairs import fingerprint_pairs, label_rows
+from prefreg.data.pairs import fingerprint_pairs
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.files import hash_bytes

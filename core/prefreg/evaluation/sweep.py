@@ -29,7 +29,7 @@ from prefreg.evaluation.plots import (
     front,
 )
 from prefreg.progress import Progress
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import NUMBER, Term, format_eta, parse_reference, parse_term
 
 MOST_CELLS = 2000

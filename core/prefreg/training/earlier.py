@@ -4,49 +4,45 @@ from collections.abc import Sequence
 from typing import Any
 
 from prefreg.axes.axis import Axis, PreferencePair
+from prefreg.data.mixture import open_rows
 from prefreg.data.pairs import build_pairs
-from prefreg.data.wanted import open_rows
 from prefreg.errors import DataError
-from prefreg.models.loading import load_limits
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
-from prefreg.training.add_axis import Prepared
+from prefreg.registry import Access, VersionRecord
+from prefreg.training.axis_run import AxisRun
 
 
-def find_stored(place: Access, run: Prepared, seed: int) -> VersionRecord | None:
+def find_stored(place: Access, run: AxisRun) -> VersionRecord | None:
     """Find the newest version of the same base, pairs, settings and seed, of any dtype."""
     if not place.is_present():
         return None
-    settings = run.settings.to_json() | {
-        "max_length": run.settings.max_length(load_limits(run.base)[0])
-    }
+    settings = run.settings_in_use()
     with place.reading() as store:
-        found = [record for record in store.versions() if _fits(record, run, seed, settings)]
+        found = [record for record in store.versions() if _fits(record, run, settings)]
     return max(found, key=lambda record: record.number, default=None)
 
 
-def _fits(record: VersionRecord, run: Prepared, seed: int, settings: dict[str, Any]) -> bool:
+def _fits(record: VersionRecord, run: AxisRun, settings: dict[str, Any]) -> bool:
     training: dict[str, Any] = record.metadata.get("training") or {}
     recorded: dict[str, Any] = training.get("settings") or {}
     return (
-        record.axis == run.installed.axis.name
+        record.axis == run.axis.name
         and record.base.weights == run.base.fingerprint.weights
         and record.contrast == "pair"
         and "compression" not in record.metadata
-        and training.get("seed") == seed
+        and training.get("seed") == run.request.seed
         and all(recorded.get(key) == value for key, value in settings.items())
         and (record.metadata.get("data") or {}).get("fingerprint") == run.pairs.fingerprint
         and _same_lora(training.get("lora"), run)
     )
 
 
-def _same_lora(recorded: dict[str, Any] | None, run: Prepared) -> bool:
-    if run.lora is None or not recorded:
-        return run.lora is None and not recorded
+def _same_lora(recorded: dict[str, Any] | None, run: AxisRun) -> bool:
+    if run.options is None or not recorded:
+        return run.options is None and not recorded
     names = ("rank", "alpha", "rslora")
-    return all(recorded.get(name) == getattr(run.lora, name) for name in names) and (
-        not run.lora.targets
-        or all(_ends(weight, run.lora.targets) for weight in recorded["weights"])
+    return all(recorded.get(name) == getattr(run.options, name) for name in names) and (
+        not run.options.targets
+        or all(_ends(weight, run.options.targets) for weight in recorded["weights"])
     )
 
 
@@ -63,7 +59,7 @@ def heldout_pairs(record: VersionRecord, axis: Axis) -> tuple[PreferencePair, ..
         raise DataError("the version was not trained here, so it has no held-out pairs")
     if strange := [part["source"] for part in parts if part["source"] not in axis.sources]:
         raise DataError(f"its data came from {strange[0]!r}, which is no source of the axis")
-    origin = open_rows(
+    mixture = open_rows(
         axis,
         data=[_named(part) for part in parts],
         base=record.base.name,
@@ -73,7 +69,7 @@ def heldout_pairs(record: VersionRecord, axis: Axis) -> tuple[PreferencePair, ..
         accept_licence=any(part.get("licence_accepted") for part in parts),
     )
     found = build_pairs(
-        origin.pairs,
+        mixture.pairs,
         axis_name=axis.name,
         seed=int(training["seed"]),
         length_balanced=bool(data.get("length_balanced")),

@@ -24,7 +24,7 @@ from prefreg.evaluation.paper.correlation import (
 )
 from prefreg.evaluation.paper.reproduce import Reproduced
 from prefreg.pocket import PocketWorld
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.vectors import Vector, open_vector
 
 LEVELS = (-1.0, 0.0, 1.0)

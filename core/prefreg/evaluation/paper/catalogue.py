@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefreg.axes.base_world import BaseWorld
 from prefreg.checkpoints.bundled import DEFAULT_BASE, world_of
@@ -36,6 +36,16 @@ class Experiment:
     def count(self) -> str:
         """Say how many axes it takes."""
         return f"{self.fewest} axes" if self.fewest == self.most else f"{self.fewest} axes or more"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold, with the axes that it is about by default."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "paper": self.paper,
+            "minutes": self.minutes,
+            "axes": list(experiment_axes(self.name)),
+        }
 
     def load(self) -> Callable[["ExperimentRun"], "Findings"]:
         """Import what runs it, and with that torch."""

@@ -1,0 +1,135 @@
+"""What decides on a run of add-axis: handed on whole from step to step, never changed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from prefreg.axes.axis import Axis
+from prefreg.axes.plugins import FoundAxis
+from prefreg.checkpoints import BaseModel, resolve_base
+from prefreg.data.mixture import Mixture
+from prefreg.data.pairs import PairSet
+from prefreg.data.tokens import TokenisedPairs, tokenise_poles
+from prefreg.errors import BaseModelError, UsageError
+from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.training.axis_request import AxisRequest, LoraOptions
+from prefreg.training.guards import Failure, Guards
+from prefreg.training.lora import Lora, choose_layers
+from prefreg.training.settings import Settings, default_settings
+from prefreg.vectors.tensors import CheckpointTensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Pole = Literal["positive", "negative"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingPole:
+    """A checkpoint that stands for one pole, so that only the other is trained."""
+
+    pole: Pole
+    model: BaseModel
+
+    def load(self) -> "PreTrainedModel":
+        """Load its weights in float32."""
+        return load_model(self.model)
+
+    def excuse(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
+        """Give the failures of a checkpoint advice that fits one that was not trained here."""
+        advice = "the checkpoint prefers something else, or has collapsed"
+        return tuple(replace(failure, advice=advice) for failure in failures)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is recorded about it: its name without the way there, and its content."""
+        found = self.model
+        name = found.name if found.revision else found.path.name
+        return {"name": name, "revision": found.revision, "weights": found.fingerprint.weights}
+
+
+@dataclass(frozen=True)
+class AxisRun:
+    """All that decides on a run, which every step of it takes on."""
+
+    request: AxisRequest
+    found: FoundAxis
+    base: BaseModel
+    settings: Settings
+    options: LoraOptions | None
+    """Of LoRA, where the poles are adapters."""
+    existing: ExistingPole | None
+    guards: Guards
+    mixture: Mixture
+    """Where the rows came from."""
+    pairs: PairSet
+    seconds: float = 0.0
+    """What it took to come so far."""
+
+    @property
+    def axis(self) -> Axis:
+        """Return the axis itself."""
+        return self.found.installed.axis
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Load the base's tokenizer."""
+        return load_tokenizer(self.base)
+
+    @cached_property
+    def tokens(self) -> TokenisedPairs:
+        """Write the pairs of both poles as tokens: once, for all that looks at them."""
+        with quiet():
+            tokenizer = self.tokenizer
+            context, vocabulary = load_limits(self.base)
+            return tokenise_poles(
+                self.axis,
+                self.pairs,
+                tokenizer,
+                max_length=self.max_length,
+                context=context,
+                vocabulary=vocabulary,
+                policy=self.request.too_long,
+            )
+
+    @cached_property
+    def lora(self) -> Lora | None:
+        """Find the layers that LoRA is put on, or None where whole weights are trained."""
+        return choose_layers(self.options, self.base) if self.options else None
+
+    @cached_property
+    def max_length(self) -> int:
+        """Return the tokens that a prompt and its answer may have together."""
+        return self.settings.max_length(load_limits(self.base)[0])
+
+    def settings_in_use(self) -> dict[str, Any]:
+        """Return the settings with the maximum length that is used."""
+        return self.settings.to_json() | {"max_length": self.max_length}
+
+    def settings_left(self) -> dict[str, Any]:
+        """Return what TRL takes for the settings that nobody set."""
+        return default_settings(self.settings, max_length=self.max_length)
+
+
+def find_existing_pole(
+    base: BaseModel, checkpoints: Mapping[Pole, str | None], *, lora: bool
+) -> ExistingPole | None:
+    """Open the checkpoint that is given for a pole, and check that it is a child of the base."""
+    wanted = [(pole, spec) for pole, spec in checkpoints.items() if spec is not None]
+    if not wanted:
+        return None
+    if len(wanted) > 1:
+        raise UsageError(
+            "Both poles are there, so nothing is left to train: "
+            "`prefreg import NAME --plus DIR --minus DIR --base DIR` stores their difference."
+        )
+    if lora:
+        raise UsageError(
+            "An existing checkpoint is a pole of whole weights: leave --lora out, or merge both."
+        )
+    [(pole, spec)] = wanted
+    model = resolve_base(spec)
+    if model.fingerprint.weights == base.fingerprint.weights:
+        raise BaseModelError(f"{model.name} holds the weights of the base, so it is no pole.")
+    CheckpointTensors.of_pole(model.checkpoint, base.checkpoint)
+    return ExistingPole(pole, model)
