@@ -16,7 +16,7 @@ from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_g
 from prefreg.models.log_probs import answer_log_probs
 from prefreg.registry import NewVersion, VersionRecord
 from prefreg.registry.access import Access
-from prefreg.training.earlier import heldout_pairs, parts_of
+from prefreg.training.axis_run import heldout_pairs, parts_of
 from prefreg.training.guards import compare
 from prefreg.training.resources import check_disk
 from prefreg.vectors import Vector, open_vector

@@ -13,7 +13,7 @@ from prefreg.data.pairs import fingerprint_pairs
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.registry import VersionRecord
-from prefreg.training.earlier import heldout_pairs, parts_of
+from prefreg.training.axis_run import heldout_pairs, parts_of
 
 
 @dataclass(frozen=True, slots=True)

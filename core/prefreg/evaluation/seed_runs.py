@@ -18,8 +18,7 @@ from prefreg.registry.access import Access
 from prefreg.training import Progress
 from prefreg.training.add_axis import add_axis, prepare
 from prefreg.training.axis_request import AxisRequest
-from prefreg.training.axis_run import AxisRun
-from prefreg.training.earlier import find_stored
+from prefreg.training.axis_run import AxisRun, find_stored
 
 Role = Literal["seed", "half", "null"]
 ProgressFor = Callable[[str], Progress | None]

@@ -27,8 +27,7 @@ from prefreg.terms import Term
 from prefreg.training import Progress
 from prefreg.training.add_axis import add_prepared, prepare
 from prefreg.training.axis_request import AxisRequest
-from prefreg.training.axis_run import AxisRun
-from prefreg.training.earlier import find_stored
+from prefreg.training.axis_run import AxisRun, find_stored
 
 Column = list[float | None]
 """A value a prompt; None does not count."""
