@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from prefreg.axes.discovery import disable
-from prefreg.cli.doctor import empty_cache, examine
 from prefreg.registry.access import Access
+from prefreg.training.doctor import empty_cache, examine
 from prefreg.training.resume import leftovers, open_scratch
 
 
