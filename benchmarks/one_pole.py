@@ -66,12 +66,10 @@ def train_vectors(axis: str, seed: int, folder: Path) -> dict[str, MemoryTensors
     """Train one pair and return φ and φ₊, so that both have the same positive pole."""
     request = AxisRequest(axis, base="pocket", seed=seed)
     run = prepare(Access(folder / "none.db"), request, None)
-    result = train_pair(
-        base=run.base, axis=run.installed.axis, pairs=run.pairs, settings=run.settings, seed=seed
-    )
-    shapes = {name: tuple(tensor.shape) for name, tensor in result.base.items()}
+    result = train_pair(run)
+    shapes = {name: tuple(tensor.shape) for name, tensor in result.original.items()}
     names = on_disk_names(shapes, result.prefix, run.base.checkpoint)
-    plus, minus, base = result.positive.weights, result.negative.weights, result.base
+    plus, minus, base = result.positive.weights, result.negative.weights, result.original
     return {
         "φ": MemoryTensors({names[name]: plus[name] - minus[name] for name in plus}),
         "φ₊": MemoryTensors({names[name]: plus[name] - base[name] for name in plus}),

@@ -25,10 +25,10 @@ from prefreg.axes.axis import Message, PreferencePair, SourceRequest
 from prefreg.axes.row_sources import (
     check_licence,
     forbids_commercial_use,
-    interleave,
     read_preference_file,
     stream_hub_rows,
 )
+from prefreg.data.mixture import interleave
 
 ROW = {
     "prompt": [{"role": "user", "content": "Hi?"}],

@@ -24,9 +24,9 @@ from prefreg.authoring.pair_checks import (
 from prefreg.axes.axis import Axis
 from prefreg.axes.isolation import off_stdout
 from prefreg.checkpoints.bundled import DEFAULT_BASE
+from prefreg.data.mixture import default_source
 from prefreg.data.pairs import Audit, PairSet, build_pairs
 from prefreg.data.tokens import PreviewToken
-from prefreg.data.wanted import default_source
 from prefreg.errors import DataError, UsageError
 
 

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from prefreg.authoring.axis_report import Finding, failed, passed, warned
 from prefreg.axes.axis import Axis, PreferencePair, Row, SourceRequest, Text, plain_text
-from prefreg.axes.isolation import isolated, label_row, measure, owned, read_source, switch_pair
+from prefreg.axes.isolation import (
+    isolated,
+    label_rows,
+    measure,
+    owned,
+    read_source,
+    switch_pair,
+)
 from prefreg.axes.row_sources import encodable
 from prefreg.data.pairs import Audit, PairSet
 from prefreg.errors import DataError, one_line
@@ -202,8 +209,7 @@ def take_rows(axis: Axis, source: str, *, limit: int, seed: int) -> tuple[Row, .
 
 def label_all(axis: Axis, rows: Sequence[Row]) -> Reading:
     """Label rows."""
-    labelled = (label_row(axis, row, number) for number, row in enumerate(rows, start=1))
-    return Reading(tuple(rows), tuple(labelled))
+    return Reading(tuple(rows), tuple(label_rows(axis, rows)))
 
 
 def check_columns(axis: Axis, rows: Sequence[Row]) -> Finding:

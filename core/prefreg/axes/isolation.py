@@ -37,6 +37,12 @@ def read_source(axis: Axis, name: str, request: SourceRequest) -> SourceRows:
     return SourceRows(_isolated_rows(rows, where), found.origin, found.revision)
 
 
+def label_rows(axis: Axis, rows: Iterable[Row]) -> Iterator[PreferencePair | None]:
+    """Apply the label rule; None is a tie."""
+    for number, row in enumerate(rows, start=1):
+        yield label_row(axis, row, number)
+
+
 def label_row(axis: Axis, row: Row, number: int) -> PreferencePair | None:
     """Apply the label rule to a row; None is a tie."""
     if not isinstance(row, Mapping):
@@ -57,6 +63,11 @@ def label_row(axis: Axis, row: Row, number: int) -> PreferencePair | None:
     if problem := _shape_problem(pair):
         raise DataError(f"{rule} returned a pair for {_place(number, row)} {problem}.")
     return pair
+
+
+def switch_pairs(axis: Axis, pairs: Iterable[PreferencePair]) -> tuple[PreferencePair, ...]:
+    """Make the pairs of the negative pole."""
+    return tuple(switch_pair(axis, pair, number) for number, pair in enumerate(pairs, start=1))
 
 
 def switch_pair(axis: Axis, pair: PreferencePair, number: int) -> PreferencePair:

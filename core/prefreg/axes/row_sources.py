@@ -7,12 +7,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from prefreg.axes.axis import Axis, LicensedSource, PreferencePair, Row, SourceRequest, SourceRows
 from prefreg.errors import DataError, reason, unreadable
-
-Item = TypeVar("Item")
 
 _OPENERS = {".jsonl": open, ".jsonl.gz": gzip.open}
 
@@ -105,32 +103,6 @@ def check_licence(axis: Axis, source: str, *, accepted: bool) -> str | None:
     if not accepted:
         raise DataError(f"{fact}. Accept it with --accept-licence, or pass other data with --data.")
     return f"{fact} (accepted)."
-
-
-def interleave(
-    streams: Sequence[Iterator[Item]], weights: Sequence[float] | None
-) -> Iterator[Item]:
-    """Yield the items of all streams, in an order that depends on nothing but the weights.
-
-    With weights, each stream has its share at every point, to within one item, and all ends where
-    the first stream does. Without, the streams take turns until each has ended.
-    """
-    alive = list(range(len(streams)))
-    taken = [0] * len(streams)
-    shares = weights or [1.0] * len(streams)
-    while alive:
-        total = sum(shares[index] for index in alive)
-        step = sum(taken[index] for index in alive) + 1
-        turn = max(alive, key=lambda index: shares[index] / total * step - taken[index])
-        try:
-            item = next(streams[turn])
-        except StopIteration:
-            if weights is not None:
-                return
-            alive.remove(turn)
-        else:
-            taken[turn] += 1
-            yield item
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from prefreg.checkpoints.bases import BaseModel
-from prefreg.composition.adapter import compose_adapter
+from prefreg.composition.adapter import Compression, compose_adapter
 from prefreg.composition.compose import compose, resolve_plan
 from prefreg.composition.composition_request import CompositionRequest, ExportRequest, Form
 from prefreg.composition.layout import plan_files
@@ -40,6 +40,8 @@ class Exported:
     form: Form
     written: dict[str, Any]
     """As the composition of that form describes itself, in values that JSON can hold."""
+    compression: Compression | None = None
+    """What an adapter lost."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the result in a form that JSON can hold."""
@@ -77,7 +79,8 @@ def export(access: Access, request: ExportRequest, progress: Progress | None = N
         form=request.form,
     )
     if request.form == "adapter":
-        return Exported("adapter", compose_adapter(access, wanted).to_json())
+        made = compose_adapter(access, wanted)
+        return Exported("adapter", made.to_json(), made.written.compression)
     return Exported("checkpoint", compose(access, wanted, progress).to_json())
 
 

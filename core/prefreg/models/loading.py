@@ -98,20 +98,29 @@ def on_gpu(model: PreTrainedModel) -> PreTrainedModel:
     return moved
 
 
-def load_limits(base: Located) -> tuple[int | None, int | None]:
-    """Return the base's context length and vocabulary size, where its configuration says."""
+def load_config(base: Located) -> "PreTrainedConfig":
+    """Load the base's configuration."""
     try:
-        config = AutoConfig.from_pretrained(
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
             base.path, local_files_only=True, trust_remote_code=False
-        ).get_text_config()
+        )
     except Exception as error:
         raise BaseModelError(
             f"The configuration of {base.name} cannot be read: {one_line(str(error))}"
         ) from error
-    return context_length(config), getattr(config, "vocab_size", None) or None
+    return config
 
 
-def context_length(config: PreTrainedConfig) -> int | None:
-    """Return how many tokens a model takes, where its configuration says."""
-    # The configuration of a model of several parts has it in the part for text.
+def context_length(config: "PreTrainedConfig") -> int | None:
+    """Return how many tokens a model has positions for, where its configuration says.
+
+    A composite model says so in the configuration of its text model.
+    """
     return getattr(config.get_text_config(), "max_position_embeddings", None) or None
+
+
+def load_limits(base: Located) -> tuple[int | None, int | None]:
+    """Return the base's context length and vocabulary size, where its configuration says."""
+    config = load_config(base)
+    vocabulary = getattr(config.get_text_config(), "vocab_size", None)
+    return context_length(config), vocabulary or None

@@ -12,7 +12,6 @@ from prefreg.errors import AxisError, UsageError
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.records import StorageDtype
 from prefreg.terms import AXIS_NAME
-from prefreg.training.add_axis import geometry
 from prefreg.training.axis_request import ImportRequest
 from prefreg.training.resources import check_disk, package_versions
 from prefreg.vectors.extraction import (
@@ -54,7 +53,7 @@ def import_vector(access: Access, request: ImportRequest) -> VersionRecord:
             metadata={
                 "contrast": "positive-only" if request.positive_only else "pair",
                 "import": origin,
-                "geometry": geometry(extraction),
+                "geometry": extraction.to_json(),
                 "environment": {"packages": package_versions()},
             },
             note=request.note,

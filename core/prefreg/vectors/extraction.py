@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -53,6 +54,18 @@ class Extraction:
     storage_error: float | None
     """‖stored − φ‖ / ‖φ‖, where the storage dtype is not F32."""
     storage_cosine: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a version's record keeps of the measurements."""
+        return {
+            "norm": self.norm,
+            "positive_norm": self.positive_norm,
+            "negative_norm": self.negative_norm,
+            "cosine_poles": self.cosine_poles,
+            "zeros": self.zeros,
+            "storage_error": self.storage_error,
+            "norms": dict(self.norms),
+        }
 
 
 def extract(
