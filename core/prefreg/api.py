@@ -53,11 +53,12 @@ if TYPE_CHECKING:
 
     from prefreg.authoring.axis_report import AxisCheck
     from prefreg.authoring.scaffold import NewPackage
-    from prefreg.composition.adapter import AdapterResult
-    from prefreg.composition.compose import Composed, CompositionPlan
+    from prefreg.composition.adapter import ComposedAdapter
+    from prefreg.composition.compose import CompositionPlan
     from prefreg.composition.composition_request import CompositionRequest, ExportRequest
     from prefreg.composition.export import Exported
     from prefreg.composition.in_memory import SteeredModel
+    from prefreg.composition.output import Composed
     from prefreg.evaluation.calibration import Calibration
     from prefreg.evaluation.compare import Comparison
     from prefreg.evaluation.consistency import Consistency
@@ -292,7 +293,7 @@ class Registry:
         terms: "Terms | CompositionRequest",
         output: str | Path | None = None,
         **options: object,
-    ) -> "AdapterResult":
+    ) -> "ComposedAdapter":
         """Write Σ ηᵢ·φᵢ as one PEFT adapter, exactly unless `max_rank` is set; dense φ need it.
 
         Raises:

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefreg.authoring.axis_report import AxisCheck, Finding, failed, passed
 from prefreg.authoring.pair_checks import (
-    Reading,
+    LabelledRows,
     check_columns,
     check_determinism,
     check_encoding,
@@ -104,7 +104,7 @@ class _Run:
             preview=self.preview,
         )
 
-    def _check_rows(self) -> Reading | None:
+    def _check_rows(self) -> LabelledRows | None:
         axis, source, limit, seed = self.axis, self.source, self.limit, self.seed
         try:
             rows = take_rows(axis, source, limit=limit, seed=seed)
@@ -127,7 +127,7 @@ class _Run:
         self.findings.append(check_ties(reading))
         return reading
 
-    def _check_pairs(self, reading: Reading) -> PairSet | None:
+    def _check_pairs(self, reading: LabelledRows) -> PairSet | None:
         found = reading.pairs
         self.findings += [check_texts(found), check_encoding(found), check_switch(self.axis, found)]
         try:
