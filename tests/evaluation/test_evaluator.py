@@ -240,7 +240,7 @@ def test_pairs_of_a_version_from_a_file_must_be_given(trained: Path, tmp_path: P
 
 def test_the_held_out_pairs_of_a_run_are_read_again(trained: Path) -> None:
     from prefreg.axes.plugins import load_axes
-    from prefreg.training.earlier import heldout_pairs
+    from prefreg.training.axis_run import heldout_pairs
 
     record = prefreg.open(trained).show("helpful")
     axis = load_axes().find("helpful").axis

@@ -229,11 +229,11 @@ def tokenise_poles(
 
 
 def preview_tokens(
-    pairs: Sequence[TokenPair], tokenizer: "PreTrainedTokenizerBase", *, count: int = 3
+    pairs: Sequence[TokenPair], tokenizer: "PreTrainedTokenizerBase"
 ) -> list[list[PreviewToken]]:
-    """Show the first pairs token by token."""
+    """Show pairs token by token."""
     previews = []
-    for pair in pairs[:count]:
+    for pair in pairs:
         tokens: list[PreviewToken] = []
         for role, ids in (
             ("prompt", pair.prompt_ids),

@@ -15,7 +15,7 @@ from prefreg.evaluation.evaluator import Evaluator
 from prefreg.evaluation.prompts import HeldOut
 from prefreg.models.loading import load_limits
 from prefreg.registry import Access, NewVersion, VersionRecord
-from prefreg.training.earlier import heldout_pairs, parts_of
+from prefreg.training.axis_run import heldout_pairs, parts_of
 from prefreg.training.guards import compare
 from prefreg.training.resources import check_disk
 from prefreg.vectors import Vector, open_vector

@@ -16,7 +16,7 @@ from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.files import hash_bytes
 from prefreg.registry import VersionRecord
-from prefreg.training.earlier import heldout_pairs, parts_of
+from prefreg.training.axis_run import heldout_pairs, parts_of
 
 _SAFE = {"safe": True, "unsafe": False}
 """Whether a kind of prompt may be answered; of the kinds of a world, it says so."""

@@ -16,8 +16,7 @@ from prefreg.evaluation.evaluation_request import ConsistencyRequest
 from prefreg.progress import Progress, progress_of
 from prefreg.registry import Access, VersionRecord
 from prefreg.training.add_axis import add_prepared, prepare
-from prefreg.training.axis_run import AxisRun
-from prefreg.training.earlier import find_stored
+from prefreg.training.axis_run import AxisRun, find_stored
 
 Role = Literal["seed", "half", "null"]
 

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -245,23 +245,13 @@ class AxisPreview:
     audit: Audit
     max_length: int
     renderings: tuple[str, ...]
-    settings: Mapping[str, Any]
-    examples: tuple[list[PreviewToken], ...] = field(default=())
+    settings: dict[str, Any]
+    examples: tuple[list[PreviewToken], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the preview in a form that JSON can hold."""
-        return {
-            "axis": self.axis,
-            "base": self.base,
-            "source": self.source,
-            "revision": self.revision,
-            "sources": self.sources,
-            "audit": self.audit.to_json(),
-            "max_length": self.max_length,
-            "renderings": list(self.renderings),
-            "settings": dict(self.settings),
-            "examples": [[token._asdict() for token in example] for example in self.examples],
-        }
+        examples = [[token._asdict() for token in example] for example in self.examples]
+        return asdict(self) | {"renderings": list(self.renderings), "examples": examples}
 
 
 def preview_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPreview:

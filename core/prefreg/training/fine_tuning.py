@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -123,28 +123,35 @@ class ChatTemplate:
     """Where a template came from, and what it is where it is new to the tokenizer."""
 
     origin: Literal["tokenizer", "plain", "file"]
-    added: str | None
+    file: str | None = None
+    added: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is recorded about it."""
+        digest = None if self.added is None else hash_bytes(self.added.encode())
+        return {"origin": self.origin, "file": self.file, "sha256": digest}
 
 
 def choose_template(tokenizer: "PreTrainedTokenizerBase", file: Path | None) -> ChatTemplate:
     """Give a tokenizer the template of a file, else keep its own, else give it the plain one."""
     if file is None and tokenizer.chat_template:
-        return ChatTemplate("tokenizer", None)
+        return ChatTemplate("tokenizer")
     if file is None:
-        text = PLAIN
+        chosen = ChatTemplate("plain", added=PLAIN)
     else:
         try:
-            text = file.read_text("utf-8")
+            chosen = ChatTemplate("file", file.name, file.read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"The chat template {file} cannot be read: {error}.") from error
-    tokenizer.chat_template = text
-    return ChatTemplate("plain" if file is None else "file", text)
+    tokenizer.chat_template = chosen.added
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A run up to its training."""
+class SFTRun:
+    """A run up to its training, handed on whole."""
 
+    request: SFTRequest
     raw: RawModel
     settings: Settings
     tokenizer: "PreTrainedTokenizerBase"
@@ -186,9 +193,9 @@ def fine_tune_base(
             overwrite=None,
             keep=[run.raw.path],
         ) as folder:
-            before, curve, after = _train(run, model, request.seed, progress)
+            before, curve, after = _train(run, model, progress)
             _write(folder, run, model)
-            record = _record(request, run, curve, (before, after))
+            record = _record(run, curve, {"before": before, "after": after})
             record["weights"] = _moved(folder, run)
             record["seconds"] = time.perf_counter() - started
             text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
@@ -204,7 +211,7 @@ def fine_tune_base(
     return SFTResult(identity, record)
 
 
-def _prepare(request: SFTRequest, note: Note | None) -> _Prepared:
+def _prepare(request: SFTRequest, note: Note | None) -> SFTRun:
     raw = _find_raw(request)
     scratch = SFT.presets["scratch"] if raw.base is None else None
     settings = resolve_settings(
@@ -239,7 +246,7 @@ def _prepare(request: SFTRequest, note: Note | None) -> _Prepared:
             f"No example of {request.data} fits into {max_length} tokens: raise --max-length or "
             "shorten the texts."
         )
-    return _Prepared(raw, settings, tokenizer, template, examples, train, heldout, max_length)
+    return SFTRun(request, raw, settings, tokenizer, template, examples, train, heldout, max_length)
 
 
 def _find_raw(request: SFTRequest) -> RawModel:
@@ -261,14 +268,14 @@ def _find_raw(request: SFTRequest) -> RawModel:
     return RawModel(str(folder), folder, None)
 
 
-def _check_memory(model: "PreTrainedModel", run: _Prepared) -> None:
+def _check_memory(model: "PreTrainedModel", run: SFTRun) -> None:
     need = estimate_memory(model.config, model.num_parameters(), run.settings, run.max_length)
     # The estimate is for pairs, which have two answers, and for poles, which are compared.
     check_memory(replace(need, activations=need.activations // 2, copies=0))
 
 
 def _train(
-    run: _Prepared, model: "PreTrainedModel", seed: int, progress: Progress | None
+    run: SFTRun, model: "PreTrainedModel", progress: Progress | None
 ) -> tuple[float | None, list[LossPoint], float | None]:
     """Train, and score the held-out answers before and after."""
 
@@ -287,7 +294,7 @@ def _train(
         run.train.answers,
         settings=run.settings,
         max_length=run.max_length,
-        seed=seed,
+        seed=run.request.seed,
         progress=steps_of(progress, "fine-tuning"),
     )
     after = score("held-out loss after")
@@ -296,7 +303,7 @@ def _train(
     return before, curve, after
 
 
-def _write(folder: Path, run: _Prepared, model: "PreTrainedModel") -> None:
+def _write(folder: Path, run: SFTRun, model: "PreTrainedModel") -> None:
     """Write a plain checkpoint: what lay beside the raw weights stays as it was, byte for byte."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to("cpu", run.raw.dtype)
@@ -309,7 +316,7 @@ def _write(folder: Path, run: _Prepared, model: "PreTrainedModel") -> None:
         (folder / TEMPLATE_FILE).write_text(run.template.added, encoding="utf-8")
 
 
-def _moved(folder: Path, run: _Prepared) -> str:
+def _moved(folder: Path, run: SFTRun) -> str:
     """Return the fingerprint of the weights, which must not be those of the start."""
     weights = resolve_base(str(folder)).fingerprint.weights
     if weights == run.raw.to_json()["weights"]:
@@ -321,17 +328,14 @@ def _moved(folder: Path, run: _Prepared) -> str:
 
 
 def _record(
-    request: SFTRequest,
-    run: _Prepared,
-    curve: Sequence[LossPoint],
-    losses: tuple[float | None, float | None],
+    run: SFTRun, curve: Sequence[LossPoint], losses: Mapping[str, float | None]
 ) -> dict[str, Any]:
-    before, after = losses
+    request = run.request
     return {
         "schema": SCHEMA,
         "kind": "sft",
         "from": run.raw.to_json(),
-        "chat_template": _describe_template(request, run.template),
+        "chat_template": run.template.to_json() if run.template else None,
         "data": {
             "file": request.data.name,
             "heldout_file": request.heldout.name if request.heldout else None,
@@ -346,20 +350,9 @@ def _record(
             "steps": curve[-1].step if curve else 0,
             "settings": run.settings.to_json() | {"max_length": run.max_length},
         },
-        "heldout_loss": {"before": before, "after": after},
+        "heldout_loss": dict(losses),
         "curve": [asdict(point) for point in curve],
         "environment": {"packages": package_versions(), "hardware": hardware()},
-    }
-
-
-def _describe_template(request: SFTRequest, template: ChatTemplate | None) -> dict[str, Any] | None:
-    if template is None:
-        return None
-    added = template.added
-    return {
-        "origin": template.origin,
-        "file": request.chat_template.name if request.chat_template else None,
-        "sha256": hash_bytes(added.encode()) if added is not None else None,
     }
 
 

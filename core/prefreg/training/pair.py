@@ -82,22 +82,29 @@ class TrainedPole:
     existing: ExistingPole | None = None
     """The checkpoint that it is, where it was not trained here."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all but the weights in a form that JSON can hold."""
-        found: dict[str, Any] = {}
-        if self.existing:
-            found |= {"kind": "checkpoint", "checkpoint": self.existing.to_json()}
-        if self.stop:
-            found["stopped"] = asdict(self.stop)
-        if self.warnings:
-            found["warnings"] = [asdict(warning) for warning in self.warnings]
-        return found | {
+    def facts(self) -> dict[str, Any]:
+        """Return what was found out while it was trained, in a form that JSON can hold."""
+        return {
             "report": asdict(self.report),
             "curve": [asdict(point) for point in self.curve],
             "checks": [asdict(check) for check in self.checks],
+            "stop": asdict(self.stop) if self.stop else None,
             "answers": [asdict(sample) for sample in self.answers],
-            "failures": [failure.to_json() for failure in self.failures],
+            "warnings": [asdict(warning) for warning in self.warnings],
         }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a version's record says of it."""
+        facts = self.facts()
+        stop, warnings = facts.pop("stop"), facts.pop("warnings")
+        found: dict[str, Any] = {}
+        if self.existing:
+            found |= {"kind": "checkpoint", "checkpoint": self.existing.to_json()}
+        if stop:
+            found["stopped"] = stop
+        if warnings:
+            found["warnings"] = warnings
+        return found | facts | {"failures": [failure.to_json() for failure in self.failures]}
 
 
 @dataclass(slots=True)
@@ -173,7 +180,7 @@ class TrainedPair:
         else:
             made = self._train(pole, model if model is not None else self.load())
             if self.folder is not None:
-                self.folder.keep(pole, made.weights, _facts(made))
+                self.folder.keep(pole, made.weights, made.facts())
         self.poles[pole] = made
         enforce(
             made.failures, axis_name=self.run.axis.name, keep_anyway=self.run.request.keep_anyway
@@ -398,18 +405,6 @@ def trained_weights(model: "PreTrainedModel") -> Weights:
         name: parameter.detach().to("cpu", torch.float32, copy=True)
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
-    }
-
-
-def _facts(made: TrainedPole) -> dict[str, Any]:
-    """Return what a later process needs of a pole beside its weights."""
-    return {
-        "report": asdict(made.report),
-        "curve": [asdict(point) for point in made.curve],
-        "checks": [asdict(check) for check in made.checks],
-        "stop": asdict(made.stop) if made.stop else None,
-        "answers": [asdict(sample) for sample in made.answers],
-        "warnings": [asdict(warning) for warning in made.warnings],
     }
 
 

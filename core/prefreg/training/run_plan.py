@@ -14,6 +14,7 @@ from prefreg.data.tokens import TokenPair
 from prefreg.errors import TrainingError
 from prefreg.models.loading import load_config, load_model, quiet
 from prefreg.models.log_probs import answer_log_probs
+from prefreg.models.prompt_rows import longest_answered
 from prefreg.registry import Access
 from prefreg.training.add_axis import Note, prepare
 from prefreg.training.axis_request import AxisRequest
@@ -211,11 +212,5 @@ def _count(pairs: Sequence[TokenPair]) -> TokenCounts:
         prompt=sum(len(pair.prompt_ids) for pair in pairs),
         chosen=sum(len(pair.chosen_ids) for pair in pairs),
         rejected=sum(len(pair.rejected_ids) for pair in pairs),
-        longest=max(
-            (
-                len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
-                for pair in pairs
-            ),
-            default=0,
-        ),
+        longest=max(map(longest_answered, pairs), default=0),
     )
