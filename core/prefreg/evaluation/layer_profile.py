@@ -13,7 +13,7 @@ from prefreg.evaluation.candidates import opened_vectors
 from prefreg.evaluation.divergence import divergences
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials
-from prefreg.evaluation.figures import Column
+from prefreg.evaluation.figures import Column, deviation_of
 from prefreg.evaluation.prompts import fingerprint_prompts
 from prefreg.evaluation.weight_geometry import layer_of, layer_order
 from prefreg.models.log_probs import margins
@@ -175,7 +175,7 @@ def _measure(evaluator: Evaluator, blocks: int) -> dict[str, Any]:
         cut = make_blocks(vector.names, blocks)
         answers = evaluator.sample(evaluator.plain)
         base = _margins(evaluator, evaluator.model(evaluator.plain))
-        deviation = float(base.std(ddof=1)) if len(base) > 1 else 0.0
+        deviation = deviation_of(base)
         if not deviation:
             raise DataError("The held-out margin does not vary on the base: give more pairs.")
         tell = steps_of(evaluator.progress, "blocks of layers")
