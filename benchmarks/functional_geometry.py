@@ -22,7 +22,7 @@ import numpy as np
 from prefreg.evaluation.dial_effects import TRUSTED, find_geometry, measure_leakage
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import Term
 
 DIALS = ("harmless", "helpful", "verbosity")

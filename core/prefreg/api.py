@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefreg.axes.catalog import InstalledAxis, Plugin
 from prefreg.axes.discovery import disable as disable_plugin
 from prefreg.axes.discovery import enable as enable_plugin
-from prefreg.axes.plugins import load_axes
+from prefreg.axes.plugins import InstalledAxis, Plugin, load_axes
 from prefreg.errors import UsageError
 from prefreg.evaluation.evaluation_request import (
     Calibrating,
@@ -35,6 +34,7 @@ from prefreg.evaluation.evaluation_request import (
 )
 from prefreg.progress import Progress
 from prefreg.registry import (
+    Access,
     AliasEvent,
     BaseRecord,
     DiskUse,
@@ -43,7 +43,6 @@ from prefreg.registry import (
     VersionRecord,
     VersionSummary,
 )
-from prefreg.registry.access import Access
 from prefreg.registry.records import Moment, as_moment, parse_moment
 from prefreg.requests import make_request, take_options
 from prefreg.terms import Term, as_terms, parse_reference
@@ -78,8 +77,8 @@ if TYPE_CHECKING:
     from prefreg.registry.transfer import Backup, Copied
     from prefreg.training.add_axis import AxisPreview
     from prefreg.training.doctor import EmptiedCache, Examination
+    from prefreg.training.fine_tuning import SFTResult
     from prefreg.training.run_plan import AxisPlan
-    from prefreg.training.sft.fine_tuning import SFTResult
 
 __all__ = [
     "AxisReport",
@@ -222,7 +221,7 @@ class Registry:
             TrainingError: Memory does not suffice, or training diverged.
             OutputError: The destination cannot be written.
         """
-        from prefreg.training.sft.fine_tuning import fine_tune_base
+        from prefreg.training.fine_tuning import fine_tune_base
 
         wanted = make_request(SFTRequest, _path(request), **options)
         return fine_tune_base(self.access, wanted, progress, note)
@@ -663,12 +662,11 @@ class Registry:
         metrics: Iterable[str] = (),
     ) -> "list[Found]":
         """Find versions by words, tags, notes, bases, and bounds such as `accuracy>=0.7`."""
-        from prefreg.registry import upkeep
         from prefreg.registry.listing import Query, parse_metric
 
         query = Query(text, tuple(tags), note, base, tuple(map(parse_metric, metrics)))
         with self.access.reading() as store:
-            return upkeep.search(store, query)
+            return store.search(query)
 
     def show(
         self,
@@ -708,10 +706,8 @@ class Registry:
 
     def disk_use(self) -> DiskUse:
         """Say what the registry takes on the disk."""
-        from prefreg.registry import upkeep
-
         with self.access.reading() as store:
-            return upkeep.disk_use(store)
+            return store.disk_use()
 
     def verify(self) -> list[Problem]:
         """Check every byte against its hash and every row against its bytes."""
@@ -741,18 +737,14 @@ class Registry:
         self, axis: str, reference: str | int, *tags: str, remove: bool = False
     ) -> VersionRecord:
         """Give tags to a version, or take them away."""
-        from prefreg.registry import upkeep
-
         with self.access.changing() as store:
             record = store.resolve(axis, str(reference))
-            return upkeep.tag(store, record.axis, record.number, tags, remove=remove)
+            return store.tag(record.axis, record.number, tags, remove=remove)
 
     def rename(self, old: str, new: str) -> str:
         """Rename an axis, whose old name goes on meaning it; return the name it had."""
-        from prefreg.registry import upkeep
-
         with self.access.changing() as store:
-            return upkeep.rename_axis(store, old, new)
+            return store.rename_axis(old, new)
 
     def copy(
         self,
@@ -764,17 +756,17 @@ class Registry:
         renumber: bool = False,
     ) -> "Copied":
         """Copy a version with its record to another registry, which is created if need be."""
-        from prefreg.registry.upkeep import copy_version
+        from prefreg.registry.transfer import copy_version
 
         number = None if reference is None else str(reference)
         return copy_version(self.access, (axis, number), to, name=name, renumber=renumber)
 
     def backup(self, file: str | Path, *, overwrite: bool = False) -> "Backup":
         """Write a verified snapshot to an SQLite file, while others may write."""
-        from prefreg.registry import upkeep
+        from prefreg.registry import transfer
 
         with self.access.reading() as store:
-            return upkeep.back_up(store, Path(file), overwrite=overwrite)
+            return transfer.back_up(store, Path(file), overwrite=overwrite)
 
     def remove(self, axis: str, number: int, *, force: bool = False) -> VersionRecord:
         """Remove a version; one that an alias names only with `force`."""
@@ -859,10 +851,10 @@ def check_axis(
         DataError: The axis has no such source, or its licence is not accepted.
     """
     from prefreg.authoring.conformance import check_axis
-    from prefreg.axes.find import find_axis
+    from prefreg.axes.plugins import find_axis
     from prefreg.axes.row_sources import check_licence
     from prefreg.checkpoints.bundled import DEFAULT_BASE
-    from prefreg.data.wanted import default_source
+    from prefreg.data.mixture import default_source
 
     axis = find_axis(name).installed.axis
     read = default_source(axis, DEFAULT_BASE) if source is None else source

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from prefreg.axes.discovery import disable
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.training.doctor import empty_cache, examine
-from prefreg.training.resume import leftovers, open_scratch
+from prefreg.training.resume import leftovers, open_resume_folder
 
 
 def test_a_sound_house_is_described(trained: Path) -> None:
@@ -57,10 +57,10 @@ def test_the_cache_is_emptied_and_its_size_told(tmp_path: Path, monkeypatch) -> 
 def test_runs_that_were_not_finished_are_listed_and_removed(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PREFREG_CACHE", str(tmp_path / "cache"))
     for name in ("ended", "busy"):
-        with open_scratch(name, name, needed=0) as scratch:
-            assert scratch is not None
-            (scratch.folder / "positive.json").write_text("{}")
-    with open_scratch("busy", "busy", needed=0):
+        with open_resume_folder(name, name, needed=0) as kept:
+            assert kept is not None
+            (kept.folder / "positive.json").write_text("{}")
+    with open_resume_folder("busy", "busy", needed=0):
         found = {run.about: run.busy for run in empty_cache().runs}
         assert found == {"ended": False, "busy": True}
         assert [run.about for run in leftovers()] == ["busy"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from prefreg.axes.catalog import AxisCatalog
+from prefreg.axes.plugins import AxisCatalog
 from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.errors import AxisError, OutputError, UsageError
 from prefreg.terms import AXIS_NAME

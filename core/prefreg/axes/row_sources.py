@@ -1,4 +1,4 @@
-"""Read rows and preference pairs from a file of JSON lines."""
+"""Where rows come from: JSON lines and the hub, mixed, under the licences of their data."""
 
 import gzip
 import json
@@ -7,10 +7,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from prefreg.axes.axis import Axis, LicensedSource, PreferencePair, Row, SourceRequest, SourceRows
-from prefreg.errors import DataError
+from prefreg.errors import DataError, reason, unreadable
 
 _OPENERS = {".jsonl": open, ".jsonl.gz": gzip.open}
 
@@ -56,48 +56,6 @@ def encodable(pair: PreferencePair) -> bool:
     return True
 
 
-def _open(path: Path) -> IO[bytes]:
-    for ending, opener in _OPENERS.items():
-        if path.name.endswith(ending):
-            try:
-                return opener(path, "rb")  # type: ignore[operator,no-any-return]
-            except FileNotFoundError:
-                raise DataError(f"There is no data file {path}.") from None
-            except OSError as error:
-                raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    raise DataError(f"{path} is neither a .jsonl nor a .jsonl.gz file.")
-
-
-def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
-    """Iterate over lines and give the errors of reading the name of the file."""
-    try:
-        yield from file
-    except gzip.BadGzipFile as error:
-        raise DataError(f"{path} is not a gzip file, as its name says: {error}.") from error
-    except (EOFError, zlib.error) as error:
-        raise DataError(f"{path} is a damaged gzip file: {error}.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _read_line(line: bytes, *, first: bool) -> Row:
-    try:
-        text = line.decode("utf-8-sig" if first else "utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"the line is not UTF-8 (byte {error.start + 1})") from error
-    if not text.strip():
-        raise DataError("the line is empty")
-    try:
-        row = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"broken JSON: {error.msg} at column {error.colno}") from error
-    except RecursionError as error:
-        raise DataError("broken JSON: nested too deeply") from error
-    if not isinstance(row, dict):
-        raise DataError(f"the line is a JSON {type(row).__name__}, not an object with columns")
-    return row
-
-
 def stream_hub_rows(
     dataset_id: str,
     *,
@@ -126,6 +84,67 @@ def stream_hub_rows(
         raise _explained(error, dataset_id, request.revision) from error
     rows = _read(stream, dataset_id, request.limit, tuple(columns), revision)
     return SourceRows(rows, origin=f"hf:{dataset_id}", revision=revision)
+
+
+def forbids_commercial_use(licence: str) -> bool:
+    """Whether a licence says so in its identifier, as CC-BY-NC-4.0 does."""
+    words = re.split(r"[^a-z]+", licence.lower())
+    return bool({"nc", "noncommercial"} & set(words)) or "non commercial" in " ".join(words)
+
+
+def check_licence(axis: Axis, source: str, *, accepted: bool) -> str | None:
+    """Return what to show about the licence of a source's data; None if it allows every use."""
+    licence = axis.licence_of(source)
+    if licence is None or not forbids_commercial_use(licence):
+        return None
+    found = axis.sources[source]
+    named = found.dataset if isinstance(found, LicensedSource) else f"source {source!r}"
+    fact = f"{axis.name}: {named} is under {licence}, which forbids commercial use"
+    if not accepted:
+        raise DataError(f"{fact}. Accept it with --accept-licence, or pass other data with --data.")
+    return f"{fact} (accepted)."
+
+
+def _open(path: Path) -> IO[bytes]:
+    for ending, opener in _OPENERS.items():
+        if path.name.endswith(ending):
+            try:
+                return opener(path, "rb")  # type: ignore[operator,no-any-return]
+            except FileNotFoundError:
+                raise DataError(f"There is no data file {path}.") from None
+            except OSError as error:
+                raise unreadable(path, error, DataError) from error
+    raise DataError(f"{path} is neither a .jsonl nor a .jsonl.gz file.")
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
+    """Iterate over lines and give the errors of reading the name of the file."""
+    try:
+        yield from file
+    except gzip.BadGzipFile as error:
+        raise DataError(f"{path} is not a gzip file, as its name says: {error}.") from error
+    except (EOFError, zlib.error) as error:
+        raise DataError(f"{path} is a damaged gzip file: {error}.") from error
+    except OSError as error:
+        raise unreadable(path, error, DataError) from error
+
+
+def _read_line(line: bytes, *, first: bool) -> Row:
+    try:
+        text = line.decode("utf-8-sig" if first else "utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"the line is not UTF-8 (byte {error.start + 1})") from error
+    if not text.strip():
+        raise DataError("the line is empty")
+    try:
+        row = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"broken JSON: {error.msg} at column {error.colno}") from error
+    except RecursionError as error:
+        raise DataError("broken JSON: nested too deeply") from error
+    if not isinstance(row, dict):
+        raise DataError(f"the line is a JSON {type(row).__name__}, not an object with columns")
+    return row
 
 
 def _read(
@@ -176,62 +195,10 @@ def _explained(error: Exception, dataset_id: str, revision: str | None) -> DataE
         )
     # The Hub's client has been requests, httpx and httpx2; datasets streams through aiohttp.
     origin = type(error).__module__
+    told = reason(error).rstrip(".")
     if isinstance(error, OSError) or origin.startswith(("http", "requests", "aiohttp")):
         return DataError(
-            f"Data set {dataset_id} cannot be reached ({_line(error)}): check the network, "
+            f"Data set {dataset_id} cannot be reached ({told}): check the network, "
             "or pass a file with --data FILE.jsonl."
         )
-    return DataError(f"Data set {dataset_id} cannot be read: {_line(error)}. See {page}.")
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())[:200].rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def forbids_commercial_use(licence: str) -> bool:
-    """Whether a licence says so in its identifier, as CC-BY-NC-4.0 does."""
-    words = re.split(r"[^a-z]+", licence.lower())
-    return bool({"nc", "noncommercial"} & set(words)) or "non commercial" in " ".join(words)
-
-
-def check_licence(axis: Axis, source: str, *, accepted: bool) -> str | None:
-    """Return what to show about the licence of a source's data; None if it allows every use."""
-    licence = axis.licence_of(source)
-    if licence is None or not forbids_commercial_use(licence):
-        return None
-    found = axis.sources[source]
-    named = found.dataset if isinstance(found, LicensedSource) else f"source {source!r}"
-    fact = f"{axis.name}: {named} is under {licence}, which forbids commercial use"
-    if not accepted:
-        raise DataError(f"{fact}. Accept it with --accept-licence, or pass other data with --data.")
-    return f"{fact} (accepted)."
-
-
-Item = TypeVar("Item")
-
-
-def interleave(
-    streams: Sequence[Iterator[Item]], weights: Sequence[float] | None
-) -> Iterator[Item]:
-    """Yield the items of all streams, in an order that depends on nothing but the weights.
-
-    With weights, each stream has its share at every point, to within one item, and all ends where
-    the first stream does. Without, the streams take turns until each has ended.
-    """
-    alive = list(range(len(streams)))
-    taken = [0] * len(streams)
-    shares = weights or [1.0] * len(streams)
-    while alive:
-        total = sum(shares[index] for index in alive)
-        step = sum(taken[index] for index in alive) + 1
-        turn = max(alive, key=lambda index: shares[index] / total * step - taken[index])
-        try:
-            item = next(streams[turn])
-        except StopIteration:
-            if weights is not None:
-                return
-            alive.remove(turn)
-        else:
-            taken[turn] += 1
-            yield item
+    return DataError(f"Data set {dataset_id} cannot be read: {told}. See {page}.")

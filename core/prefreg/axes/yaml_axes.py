@@ -1,6 +1,5 @@
-"""What a YAML axis says, key by key."""
+"""Axes that a YAML file declares: what it says key by key, its rules and its sources of rows."""
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -25,9 +24,62 @@ from prefreg.errors import DataError
 from prefreg.files import hash_bytes
 from prefreg.terms import AXIS_NAME
 
+KEYS = (
+    "name",
+    "summary",
+    "aliases",
+    "licence",
+    "sources",
+    "columns",
+    "where",
+    "rule",
+    "min_gap",
+)
+SOURCE_KEYS = (
+    "name",
+    "hub",
+    "config",
+    "split",
+    "revision",
+    "file",
+    "weight",
+    "licence",
+    "columns",
+    "where",
+)
 RESPONSES = ("prompt", "response_0", "response_1")
 PLACE = "place"
 """The column in which a row says where it stands: `rows.jsonl:7`."""
+WITH_GAP = ("higher-rating", "longer")
+
+_HUB_ONLY = ("config", "split", "revision")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """An axis that a YAML file declares, with the file as it was."""
+
+    axis: Axis
+    file: str
+    text: str
+    sha256: str
+
+
+def axis_from_yaml(path: str | Path) -> Axis:
+    """Read the axis that a YAML file declares; nothing of its data is read.
+
+    Raises:
+        AxisError: The file declares no axis; the message names the line.
+    """
+    return read_declaration(Path(path)).axis
+
+
+def read_declaration(path: Path) -> Declaration:
+    """Read an axis from a YAML file; nothing of its data is read."""
+    text, root = read_document(path)
+    axis = _Reader(root, path).axis()
+    return Declaration(axis, path.name, text, hash_bytes(text.encode()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,72 +101,6 @@ def label_by(rule: Rule, min_gap: float) -> Callable[[Row], PreferencePair | Non
             raise DataError(f"{row[PLACE]}: {error}") from error
 
     return label
-
-
-def _preference(row: Row, _: float) -> PreferencePair:
-    return _pair(row, row["chosen"], row["rejected"])
-
-
-def _higher_rating(row: Row, min_gap: float) -> PreferencePair | None:
-    first, second = (_rating(row[name], name) for name in ("rating_0", "rating_1"))
-    if first is None or second is None or first == second or abs(first - second) < min_gap:
-        return None
-    return _winner(row, 0 if first > second else 1)
-
-
-def _numbered(row: Row, _: float) -> PreferencePair | None:
-    index = row["winner"]
-    if isinstance(index, float) and index.is_integer():
-        index = int(index)
-    if index is not None and not isinstance(index, int):
-        raise DataError(f"column 'winner' holds {index!r}, not the number of a response")
-    return _winner(row, int(index)) if index in (0, 1) else None
-
-
-def _longer(row: Row, min_gap: float) -> PreferencePair | None:
-    pair = _winner(row, 0)
-    gap = word_count(pair.chosen) - word_count(pair.rejected)
-    if gap == 0 or abs(gap) < min_gap:
-        return None
-    return pair if gap > 0 else pair.switched()
-
-
-def _winner(row: Row, index: int) -> PreferencePair:
-    return _pair(row, row[f"response_{index}"], row[f"response_{1 - index}"])
-
-
-def _pair(row: Row, chosen: object, rejected: object) -> PreferencePair:
-    prompt = row["prompt"]
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            raise DataError("column 'prompt' is empty")
-        # A question and its answers, as the published axes read them, not text to be continued.
-        prompt = [{"role": "user", "content": prompt}]
-    return PreferencePair.from_row(
-        {"prompt": prompt, "chosen": chosen, "rejected": rejected, "group": row.get("group")}
-    )
-
-
-def _rating(value: Any, column: str) -> float | None:
-    """Read a number, also one in a string; None and "N/A" are no rating."""
-    if value is None or value in ("", "N/A"):
-        return None
-    try:
-        rating = float(value)
-    except (TypeError, ValueError):
-        rating = math.nan
-    if math.isnan(rating):
-        raise DataError(f"column {column!r} holds {value!r:.60}, not a rating")
-    return rating
-
-
-RULES: Mapping[str, Rule] = {
-    "preference": Rule(("prompt", "chosen", "rejected"), _preference),
-    "higher-rating": Rule((*RESPONSES, "rating_0", "rating_1"), _higher_rating),
-    "numbered": Rule((*RESPONSES, "winner"), _numbered),
-    "longer": Rule(RESPONSES, _longer),
-}
-WITH_GAP = ("higher-rating", "longer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,56 +170,12 @@ class FileSource:
         return SourceRows(self.selection.apply(placed, request.limit), self.path.name)
 
 
-def licensed(source: HubSource | FileSource, licence: str | None) -> Source:
+def _licensed(source: HubSource | FileSource, licence: str | None) -> Source:
     """Make the source of an axis, with its licence if there is one."""
     if licence is None:
         return source.load
     of = source.dataset if isinstance(source, HubSource) else source.path.name
     return LicensedSource(source.load, of, licence)
-
-
-KEYS = (
-    "name",
-    "summary",
-    "aliases",
-    "licence",
-    "sources",
-    "columns",
-    "where",
-    "rule",
-    "min_gap",
-)
-SOURCE_KEYS = (
-    "name",
-    "hub",
-    "config",
-    "split",
-    "revision",
-    "file",
-    "weight",
-    "licence",
-    "columns",
-    "where",
-)
-_HUB_ONLY = ("config", "split", "revision")
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Declaration:
-    """An axis that a YAML file declares, with the file as it was."""
-
-    axis: Axis
-    file: str
-    text: str
-    sha256: str
-
-
-def read_declaration(path: Path) -> Declaration:
-    """Read an axis from a YAML file; nothing of its data is read."""
-    text, root = read_document(path)
-    axis = _Reader(root, path).axis()
-    return Declaration(axis, path.name, text, hash_bytes(text.encode()))
 
 
 class _Reader:
@@ -319,7 +261,7 @@ class _Reader:
             title = _axis_name(fields["name"])
         else:
             title = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "rows"
-        return licensed(made, licence), title
+        return _licensed(made, licence), title
 
     def _file(self, value: Value) -> Path:
         path = self.folder / value.text()
@@ -367,9 +309,7 @@ def _choice(value: Value | None, known: Collection[str], default: str) -> str:
         return default
     name = value.text()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f" (there are: {', '.join(known)})"
-        value.refuse(f"unknown {value.key} {name!r}{hint}")
+        value.refuse_unknown(value.key, name, known)
     return name
 
 
@@ -389,10 +329,66 @@ def _weight(value: Value | None) -> float | None:
     return weight
 
 
-def axis_from_yaml(path: str | Path) -> Axis:
-    """Read the axis that a YAML file declares; nothing of its data is read.
+def _preference(row: Row, _: float) -> PreferencePair:
+    return _pair(row, row["chosen"], row["rejected"])
 
-    Raises:
-        AxisError: The file declares no axis; the message names the line.
-    """
-    return read_declaration(Path(path)).axis
+
+def _higher_rating(row: Row, min_gap: float) -> PreferencePair | None:
+    first, second = (_rating(row[name], name) for name in ("rating_0", "rating_1"))
+    if first is None or second is None or first == second or abs(first - second) < min_gap:
+        return None
+    return _winner(row, 0 if first > second else 1)
+
+
+def _numbered(row: Row, _: float) -> PreferencePair | None:
+    index = row["winner"]
+    if isinstance(index, float) and index.is_integer():
+        index = int(index)
+    if index is not None and not isinstance(index, int):
+        raise DataError(f"column 'winner' holds {index!r}, not the number of a response")
+    return _winner(row, int(index)) if index in (0, 1) else None
+
+
+def _longer(row: Row, min_gap: float) -> PreferencePair | None:
+    pair = _winner(row, 0)
+    gap = word_count(pair.chosen) - word_count(pair.rejected)
+    if gap == 0 or abs(gap) < min_gap:
+        return None
+    return pair if gap > 0 else pair.switched()
+
+
+def _winner(row: Row, index: int) -> PreferencePair:
+    return _pair(row, row[f"response_{index}"], row[f"response_{1 - index}"])
+
+
+def _pair(row: Row, chosen: object, rejected: object) -> PreferencePair:
+    prompt = row["prompt"]
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise DataError("column 'prompt' is empty")
+        # A question and its answers, as the published axes read them, not text to be continued.
+        prompt = [{"role": "user", "content": prompt}]
+    return PreferencePair.from_row(
+        {"prompt": prompt, "chosen": chosen, "rejected": rejected, "group": row.get("group")}
+    )
+
+
+def _rating(value: Any, column: str) -> float | None:
+    """Read a number, also one in a string; None and "N/A" are no rating."""
+    if value is None or value in ("", "N/A"):
+        return None
+    try:
+        rating = float(value)
+    except (TypeError, ValueError):
+        rating = math.nan
+    if math.isnan(rating):
+        raise DataError(f"column {column!r} holds {value!r:.60}, not a rating")
+    return rating
+
+
+RULES: Mapping[str, Rule] = {
+    "preference": Rule(("prompt", "chosen", "rejected"), _preference),
+    "higher-rating": Rule((*RESPONSES, "rating_0", "rating_1"), _higher_rating),
+    "numbered": Rule((*RESPONSES, "winner"), _numbered),
+    "longer": Rule(RESPONSES, _longer),
+}

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prefreg.axes.plugins import Plugin
 from prefreg.cli.options import GATE_NOT_MET, Common, command
 from prefreg.cli.printing import table
 from prefreg.errors import UsageError
 
 if TYPE_CHECKING:
-    from prefreg.axes.catalog import Plugin
+    from prefreg.axes.plugins import Plugin
 
 
 @command("axes")

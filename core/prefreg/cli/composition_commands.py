@@ -15,8 +15,8 @@ from prefreg.requests import make_request
 from prefreg.terms import Term
 
 if TYPE_CHECKING:
+    from prefreg.composition.adapter import Compression
     from prefreg.composition.compose import Composed, CompositionPlan
-    from prefreg.composition.factoring import Compression
 
 _DTYPES = {"type": click.Choice(["float32", "bfloat16", "float16"])}
 _OUTPUT = {"type": click.Path(path_type=Path, file_okay=False)}

@@ -261,14 +261,19 @@ class MomentType(click.ParamType[datetime]):
             self.fail(str(error), param, ctx)
 
 
+PICTURES = (".png", ".pdf", ".svg")
+"""As `evaluation.plots` saves them, which is not imported here: it loads matplotlib."""
+
+
 class PictureType(click.Path):
-    """A file that a picture is written to, as PNG."""
+    """A file that a picture is written to, in the form that its ending says."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Check the ending and the folder before anything is measured."""
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
-        if path.suffix.lower() != ".png":
-            self.fail(f"{str(path)!r} does not end in .png, the only form of pictures.", param, ctx)
+        if path.suffix.lower() not in PICTURES:
+            forms = ", ".join(PICTURES)
+            self.fail(f"{str(path)!r} does not end in {forms}, the forms of pictures.", param, ctx)
         if not path.absolute().parent.is_dir():
             self.fail(f"There is no folder {path.parent} for the picture.", param, ctx)
         return path

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from prefreg.evaluation.statistics import Spread
     from prefreg.registry import VersionRecord
     from prefreg.training.add_axis import AxisPreview
+    from prefreg.training.fine_tuning import SFTResult
     from prefreg.training.run_plan import AxisPlan, TokenCounts
-    from prefreg.training.sft.fine_tuning import SFTResult
 
 
 @command("add-axis")
@@ -148,6 +148,7 @@ def sft(common: Common, output: Path, **options: Any) -> None:
     Only answers are learnt. The folder is a plain checkpoint with its record in prefreg.json, and
     the registry's last base, which `prefreg add-axis` takes.
     """
+
     registry = common.open_registry()
     with progress_bars(common) as progress:
         made = registry.sft(output, progress=progress, note=common.note, **options)

@@ -15,10 +15,10 @@ from prefreg.errors import BaseModelError, UsageError
 from prefreg.models.generation import sample_answers
 from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.sampling import Sampling
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import Term, as_terms
-from prefreg.vectors import Vector, open_vector, read_tensor
-from prefreg.vectors.pole_tensors import TensorSource
+from prefreg.vectors import Vector, open_vector
+from prefreg.vectors.tensors import TensorSource, read_tensor
 
 
 class Dials:

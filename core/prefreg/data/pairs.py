@@ -5,13 +5,11 @@ import json
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefreg.axes.axis import Axis, PreferencePair, Row, plain_text, word_count
-from prefreg.axes.isolation import label_row, switch_pair
-from prefreg.axes.row_sources import encodable
+from prefreg.axes.axis import PreferencePair, plain_text, word_count
 from prefreg.errors import DataError
 
 
@@ -140,17 +138,6 @@ class PairSet:
     audit: Audit
 
 
-def label_rows(axis: Axis, rows: Iterable[Row]) -> Iterator[PreferencePair | None]:
-    """Apply an axis's label rule; None is a tie."""
-    for number, row in enumerate(rows, start=1):
-        yield label_row(axis, row, number)
-
-
-def switch_pairs(axis: Axis, pairs: Sequence[PreferencePair]) -> tuple[PreferencePair, ...]:
-    """Make the pairs of the negative pole."""
-    return tuple(switch_pair(axis, pair, number) for number, pair in enumerate(pairs, start=1))
-
-
 def build_pairs(
     labelled: Iterable[PreferencePair | None],
     *,
@@ -213,7 +200,7 @@ def _clean(
 ) -> tuple[Counter[str], dict[bytes, PreferencePair]]:
     """Drop ties, empty and identical answers, repetitions and contradictions; sort by digest."""
     counts: Counter[str] = Counter()
-    unique: dict[tuple[object, object, object], PreferencePair] = {}
+    unique: dict[tuple[object, object, object], tuple[bytes, PreferencePair]] = {}
     for pair in labelled:
         counts["rows"] += 1
         if pair is None:
@@ -224,19 +211,20 @@ def _clean(
             counts["identical"] += 1
         elif (key := (pair.prompt, pair.chosen, pair.rejected)) in unique:
             counts["duplicates"] += 1
-        elif not encodable(pair):
-            raise DataError(
-                f"Row {counts['rows']} of axis {axis_name!r} holds half of a surrogate pair, "
-                "which is no character: correct the text."
-            )
         else:
-            unique[key] = pair
-    kept = {}
-    for (prompt, chosen, rejected), pair in unique.items():
+            try:
+                unique[key] = _digest(pair), pair
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"Row {counts['rows']} of axis {axis_name!r} holds half of a surrogate pair, "
+                    "which is no character: correct the text."
+                ) from error
+    kept: dict[bytes, PreferencePair] = {}
+    for (prompt, chosen, rejected), (digest, pair) in unique.items():
         if (prompt, rejected, chosen) in unique:
             counts["contradictions"] += 1
         else:
-            kept[_digest(pair)] = pair
+            kept[digest] = pair
     return counts, dict(sorted(kept.items()))
 
 

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from prefreg.axes.axis import Message, PreferencePair, Text, plain_text
+from prefreg.axes.axis import Message, Text, plain_text
 from prefreg.errors import BaseModelError, DataError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _CHUNK = 512
 """Pairs tokenised at a time: enough for a fast tokenizer's threads, little text in memory."""
 
 
-class Asked(NamedTuple):
+class AnsweredPrompt(NamedTuple):
     """A prompt with the answers that may follow it, and what messages call it."""
 
     prompt: Text
@@ -94,19 +94,8 @@ def _rendering(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> Rendering:
     return "chat" if tokenizer.chat_template else "none"
 
 
-def encode_pairs(
-    pairs: Sequence[PreferencePair], tokenizer: "PreTrainedTokenizerBase"
-) -> Iterator[tuple[Rendered, list[list[int]]]]:
-    """Yield each pair's rendering with the ids of its prompt and of prompt and answer."""
-    asked = (
-        Asked(pair.prompt, (pair.chosen, pair.rejected), f"pair {number}")
-        for number, pair in enumerate(pairs, start=1)
-    )
-    return encode_answers(asked, tokenizer)
-
-
 def encode_answers(
-    asked: Iterable[Asked], tokenizer: "PreTrainedTokenizerBase"
+    asked: Iterable[AnsweredPrompt], tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[tuple[Rendered, list[list[int]]]]:
     """Yield each rendering with the ids of its prompt and of prompt and answer, for each answer."""
     waiting = iter(asked)
@@ -124,7 +113,7 @@ def encode_answers(
             yield item, parts
 
 
-def _render_answers(asked: Asked, tokenizer: "PreTrainedTokenizerBase") -> Rendered:
+def _render_answers(asked: AnsweredPrompt, tokenizer: "PreTrainedTokenizerBase") -> Rendered:
     rendering = _rendering(asked.prompt, tokenizer)
     prompt = _render(asked.prompt, tokenizer, asked.name, answering=True)
     texts = []

@@ -2,18 +2,19 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from prefreg.axes.axis import PreferencePair
+from prefreg.axes.axis import Axis, PreferencePair
+from prefreg.axes.isolation import switch_pairs
 from prefreg.data.instructions import Instruction
+from prefreg.data.pairs import Audit, PairSet
 from prefreg.data.rendering import (
-    Asked,
+    AnsweredPrompt,
     Rendering,
     close_answer,
     closing_ids,
     encode_answers,
-    encode_pairs,
     end_id,
     prompt_length,
 )
@@ -80,7 +81,7 @@ def check_max_length(max_length: int, context: int | None) -> None:
         )
 
 
-def tokenize_pairs(
+def tokenise_pairs(
     pairs: Sequence[PreferencePair],
     tokenizer: "PreTrainedTokenizerBase",
     *,
@@ -100,7 +101,11 @@ def tokenize_pairs(
     kept: list[int] = []
     renderings: set[Rendering] = set()
     dropped = truncated = indistinct = merged = beyond = 0
-    for position, (rendered, ids) in enumerate(encode_pairs(pairs, tokenizer)):
+    asked = (
+        AnsweredPrompt(pair.prompt, (pair.chosen, pair.rejected), f"pair {number}")
+        for number, pair in enumerate(pairs, start=1)
+    )
+    for position, (rendered, ids) in enumerate(encode_answers(asked, tokenizer)):
         start = prompt_length(rendered, ids, tokenizer)
         merged += start < len(ids[0])
         renderings.add(rendered.rendering)
@@ -143,12 +148,92 @@ def tokenize_pairs(
     )
 
 
+_SCORED_WITHOUT_HELDOUT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedPairs:
+    """The pairs that a run trains on and those that its report is about."""
+
+    positive: tuple[TokenPair, ...]
+    """The training pairs, then the held-out ones."""
+    negative: tuple[TokenPair, ...]
+    train: slice
+    report: slice
+    split: str
+    """What the report is about: `heldout`, or `train` where nothing is held out."""
+    max_length: int
+    renderings: tuple[str, ...]
+    audit: Audit
+
+    @property
+    def plainly_switched(self) -> bool:
+        """Whether every pair of the negative pole is the positive pole's, answers exchanged."""
+        return self.negative == tuple(pair.switched() for pair in self.positive)
+
+
+def tokenise_poles(
+    axis: Axis,
+    pairs: PairSet,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    max_length: int,
+    context: int | None = None,
+    vocabulary: int | None = None,
+    policy: Policy = "truncate",
+) -> TokenisedPairs:
+    """Write the pairs of both poles as tokens; what one pole has to drop, the other drops too."""
+    check_max_length(max_length, context)
+    both = (*pairs.train, *pairs.heldout)
+
+    def write(texts: Sequence[PreferencePair]) -> TokenSet:
+        return tokenise_pairs(
+            texts, tokenizer, max_length=max_length, policy=policy, vocabulary=vocabulary
+        )
+
+    found = write(both)
+    if axis.switch is PreferencePair.switched:
+        kept = found.kept
+        positive = found.pairs
+        negative = tuple(pair.switched() for pair in positive)
+    else:
+        other = write(switch_pairs(axis, both))
+        kept = tuple(sorted(set(found.kept) & set(other.kept)))
+        positive, negative = found.select(kept), other.select(kept)
+    trained = sum(position < len(pairs.train) for position in kept)
+    if not trained:
+        raise DataError(
+            f"No training pair of axis {axis.name!r} fits into {max_length} tokens: "
+            "raise --max-length or shorten the texts."
+        )
+    heldout = len(kept) - trained
+    scored = slice(trained, len(kept)) if heldout else slice(0, _SCORED_WITHOUT_HELDOUT)
+    return TokenisedPairs(
+        positive=positive,
+        negative=negative,
+        train=slice(0, trained),
+        report=scored,
+        split="heldout" if heldout else "train",
+        max_length=max_length,
+        renderings=found.renderings,
+        audit=replace(
+            pairs.audit,
+            train=trained,
+            heldout=heldout,
+            dropped_long=len(both) - len(kept) - found.indistinct,
+            truncated=found.truncated,
+            indistinct=found.indistinct,
+            merged=found.merged,
+        ),
+    )
+
+
 def preview_tokens(
-    pairs: Sequence[TokenPair], tokenizer: "PreTrainedTokenizerBase", *, count: int = 3
+    pairs: Sequence[TokenPair], tokenizer: "PreTrainedTokenizerBase"
 ) -> list[list[PreviewToken]]:
-    """Show the first pairs token by token."""
+    """Show pairs token by token."""
     previews = []
-    for pair in pairs[:count]:
+    for pair in pairs:
         tokens: list[PreviewToken] = []
         for role, ids in (
             ("prompt", pair.prompt_ids),
@@ -203,7 +288,7 @@ class AnswerSet:
     truncated: int
 
 
-def tokenize_answers(
+def tokenise_answers(
     examples: Sequence[Instruction],
     tokenizer: "PreTrainedTokenizerBase",
     *,
@@ -221,7 +306,7 @@ def tokenize_answers(
     renderings: set[Rendering] = set()
     dropped = truncated = 0
     asked = (
-        Asked(example.prompt, (example.answer,), f"example {number}")
+        AnsweredPrompt(example.prompt, (example.answer,), f"example {number}")
         for number, example in enumerate(examples, start=1)
     )
     for rendered, ids in encode_answers(asked, tokenizer):

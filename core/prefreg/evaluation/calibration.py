@@ -16,8 +16,7 @@ from prefreg.evaluation.evaluator import Evaluator, open_dials
 from prefreg.evaluation.figures import pair_up
 from prefreg.evaluation.statistics import Estimate, bootstrap
 from prefreg.progress import Progress
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term
 
 _TOLERANCE = 0.05

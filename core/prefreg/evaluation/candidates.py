@@ -22,8 +22,7 @@ from prefreg.composition.resolve import (
 from prefreg.config import cache_folder
 from prefreg.errors import RegistryError, UsageError
 from prefreg.files import hash_bytes, write_whole
-from prefreg.registry import BaseRecord, Store, VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, BaseRecord, Store, VersionRecord
 from prefreg.terms import Term, format_eta
 from prefreg.vectors import Vector, open_vector
 

@@ -14,14 +14,13 @@ from prefreg.evaluation.evaluation_request import CompressionRequest
 from prefreg.evaluation.evaluator import Evaluator
 from prefreg.evaluation.prompts import HeldOut
 from prefreg.models.loading import load_limits
-from prefreg.registry import NewVersion, VersionRecord
-from prefreg.registry.access import Access
-from prefreg.training.earlier import heldout_pairs, parts_of
-from prefreg.training.pole_report import compare
+from prefreg.registry import Access, NewVersion, VersionRecord
+from prefreg.training.axis_run import heldout_pairs, parts_of
+from prefreg.training.guards import compare
 from prefreg.training.resources import check_disk
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.compression import Compressed, Fidelity, How, compress, measure
-from prefreg.vectors.dense import parse_dtype
+from prefreg.vectors.stored import parse_dtype
 
 
 def compare_margins(

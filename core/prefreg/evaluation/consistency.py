@@ -16,9 +16,10 @@ from prefreg.evaluation.evaluator import Evaluator
 from prefreg.evaluation.prompts import HeldOut
 from prefreg.evaluation.seed_runs import Run, SeedRuns, gather_runs
 from prefreg.evaluation.statistics import Spread, jackknife, spearman_brown
+from prefreg.evaluation.weight_geometry import layer_order
 from prefreg.models.log_probs import margins
 from prefreg.progress import Progress
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.vectors import Vector
 from prefreg.vectors.algebra import gram
 
@@ -97,16 +98,11 @@ def by_layer(products: Mapping[str, Matrix]) -> dict[str, Matrix]:
     A tensor outside of the layers (embeddings, the last norm, the head) stands alone.
     """
     found: dict[str, Matrix] = {}
-    for name, matrix in sorted(products.items(), key=lambda item: _place(item[0])):
+    for name, matrix in products.items():
         layer = _LAYER.search(name)
         key = f"layer {layer[1]}" if layer else name.removesuffix(".weight")
         found[key] = found.get(key, np.zeros_like(matrix)) + matrix
-    return found
-
-
-def _place(name: str) -> tuple[int, int, str]:
-    layer = _LAYER.search(name)
-    return (1, int(layer[1]), "") if layer else (0, 0, name)
+    return {layer: found[layer] for layer in sorted(found, key=layer_order)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from prefreg.evaluation.behaviour import Behaviour, measure_behaviour
 from prefreg.evaluation.plots import Curve, draw_curves
 from prefreg.models.sampling import Sampling
 from prefreg.progress import Progress, progress_of
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import Term, as_terms
 from prefreg.training.add_axis import add_axis
 from prefreg.training.axis_request import AxisRequest

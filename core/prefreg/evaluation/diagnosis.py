@@ -18,8 +18,7 @@ from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials
 from prefreg.evaluation.figures import Metric
 from prefreg.progress import Progress
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term, format_eta
 
 WEAK = 0.25

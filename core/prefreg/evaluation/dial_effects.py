@@ -28,7 +28,7 @@ from prefreg.evaluation.statistics import Estimate, grouped_mean
 from prefreg.models.generation import Answer
 from prefreg.models.padded import length, step_inputs
 from prefreg.progress import Progress, Steps, steps_of
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import Term
 
 STEP = 0.1

@@ -12,8 +12,7 @@ from prefreg.evaluation.evaluator import Evaluator, open_dials
 from prefreg.evaluation.figures import Metric
 from prefreg.evaluation.statistics import Estimate
 from prefreg.progress import Progress
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term, format_eta
 
 MALFORMED = 0.02

@@ -13,8 +13,7 @@ from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_evaluator
 from prefreg.evaluation.figures import OF_PAIRS, RESERVED, Evaluation, Figure, Figures
 from prefreg.progress import Progress
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import AXIS_NAME, NUMBER, Term
 
 MEASUREMENT = "evaluation"

@@ -25,7 +25,7 @@ from prefreg.composition.resolve import (
     refuse_mixed_contrasts,
     resolve_on,
 )
-from prefreg.data.tokens import TokenSet, tokenize_pairs
+from prefreg.data.tokens import TokenSet, tokenise_pairs
 from prefreg.errors import AxisError, DataError
 from prefreg.evaluation.candidates import (
     Candidate,
@@ -53,7 +53,6 @@ from prefreg.evaluation.knowledge import (
     choice_metrics,
     find_questions,
     fingerprint_questions,
-    require_tasks,
     run_tasks,
     score_choices,
     task_metrics,
@@ -61,8 +60,7 @@ from prefreg.evaluation.knowledge import (
 from prefreg.evaluation.prompts import (
     Asked,
     HeldOut,
-    check_data_options,
-    find_pairs,
+    find_heldout,
     find_prompts,
     fingerprint_prompts,
 )
@@ -72,10 +70,9 @@ from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_g
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
 from prefreg.models.sampling import Sampling
 from prefreg.progress import Progress, Steps, steps_of
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term
-from prefreg.vectors.pole_tensors import TensorSource
+from prefreg.vectors.tensors import TensorSource
 
 _JUDGE_KEY = "OPENAI_API_KEY"
 _RECENT = 64
@@ -211,7 +208,7 @@ class Evaluator:
         if axis not in self._tokens:
             held = self.pairs[axis]
             context, vocabulary = load_limits(self.base)
-            self._tokens[axis] = tokenize_pairs(
+            self._tokens[axis] = tokenise_pairs(
                 held.pairs,
                 self.tokenizer,
                 max_length=held.max_length or context or 1 << 30,
@@ -228,15 +225,15 @@ class Evaluator:
             nats = [0.0] * len(sampled)
             if candidate.versions:
                 nats = divergences(self.model(candidate), self.dials.pristine, sampled)
-            return Answers(
-                texts=[answer.text for answer in sampled],
-                tokens=[len(answer.ids) for answer in sampled],
-                nats=nats,
-                ended=[answer.ended for answer in sampled],
-            ).to_json()
+            return {
+                "texts": [answer.text for answer in sampled],
+                "tokens": [len(answer.ids) for answer in sampled],
+                "nats": nats,
+                "ended": [answer.ended for answer in sampled],
+            }
 
         protocol = {"prompts": fingerprint_prompts(self.asked), **self.request.sampling()}
-        return Answers.from_dict(self.part(candidate, "answers", protocol, compute))
+        return Answers(**self.part(candidate, "answers", protocol, compute))
 
     def judged(self, candidate: Candidate) -> tuple[Answers, list[Judgement]]:
         """Return the answers of a composition, and what each of them is."""
@@ -254,16 +251,12 @@ class Evaluator:
         def compute() -> dict[str, Any]:
             stage = f"pairs of {candidate.formula}"
             scored = self.log_probs(axis, self.model(candidate), stage)
-            return PairScores(
-                kept=list(self.tokens(axis).kept),
-                chosen=scored.chosen.tolist(),
-                rejected=scored.rejected.tolist(),
-                chosen_tokens=scored.chosen_tokens.tolist(),
-                rejected_tokens=scored.rejected_tokens.tolist(),
-            ).to_json()
+            names = ("chosen", "rejected", "chosen_tokens", "rejected_tokens")
+            columns = {name: getattr(scored, name).tolist() for name in names}
+            return {"kept": list(self.tokens(axis).kept), **columns}
 
         protocol = {"pairs": held.fingerprint, "count": len(held.pairs)}
-        return PairScores.from_dict(self.part(candidate, f"pairs-{axis}", protocol, compute))
+        return PairScores(**self.part(candidate, f"pairs-{axis}", protocol, compute))
 
     def margins(self, candidate: Candidate, axis: str) -> Column:
         """Return log p(chosen) − log p(rejected) of the held-out pairs of an axis."""
@@ -474,10 +467,8 @@ def open_evaluator(
     `pairs` are the held-out pairs of axes; else they are those that the request names.
     """
     # What was asked for is checked before anything is measured.
-    questions = [find_questions(name, request) for name in request.retention]
+    questions = find_questions(request)
     rewards = {name: resolve_base(name) for name in request.reward_models}
-    if request.tasks:
-        require_tasks(request.tasks, request.task_path)
     endpoint = None
     if request.judge is not None:
         key = os.environ.get(_JUDGE_KEY)
@@ -486,19 +477,8 @@ def open_evaluator(
     records = {term.record.axis: term.record for term in found.terms}
     missing: dict[str, str] = {}
     axes = _choose_axes(request, records, missing)
-    check_data_options(request.data, axes)
-    held = dict(pairs or {})
-    for name, axis in axes.items():
-        try:
-            held[name] = held.get(name) or find_pairs(
-                axis, records.get(name), found.base.name, request
-            )
-        except DataError as error:
-            if request.data:
-                raise
-            missing[f"{name}.margin"] = missing[f"{name}.accuracy"] = str(error).rstrip(".")
-        if axis.metric is None:
-            missing[name] = "the axis brings no metric"
+    missing |= {n: "the axis brings no metric" for n, axis in axes.items() if axis.metric is None}
+    held = pairs or find_heldout(axes, records, found.base.name, request, missing)
     return Evaluator(
         base=found.base,
         access=access,
@@ -506,7 +486,7 @@ def open_evaluator(
         terms=found.terms,
         axes=axes,
         asked=find_prompts(request, found.base, records, held),
-        pairs=held,
+        pairs=dict(held),
         missing=missing,
         questions=questions,
         rewards=rewards,

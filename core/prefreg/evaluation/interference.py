@@ -21,8 +21,7 @@ from prefreg.evaluation.weight_geometry import (
     number_or_none,
 )
 from prefreg.progress import Progress
-from prefreg.registry import BaseRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, BaseRecord
 from prefreg.terms import format_eta
 
 

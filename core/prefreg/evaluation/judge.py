@@ -124,11 +124,6 @@ class Judge:
                         f"The judge at {self.url} answered with HTTP {error.code} "
                         f"({error.reason}): check the address, --judge-model and its key."
                     ) from error
-            except TimeoutError as error:
-                raise DataError(
-                    f"The judge at {self.url} did not answer within {self.timeout:g} s: it is "
-                    "overloaded, or the address is another's."
-                ) from error
             except (OSError, ValueError) as error:
                 told = getattr(error, "reason", None) or error
                 if isinstance(told, TimeoutError):

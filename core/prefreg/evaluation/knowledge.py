@@ -18,12 +18,12 @@ import torch
 
 from prefreg.axes.axis import Row
 from prefreg.axes.base_world import ChoiceQuestion
-from prefreg.axes.isolation import off_stdout, reason
+from prefreg.axes.isolation import off_stdout
 from prefreg.axes.row_sources import read_rows
 from prefreg.checkpoints.bundled import world_of
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
-from prefreg.errors import DataError, UsageError
+from prefreg.errors import DataError, UsageError, reason
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.figures import Column, Metric, as_column
@@ -48,12 +48,19 @@ def read_questions(path: Path) -> list[ChoiceQuestion]:
     return found
 
 
-def find_questions(name: str, request: EvaluationRequest) -> list[ChoiceQuestion]:
-    """Read the questions of a file, or those of the world that is named."""
-    world = world_of(name)
-    if world is None:
-        return read_questions(Path(name))
-    return world.kept_questions(request.prompts, split=request.split, seed=request.seed)
+def find_questions(request: EvaluationRequest) -> list[list[ChoiceQuestion]]:
+    """Read the questions of files, or those of the worlds that are named; check the tasks."""
+    if request.tasks:
+        require_tasks(request.tasks, request.task_path)
+    found = []
+    for name in request.retention:
+        world = world_of(name)
+        if world is None:
+            found.append(read_questions(Path(name)))
+        else:
+            count, split, seed = request.prompts, request.split, request.seed
+            found.append(world.kept_questions(count, split=split, seed=seed))
+    return found
 
 
 def fingerprint_questions(questions: Sequence[ChoiceQuestion]) -> str:

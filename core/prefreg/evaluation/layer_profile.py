@@ -18,10 +18,9 @@ from prefreg.evaluation.prompts import fingerprint_prompts
 from prefreg.evaluation.weight_geometry import layer_of, layer_order
 from prefreg.models.log_probs import margins
 from prefreg.progress import Progress, steps_of
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term
-from prefreg.vectors.pole_tensors import TensorSource
+from prefreg.vectors.tensors import TensorSource
 
 Block = tuple[str, ...]
 """Layers that are looked at together, by the names that `layer_of` gives them."""

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from prefreg.axes.axis import Axis, Message, PreferencePair, Row, Text, plain_text
 from prefreg.axes.base_world import BaseWorld
+from prefreg.axes.isolation import label_rows
 from prefreg.axes.row_sources import read_preference_file, read_rows
 from prefreg.checkpoints import BaseModel
 from prefreg.checkpoints.bundled import known_worlds, world_named, world_of
-from prefreg.data.pairs import fingerprint_pairs, label_rows
+from prefreg.data.pairs import fingerprint_pairs
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.files import hash_bytes
 from prefreg.registry import VersionRecord
-from prefreg.training.earlier import heldout_pairs, parts_of
+from prefreg.training.axis_run import heldout_pairs, parts_of
 
 _SAFE = {"safe": True, "unsafe": False}
 """Whether a kind of prompt may be answered; of the kinds of a world, it says so."""
@@ -126,11 +127,31 @@ def find_world(base: str, record: VersionRecord | None) -> BaseWorld | None:
     return world_of(base) or (world_named(sources[0]) if len(sources) == 1 else None)
 
 
+def find_heldout(
+    axes: Mapping[str, Axis],
+    records: Mapping[str, VersionRecord],
+    base: str,
+    request: EvaluationRequest,
+    missing: dict[str, str],
+) -> dict[str, HeldOut]:
+    """Find the held-out pairs of axes; figures that cannot be had are noted as missing."""
+    _check_data_options(request.data, axes)
+    found = {}
+    for name, axis in axes.items():
+        try:
+            found[name] = find_pairs(axis, records.get(name), base, request)
+        except DataError as error:
+            if request.data:
+                raise
+            missing[f"{name}.margin"] = missing[f"{name}.accuracy"] = str(error).rstrip(".")
+    return found
+
+
 def find_pairs(
     axis: Axis, record: VersionRecord | None, base: str, request: EvaluationRequest
 ) -> HeldOut:
     """Find the pairs that an axis is measured on: of the file given, its world, or its run."""
-    files = read_data_options(request.data, (axis.name, *axis.aliases))
+    files = _read_data_options(request.data, (axis.name, *axis.aliases))
     if files is not None:
         pairs = [pair for _, pair in read_preference_file(files)]
         return HeldOut(tuple(pairs[: request.prompts]), files.name)
@@ -167,7 +188,7 @@ def find_prompts(
     return found
 
 
-def read_data_options(texts: Sequence[str], names: Sequence[str]) -> Path | None:
+def _read_data_options(texts: Sequence[str], names: Sequence[str]) -> Path | None:
     """Return the file that `--data` gives an axis, by its name or for every axis."""
     plain: Path | None = None
     for text in texts:
@@ -179,7 +200,7 @@ def read_data_options(texts: Sequence[str], names: Sequence[str]) -> Path | None
     return plain
 
 
-def check_data_options(texts: Sequence[str], axes: Mapping[str, Axis]) -> None:
+def _check_data_options(texts: Sequence[str], axes: Mapping[str, Axis]) -> None:
     """Refuse a `--data` that names no axis that is scored, or one file for several axes."""
     known = {name for axis in axes.values() for name in (axis.name, *axis.aliases)}
     for text in texts:

@@ -10,16 +10,13 @@ from prefreg.axes.axis import PreferencePair
 from prefreg.checkpoints import BaseModel
 from prefreg.composition.resolve import base_spec, identify
 from prefreg.config import default_registry, registry_setting
-from prefreg.data.wanted import Origin, Part
+from prefreg.data.mixture import Mixture, MixturePart
 from prefreg.errors import UsageError
 from prefreg.evaluation.evaluation_request import ConsistencyRequest
-from prefreg.models.loading import load_limits
 from prefreg.progress import Progress, progress_of
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
-from prefreg.training.add_axis import Prepared, add_prepared, prepare
-from prefreg.training.axis_request import AxisRequest
-from prefreg.training.earlier import find_stored
+from prefreg.registry import Access, VersionRecord
+from prefreg.training.add_axis import add_prepared, prepare
+from prefreg.training.axis_run import AxisRun, find_stored
 
 Role = Literal["seed", "half", "null"]
 
@@ -69,7 +66,7 @@ def gather_runs(
     _check_scratch(access, request.scratch)
     first = prepare(access, replace(request.axis, seed=request.seeds[0]), note)
     gathering = _Gathering(access, request, first, progress, note)
-    max_length = first.settings.max_length(load_limits(first.base)[0])
+    max_length = first.max_length
     found = SeedRuns(first.base, max_length, "same")
     everything = [*first.pairs.train, *first.pairs.heldout]
     seen: set[object] = set()
@@ -98,8 +95,7 @@ class SeedVector:
 
 
 def find_or_train(
-    run: Prepared,
-    request: AxisRequest,
+    run: AxisRun,
     places: Sequence[Access],
     target: Access,
     begin: Callable[[], None],
@@ -110,15 +106,16 @@ def find_or_train(
     `begin` is called before a training.
     """
     for place in places:
-        if record := find_stored(place, run, request.seed):
+        if record := find_stored(place, run):
             return SeedVector(record, place, False)
-    return SeedVector(add_prepared(target, run, request, progress), target, True)
+    begin()
+    return SeedVector(add_prepared(target, run, progress), target, True)
 
 
-def given_pairs(pairs: Iterable[PreferencePair], name: str) -> Origin:
+def given_pairs(pairs: Iterable[PreferencePair], name: str) -> Mixture:
     """Return pairs that are there already, as the rows of a file of this name."""
-    part = Part("file", name, None, None, False, None)
-    return Origin(part.count(iter(pairs)), (part,))
+    part = MixturePart("file", name, None, None, False, None)
+    return Mixture(part.count(iter(pairs)), (part,))
 
 
 @dataclass(slots=True)
@@ -127,32 +124,32 @@ class _Gathering:
 
     access: Access
     asked: ConsistencyRequest
-    first: Prepared
+    first: AxisRun
     progress: Progress | None
     note: Callable[[str], None] | None
     told: bool = False
 
-    def take(self, role: Role, seed: int, pairs: Origin | None, name: str) -> tuple[Run, Prepared]:
+    def take(self, role: Role, seed: int, pairs: Mixture | None, name: str) -> tuple[Run, AxisRun]:
         # The base is pinned: a scratch registry has a last base of its own.
         request = replace(self.asked.axis, seed=seed, base=base_spec(identify(self.first.base)))
         if pairs is not None:
             request = replace(request, length_balanced=False)
+        # Shuffled labels teach nothing, which is what the guards look for.
+        request = replace(request, note=name, keep_anyway=request.keep_anyway or role == "null")
         prepared = prepare(self.access, request, None, pairs)
         scratch = Access(self.asked.scratch)
         target = self.access if self.asked.store and role == "seed" else scratch
-        # Shuffled labels teach nothing, which is what the guards look for.
-        request = replace(request, note=name, keep_anyway=request.keep_anyway or role == "null")
 
         def begin() -> None:
             self._tell(target)
             if target is scratch:
                 # What cannot be written, or bears the name of another, is told before the training.
-                axis = prepared.installed.axis
+                axis = prepared.axis
                 with scratch.writing() as store:
                     store.check_names(axis.name, axis.aliases)
 
         progress = progress_of(self.progress, name)
-        found = find_or_train(prepared, request, (self.access, scratch), target, begin, progress)
+        found = find_or_train(prepared, (self.access, scratch), target, begin, progress)
         with found.place.reading() as store:
             source, where = store.vector_source(found.record), str(store.location)
         return Run(role, seed, found.record, source, where, found.trained), prepared
@@ -161,7 +158,7 @@ class _Gathering:
         if self.note is None or self.told:
             return
         self.told = True
-        name = self.first.installed.axis.name
+        name = self.first.axis.name
         self.note(
             f"Training what is missing into {self.asked.scratch}, which leaves {name!r} as it is."
             if target is not self.access
@@ -170,8 +167,8 @@ class _Gathering:
 
 
 def _derived(
-    request: ConsistencyRequest, first: Prepared
-) -> Iterator[tuple[Role, int, Origin, str]]:
+    request: ConsistencyRequest, first: AxisRun
+) -> Iterator[tuple[Role, int, Mixture, str]]:
     """Yield the runs on changed pairs of the first seed: role, seed, pairs and name."""
     for split in range(request.halves):
         for side, half in enumerate(cut_in_halves(first.pairs.train, seed=split)):

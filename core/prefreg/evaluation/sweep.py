@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from prefreg.evaluation.plots import (
     front,
 )
 from prefreg.progress import Progress
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import NUMBER, Term, format_eta, parse_reference, parse_term
 
 MOST_CELLS = 2000
@@ -250,7 +250,8 @@ def _write_report(found: Sweep, folder: Path) -> None:
         pictures.append(_heatmaps(found, folder / "heatmaps.png", caption))
     pictures.append(_pareto(found, folder / "pareto.png", caption))
     names = found.main_figures + found.common(_ALWAYS)
-    best = {id(cell) for cell in _front_cells(found)}
+    _, _, x_sign, y_sign = _goals(found)
+    best = {each.label for each in front(_points(found), x_sign=x_sign, y_sign=y_sign)}
     write_report(
         folder / "report.html",
         title="Sweep of " + " × ".join(found.axes),
@@ -258,7 +259,7 @@ def _write_report(found: Sweep, folder: Path) -> None:
         facts=_facts(found),
         pictures=pictures,
         headers=["setting", *names],
-        rows=[_row(found, cell, names, best=id(cell) in best) for cell in found.cells],
+        rows=[_row(cell, names, _label(found, cell), best) for cell in found.cells],
         notes=[
             caption,
             "Settings in colour lie on the Pareto front. Another training seed makes another φ, "
@@ -288,8 +289,8 @@ class TableCell:
     best: bool = False
 
 
-def _row(found: Sweep, cell: Cell, names: Sequence[str], *, best: bool) -> list[TableCell]:
-    row = [TableCell(_label(found, cell), best=best)]
+def _row(cell: Cell, names: Sequence[str], label: str, best: Collection[str]) -> list[TableCell]:
+    row = [TableCell(label, best=label in best)]
     for name in names:
         figure = cell.figure(name)
         if figure is None:
@@ -378,32 +379,24 @@ def _goals(found: Sweep) -> tuple[str, str, int, int]:
     return "kl", names[0] if names else "length", -1, 1
 
 
-def _points(found: Sweep) -> list[tuple[Cell, Point]]:
+def _points(found: Sweep) -> list[Point]:
     x_name, y_name, _, _ = _goals(found)
     points = []
     for cell in found.cells:
         x, y, kl = cell.figure(x_name), cell.figure(y_name), cell.figure("kl")
         if x is not None and y is not None:
             shade = kl.value.value if kl is not None and x_name != "kl" else None
-            points.append((cell, Point(_label(found, cell), x.value, y.value, shade)))
+            points.append(Point(_label(found, cell), x.value, y.value, shade))
     return points
-
-
-def _front_cells(found: Sweep) -> list[Cell]:
-    pairs = _points(found)
-    _, _, x_sign, y_sign = _goals(found)
-    best = front([point for _, point in pairs], x_sign=x_sign, y_sign=y_sign)
-    return [cell for cell, point in pairs if point in best]
 
 
 def _pareto(found: Sweep, destination: Path, caption: str) -> Picture:
     x_name, y_name, x_sign, y_sign = _goals(found)
-    points = [point for _, point in _points(found)]
     figures = [figure for cell in found.cells for figure in cell.evaluation.figures.measured]
     units = {figure.name: figure.unit for figure in figures}
     title = f"{y_name} against {x_name}"
     draw_pareto(
-        points,
+        _points(found),
         destination,
         x_label=f"{x_name}, {units.get(x_name, '')}",
         y_label=f"{y_name}, {units.get(y_name, '')}",

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from prefreg.composition.survival import group_of
+from prefreg.composition.rounding import group_of
 from prefreg.errors import VectorError
 from prefreg.evaluation.evaluation_request import Comparing
 from prefreg.progress import Progress
-from prefreg.vectors.dense import blocks
-from prefreg.vectors.factors import decompose, inner, truncate
-from prefreg.vectors.lowrank import LowRankVector
-from prefreg.vectors.pole_tensors import TensorSource
+from prefreg.vectors.lowrank import LowRankVector, decompose, inner, truncate
+from prefreg.vectors.stored import blocks
+from prefreg.vectors.tensors import TensorSource
 
 Matrix = NDArray[np.float64]
 _TINY = 1e-150

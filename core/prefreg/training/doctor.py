@@ -11,8 +11,7 @@ from pathlib import Path
 from prefreg.axes.plugins import load_axes
 from prefreg.config import cache_folder
 from prefreg.errors import PrefregError
-from prefreg.registry import upkeep
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.training.resume import Leftover, leftovers, remove_run, runs_folder
 
 _PACKAGES = ("prefreg", "torch", "transformers", "trl", "datasets", "safetensors", "sqlalchemy")
@@ -78,7 +77,7 @@ def empty_cache() -> EmptiedCache:
 def _registry(access: Access, facts: dict[str, str]) -> list[str]:
     try:
         with access.reading() as store:
-            disk = upkeep.disk_use(store)
+            disk = store.disk_use()
             facts["registry"] = (
                 f"{store.location} ({sum(store.count().values())} versions, "
                 f"{disk.total / 1024**2:.1f} MiB on the disk)"

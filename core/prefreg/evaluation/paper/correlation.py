@@ -11,10 +11,10 @@ import torch
 
 from prefreg.axes.axis import Axis, PreferencePair, SourceRequest
 from prefreg.axes.base_world import BaseWorld
-from prefreg.axes.find import find_axis
-from prefreg.axes.isolation import read_source
+from prefreg.axes.isolation import label_rows, read_source
+from prefreg.axes.plugins import find_axis
 from prefreg.axes.row_sources import read_rows
-from prefreg.data.pairs import PairSet, build_pairs, fingerprint_pairs, label_rows, measure_length
+from prefreg.data.pairs import PairSet, build_pairs, fingerprint_pairs, measure_length
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.candidates import opened_vectors
 from prefreg.evaluation.consistency import cosines
@@ -35,7 +35,7 @@ from prefreg.registry import VersionRecord
 from prefreg.training.add_axis import prepare
 from prefreg.vectors import Vector
 from prefreg.vectors.algebra import gram
-from prefreg.vectors.dense import blocks
+from prefreg.vectors.stored import blocks
 
 LEVELS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 ETA = 0.5
@@ -283,7 +283,7 @@ def _train(experiment: ExperimentRun, rho: float, cross: Callable[[int], Crossin
             given = given_pairs((*pairs.train, *pairs.heldout), name)
             # Both axes have their pairs in the same order.
             prepared = replace(prepare(experiment.own, request, None, given), pairs=pairs)
-            vectors[axis, seed] = experiment.obtain(prepared, request)
+            vectors[axis, seed] = experiment.obtain(prepared)
         both = [vectors[axis, seed] for axis in experiment.axes]
         cosine, difference = _compare(experiment, both, 1.0 if rho > 0 else -1.0)
         turned.append(cosine)

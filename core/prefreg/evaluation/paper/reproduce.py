@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from prefreg.axes.find import find_axis
+from prefreg.axes.plugins import find_axis
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.checkpoints.bundled import world_of
 from prefreg.data.rendering import encode_prompt
@@ -28,12 +28,12 @@ from prefreg.evaluation.seed_runs import find_or_train
 from prefreg.evaluation.statistics import Estimate, grouped_mean, grouped_rate, over_seeds
 from prefreg.models.loading import load_limits, load_tokenizer
 from prefreg.progress import Progress, progress_of
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
-from prefreg.registry.upkeep import copy_version
+from prefreg.registry import Access, VersionRecord
+from prefreg.registry.transfer import copy_version
 from prefreg.terms import Term
-from prefreg.training.add_axis import Prepared, prepare
+from prefreg.training.add_axis import prepare
 from prefreg.training.axis_request import AxisRequest
+from prefreg.training.axis_run import AxisRun
 
 Etas = Mapping[str, float]
 """A setting of the dials, by axis; those that are missing are at 0."""
@@ -226,16 +226,14 @@ class ExperimentRun:
         for seed in self.seeds:
             for axis in axes or self.axes:
                 request = self.axis_request(axis, seed)
-                found[axis, seed] = self.obtain(prepare(self.own, request, None), request)
+                found[axis, seed] = self.obtain(prepare(self.own, request))
         return found
 
-    def obtain(self, prepared: Prepared, request: AxisRequest) -> VersionRecord:
+    def obtain(self, run: AxisRun) -> VersionRecord:
         """Find the version of a run in the folder or the given registry, else train it."""
-        name = f"{prepared.installed.axis.name}, seed {request.seed}"
-
+        name = f"{run.axis.name}, seed {run.request.seed}"
         found = find_or_train(
-            prepared,
-            request,
+            run,
             (self.own, self.given),
             self.own,
             lambda: self.note(f"Training {name} …"),
@@ -246,7 +244,7 @@ class ExperimentRun:
             reference = (record.axis, str(record.number))
             target = self.folder / "registry.db"
             record = copy_version(self.given, reference, target, renumber=True).record
-            self.note(f"Took {found.record} of the registry, seed {request.seed}.")
+            self.note(f"Took {found.record} of the registry, seed {run.request.seed}.")
         for pole, kept in (record.metadata.get("poles") or {}).items():
             for failure in kept.get("failures") or ():
                 value, limit = failure["value"], failure["threshold"]
