@@ -46,7 +46,7 @@ from prefreg.registry import (
 )
 from prefreg.registry.records import Moment, as_moment, parse_moment
 from prefreg.requests import make_request, take_options
-from prefreg.terms import Term, as_terms, parse_reference
+from prefreg.terms import Term, as_terms, parse_dial, parse_reference
 from prefreg.training.axis_request import AxisRequest, ImportRequest, SFTRequest
 
 if TYPE_CHECKING:
@@ -868,11 +868,7 @@ def _composition(
 
 
 def _dial(dial: str | Term) -> Term:
-    """Read a vector that is looked at: a term, or a version, which stands for itself at 1."""
-    if isinstance(dial, Term):
-        return dial
-    axis, reference = parse_reference(dial)
-    return Term(axis, 1.0, reference)
+    return dial if isinstance(dial, Term) else parse_dial(dial)
 
 
 def _path(given: object) -> object:
