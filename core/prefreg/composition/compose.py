@@ -23,6 +23,7 @@ from prefreg.errors import PrefregError, UsageError, VectorError, one_line
 from prefreg.json_values import fields_to_json
 from prefreg.progress import Progress
 from prefreg.registry import Access, Store
+from prefreg.requests import make_request
 from prefreg.terms import Term, parse_reference
 from prefreg.vectors.stored import parse_dtype, require_device
 
@@ -197,8 +198,9 @@ def _warnings(found: Resolution, survival: Survival | None) -> list[str]:
     return warnings
 
 
-def read_recipe(path: Path, **options: Any) -> CompositionRequest:
+def read_recipe(path: Path, **options: object) -> CompositionRequest:
     """Read a recipe, such as the `prefreg.json` of an output; options given win over it."""
+    make_request(CompositionRequest, (), **options)  # refuses what a composition does not have
     try:
         content = _parse(path.read_text(encoding="utf-8"))
         given = {key: value for key, value in options.items() if _is_given(value)}
