@@ -7,14 +7,14 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from prefreg.axes.axis import PreferencePair, plain_text, word_count
 from prefreg.errors import DataError
+from prefreg.json_values import JsonFields
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class Audit(JsonFields):
     """Counts of rows and pairs, and figures about the pairs that were kept."""
 
     rows: int
@@ -57,10 +57,6 @@ class Audit:
             f"Of {self.pairs} pairs, {self.truncated + self.dropped_long} are longer than "
             f"{max_length} tokens: {self.truncated} were cut, {self.dropped_long} left out."
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures in a form that JSON can hold."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
