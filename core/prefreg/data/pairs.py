@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefreg.axes.axis import Axis, PreferencePair, Row, plain_text, word_count
+from prefreg.axes.axis import Axis, PreferencePair, Row, is_blank, word_count
 from prefreg.axes.isolation import label_row, switch_pair
 from prefreg.axes.row_sources import encodable
 from prefreg.errors import DataError
@@ -50,15 +50,36 @@ class Audit:
     """Pairs dropped because their answers are the same tokens, whole or as cut."""
     merged: int = 0
     """Pairs of plain text in which a token spans the end of the prompt."""
+    implicit: int = 0
+    """Pairs whose prompt is what both answers began with, as their rows named none."""
+    repeated: int = 0
+    """Pairs whose answers repeated their prompt, which was taken away."""
+    verbatim: int = 0
+    """Pairs of strings on a base that has a chat template, which does not write them."""
+    diverged: int = 0
+    """Pairs whose prompt the chat template ends differently alone and before an answer."""
+    incomplete: int = 0
+    """Pairs with keys of messages that the chat template does not write."""
 
-    def describe_long(self, max_length: int) -> str | None:
-        """Say what became of pairs that were too long; None if none was."""
-        if not self.truncated + self.dropped_long:
-            return None
-        return (
-            f"Of {self.pairs} pairs, {self.truncated + self.dropped_long} are longer than "
-            f"{max_length} tokens: {self.truncated} were cut, {self.dropped_long} left out."
-        )
+    def notes(self, max_length: int) -> list[str]:
+        """Say what a run should know of its rows, once they are tokens, in sentences."""
+        found = []
+        if self.implicit:
+            found.append(
+                f"{self.implicit} rows name no prompt: it is what both answers begin with, as "
+                "in TRL."
+            )
+        if self.repeated:
+            found.append(
+                f"The answers of {self.repeated} rows begin with their prompt, which was taken "
+                "away."
+            )
+        if self.truncated + self.dropped_long:
+            found.append(
+                f"Of {self.pairs} pairs, {self.truncated + self.dropped_long} are longer than "
+                f"{max_length} tokens: {self.truncated} were cut, {self.dropped_long} left out."
+            )
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures in a form that JSON can hold."""
@@ -194,6 +215,8 @@ def build_pairs(
         pairs=count,
         train=len(train),
         heldout=len(held),
+        implicit=counts["beginning"],
+        repeated=counts["repetition"],
         shared_prompts=len(held_prompts & {_prompt_key(pair) for pair in train}),
         **asdict(measure_length(pairs)),
     )
@@ -213,16 +236,16 @@ def _clean(
 ) -> tuple[Counter[str], dict[bytes, PreferencePair]]:
     """Drop ties, empty and identical answers, repetitions and contradictions; sort by digest."""
     counts: Counter[str] = Counter()
-    unique: dict[tuple[object, object, object], PreferencePair] = {}
+    unique: dict[tuple[object, ...], PreferencePair] = {}
     for pair in labelled:
         counts["rows"] += 1
         if pair is None:
             counts["ties"] += 1
-        elif not all(plain_text(answer).strip() for answer in (pair.chosen, pair.rejected)):
+        elif is_blank(pair.chosen) or is_blank(pair.rejected):
             counts["empty"] += 1
         elif pair.chosen == pair.rejected:
             counts["identical"] += 1
-        elif (key := (pair.prompt, pair.chosen, pair.rejected)) in unique:
+        elif (key := (pair.chosen, pair.rejected, *_context(pair))) in unique:
             counts["duplicates"] += 1
         elif not encodable(pair):
             raise DataError(
@@ -232,11 +255,12 @@ def _clean(
         else:
             unique[key] = pair
     kept = {}
-    for (prompt, chosen, rejected), pair in unique.items():
-        if (prompt, rejected, chosen) in unique:
+    for pair in unique.values():
+        if (pair.rejected, pair.chosen, *_context(pair)) in unique:
             counts["contradictions"] += 1
         else:
             kept[_digest(pair)] = pair
+            counts[pair.prompt_from] += 1
     return counts, dict(sorted(kept.items()))
 
 
@@ -278,12 +302,18 @@ def _group_key(pair: PreferencePair) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
 
+def _context(pair: PreferencePair) -> tuple[object, ...]:
+    return pair.prompt, pair.tools, pair.template_options
+
+
 def _prompt_key(pair: PreferencePair) -> str:
     return json.dumps(pair.prompt, ensure_ascii=False)
 
 
 def _digest(pair: PreferencePair) -> bytes:
-    content = [pair.prompt, pair.chosen, pair.rejected, pair.group]
+    content: list[object] = [pair.prompt, pair.chosen, pair.rejected, pair.group]
+    if pair.tools or pair.template_options:  # the pairs that have none keep their hashes
+        content += [pair.tools, pair.template_options]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).digest()
 
 

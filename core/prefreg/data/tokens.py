@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from prefreg.axes.axis import PreferencePair
 from prefreg.data.instructions import Instruction
 from prefreg.data.rendering import (
-    Asked,
+    AnsweredPrompt,
+    Manner,
     Rendering,
     close_answer,
     closing_ids,
     encode_answers,
-    encode_pairs,
     end_id,
+    lost_end,
     prompt_length,
 )
 from prefreg.errors import BaseModelError, DataError, UsageError
@@ -54,6 +55,7 @@ class TokenSet:
     """Pairs dropped because their answers are the same tokens, whole or as cut."""
     merged: int
     """Pairs in which a token spans the end of the prompt."""
+    manner: Manner
 
     def select(self, positions: Sequence[int]) -> tuple[TokenPair, ...]:
         """Return the token pairs made of the preference pairs at these positions."""
@@ -100,9 +102,22 @@ def tokenize_pairs(
     kept: list[int] = []
     renderings: set[Rendering] = set()
     dropped = truncated = indistinct = merged = beyond = 0
-    for position, (rendered, ids) in enumerate(encode_pairs(pairs, tokenizer)):
+    manner = Manner(bool(tokenizer.chat_template))
+    asked = (
+        AnsweredPrompt(
+            pair.prompt,
+            (pair.chosen, pair.rejected),
+            f"pair {number}",
+            pair.tools,
+            pair.template_options,
+        )
+        for number, pair in enumerate(pairs, start=1)
+    )
+    for position, (rendered, ids) in enumerate(encode_answers(asked, tokenizer)):
         start = prompt_length(rendered, ids, tokenizer)
-        merged += start < len(ids[0])
+        lost = lost_end(rendered, ids, start, tokenizer)
+        manner.count(rendered, lost)
+        merged += start < len(ids[0]) and not lost
         renderings.add(rendered.rendering)
         answers = [close_answer(answer[start:], closing, eos, tokenizer) for answer in ids[1:]]
         room = max_length - start
@@ -140,6 +155,7 @@ def tokenize_pairs(
         truncated=truncated,
         indistinct=indistinct,
         merged=merged,
+        manner=manner,
     )
 
 
@@ -201,6 +217,7 @@ class AnswerSet:
     renderings: frozenset[Rendering]
     dropped_long: int
     truncated: int
+    manner: Manner
 
 
 def tokenize_answers(
@@ -221,11 +238,20 @@ def tokenize_answers(
     renderings: set[Rendering] = set()
     dropped = truncated = 0
     asked = (
-        Asked(example.prompt, (example.answer,), f"example {number}")
+        AnsweredPrompt(
+            example.prompt,
+            (example.answer,),
+            f"example {number}",
+            example.tools,
+            example.template_options,
+        )
         for number, example in enumerate(examples, start=1)
     )
+    manner = Manner(bool(tokenizer.chat_template))
     for rendered, ids in encode_answers(asked, tokenizer):
         start = prompt_length(rendered, ids, tokenizer)
+        lost = lost_end(rendered, ids, start, tokenizer)
+        manner.count(rendered, lost)
         renderings.add(rendered.rendering)
         answer = close_answer(ids[1][start:], closing, eos, tokenizer)
         room = max_length - start
@@ -237,4 +263,4 @@ def tokenize_answers(
     if policy == "refuse":
         refuse_long("examples", len(examples), dropped + truncated, max_length)
     check_vocabulary((ids for one in found for ids in (one.prompt_ids, one.answer_ids)), vocabulary)
-    return AnswerSet(tuple(found), frozenset(renderings), dropped, truncated)
+    return AnswerSet(tuple(found), frozenset(renderings), dropped, truncated, manner)

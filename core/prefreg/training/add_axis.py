@@ -193,6 +193,9 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
     run = prepare(access, request, note)
     tokenizer = load_tokenizer(run.base)
     tokens = tokens_of(run, request, tokenizer)
+    if note is not None:
+        for sentence in tokens.notes:
+            note(sentence)
     return AxisPreview(
         axis=run.installed.axis.name,
         base=run.base.name,

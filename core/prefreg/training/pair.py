@@ -111,8 +111,9 @@ def train_pair(
             vocabulary=vocabulary,
             policy=too_long,
         )
-        if note is not None and (cut := tokens.audit.describe_long(tokens.max_length)):
-            note(cut)
+        if note is not None:
+            for sentence in tokens.notes:
+                note(sentence)
         run = PoleMaker(
             base, axis, settings, seed, chosen, pairs, tokens, tokenizer, guards, progress, note
         )

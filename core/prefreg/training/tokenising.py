@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _SCORED_WITHOUT_HELDOUT = 200
+_TO_USE_TEMPLATE = "Write messages to use it, or, in a YAML axis, strings: turns."
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class TokenisedPairs:
     max_length: int
     renderings: tuple[str, ...]
     audit: Audit
+    notes: tuple[str, ...]
+    """What a run should say of them, a sentence each."""
 
     @property
     def plainly_switched(self) -> bool:
@@ -74,6 +77,18 @@ def tokenise(
         )
     heldout = len(kept) - trained
     scored = slice(trained, len(kept)) if heldout else slice(0, _SCORED_WITHOUT_HELDOUT)
+    audit = replace(
+        pairs.audit,
+        train=trained,
+        heldout=heldout,
+        dropped_long=len(both) - len(kept) - found.indistinct,
+        truncated=found.truncated,
+        indistinct=found.indistinct,
+        merged=found.merged,
+        verbatim=found.manner.verbatim,
+        diverged=found.manner.diverged,
+        incomplete=found.manner.incomplete,
+    )
     return TokenisedPairs(
         positive=positive,
         negative=negative,
@@ -82,13 +97,6 @@ def tokenise(
         split="heldout" if heldout else "train",
         max_length=max_length,
         renderings=found.renderings,
-        audit=replace(
-            pairs.audit,
-            train=trained,
-            heldout=heldout,
-            dropped_long=len(both) - len(kept) - found.indistinct,
-            truncated=found.truncated,
-            indistinct=found.indistinct,
-            merged=found.merged,
-        ),
+        audit=audit,
+        notes=(*audit.notes(max_length), *found.manner.notes("pairs", _TO_USE_TEMPLATE)),
     )

@@ -273,6 +273,9 @@ def _prepare(request: SFTRequest, note: Note | None) -> _Prepared:
             f"No example of {request.data} fits into {max_length} tokens: raise --max-length or "
             "shorten the texts."
         )
+    if note is not None:
+        for sentence in train.manner.notes("examples"):
+            note(sentence)
     return _Prepared(raw, settings, tokenizer, template, examples, train, heldout, max_length)
 
 
