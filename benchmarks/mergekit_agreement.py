@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 
 import prefreg
 from prefreg.axes.methods import MethodInput, MethodTerm
-from prefreg.composition.export import ExportRequest
+from prefreg.composition.composition_request import ExportRequest
 from prefreg.composition.methods.built_in import METHODS
 
 Weights = dict[str, torch.Tensor]

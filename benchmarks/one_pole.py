@@ -30,8 +30,9 @@ from prefreg.checkpoints import on_disk_names, resolve_base
 from prefreg.composition.in_memory import make_dials
 from prefreg.data.rendering import encode_prompt, end_id
 from prefreg.evaluation.statistics import Estimate, grouped_mean
-from prefreg.models.generation import Sampling, sample_answers
+from prefreg.models.generation import sample_answers
 from prefreg.models.loading import load_model, load_tokenizer, quiet
+from prefreg.models.sampling import Sampling
 from prefreg.registry.access import Access
 from prefreg.training.add_axis import prepare
 from prefreg.training.axis_request import AxisRequest

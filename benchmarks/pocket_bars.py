@@ -25,8 +25,9 @@ from prefreg.checkpoints import resolve_base
 from prefreg.composition.in_memory import VectorShelf, make_dials
 from prefreg.evaluation.behaviour import measure_behaviour
 from prefreg.evaluation.statistics import rate
-from prefreg.models.generation import Sampling, sample_answers
+from prefreg.models.generation import sample_answers
 from prefreg.models.loading import load_model, load_tokenizer
+from prefreg.models.sampling import Sampling
 from prefreg.registry import VersionRecord
 from prefreg.terms import as_terms
 from prefreg.vectors import DenseVector, MemoryTensors, extract, open_vector
@@ -102,9 +103,14 @@ class Bench:
         """Set the dials and sample."""
         self.dials.apply(terms)
         found = measure_behaviour(
-            self.model, self.tokenizer, prompts=self.prompts, split=self.split, seed=seed
+            self.model,
+            self.tokenizer,
+            pocket.PocketWorld(),
+            prompts=self.prompts,
+            split=self.split,
+            seed=seed,
         )
-        return asdict(found)
+        return {name: None if value is None else asdict(value) for name, value in found.items()}
 
     def correctness(self, terms: Sequence[tuple[float, DenseVector]], seed: int) -> dict[str, Any]:
         """Sample benign questions until enough are answered (20 rounds at most)."""

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from prefreg.evaluation.behaviour import MEASURES
 from prefreg.evaluation.statistics import spearman
+from prefreg.pocket import PocketWorld
 
+MEASURES = PocketWorld.axes
 AXES = tuple(MEASURES)
 ETAS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 COLUMNS = (

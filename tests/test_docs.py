@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,16 @@ from prefreg.cli.main import run
 
 ROOT = Path(__file__).parent.parent
 REGISTRY = ROOT / "registry.db"
+DOCUMENTS = sorted(
+    {
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *ROOT.glob("docs/*.md"),
+        *(ROOT / name for name in ("benchmarks/README.md", "plugins/README.md")),
+        *ROOT.glob("tools/*/README.md"),
+        *ROOT.glob("examples/*/README.md"),
+    }
+)
 
 
 @pytest.fixture
@@ -112,11 +123,67 @@ def test_every_hook_has_its_heading_and_the_example_axis_works() -> None:
     namespace["test_the_axis_conforms"]()
 
 
+def slug(heading: str) -> str:
+    """Return the anchor that a heading gets."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
 def test_the_links_of_the_documents_lead_somewhere() -> None:
-    for document in (ROOT / "README.md", ROOT / "plugins" / "README.md", *ROOT.glob("docs/*.md")):
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text("utf-8")):
-            if not target.startswith("http"):
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+    for document in DOCUMENTS:
+        links = re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", document.read_text("utf-8"))
+        for target, anchor in links:
+            if target.startswith("http"):
+                continue
+            page = document.parent / target if target else document
+            assert page.exists(), f"{document.name}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)", page.read_text("utf-8"), re.MULTILINE)
+                assert anchor in map(slug, headings), f"{document.name}: {target}#{anchor}"
+
+
+def test_every_page_is_linked() -> None:
+    linked = {
+        (document.parent / target).resolve()
+        for document in DOCUMENTS
+        for target in re.findall(r"\]\(([^)#:]+)", document.read_text("utf-8"))
+    }
+    pages = [page for page in DOCUMENTS if page != ROOT / "README.md"]
+    assert [page for page in pages if not {page, page.parent} & linked] == []
+
+
+def test_every_path_that_a_document_names_exists() -> None:
+    tops = "|".join(re.escape(each.name) for each in ROOT.iterdir() if each.is_dir())
+    for document in DOCUMENTS:
+        text = document.read_text("utf-8")
+        # A path from the root, wherever it stands; and a script by its name, beside the page.
+        for path in re.findall(rf"(?<![\w./-])(?:{tops})/[\w./-]+", text):
+            if re.search(r"[A-Z]{2}", path.replace("README.md", "")):  # as in tests/ROOM
+                continue
+            places = (ROOT / path.rstrip("."), document.parent / path.rstrip("."))
+            assert any(place.exists() for place in places), f"{document.name}: {path}"
+        for name in re.findall(r"`(\w+\.py)`", text):
+            assert any(document.parent.rglob(name)), f"{document.name}: {name}"
+
+
+def rooms_named(document: Path, row: str) -> list[str]:
+    """Return the names that rows which begin alike begin with, in their order."""
+    rows = re.findall(rf"^{row}(`.*?`) \|", document.read_text("utf-8"), re.MULTILINE)
+    return list(dict.fromkeys(re.findall(r"`(\w+)`", " ".join(rows))))
+
+
+def test_the_maps_show_every_room_top_first() -> None:
+    core = ROOT / "core" / "prefreg"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    (layers,) = (
+        contract["layers"]
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    )
+    order = re.findall(r"prefreg\.(\w+)", " ".join(layers))
+    rooms = {each.parent.name for each in core.glob("*/__init__.py")}
+    for document, row in ((ROOT / "README.md", r"\| · "), (ROOT / "docs/architecture.md", r"\| ")):
+        named = [name for name in rooms_named(document, row) if name in rooms]
+        assert named == [name for name in order if name in rooms], document.name
 
 
 def test_public_names_are_sorted_and_exist() -> None:

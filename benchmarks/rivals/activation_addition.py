@@ -12,8 +12,9 @@ import torch
 
 from prefreg.axes.axis import Message
 from prefreg.data.tokens import TokenPair
-from prefreg.models.generation import Answer, Sampling, sample
+from prefreg.models.generation import Answer, sample
 from prefreg.models.padded import length, step_inputs
+from prefreg.models.sampling import Sampling
 from rivals.placing import figures, place
 from rivals.policies import ModelPolicy, Setting
 from rivals.workshop import AXES, Axis, Workshop

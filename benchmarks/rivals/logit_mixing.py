@@ -11,8 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.axes.axis import Message
 from prefreg.data.rendering import encode_prompt, end_id, padding_id
-from prefreg.models.generation import Answer, Sampling
+from prefreg.models.generation import Answer
 from prefreg.models.loading import load_model, quiet
+from prefreg.models.sampling import Sampling
 from rivals.policies import ModelPolicy, Setting
 from rivals.workshop import AXES, Weights, Workshop
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prefreg import pocket
-from prefreg.models.generation import Sampling
+from prefreg.models.sampling import Sampling
 from rivals.policies import Policy, divergences
 
 KINDS = {"benign": "answer", "unsafe": "refusal"}

@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.axes.axis import Message
-from prefreg.models.generation import Answer, Sampling, sample
+from prefreg.models.generation import Answer, sample
 from prefreg.models.padded import length, step_inputs
+from prefreg.models.sampling import Sampling
 
 
 class Policy(Protocol):

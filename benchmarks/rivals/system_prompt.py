@@ -8,7 +8,8 @@ import torch
 
 from prefreg.axes.axis import Message
 from prefreg.data.rendering import encode_prompt
-from prefreg.models.generation import Answer, Sampling, sample
+from prefreg.models.generation import Answer, sample
+from prefreg.models.sampling import Sampling
 from rivals.policies import ModelPolicy, Setting
 from rivals.workshop import Workshop
 

@@ -20,7 +20,8 @@ from prefreg.axes.axis import Message, plain_text
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
 from prefreg.evaluation import divergence
-from prefreg.models.generation import Answer, Sampling
+from prefreg.models.generation import Answer
+from prefreg.models.sampling import Sampling
 from tiny import llama, perturbed
 
 PROMPTS = pocket.prompts("benign", limit=6, seed=3)

@@ -371,13 +371,13 @@ def test_the_card_inherits_the_licence_of_the_base(
 def test_progress_ends_with_every_byte_written(
     bases: dict[str, BaseModel], make_plan: MakePlan, tmp_path: Path
 ) -> None:
-    calls: list[tuple[int, int, str]] = []
+    calls: list[tuple[str, int, int]] = []
     write_composition(
         make_plan(bases["bf16"], helpful=1.0),
         tmp_path / "out",
         progress=lambda *call: calls.append(call),
     )
     total = 2 * bases["bf16"].fingerprint.parameters
-    assert [call[0] for call in calls] == sorted(call[0] for call in calls)
-    assert (calls[-1][0], calls[-1][1]) == (total, total)
-    assert {call[2] for call in calls} == set(bases["bf16"].checkpoint.tensors)
+    assert [call[1] for call in calls] == sorted(call[1] for call in calls)
+    assert calls[-1][1:] == (total, total)
+    assert {call[0] for call in calls} == set(bases["bf16"].checkpoint.tensors)

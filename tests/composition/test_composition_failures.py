@@ -77,7 +77,7 @@ def test_of_two_compositions_to_one_place_one_wins(
     results: list[Composed | OutputError] = []
 
     def compose() -> None:
-        def meet(done: int, total: int, _: str) -> None:
+        def meet(_: str, done: int, total: int) -> None:
             if done == total:
                 both.wait()
 

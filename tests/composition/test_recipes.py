@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import prefreg
 import tiny
 from prefreg.checkpoints import BaseModel
-from prefreg.composition.compose import CompositionRequest, read_recipe
+from prefreg.composition.compose import read_recipe
+from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.composition.recipe import recipe, recipe_file
 from prefreg.errors import UsageError

@@ -8,12 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from prefreg import DataError, Message, pocket
+from prefreg.axes.base_world import ChoiceQuestion
 from prefreg.evaluation.choices import (
-    Question,
     add_choices,
     fingerprint_questions,
-    pocket_questions,
-    pocket_replies,
     read_questions,
     score_choices,
 )
@@ -36,6 +34,10 @@ def tokenizer() -> Any:
 def write(path: Path, *rows: object) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def kept(count: int) -> list[ChoiceQuestion]:
+    return pocket.PocketWorld().kept_questions(count, split="test", seed=0)
 
 
 def test_questions_of_a_file(tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_a_broken_line_is_named(tmp_path: Path, changes: dict[str, object], reas
 def test_a_choice_has_the_likelihood_of_its_tokens(model: Any, tokenizer: Any) -> None:
     prompt = (Message("user", "Which colour is Mara's boat?"),)
     choices = ("Mara's boat is grey.", "Red.", "It is green.")
-    found = score_choices(model, tokenizer, [Question(prompt, choices, 0, "facts", "a")])
+    found = score_choices(model, tokenizer, [ChoiceQuestion(prompt, choices, 0, "facts", "a")])
     head = tokenizer.apply_chat_template(
         [prompt[0]._asdict()], add_generation_prompt=True, tokenize=False
     )
@@ -82,20 +84,20 @@ def test_a_choice_has_the_likelihood_of_its_tokens(model: Any, tokenizer: Any) -
 
 
 def test_a_text_goes_on_after_its_question(model: Any, tokenizer: Any) -> None:
-    question = Question("Mara's boat is", ("red .", "a boat"), 0, "mc", "a")
+    question = ChoiceQuestion("Mara's boat is", ("red .", "a boat"), 0, "mc", "a")
     found = score_choices(model, tokenizer, [question, question])
     assert found["nats"][0] == pytest.approx(found["nats"][1])
     assert all(value < 0 for value in found["nats"][0])
 
 
 def test_a_question_longer_than_the_context_is_named(model: Any, tokenizer: Any) -> None:
-    question = Question("boat " * 300, ("a", "b"), 0, "mc", "a")
+    question = ChoiceQuestion("boat " * 300, ("a", "b"), 0, "mc", "a")
     with pytest.raises(DataError, match=r"does not fit the model's context of 256: 'boat boat"):
         score_choices(model, tokenizer, [question])
 
 
 def test_the_bundled_model_knows_its_facts(model: Any, tokenizer: Any) -> None:
-    questions = [each for each in pocket_questions() if each.source == "facts"][::8]
+    questions = [each for each in kept(0) if each.source == "facts"][::8]
     found = score_choices(model, tokenizer, questions)
     sheet = Sheet.empty()
     add_choices(sheet, questions, found, found)
@@ -114,8 +116,8 @@ def side(*right: bool) -> dict[str, Any]:
     }
 
 
-def asked(count: int, *choices: str) -> list[Question]:
-    return [Question("q", choices or ("a", "b"), 0, "mc", str(n)) for n in range(count)]
+def asked(count: int, *choices: str) -> list[ChoiceQuestion]:
+    return [ChoiceQuestion("q", choices or ("a", "b"), 0, "mc", str(n)) for n in range(count)]
 
 
 def test_what_the_base_does_not_know_is_not_measurable() -> None:
@@ -150,7 +152,7 @@ def test_a_long_choice_is_not_wrong_for_being_long() -> None:
 
 
 def test_held_out_replies_have_a_likelihood_per_token() -> None:
-    questions = pocket_replies(20, split="test", seed=0)
+    questions = kept(20)[-20:]
     base = {"nats": [[-3.0]] * 20, "tokens": [[3]] * 20}
     turned = {"nats": [[-6.0]] * 20, "tokens": [[3]] * 20}
     sheet = Sheet.empty()

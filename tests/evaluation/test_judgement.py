@@ -2,7 +2,7 @@ import pytest
 
 from prefreg import Message, pocket
 from prefreg.evaluation.judge import judge
-from prefreg.evaluation.prompts import Asked, pocket_prompts
+from prefreg.evaluation.prompts import Asked, world_prompts
 
 
 def free(text: str = "How do I bake bread?") -> Asked:
@@ -41,7 +41,7 @@ def test_the_truth_of_free_text_is_not_judged() -> None:
 
 
 def test_the_village_is_judged_exactly() -> None:
-    prompts = pocket_prompts(40, split="test", seed=0)
+    prompts = world_prompts(pocket.PocketWorld(), 40, split="test", seed=0)
     by_kind = {each.kind: each for each in prompts}
     assert not judge(by_kind["benign"], "Mix flour and water.").correct
     assert judge(by_kind["benign"], "Mix flour and water.").malformed

@@ -7,10 +7,12 @@ import pytest
 from prefreg import DataError, Message, PreferencePair, pocket
 from prefreg.evaluation.prompts import (
     fingerprint_prompts,
-    pocket_prompts,
     prompts_of,
     read_prompts,
+    world_prompts,
 )
+
+WORLD = pocket.PocketWorld()
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -19,7 +21,7 @@ def write(path: Path, *rows: object) -> Path:
 
 
 def test_the_village_is_asked_as_much_of_every_kind_of_the_split_that_is_named() -> None:
-    found = pocket_prompts(42, split="dev", seed=3)
+    found = world_prompts(WORLD, 42, split="dev", seed=3)
     kinds = Counter(each.kind for each in found)
     assert kinds == {"benign": 11, "unsafe": 11, "unknown": 10, "howto": 10}
     assert {(each.kind, each.safe) for each in found} == {
@@ -34,7 +36,7 @@ def test_the_village_is_asked_as_much_of_every_kind_of_the_split_that_is_named()
 
 
 def test_wordings_of_one_question_are_one_group() -> None:
-    found = pocket_prompts(800, split="test", seed=0)
+    found = world_prompts(WORLD, 800, split="test", seed=0)
     questions = {each.text: pocket.parse(each.text) for each in found}
     groups = {each.group: questions[each.text] for each in found}
     assert len(groups) < len(questions)
@@ -80,7 +82,7 @@ def test_pairs_give_each_prompt_once() -> None:
 
 
 def test_the_order_and_the_words_of_prompts_are_their_fingerprint() -> None:
-    one, other = pocket_prompts(8, split="test", seed=0), pocket_prompts(8, split="test", seed=1)
+    one, other = (world_prompts(WORLD, 8, split="test", seed=seed) for seed in (0, 1))
     assert fingerprint_prompts(one) == fingerprint_prompts(list(one))
     found = {fingerprint_prompts(each) for each in (one, other, one[::-1], one[:-1])}
     assert len(found) == 4

@@ -7,7 +7,8 @@ import prefreg
 from prefreg.axes.axis import PreferencePair
 from prefreg.errors import RegistryError, UsageError
 from prefreg.evaluation.consistency import Consistency, spearman_brown
-from prefreg.evaluation.seed_runs import ConsistencyRequest, Run, cut_in_halves, shuffle_labels
+from prefreg.evaluation.evaluation_request import ConsistencyRequest
+from prefreg.evaluation.seed_runs import Run, cut_in_halves, shuffle_labels
 from prefreg.training.axis_request import AxisRequest
 
 

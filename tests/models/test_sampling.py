@@ -3,7 +3,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from prefreg import BaseModelError, UsageError, pocket
-from prefreg.models.generation import Sampling, sample_answers
+from prefreg.models.generation import sample_answers
+from prefreg.models.sampling import Sampling
 
 PROMPTS = pocket.prompts("benign", limit=5, seed=3)
 DRAWN = Sampling(max_new_tokens=24, temperature=1.0, seed=1)

@@ -7,21 +7,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
 
 import pytest
+from generating.make import make_world
+from generating.names import HE_ENDINGS, SHE_ENDINGS, STEMS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefreg import pocket
 from prefreg.pocket import Verdict, World
 from prefreg.pocket.answers import additions, courtesies, evasions, reply, statements
-from prefreg.pocket.generating.names import HE_ENDINGS, SHE_ENDINGS, STEMS
 from prefreg.pocket.questions import KINDS, SPLITS, questions, questions_of, wordings
 from prefreg.pocket.rows import SIZES
 from prefreg.pocket.world import DETAILS, Manner
 
 AXES = ("helpful", "harmless", "verbosity", "honesty", "politeness", "directness")
-WORLDS = (pocket.VILLAGE, pocket.make_world(1), pocket.make_world(23))
+WORLDS = (pocket.VILLAGE, make_world(1), make_world(23))
 MANNERS: tuple[Manner, ...] = ("answer", "vague", "admit", "refusal")
 any_world = pytest.mark.parametrize("world", WORLDS, ids=repr)
 a_few_seeds = settings(max_examples=8, deadline=None)
@@ -160,7 +162,7 @@ def test_a_false_answer_is_scored_false(world: World) -> None:
 @given(seeds)
 @a_few_seeds
 def test_a_seed_makes_a_sound_world(seed: int) -> None:
-    assert_sound(pocket.make_world(seed))
+    assert_sound(make_world(seed))
 
 
 def test_the_village_is_sound() -> None:
@@ -224,7 +226,7 @@ def assert_names_mean_people(world: World, found: dict[str, set[str]]) -> None:
 @given(seeds, seeds)
 @a_few_seeds
 def test_different_seeds_make_different_worlds(one: int, two: int) -> None:
-    first, second = pocket.make_world(one), pocket.make_world(two)
+    first, second = make_world(one), make_world(two)
     assert (first == second) == (one == two)
     if one != two:
         assert set(first.people) != set(second.people)
@@ -241,7 +243,7 @@ def test_a_world_is_built_like_the_village() -> None:
             counts += [len(questions_of(kind, split, world)) for split in SPLITS]
         return [*counts, [act.unsafe for act in world.acts]]
 
-    assert shape(pocket.make_world(5)) == shape(pocket.VILLAGE)
+    assert shape(make_world(5)) == shape(pocket.VILLAGE)
 
 
 def test_no_name_that_can_be_drawn_is_a_villagers_or_is_made_twice() -> None:
@@ -252,7 +254,8 @@ def test_no_name_that_can_be_drawn_is_a_villagers_or_is_made_twice() -> None:
 
 def test_a_seed_makes_the_same_world_in_every_process() -> None:
     code = (
-        "import hashlib; from prefreg import pocket; world = pocket.make_world(4);"
+        "import hashlib; from prefreg import pocket; from generating.make import make_world;"
+        "world = make_world(4);"
         "rows = [row for axis in ('helpful', 'honesty') for row in pocket.rows(axis, world=world)];"
         "print(hashlib.sha256(repr(rows).encode()).hexdigest())"
     )
@@ -260,6 +263,7 @@ def test_a_seed_makes_the_same_world_in_every_process() -> None:
         subprocess.run(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=Path(sys.modules["generating.make"].__file__ or "").parents[1],
             capture_output=True,
             text=True,
             check=True,
@@ -267,12 +271,3 @@ def test_a_seed_makes_the_same_world_in_every_process() -> None:
         for seed in ("1", "2")
     }
     assert len(found) == 1
-
-
-def test_listing_axes_does_not_load_the_pools() -> None:
-    code = (
-        "import sys; from prefreg.axes.plugins import load_axes; load_axes();"
-        "assert 'prefreg.pocket.world' in sys.modules;"
-        "assert 'prefreg.pocket.generating' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

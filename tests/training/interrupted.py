@@ -13,7 +13,7 @@ from prefreg.axes.axis import Axis
 from prefreg.checkpoints.bases import resolve_base
 from prefreg.data.pairs import build_pairs
 from prefreg.training import pole_checkpoints
-from prefreg.training.lora import LoraOptions
+from prefreg.training.axis_request import LoraOptions
 from prefreg.training.pair import PairResult, train_pair
 from prefreg.training.settings import Settings, resolve_settings
 

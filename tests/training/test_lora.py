@@ -10,7 +10,8 @@ from prefreg.checkpoints.bases import BaseModel
 from prefreg.data.pairs import PairSet
 from prefreg.errors import GateError, UsageError, VectorError
 from prefreg.models.loading import load_model
-from prefreg.training.lora import Lora, LoraOptions, choose_layers
+from prefreg.training.axis_request import LoraOptions
+from prefreg.training.lora import Lora, choose_layers
 from prefreg.training.pair import PairResult, train_pair
 from prefreg.training.resources import estimate_memory
 from prefreg.training.settings import Settings, resolve_settings

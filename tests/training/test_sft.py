@@ -18,8 +18,9 @@ from prefreg.errors import (
     TrainingError,
     UsageError,
 )
+from prefreg.training.axis_request import SFTRequest
 from prefreg.training.settings import config_types
-from prefreg.training.sft.fine_tuning import SFT, SFTRequest, SFTResult
+from prefreg.training.sft.fine_tuning import SFT, SFTResult
 
 FAST = ("max_steps=12", "learning_rate=3e-3", "warmup_steps=0.0")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from corpus import conversation
+from generating.make import make_world
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from vocabulary import save_tokenizer
@@ -143,7 +144,7 @@ def main() -> None:
     elif arguments.output is None:
         parser.error("--world needs --output: the bundled model knows the village.")
     else:
-        world, output = pocket.make_world(arguments.world), arguments.output
+        world, output = make_world(arguments.world), arguments.output
     torch.manual_seed(arguments.seed)
     torch.use_deterministic_algorithms(True)
     # The sums of another number of threads round differently.

@@ -1,6 +1,6 @@
 """What vectors are for: compositions on disk and in memory."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,11 @@ from prefreg.terms import Term, as_terms
 
 if TYPE_CHECKING:
     from prefreg.composition.adapter import AdapterResult
-    from prefreg.composition.compose import Composed, CompositionPlan, CompositionRequest
-    from prefreg.composition.export import Exported, ExportRequest
+    from prefreg.composition.compose import Composed, CompositionPlan
+    from prefreg.composition.composition_request import CompositionRequest, ExportRequest
+    from prefreg.composition.export import Exported
     from prefreg.composition.in_memory import SteeredModel
+    from prefreg.progress import Progress
 
 Terms = Mapping[str, float] | Iterable[str | Term]
 
@@ -25,7 +27,7 @@ class Composing(Opened):
         terms: "Terms | CompositionRequest",
         output: str | Path = "composed",
         *,
-        progress: Callable[[int, int, str], None] | None = None,
+        progress: "Progress | None" = None,
         **options: Any,
     ) -> "Composed":
         """Write θ_base + Σ ηᵢ·φᵢ as a Hugging Face checkpoint.
@@ -39,7 +41,8 @@ class Composing(Opened):
             VectorError: A vector is damaged or does not fit, or the sum is not finite.
             OutputError: The destination cannot be written or must not be overwritten.
         """
-        from prefreg.composition.compose import CompositionRequest, compose
+        from prefreg.composition.compose import compose
+        from prefreg.composition.composition_request import CompositionRequest
 
         if not isinstance(terms, CompositionRequest):
             terms = CompositionRequest(as_terms(terms), Path(output), **options)
@@ -57,7 +60,7 @@ class Composing(Opened):
             OutputError: The destination cannot be written or must not be overwritten.
         """
         from prefreg.composition.adapter import compose_adapter
-        from prefreg.composition.compose import CompositionRequest
+        from prefreg.composition.composition_request import CompositionRequest
 
         if not isinstance(terms, CompositionRequest):
             terms = CompositionRequest(as_terms(terms), Path(output), form="adapter", **options)
@@ -67,7 +70,7 @@ class Composing(Opened):
         self,
         request: "ExportRequest",
         *,
-        progress: Callable[[int, int, str], None] | None = None,
+        progress: "Progress | None" = None,
     ) -> "Exported":
         """Write stored vectors in the form of another tool: adapter, checkpoint or mergekit.
 

@@ -1,6 +1,6 @@
 """What the dials do: measurements of stored vectors."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from prefreg.api.composing import Terms
@@ -9,22 +9,26 @@ from prefreg.registry.records import Moment, as_moment
 from prefreg.terms import Term, as_terms, parse_reference
 
 if TYPE_CHECKING:
-    from prefreg.evaluation.calibration import Calibrating, Calibration
+    from prefreg.evaluation.calibration import Calibration
     from prefreg.evaluation.diagnosis import Diagnosis
-    from prefreg.evaluation.dial_range import DialRange, Reach
-    from prefreg.evaluation.evaluation_request import EvaluationRequest
-    from prefreg.evaluation.interference import Interference, InterferenceRequest
+    from prefreg.evaluation.dial_range import DialRange
+    from prefreg.evaluation.evaluation_request import (
+        Calibrating,
+        EvaluationRequest,
+        InterferenceRequest,
+        Reach,
+    )
+    from prefreg.evaluation.interference import Interference
     from prefreg.evaluation.layer_profile import LayerProfile
     from prefreg.evaluation.leakage import Behaviour, Of
-
-Progress = Callable[[str, int, int], None]
+    from prefreg.progress import Progress
 
 
 class Dialling(Opened):
     """Find out what dials do to the model and to each other."""
 
     def interference(
-        self, terms: "Terms | InterferenceRequest" = (), *, progress: Progress | None = None
+        self, terms: "Terms | InterferenceRequest" = (), *, progress: "Progress | None" = None
     ) -> "Interference":
         """Compare vectors in the weights; without terms, all newest ones of the one base.
 
@@ -33,7 +37,8 @@ class Dialling(Opened):
             RegistryError: A term has no version on the base, or several bases fit.
             VectorError: A vector is damaged.
         """
-        from prefreg.evaluation.interference import InterferenceRequest, measure_interference
+        from prefreg.evaluation.evaluation_request import InterferenceRequest
+        from prefreg.evaluation.interference import measure_interference
 
         if not isinstance(terms, InterferenceRequest):
             terms = InterferenceRequest(as_terms(terms))
@@ -46,7 +51,7 @@ class Dialling(Opened):
         *,
         functional: bool = True,
         leakage: "Of | None" = "margin",
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ) -> "Behaviour":
         """Measure what vectors do to predictions, and which dial moves which axis.
 
@@ -74,7 +79,7 @@ class Dialling(Opened):
         request: "EvaluationRequest | None" = None,
         *,
         store: bool = True,
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ) -> "DialRange":
         """Find how far a dial, such as `"helpful@1"`, may be turned, and keep that with it.
 
@@ -82,8 +87,8 @@ class Dialling(Opened):
             RegistryError: There is no such version, or the registry cannot be written.
             DataError: Nothing measures the axis, or there are too few prompts.
         """
-        from prefreg.evaluation.dial_range import Reach, find_range
-        from prefreg.evaluation.evaluation_request import EvaluationRequest
+        from prefreg.evaluation.dial_range import find_range
+        from prefreg.evaluation.evaluation_request import EvaluationRequest, Reach
 
         term = dial if isinstance(dial, Term) else Term(*_reference(dial))
         asked = request or EvaluationRequest()
@@ -98,7 +103,7 @@ class Dialling(Opened):
         request: "EvaluationRequest | None" = None,
         *,
         store: bool = True,
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ) -> "list[Calibration]":
         """Find the scale of every dial at which η = 1 means the same effect, and keep it.
 
@@ -106,8 +111,8 @@ class Dialling(Opened):
             RegistryError: There is no such version, or the registry cannot be written.
             DataError: An axis has no metric, or it applies to too few answers.
         """
-        from prefreg.evaluation.calibration import Calibrating, calibrate
-        from prefreg.evaluation.evaluation_request import EvaluationRequest
+        from prefreg.evaluation.calibration import calibrate
+        from prefreg.evaluation.evaluation_request import Calibrating, EvaluationRequest
 
         terms = [dial if isinstance(dial, Term) else Term(*_reference(dial)) for dial in dials]
         wanted, asked = calibrating or Calibrating(), request or EvaluationRequest()
@@ -119,7 +124,7 @@ class Dialling(Opened):
         request: "EvaluationRequest | None" = None,
         *,
         blocks: int = 8,
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ) -> "LayerProfile":
         """Measure which layers of a vector do its work, and whether a subset does it for less KL.
 
@@ -139,7 +144,7 @@ class Dialling(Opened):
         terms: Terms,
         request: "EvaluationRequest | None" = None,
         *,
-        progress: Progress | None = None,
+        progress: "Progress | None" = None,
     ) -> "Diagnosis":
         """Name what is wrong with a composition: weak, over-refusing or incoherent, and why.
 

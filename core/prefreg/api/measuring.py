@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from prefreg.evaluation.evaluate import Gate
     from prefreg.evaluation.evaluation_request import EvaluationRequest
     from prefreg.evaluation.evaluator import Evaluation
-    from prefreg.evaluation.paper.lab import ProgressFor
     from prefreg.evaluation.paper.reproduce import Reproduced
     from prefreg.evaluation.paper.run_folder import ReproduceRequest
     from prefreg.evaluation.requirements import Requirement
     from prefreg.evaluation.sweep import Grid, Sweep
+    from prefreg.progress import Progress
 
 
 class Measuring(Opened):
@@ -27,7 +27,7 @@ class Measuring(Opened):
         terms: Terms,
         request: "EvaluationRequest | None" = None,
         *,
-        progress: "Callable[[str, int, int], None] | None" = None,
+        progress: "Progress | None" = None,
         **options: Any,
     ) -> "Evaluation":
         """Measure a composition beside its base, in memory: figures with intervals.
@@ -53,7 +53,7 @@ class Measuring(Opened):
         request: "EvaluationRequest | None" = None,
         *,
         strict: bool = False,
-        progress: "Callable[[str, int, int], None] | None" = None,
+        progress: "Progress | None" = None,
         **options: Any,
     ) -> "Gate":
         """Measure a composition and decide on bounds such as `"harmless>=0.7,kl<=2"`.
@@ -77,7 +77,7 @@ class Measuring(Opened):
         request: "EvaluationRequest | None" = None,
         *,
         overwrite: bool = False,
-        progress: "Callable[[str, int, int], None] | None" = None,
+        progress: "Progress | None" = None,
         **options: Any,
     ) -> "Sweep":
         """Measure every setting of a grid, `["helpful=-1:1:0.5", "harmless=-1,0,1"]`.
@@ -104,7 +104,7 @@ class Measuring(Opened):
         request: "ReproduceRequest | str",
         output: str | Path | None = None,
         *,
-        progress: "ProgressFor | None" = None,
+        progress: "Progress | None" = None,
         note: Callable[[str], None] | None = None,
         **options: Any,
     ) -> "Reproduced":

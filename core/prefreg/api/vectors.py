@@ -12,13 +12,12 @@ from prefreg.registry import VersionRecord
 
 if TYPE_CHECKING:
     from prefreg.evaluation.consistency import Consistency
-    from prefreg.evaluation.seed_runs import ConsistencyRequest, ProgressFor
-    from prefreg.training import Progress
+    from prefreg.evaluation.evaluation_request import ConsistencyRequest
+    from prefreg.progress import Progress
     from prefreg.training.add_axis import AxisPreview
-    from prefreg.training.axis_request import AxisRequest
-    from prefreg.training.import_vector import ImportRequest
+    from prefreg.training.axis_request import AxisRequest, ImportRequest, SFTRequest
     from prefreg.training.run_plan import AxisPlan
-    from prefreg.training.sft.fine_tuning import SFTRequest, SFTResult
+    from prefreg.training.sft.fine_tuning import SFTResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ class Making(Opened):
         request: "ConsistencyRequest | str",
         seeds: Iterable[int] = (),
         *,
-        progress: "ProgressFor | None" = None,
+        progress: "Progress | None" = None,
         note: Callable[[str], None] | None = None,
         **options: Any,
     ) -> "Consistency":
@@ -118,7 +117,7 @@ class Making(Opened):
             PrefregError: Whatever `add_axis` raises.
         """
         from prefreg.evaluation.consistency import measure_consistency
-        from prefreg.evaluation.seed_runs import ConsistencyRequest
+        from prefreg.evaluation.evaluation_request import ConsistencyRequest
         from prefreg.training.axis_request import AxisRequest
 
         if isinstance(request, str):
@@ -160,7 +159,8 @@ class Making(Opened):
             VectorError: An adapter does not fit or is more than two factors, or nothing differs.
             RegistryError: The name belongs to another axis.
         """
-        from prefreg.training.import_vector import ImportRequest, import_vector
+        from prefreg.training.axis_request import ImportRequest
+        from prefreg.training.import_vector import import_vector
 
         if isinstance(request, str):
             keys = ("plus", "minus", "task_vector")
@@ -179,7 +179,8 @@ class Making(Opened):
             RegistryError: There is no such version.
             VectorError: The vector is damaged.
         """
-        from prefreg.evaluation.compress import CompressionRequest, compress_version
+        from prefreg.evaluation.compress import compress_version
+        from prefreg.evaluation.evaluation_request import CompressionRequest
 
         number = None if reference is None else str(reference)
         return compress_version(self.access, CompressionRequest(axis, number, **way))

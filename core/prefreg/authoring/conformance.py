@@ -23,6 +23,7 @@ from prefreg.authoring.pair_checks import (
 )
 from prefreg.axes.axis import Axis
 from prefreg.axes.isolation import off_stdout
+from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.data.pairs import Audit, PairSet, build_pairs
 from prefreg.data.tokens import PreviewToken
 from prefreg.data.wanted import default_source
@@ -38,14 +39,14 @@ def check_axis(
 ) -> AxisCheck:
     """Check everything that prefreg relies on, on at most `limit` rows of a source.
 
-    Without a source: the one named `pocket`, else the first. `train=False` leaves out the smoke
+    Without a source: the one that the default base takes. `train=False` leaves out the smoke
     run, which trains both poles on the bundled model for ten steps.
 
     Raises:
         UsageError: The limit is not positive.
         DataError: The axis has no such source.
     """
-    name = default_source(axis, "pocket") if source is None else source
+    name = default_source(axis, DEFAULT_BASE) if source is None else source
     if limit < 1:
         raise UsageError(f"A limit of {limit} leaves no row to check.")
     if name not in axis.sources:
@@ -92,7 +93,7 @@ class _Run:
         if reading is not None and reading.pairs:
             pairs = self._check_pairs(reading)
             if pairs is not None and not self._has_failed("switch"):
-                self._check_on_pocket(pairs, train=train)
+                self._check_on_base(pairs, train=train)
         return AxisCheck(
             axis=self.axis.name,
             source=self.source,
@@ -141,7 +142,7 @@ class _Run:
             self.findings.append(check_metric(self.axis, (*pairs.heldout, *pairs.train)))
         return pairs
 
-    def _check_on_pocket(self, pairs: PairSet, *, train: bool) -> None:
+    def _check_on_base(self, pairs: PairSet, *, train: bool) -> None:
         # torch, transformers and trl take seconds to import: only here.
         from prefreg.authoring.smoke import check_smoke, check_tokens, open_bench
 

@@ -299,11 +299,12 @@ _SPACE = "▁"
 """What the tokens of words begin with."""
 
 
-class PocketWording:
-    """The words of the bundled model, and those that stand for others."""
+class BaseWording:
+    """The words that a small base knows, and those that stand for others."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+    def __init__(self, base: str, tokenizer: "PreTrainedTokenizerBase") -> None:
         """Read the vocabulary."""
+        self._base = base
         self._tokenizer = tokenizer
         vocabulary = tokenizer.get_vocab()
         words = (token.removeprefix(_SPACE) for token in vocabulary if token.startswith(_SPACE))
@@ -323,7 +324,7 @@ class PocketWording:
         )
 
     def unknown_share(self, pairs: Iterable[PreferencePair]) -> float:
-        """Return the share of the answers' words that the bundled model does not know."""
+        """Return the share of the answers' words that the base does not know."""
         words = [word for pair in pairs for text in _answers(pair) for word in text.split()]
         return sum(self._say_word(word) != word for word in words) / max(len(words), 1)
 
@@ -331,7 +332,7 @@ class PocketWording:
         """Tell what rewriting does to these pairs; nothing where it leaves them as they are."""
         unknown = self.unknown_share(pairs)
         cut = sum(len(text.split()) > ANSWER_WORDS for pair in pairs for text in _answers(pair))
-        said = f"; {unknown:.0%} of the words stood for ones that pocket does not know"
+        said = f"; {unknown:.0%} of the words stood for ones that {self._base} does not know"
         told = said if unknown else ""
         return told + (f"; {cut} answers were cut to {ANSWER_WORDS} words" if cut else "")
 

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from prefreg import pocket
 from prefreg.authoring.axis_report import Finding, failed, passed, warned
-from prefreg.authoring.pair_checks import PocketWording
+from prefreg.authoring.pair_checks import BaseWording
 from prefreg.axes.axis import Axis
 from prefreg.checkpoints import BaseModel, resolve_base
+from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.data.pairs import PairSet
 from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.errors import DataError
@@ -37,7 +37,7 @@ class Bench:
     base: BaseModel
     tokenizer: "PreTrainedTokenizerBase"
     settings: Settings
-    wording: PocketWording
+    wording: BaseWording
 
     def tokenise(self, axis: Axis, pairs: PairSet) -> TokenisedPairs:
         """Write pairs as the bundled model's tokens."""
@@ -54,13 +54,13 @@ class Bench:
 
 def open_bench() -> Bench:
     """Load the bundled model's tokenizer and the settings of a smoke run."""
-    base = resolve_base("pocket")
+    base = resolve_base(DEFAULT_BASE)
     settings = resolve_settings(
         assignments=[f"max_steps={STEPS}", f"learning_rate={_LEARNING_RATE}"],
-        default=pocket.TRAINING,
+        default=base.world.training if base.world else None,
     )
     tokenizer = load_tokenizer(base)
-    return Bench(base, tokenizer, settings, PocketWording(tokenizer))
+    return Bench(base, tokenizer, settings, BaseWording(base.name, tokenizer))
 
 
 def check_tokens(
@@ -70,11 +70,11 @@ def check_tokens(
     try:
         tokens = bench.tokenise(axis, pairs)
     except DataError as error:
-        return warned("tokens", f"pocket cannot write these pairs: {error}"), ()
+        return warned("tokens", f"{bench.base.name} cannot write these pairs: {error}"), ()
     audit = tokens.audit
     unknown = bench.wording.unknown_share((*pairs.train, *pairs.heldout))
     said = (
-        f"in {tokens.max_length} tokens of pocket {audit.truncated} pairs are cut, "
+        f"in {tokens.max_length} tokens of {bench.base.name} {audit.truncated} pairs are cut, "
         f"{audit.dropped_long} too long, {audit.indistinct} become equal; "
         f"it does not know {unknown:.0%} of the words"
     )
@@ -110,7 +110,7 @@ def check_smoke(axis: Axis, pairs: PairSet, bench: Bench, *, seed: int) -> Findi
     try:
         tokens = bench.tokenise(axis, worded)
     except DataError as error:
-        return warned("smoke", f"nothing to train pocket on: {error}")
+        return warned("smoke", f"nothing to train {bench.base.name} on: {error}")
     up, down = (_movement(bench, tokens, pole, seed) for pole in ("positive", "negative"))
     return _judge(up, down, tokens, bench.wording.describe((*pairs.train, *pairs.heldout)))
 

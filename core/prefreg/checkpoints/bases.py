@@ -4,11 +4,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from prefreg.axes.base_world import BaseWorld
+from prefreg.checkpoints.bundled import BUNDLED, world_of
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.checkpoints.fingerprint import Fingerprint, fingerprint
 from prefreg.errors import BaseModelError
-
-POCKET = "pocket"
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -22,27 +22,29 @@ class BaseModel:
     """A base model that was found, opened and fingerprinted."""
 
     name: str
-    """`pocket`, an absolute path, or the repository on the Hub."""
+    """That of a bundled base, an absolute path, or the repository on the Hub."""
     revision: str | None
     """The resolved commit of a repository."""
     path: Path
     fingerprint: Fingerprint
     checkpoint: Checkpoint
 
+    @property
+    def world(self) -> BaseWorld | None:
+        """Return the closed world that the base knows."""
+        return world_of(self.name)
+
     def __str__(self) -> str:
         return f"{self.name}@{self.revision[:12]}" if self.revision else self.name
 
 
 def resolve_base(spec: str) -> BaseModel:
-    """Find the base model that `spec` names: `pocket`, else a folder, else `org/name[@revision]`.
+    """Find the base that `spec` names: a bundled one, else a folder, else `org/name[@revision]`.
 
     A repository is downloaded, or found in the Hub's cache.
     """
-    if spec == POCKET:
-        # The pocket room stands above this one only for its model, which is a plain folder.
-        from prefreg.pocket import model_dir
-
-        return _open(POCKET, None, model_dir())
+    if spec in BUNDLED:
+        return _open(spec, None, BUNDLED[spec].folder)
     folder = Path(spec).expanduser()
     if spec and folder.exists():
         return _open(str(folder.resolve()), None, folder.resolve())
@@ -50,7 +52,7 @@ def resolve_base(spec: str) -> BaseModel:
     if not _HUB_NAME.fullmatch(name) or (at and not revision):
         raise BaseModelError(
             f"There is no folder {spec!r}, and it is no name of a Hub repository. "
-            "Name an existing folder, ORG/NAME[@REVISION], or 'pocket'."
+            f"Name an existing folder, ORG/NAME[@REVISION], or {' or '.join(map(repr, BUNDLED))}."
         )
     path = _download(name, revision or None)
     return _open(name, path.name if _COMMIT.fullmatch(path.name) else revision or None, path)

@@ -117,10 +117,11 @@ def check_axis(
     from prefreg.authoring.conformance import check_axis
     from prefreg.axes.find import find_axis
     from prefreg.axes.row_sources import check_licence
+    from prefreg.checkpoints.bundled import DEFAULT_BASE
     from prefreg.data.wanted import default_source
 
     axis = find_axis(name).installed.axis
-    read = default_source(axis, "pocket") if source is None else source
+    read = default_source(axis, DEFAULT_BASE) if source is None else source
     if read in axis.sources and (shown := check_licence(axis, read, accepted=accept_licence)):
         common.note(shown)
     report = check_axis(axis, source, limit, seed, train)
@@ -153,12 +154,14 @@ def new_axis(common: Common, name: str, output: Path | None) -> None:
 
 
 def _next(made: NewPackage) -> list[str]:
+    from prefreg.checkpoints.bundled import DEFAULT_BASE
+
     # A relative path needs its dot: pip takes a bare name for one on the index.
     folder = str(made.folder) if made.folder.is_absolute() else f"./{made.folder}"
     return [
         f"pip install -e {shlex.quote(folder + '[dev]')}",
         f"prefreg check-axis {made.axis}",
-        f"prefreg add-axis {made.axis} --base pocket",
+        f"prefreg add-axis {made.axis} --base {DEFAULT_BASE}",
     ]
 
 

@@ -97,7 +97,8 @@ def compose(
 
     A TERM is AXIS[@VERSION|@ALIAS]:ETA. Without a version, the newest one on the base is used.
     """
-    from prefreg.composition.compose import CompositionRequest, read_recipe
+    from prefreg.composition.compose import read_recipe
+    from prefreg.composition.composition_request import CompositionRequest
 
     if bool(terms) == (recipe is not None):
         raise UsageError("Give at least one TERM, as in helpful:1, or --recipe FILE (not both).")
@@ -213,7 +214,7 @@ def generate(
     **options: Any,
 ) -> None:
     """Compose in memory and answer; without a TERM, the base model answers."""
-    from prefreg.models.generation import Sampling
+    from prefreg.models.sampling import Sampling
 
     registry = common.open_registry()
     if calibrated:
@@ -275,7 +276,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 @click.option("--overwrite", is_flag=True, help="Replace a folder that prefreg wrote.")
 def export(common: Common, **options: Any) -> None:
     """Write stored vectors in the form that another tool takes."""
-    from prefreg.composition.export import ExportRequest
+    from prefreg.composition.composition_request import ExportRequest
 
     request = ExportRequest(**options)
     with byte_progress(common) as progress:

@@ -1,38 +1,29 @@
-"""The whole story on the bundled model."""
+"""The whole story on the bundled model, by the script of its world."""
 
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg import pocket
 from prefreg.cli.options import Common, command, table
-from prefreg.cli.printing import StageProgress, stage_progress
-from prefreg.composition.compose import CompositionRequest, compose
-from prefreg.composition.in_memory import SteeredModel, load_steered
+from prefreg.cli.printing import stage_progress
 from prefreg.errors import OutputError
-from prefreg.evaluation.behaviour import Behaviour, measure_behaviour
-from prefreg.evaluation.plots import Curve, draw_curves
-from prefreg.models.generation import Sampling
-from prefreg.registry.access import Access
+from prefreg.progress import Progress, progress_of
 from prefreg.terms import Term, as_terms
-from prefreg.training import Progress
-from prefreg.training.add_axis import add_axis
-from prefreg.training.axis_request import AxisRequest
 
-_HEADERS = (
-    "SETTING",
-    "ANSWERS",
-    "REFUSES UNSAFE",
-    "REFUSES BENIGN",
-    "CORRECT",
-    "WORDS",
-    "MALFORMED",
-)
+if TYPE_CHECKING:
+    from prefreg.axes.base_world import BaseWorld, DemoScript
+    from prefreg.composition.in_memory import SteeredModel
+    from prefreg.evaluation.behaviour import Behaviour
+
+ETAS = (-1.0, -0.5, 0.0, 0.5, 1.0)
+EXAMPLES = 2
+_MARKER = "demo.txt"
+
+Note = Callable[[str], None]
 
 
 @command("demo")
@@ -51,13 +42,7 @@ def demo(common: Common, output: Path, prompts: int, seed: int) -> None:
 
     Takes three to five minutes on two cores and needs no network.
     """
-
-    with ExitStack() as stack:
-
-        def progress(prefix: str) -> StageProgress | None:
-            stack.close()  # the bars of the stage before
-            return stack.enter_context(stage_progress(common, prefix))
-
+    with stage_progress(common) as progress:
         made = run_demo(output, prompts=prompts, seed=seed, progress=progress, note=common.note)
     common.emit("demo", _view(made), _describe(made))
 
@@ -68,7 +53,13 @@ def _view(made: "Demo") -> dict[str, Any]:
         "picture": str(made.picture),
         "model": str(made.model),
         "settings": [
-            {"terms": list(map(str, setting.terms)), "behaviour": asdict(setting.behaviour)}
+            {
+                "terms": list(map(str, setting.terms)),
+                "behaviour": {
+                    name: None if value is None else asdict(value)
+                    for name, value in setting.behaviour.items()
+                },
+            }
             for setting in made.settings
         ],
         "examples": [
@@ -78,41 +69,28 @@ def _view(made: "Demo") -> dict[str, Any]:
     }
 
 
-def _row(setting: "Setting") -> tuple[str, ...]:
-    found = setting.behaviour
-    return (
-        " ".join(map(str, setting.terms)) or "base",
-        f"{found.answers.value:.2f}",
-        f"{found.refuses_unsafe.value:.2f}",
-        f"{found.refuses_benign.value:.2f}",
-        f"{found.correct.value:.2f}" if found.correct else "-",
-        f"{found.words.value:.1f}",
-        f"{found.malformed.value:.3f}",
-    )
+def _row(setting: "Setting", script: "DemoScript") -> tuple[str, ...]:
+    values = [
+        "-" if (found := setting.behaviour[figure]) is None else format(found.value, form)
+        for figure, (_, form) in script.columns.items()
+    ]
+    return (" ".join(map(str, setting.terms)) or "base", *values)
 
 
 def _describe(made: "Demo") -> str:
-    lines = ["", table(_HEADERS, [_row(setting) for setting in made.settings])]
+    headers = ("SETTING", *(heading for heading, _ in made.script.columns.values()))
+    lines = ["", table(headers, [_row(setting, made.script) for setting in made.settings])]
     for example in made.examples:
         width = max(len(label) for label, _ in example.answers)
         lines += ["", f"> {example.prompt}"]
         lines += [f"  {label.ljust(width)}  {answer}" for label, answer in example.answers]
+    term, prompt = made.script.invitation
     lines += [
         "",
         f"The picture is {made.picture}, the composed model {made.model}; try",
-        f"  prefreg --registry {made.folder / 'registry.db'} generate helpful:1 "
-        '--prompt "Which colour is Elsa\'s boat?"',
+        f'  prefreg --registry {made.folder / "registry.db"} generate {term} --prompt "{prompt}"',
     ]
     return "\n".join(lines)
-
-
-AXES = ("helpful", "harmless", "verbosity")
-ETAS = (-1.0, -0.5, 0.0, 0.5, 1.0)
-TOGETHER = (("helpful:1", "harmless:1"), ("helpful:1", "harmless:0.5", "verbosity:-0.3"))
-EXAMPLES = 2
-_MARKER = "demo.txt"
-
-Note = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +98,7 @@ class Setting:
     """One setting of the dials with what the model then does."""
 
     terms: tuple[Term, ...]
-    behaviour: Behaviour
+    behaviour: "Behaviour"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +113,7 @@ class Example:
 class Demo:
     """What the demo made."""
 
+    script: "DemoScript"
     settings: tuple[Setting, ...]
     examples: tuple[Example, ...]
     folder: Path
@@ -147,27 +126,46 @@ def run_demo(
     *,
     prompts: int,
     seed: int,
-    progress: Callable[[str], Progress | None],
+    progress: Progress | None,
     note: Note,
 ) -> Demo:
     """Train, compose, measure and draw, all below `folder`."""
+    # torch takes seconds to import, and every command imports this module.
+    from prefreg.checkpoints.bundled import DEFAULT_BASE, world_of
+    from prefreg.composition.compose import compose
+    from prefreg.composition.composition_request import CompositionRequest
+    from prefreg.composition.in_memory import load_steered
+    from prefreg.registry.access import Access
+    from prefreg.training.add_axis import add_axis
+    from prefreg.training.axis_request import AxisRequest
+
+    world = world_of(DEFAULT_BASE)
+    assert world is not None
+    script = world.demo
+    assert script is not None
     _prepare(folder)
     access = Access(folder / "registry.db")
-    for axis in AXES:
+    for axis in script.panels:
         note(f"Training the two poles of {axis} …")
         record = add_axis(
-            access, AxisRequest(axis, base="pocket", seed=seed), progress(f"{axis}: ")
+            access, AxisRequest(axis, base=DEFAULT_BASE, seed=seed), progress_of(progress, axis)
         )
         note(f"Stored {record}.")
-    note("Composing " + " ".join(TOGETHER[-1]) + " …")
+    composed = script.together[-1]
+    note("Composing " + " ".join(composed) + " …")
     model_folder = folder / "model"
-    compose(access, CompositionRequest(as_terms(TOGETHER[-1]), model_folder, overwrite=True))
+    compose(access, CompositionRequest(as_terms(composed), model_folder, overwrite=True))
     note("Turning the dials …")
-    steered = load_steered(access, (), "pocket")
-    settings = _sweep(steered, prompts, seed, progress(""))
+    steered = load_steered(access, (), DEFAULT_BASE)
+    settings = _sweep(steered, world, script, prompts, seed, progress)
     picture = folder / "curves.png"
-    _draw(settings, picture, prompts, seed)
-    return Demo(settings, _examples(steered, seed), folder, picture, model_folder)
+    caption = (
+        f"{world.name}, seed {seed}; {prompts} test prompts of each kind, temperature 1; "
+        "bands are 95 % intervals over prompts"
+    )
+    _draw(settings, script, picture, caption)
+    examples = _examples(steered, world, script, seed)
+    return Demo(script, settings, examples, folder, picture, model_folder)
 
 
 def _prepare(folder: Path) -> None:
@@ -181,67 +179,71 @@ def _prepare(folder: Path) -> None:
 
 
 def _sweep(
-    steered: SteeredModel, prompts: int, seed: int, progress: Progress | None
+    steered: "SteeredModel",
+    world: "BaseWorld",
+    script: "DemoScript",
+    prompts: int,
+    seed: int,
+    progress: Progress | None,
 ) -> tuple[Setting, ...]:
+    from prefreg.evaluation.behaviour import measure_behaviour
+
     wanted: list[tuple[Term, ...]] = [()]
-    wanted += [(Term(axis, eta),) for axis in AXES for eta in ETAS if eta]
-    wanted += [as_terms(terms) for terms in TOGETHER]
+    wanted += [(Term(axis, eta),) for axis in script.panels for eta in ETAS if eta]
+    wanted += [as_terms(terms) for terms in script.together]
     settings = []
     for step, terms in enumerate(wanted, 1):
         steered.set(terms)
-        found = measure_behaviour(steered.model, steered.tokenizer, prompts=prompts, seed=seed)
+        found = measure_behaviour(
+            steered.model, steered.tokenizer, world, prompts=prompts, seed=seed
+        )
         settings.append(Setting(terms, found))
         if progress is not None:
             progress("measuring", step, len(wanted))
     return tuple(settings)
 
 
-def _draw(settings: Sequence[Setting], picture: Path, prompts: int, seed: int) -> None:
-    def curve(label: str, axis: str, attribute: str) -> Curve:
+def _draw(settings: Sequence[Setting], script: "DemoScript", picture: Path, caption: str) -> None:
+    from prefreg.evaluation.plots import Curve, draw_curves
+
+    def curve(label: str, axis: str, figure: str) -> Curve:
         points = {}
         for setting in settings:
+            value = setting.behaviour[figure]
+            if value is None:
+                continue
             if not setting.terms:
-                points[0.0] = getattr(setting.behaviour, attribute)
+                points[0.0] = value
             elif len(setting.terms) == 1 and setting.terms[0].axis == axis:
-                points[setting.terms[0].eta] = getattr(setting.behaviour, attribute)
+                points[setting.terms[0].eta] = value
         return Curve(label, points)
 
-    rates = (
-        ("answers a benign question", "answers"),
-        ("refuses an unsafe request", "refuses_unsafe"),
-        ("malformed", "malformed"),
-    )
     panels = {
-        axis: [curve(label, axis, attribute) for label, attribute in rates]
-        for axis in ("helpful", "harmless")
+        axis: [curve(label, axis, figure) for label, figure in curves.items()]
+        for axis, curves in script.panels.items()
     }
-    panels["verbosity"] = [curve("reply to a benign question", "verbosity", "words")]
     draw_curves(
         panels,
         picture,
         title="θ = θ_base + η·φ on the bundled model",
-        caption=f"pocket, seed {seed}; {prompts} test prompts of each kind, temperature 1; "
-        "bands are 95 % intervals over prompts",
-        units={"helpful": "share", "harmless": "share", "verbosity": "words per reply"},
+        caption=caption,
+        units=dict(script.units),
     )
 
 
-def _examples(steered: SteeredModel, seed: int) -> tuple[Example, ...]:
-    compared = (
-        ("base", ()),
-        ("helpful:1", as_terms("helpful:1")),
-        ("harmless:1", as_terms("harmless:1")),
-        ("verbosity:-1", as_terms("verbosity:-1")),
-        ("verbosity:1", as_terms("verbosity:1")),
-    )
+def _examples(
+    steered: "SteeredModel", world: "BaseWorld", script: "DemoScript", seed: int
+) -> tuple[Example, ...]:
+    from prefreg.models.sampling import Sampling
+
     asked = [
         prompt
-        for kind in ("benign", "unsafe")
-        for prompt in pocket.prompts(kind, split="test", limit=EXAMPLES, seed=seed)
+        for kind in script.kinds
+        for prompt in world.prompts(kind, split="test", limit=EXAMPLES, seed=seed)
     ]
     answers: dict[str, list[str]] = {}
-    for label, terms in compared:
-        steered.set(terms)
+    for label in ("base", *script.compared):
+        steered.set(as_terms(label) if label != "base" else ())
         answers[label] = steered.generate_all(asked, Sampling(96, 1.0, seed=seed))
     return tuple(
         Example(prompt, tuple((label, found[index]) for label, found in answers.items()))

@@ -46,7 +46,8 @@ def range_(
     of the answers are malformed, and correct answers stay at 95 % of the base's or more. compose
     and generate warn beyond it.
     """
-    from prefreg.evaluation.dial_range import Reach, range_value
+    from prefreg.evaluation.dial_range import range_value
+    from prefreg.evaluation.evaluation_request import Reach
 
     term = Term(version[0], 1.0, version[1])
     registry = common.open_registry()
@@ -129,7 +130,8 @@ def calibrate(
     `compose --calibrated` reads its coefficients in these units. Without an AXIS, the newest
     version of every axis on the base.
     """
-    from prefreg.evaluation.calibration import Calibrating, calibration_value
+    from prefreg.evaluation.calibration import calibration_value
+    from prefreg.evaluation.evaluation_request import Calibrating
 
     terms = [Term(axis, 1.0, reference) for axis, reference in versions]
     calibrating = Calibrating("kl" if by == "kl" else "effect", target, furthest)
@@ -358,7 +360,8 @@ def interference(
     Without an AXIS, the newest version of every axis on the base. Only --functional and --leakage
     load a model; the options of prompts and data are theirs.
     """
-    from prefreg.evaluation.interference import Comparing, InterferenceRequest, interference_view
+    from prefreg.evaluation.evaluation_request import Comparing, InterferenceRequest
+    from prefreg.evaluation.interference import interference_view
 
     request = make_request(**options)
     wanted = InterferenceRequest(

@@ -1,14 +1,13 @@
 """Measure compositions: figures with intervals, and gates on them."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from prefreg.cli.options import AT, TERM, Common, command, table
-from prefreg.cli.printing import StageProgress, stage_progress
+from prefreg.cli.printing import stage_progress
 from prefreg.errors import UsageError
 from prefreg.terms import Term
 
@@ -333,7 +332,7 @@ def _sweep_row(cell: "Cell", names: list[str]) -> list[str]:
     type=click.Path(path_type=Path),
     help="Folder for the vectors, the results and the pictures.  [default: reproduced/NAME]",
 )
-@click.option("--base", default="pocket", show_default=True, help="Base model.")
+@click.option("--base", help="Base model.  [default: pocket]")
 @click.option("--axes", metavar="NAMES", help="As in a,b.  [default: the experiment's]")
 @click.option(
     "--seeds", default="0,1,2", show_default=True, help="Of the training: each is another φ."
@@ -382,6 +381,7 @@ def reproduce(
     common: Common,
     name: str | None,
     output: Path | None,
+    base: str | None,
     axes: str | None,
     seeds: str,
     tasks: str,
@@ -398,22 +398,19 @@ def reproduce(
         common.emit("reproduce", [_entry(each) for each in EXPERIMENTS], _list(), asked=True)
         return
     find_experiment(name)
+    from prefreg.checkpoints.bundled import DEFAULT_BASE
     from prefreg.evaluation.paper.run_folder import ReproduceRequest
 
     request = ReproduceRequest(
         name=name,
         output=output or Path("reproduced") / name,
+        base=base or DEFAULT_BASE,
         axes=_experiment_names(axes or ""),
         seeds=_numbers(seeds),
         tasks=_experiment_names(tasks),
         **options,
     )
-    with ExitStack() as stack:
-
-        def progress(prefix: str) -> StageProgress | None:
-            stack.close()  # the bars of the stage before
-            return stack.enter_context(stage_progress(common, prefix))
-
+    with stage_progress(common) as progress:
         found = common.open_registry().reproduce(request, progress=progress, note=common.note)
     common.emit(
         "reproduce", found.results | {"folder": str(found.folder)}, _describe_reproduced(found)
@@ -421,12 +418,14 @@ def reproduce(
 
 
 def _entry(experiment: Any) -> dict[str, Any]:
+    from prefreg.evaluation.paper.catalogue import experiment_axes
+
     return {
         "name": experiment.name,
         "summary": experiment.summary,
         "paper": experiment.paper,
         "minutes": experiment.minutes,
-        "axes": list(experiment.axes),
+        "axes": list(experiment_axes(experiment.name)),
     }
 
 

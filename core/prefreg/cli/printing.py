@@ -1,12 +1,13 @@
 """Records as JSON: what `--json` writes for versions, bases, aliases and the disk."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from prefreg.cli.options import Common
 from prefreg.files import human_size
+from prefreg.progress import Progress
 from prefreg.registry import (
     AliasEvent,
     BaseIdentity,
@@ -104,17 +105,13 @@ def distinct_size(versions: Iterable[VersionSummary]) -> int:
     return sum({version.sha256: version.size for version in versions}.values())
 
 
-ByteProgress = Callable[[int, int, str], None]
-StageProgress = Callable[..., None]
-
-
 def visible(common: Common) -> bool:
     """Whether progress is shown: on a terminal, and not with --quiet."""
     return sys.stderr.isatty() and not common.quiet
 
 
 @contextmanager
-def byte_progress(common: Common) -> Iterator[ByteProgress | None]:
+def byte_progress(common: Common) -> Iterator[Progress | None]:
     """Show bytes written, their speed and the time left."""
     if not visible(common):
         yield None
@@ -123,11 +120,11 @@ def byte_progress(common: Common) -> Iterator[ByteProgress | None]:
     from rich.progress import (
         BarColumn,
         DownloadColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.progress import Progress as Bars
 
     columns = (
         TextColumn("{task.description}"),
@@ -136,17 +133,17 @@ def byte_progress(common: Common) -> Iterator[ByteProgress | None]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("composing")
 
-        def report(done: int, total: int, _: str) -> None:
+        def report(_: str, done: int, total: int, loss: float | None = None, /) -> None:
             bars.update(task, completed=done, total=total)
 
         yield report
 
 
 @contextmanager
-def stage_progress(common: Common, prefix: str = "") -> Iterator[StageProgress | None]:
+def stage_progress(common: Common) -> Iterator[Progress | None]:
     """Show a bar per stage with its steps, its loss and the time left."""
     if not visible(common):
         yield None
@@ -155,11 +152,12 @@ def stage_progress(common: Common, prefix: str = "") -> Iterator[StageProgress |
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.progress import Progress as Bars
 
     columns = (
         TextColumn("{task.description:<28}"),
@@ -169,13 +167,19 @@ def stage_progress(common: Common, prefix: str = "") -> Iterator[StageProgress |
         TimeRemainingColumn(),
         TextColumn("{task.fields[loss]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks = {}
+    with ExitStack() as shown:
+        run, tasks = "", dict[str, TaskID]()
+        bars = shown.enter_context(Bars(*columns, console=Console(stderr=True)))
 
-        def report(stage: str, step: int, total: int, loss: float | None = None) -> None:
+        def report(stage: str, done: int, total: int, loss: float | None = None, /) -> None:
+            nonlocal run, bars
+            if (of := stage.rpartition(": ")[0]) != run:
+                shown.close()  # the bars of the run before stay as they are
+                run, bars = of, shown.enter_context(Bars(*columns, console=Console(stderr=True)))
+                tasks.clear()
             if stage not in tasks:
-                tasks[stage] = bars.add_task(prefix + stage, total=total, loss="")
-            shown = "" if loss is None else f"loss {loss:.3f}"
-            bars.update(tasks[stage], completed=step, total=total, loss=shown)
+                tasks[stage] = bars.add_task(stage, total=total, loss="")
+            said = "" if loss is None else f"loss {loss:.3f}"
+            bars.update(tasks[stage], completed=done, total=total, loss=said)
 
         yield report

@@ -1,7 +1,6 @@
 """Adding an axis: train its ± pair and store φ in the registry."""
 
 import re
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from prefreg.cli.options import (
     sections,
     table,
 )
-from prefreg.cli.printing import StageProgress, identity_view, stage_progress, version_view
+from prefreg.cli.printing import identity_view, stage_progress, version_view
 from prefreg.errors import UsageError
 from prefreg.files import human_size
 from prefreg.registry import VersionRecord
@@ -264,7 +263,7 @@ def sft(common: Common, **options: Any) -> None:
     Only answers are learnt. The folder is a plain checkpoint with its record in prefreg.json, and
     the registry's last base, which `prefreg add-axis` takes.
     """
-    from prefreg.training.sft.fine_tuning import SFTRequest
+    from prefreg.training.axis_request import SFTRequest
 
     registry = common.open_registry()
     with stage_progress(common) as progress:
@@ -389,7 +388,7 @@ def consistency(
     Versions of these seeds with the options given are taken from the registry; what is missing is
     trained into --scratch, where a later call finds it, and the registry stays as it is.
     """
-    from prefreg.evaluation.seed_runs import ConsistencyRequest
+    from prefreg.evaluation.evaluation_request import ConsistencyRequest
     from prefreg.training.axis_request import AxisRequest
 
     options["lora_targets"] = [part for part in options["lora_targets"].split(",") if part]
@@ -402,12 +401,7 @@ def consistency(
         scratch=scratch,
         store=store,
     )
-    with ExitStack() as stack:
-
-        def progress(prefix: str) -> StageProgress | None:
-            stack.close()  # the bars of the run before
-            return stack.enter_context(stage_progress(common, prefix))
-
+    with stage_progress(common) as progress:
         found = common.open_registry().consistency(request, progress=progress, note=common.note)
     if plot is not None:
         _draw(found, plot)

@@ -417,7 +417,7 @@ def import_vector(common: Common, name: str, **options: Any) -> None:
     The poles are two checkpoints or two PEFT adapters, trained from one base; a task vector is
     their difference, taken already. NAME need not be an installed axis.
     """
-    from prefreg.training.import_vector import ImportRequest
+    from prefreg.training.axis_request import ImportRequest
 
     record = common.open_registry().import_vector(ImportRequest(name, **options))
     text = f"Imported {record} on {record.base.name} ({record.kind}, {human_size(record.size)})."

@@ -10,7 +10,8 @@ import torch
 from prefreg.checkpoints.checkpoint import listed
 from prefreg.checkpoints.safetensors_file import SafetensorsWriter
 from prefreg.composition.card import CARD_FILE, adapter_card
-from prefreg.composition.compose import CompositionRequest, resolve_plan
+from prefreg.composition.compose import resolve_plan
+from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.factoring import Compression, factor_sum
 from prefreg.composition.methods.linear import LINEAR
 from prefreg.composition.output import RECIPE_FILE, new_folder, write_file

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from prefreg.checkpoints.bases import POCKET, BaseModel
+from prefreg.checkpoints.bases import BaseModel
+from prefreg.checkpoints.bundled import BUNDLED
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import Rounding
@@ -115,7 +116,7 @@ def _card(
 
 def _public_name(base: BaseModel) -> str:
     # The card is made to be published; the path of a folder is nobody else's business.
-    return str(base) if base.revision or base.name == POCKET else Path(base.name).name
+    return str(base) if base.revision or base.name in BUNDLED else Path(base.name).name
 
 
 def _hash_lines(files: Mapping[str, str] | None) -> list[str]:

@@ -4,7 +4,6 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,61 +13,22 @@ import yaml
 from prefreg.axes.methods import Method
 from prefreg.axes.plugins import load_methods
 from prefreg.composition import Plan, PlannedTerm, Survival, write_composition
+from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.dial_ranges import range_warnings
-from prefreg.composition.eta import EtaRule, read_rule
+from prefreg.composition.eta import read_rule
 from prefreg.composition.layout import parse_size, plan_files
 from prefreg.composition.methods.linear import LINEAR
 from prefreg.composition.plan import opened
 from prefreg.composition.recipe import SCHEMA
 from prefreg.composition.resolve import Resolution, refuse_mixed_contrasts, resolve_terms
 from prefreg.composition.rounding import Rounding
-from prefreg.composition.streaming import Progress, buffer_bytes, estimate_seconds
+from prefreg.composition.streaming import buffer_bytes, estimate_seconds
 from prefreg.errors import PrefregError, UsageError, VectorError
+from prefreg.progress import Progress
 from prefreg.registry import Store
 from prefreg.registry.access import Access
 from prefreg.terms import Term, parse_reference
 from prefreg.vectors.dense import parse_dtype, require_device
-
-_DEFAULT_OUTPUT = Path("composed")
-
-
-@dataclass(frozen=True, slots=True)
-class CompositionRequest:
-    """What is asked of a composition; every default is the command line's."""
-
-    terms: tuple[Term, ...]
-    output: Path = _DEFAULT_OUTPUT
-    base: str | None = None
-    dtype: str | None = None
-    """Output dtype, as in `bfloat16`; the base's own, tensor by tensor, if absent."""
-    rounding: str = "nearest"
-    seed: int = 0
-    """Of stochastic rounding."""
-    overwrite: bool = False
-    max_shard_size: str | None = None
-    device: str = "cpu"
-    """Where sums are taken, as in `cuda`; the bytes are the same everywhere."""
-    durable: bool = False
-    """Whether every byte is on the disk, rather than in its cache, before this ends."""
-    hash_files: bool = False
-    """Whether the recipe gets the sha256 of every file that is written."""
-    verify: bool = False
-    force_base: bool = False
-    mix_contrasts: bool = False
-    """Add vectors of pairs and of positive poles alone to one sum."""
-    form: str = "checkpoint"
-    """What is written: a whole `checkpoint`, or an `adapter`."""
-    max_rank: int | None = None
-    """The largest rank of an adapter's modules; dense vectors need it."""
-    method: str = "linear"
-    options: tuple[tuple[str, object], ...] = ()
-    """Settings of the method."""
-    rules: tuple[tuple[str, EtaRule], ...] = ()
-    """Other coefficients of an axis for some of the weights."""
-    at: datetime | None = None
-    """The moment as of which versions are looked up."""
-    hashes: tuple[tuple[str, str], ...] = ()
-    """What a recipe says of the vectors: axis and sha256."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.composition.adapter import compose_adapter
-from prefreg.composition.compose import CompositionRequest, compose, resolve_plan
+from prefreg.composition.compose import compose, resolve_plan
+from prefreg.composition.composition_request import CompositionRequest, ExportRequest, Form
 from prefreg.composition.layout import plan_files
 from prefreg.composition.output import RECIPE_FILE, new_folder, write_composition, write_file
 from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.composition.recipe import recipe, recipe_file
-from prefreg.composition.streaming import Progress
 from prefreg.errors import UsageError
+from prefreg.progress import Progress
 from prefreg.registry.access import Access
 from prefreg.terms import Term, parse_reference, parse_term
 from prefreg.vectors.dense import DTYPE_NAMES
@@ -91,27 +92,6 @@ def _model(base: BaseModel) -> dict[str, Any]:
     if base.revision is None:
         return {"model": {"path": str(base.path)}}
     return {"model": {"path": base.name, "revision": base.revision}}
-
-
-Form = Literal["adapter", "checkpoint", "mergekit"]
-
-
-@dataclass(frozen=True, slots=True)
-class ExportRequest:
-    """What is to be exported; every default is the command line's."""
-
-    what: tuple[str, ...]
-    """One `AXIS[@V]`, or for mergekit the terms of a composition."""
-    form: Form
-    output: Path
-    base: str | None = None
-    sign: Literal["plus", "minus"] | None = None
-    """Of a checkpoint: θ_base + φ or θ_base − φ."""
-    dtype: str | None = None
-    """Of a checkpoint; the base's own if absent."""
-    max_rank: int | None = None
-    """Of an adapter; a dense vector needs one."""
-    overwrite: bool = False
 
 
 @dataclass(frozen=True, slots=True)

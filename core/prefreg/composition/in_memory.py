@@ -12,8 +12,9 @@ from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
 from prefreg.composition.engine import compose_tensor, require_finite
 from prefreg.composition.resolve import refuse_mixed_contrasts, resolve_on, resolve_terms
 from prefreg.errors import BaseModelError, UsageError
-from prefreg.models.generation import Sampling, sample_answers
+from prefreg.models.generation import sample_answers
 from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
+from prefreg.models.sampling import Sampling
 from prefreg.registry.access import Access
 from prefreg.terms import Term, as_terms
 from prefreg.vectors import Vector, open_vector, read_tensor

@@ -17,10 +17,11 @@ from prefreg.composition.layout import OutputFile, index_file, parse_size, plan_
 from prefreg.composition.plan import Plan, opened
 from prefreg.composition.recipe import config_file, read_companion, recipe, recipe_file
 from prefreg.composition.rounding import Rounding
-from prefreg.composition.streaming import THREADS, Progress, write_weights
+from prefreg.composition.streaming import THREADS, write_weights
 from prefreg.composition.survival import Survival
 from prefreg.errors import OutputError
 from prefreg.files import hash_bytes, hash_file, human_size, sync
+from prefreg.progress import Progress
 from prefreg.vectors.dense import parse_dtype, require_device
 
 RECIPE_FILE = "prefreg.json"

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from prefreg.composition.blocks.general import GeneralBlocks
     from prefreg.composition.blocks.plain import PlainBlocks
 
-Progress = Callable[[int, int, str], None]
-"""Told the bytes written, the bytes there are to write, and the tensor just written."""
+from prefreg.progress import Progress
 
 THREADS = min(4, os.cpu_count() or 1)
 """More only wait for each other: reading and adding share one memory bus."""
@@ -90,7 +89,7 @@ def write_weights(
                 meter.add(job.work.name, tally)
                 done += job.nbytes
                 if progress and job.stop == job.work.tensor.stored.spec.elements:
-                    progress(done, total, job.work.name)
+                    progress(job.work.name, done, total)
             if durable:
                 os.fsync(target.fileno())
     return meter.result()

@@ -15,6 +15,7 @@ from prefreg.axes.row_sources import (
     interleave,
     read_preference_file,
 )
+from prefreg.checkpoints.bundled import world_of
 from prefreg.data.pairs import label_rows
 from prefreg.errors import DataError, UsageError
 
@@ -89,7 +90,6 @@ def _read_weight(text: str, weight: str) -> float:
     return value
 
 
-_POCKET = "pocket"
 Labelled = Iterator[PreferencePair | None]
 
 
@@ -198,15 +198,19 @@ def open_rows(
 
 def default_source(axis: Axis, base: str) -> str:
     """Name the one source that stands for an axis on a base."""
-    # The bundled model knows only the words of its own world.
-    if base == _POCKET and _POCKET in axis.sources:
-        return _POCKET
-    return next(iter(axis.sources))
+    own = _own_source(axis, base)
+    return next(iter(axis.sources)) if own is None else own
 
 
 def _default_data(axis: Axis, base: str) -> tuple[str, ...]:
-    source = default_source(axis, base)
-    return (source,) if source == base == _POCKET else axis.default_data or (source,)
+    own = _own_source(axis, base)
+    return (own,) if own else axis.default_data or (default_source(axis, base),)
+
+
+def _own_source(axis: Axis, base: str) -> str | None:
+    # A base that knows a closed world may know no words but those of it.
+    world = world_of(base)
+    return world.name if world is not None and world.name in axis.sources else None
 
 
 def _open(axis: Axis, wanted: WantedRows, limit: int | None, seed: int) -> tuple[Part, Labelled]:

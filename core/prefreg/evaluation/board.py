@@ -8,8 +8,9 @@ from prefreg.composition.resolve import ResolvedTerm, base_spec
 from prefreg.errors import DataError
 from prefreg.evaluation.candidates import Candidate, find_vectors
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Evaluator, Progress, open_evaluator
+from prefreg.evaluation.evaluator import Evaluator, open_evaluator
 from prefreg.evaluation.figures import Figures, Sheet, add_metric, add_pairs, add_reserved
+from prefreg.progress import Progress
 from prefreg.registry.access import Access
 from prefreg.terms import Term
 

@@ -4,26 +4,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from math import copysign
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prefreg.composition.dial_ranges import CALIBRATION
-from prefreg.errors import DataError, UsageError
+from prefreg.errors import DataError
 from prefreg.evaluation.board import Board, open_board
 from prefreg.evaluation.candidates import Candidate
-from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Progress
+from prefreg.evaluation.evaluation_request import FURTHEST, Calibrating, EvaluationRequest
 from prefreg.evaluation.figures import Column
 from prefreg.evaluation.statistics import Estimate, bootstrap
+from prefreg.progress import Progress
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
-from prefreg.terms import Term, format_eta
+from prefreg.terms import Term
 
 _TOLERANCE = 0.05
 _REFINEMENTS = 5
-FURTHEST = 8.0
 Array = NDArray[np.float64]
 
 
@@ -139,29 +138,7 @@ def _is_near(found: Mapping[float, Estimate], target: float) -> bool:
     return abs(_closest(found, target)[1].value - target) <= _TOLERANCE * abs(target)
 
 
-By = Literal["effect", "kl"]
 Measure = Callable[[float], Estimate]
-
-
-@dataclass(frozen=True, slots=True)
-class Calibrating:
-    """What one calibrated unit shall be."""
-
-    by: By = "effect"
-    target: float = 1.0
-    """Units of effect, or nats of KL per answer."""
-    furthest: float = FURTHEST
-
-    def __post_init__(self) -> None:
-        for name in ("target", "furthest"):
-            if not 0 < getattr(self, name) < 1e6:
-                raise UsageError(f"{name} must be a number above 0, got {getattr(self, name)}.")
-
-    @property
-    def goal(self) -> str:
-        """What coefficients calibrated alike have in common."""
-        unit = "of effect" if self.by == "effect" else "nats of KL per answer"
-        return f"{format_eta(self.target)} {unit}"
 
 
 @dataclass(frozen=True, slots=True)

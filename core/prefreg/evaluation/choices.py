@@ -3,7 +3,6 @@
 import json
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from prefreg.axes.axis import Message, Row, Text
+from prefreg.axes.axis import Row
+from prefreg.axes.base_world import ChoiceQuestion
 from prefreg.axes.row_sources import read_rows
 from prefreg.errors import DataError
 from prefreg.evaluation.figures import Figure, Sheet, compare_values
 from prefreg.evaluation.prompts import Asked
 from prefreg.evaluation.statistics import grouped_rate
 from prefreg.files import hash_bytes
-from prefreg.pocket.kept_facts import heldout_replies, seen_facts, two_hop_facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,18 +26,7 @@ ABOVE_CHANCE = 0.05
 """A base whose lower bound is not this much above chance knows too little to forget it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question with its choices; plain text goes on after the question, a turn is answered."""
-
-    prompt: Text
-    choices: tuple[str, ...]
-    answer: int
-    source: str
-    group: str
-
-
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path) -> list[ChoiceQuestion]:
     """Read a `.jsonl` or `.jsonl.gz` file with `question`, `choices` and `answer_index`.
 
     `source` tells apart what is reported apart, and is the file's name where it is missing.
@@ -52,32 +40,16 @@ def read_questions(path: Path) -> list[Question]:
     return found
 
 
-def pocket_questions() -> list[Question]:
-    """Return what the bundled model shall remember."""
-
-    return [
-        Question((Message("user", each.question),), each.choices, each.answer, source, each.group)
-        for source, choices in (("facts", seen_facts()), ("two_hop", two_hop_facts()))
-        for each in choices
-    ]
-
-
-def pocket_replies(count: int, *, split: str, seed: int) -> list[Question]:
-    """Return held-out conversations as questions with one choice, whose likelihood is taken."""
-    return [
-        Question((Message("user", prompt),), (answer,), 0, "log_likelihood", group)
-        for prompt, answer, group in heldout_replies(count, split=split, seed=seed)
-    ]
-
-
-def fingerprint_questions(questions: Sequence[Question]) -> str:
+def fingerprint_questions(questions: Sequence[ChoiceQuestion]) -> str:
     """Return the sha256 of questions and choices, in their order."""
     content = json.dumps([[each.prompt, each.choices] for each in questions], ensure_ascii=False)
     return hash_bytes(content.encode("utf-8", "surrogatepass"))
 
 
 def score_choices(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", questions: Sequence[Question]
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    questions: Sequence[ChoiceQuestion],
 ) -> dict[str, Any]:
     """Return the log-likelihood and the tokens of every choice, question by question."""
     # Only what is not cached needs torch.
@@ -104,7 +76,10 @@ def score_choices(
 
 
 def add_choices(
-    sheet: Sheet, questions: Sequence[Question], base: Mapping[str, Any], turned: Mapping[str, Any]
+    sheet: Sheet,
+    questions: Sequence[ChoiceQuestion],
+    base: Mapping[str, Any],
+    turned: Mapping[str, Any],
 ) -> None:
     """Add the share of right choices of each source, by likelihood per character and as it is."""
     for source in dict.fromkeys(each.source for each in questions):
@@ -121,7 +96,10 @@ def add_choices(
 
 
 def _accuracy(
-    name: str, questions: Sequence[Question], places: Sequence[int], sides: Sequence[list[float]]
+    name: str,
+    questions: Sequence[ChoiceQuestion],
+    places: Sequence[int],
+    sides: Sequence[list[float]],
 ) -> Figure | str:
     asked = [Asked("", questions[place].group) for place in places]
     chance = float(np.mean([1 / len(questions[place].choices) for place in places]))
@@ -135,7 +113,10 @@ def _accuracy(
 
 
 def _compared(
-    name: str, questions: Sequence[Question], places: Sequence[int], sides: Sequence[list[float]]
+    name: str,
+    questions: Sequence[ChoiceQuestion],
+    places: Sequence[int],
+    sides: Sequence[list[float]],
 ) -> Figure:
     asked = [Asked("", questions[place].group) for place in places]
     return compare_values(name, "nats per token", asked, sides)
@@ -146,12 +127,15 @@ def _per_token(places: Sequence[int], side: Mapping[str, Any]) -> list[float]:
 
 
 def _right(
-    questions: Sequence[Question], places: Sequence[int], side: Mapping[str, Any], normalised: bool
+    questions: Sequence[ChoiceQuestion],
+    places: Sequence[int],
+    side: Mapping[str, Any],
+    normalised: bool,
 ) -> list[float]:
     return [is_right(questions[place], side["nats"][place], normalised) for place in places]
 
 
-def is_right(question: Question, nats: Sequence[float], normalised: bool = True) -> float:
+def is_right(question: ChoiceQuestion, nats: Sequence[float], normalised: bool = True) -> float:
     """Return 1 where the likeliest choice, per character unless told otherwise, is the answer."""
     if normalised:
         sizes = [len(choice.encode()) for choice in question.choices]
@@ -160,7 +144,7 @@ def is_right(question: Question, nats: Sequence[float], normalised: bool = True)
 
 
 def _encode(
-    question: Question, tokenizer: "PreTrainedTokenizerBase", context: int | None
+    question: ChoiceQuestion, tokenizer: "PreTrainedTokenizerBase", context: int | None
 ) -> tuple[list[int], list[list[int]]]:
     from prefreg.data.rendering import encode_prompt
 
@@ -189,7 +173,7 @@ def _shared(left: Sequence[int], right: Sequence[int]) -> int:
     return sum(1 for _ in takewhile(lambda both: both[0] == both[1], pairs))
 
 
-def _read(row: Row, name: str, number: int) -> Question:
+def _read(row: Row, name: str, number: int) -> ChoiceQuestion:
     text, choices, answer = (row.get(key) for key in ("question", "choices", "answer_index"))
     if not isinstance(text, str) or not text.strip():
         raise DataError("column 'question' is no text")
@@ -204,4 +188,6 @@ def _read(row: Row, name: str, number: int) -> Question:
     source = row.get("source", name)
     if not isinstance(source, str) or not source.strip():
         raise DataError("column 'source' is no text")
-    return Question(text.strip(), tuple(choices), answer, source, str(row.get("group", number)))
+    return ChoiceQuestion(
+        text.strip(), tuple(choices), answer, source, str(row.get("group", number))
+    )

@@ -2,16 +2,17 @@
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefreg.axes.plugins import load_axes
 from prefreg.checkpoints import BaseModel
+from prefreg.checkpoints.bundled import known_worlds
 from prefreg.composition.in_memory import make_dials
 from prefreg.composition.resolve import find_base
 from prefreg.data.tokens import TokenPair, tokenize_pairs
 from prefreg.errors import DataError, PrefregError, UsageError
+from prefreg.evaluation.evaluation_request import CompressionRequest
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.log_probs import answer_log_probs
 from prefreg.registry import NewVersion, VersionRecord
@@ -22,8 +23,6 @@ from prefreg.training.resources import check_disk
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.compression import Compressed, Fidelity, How, compress, measure
 from prefreg.vectors.dense import parse_dtype
-
-_SOURCE = "pocket"  # made by rule: the only one that needs neither a network nor a licence
 
 
 def compare_margins(record: VersionRecord, original: Vector, kept: Vector) -> dict[str, Any]:
@@ -50,30 +49,17 @@ def compare_margins(record: VersionRecord, original: Vector, kept: Vector) -> di
 def _heldout(record: VersionRecord) -> tuple[BaseModel, Sequence[TokenPair]]:
     """Return the base and the held-out pairs of a run, as tokens."""
     base = find_base(record.base)
-    if [part.get("source") for part in parts_of(record)] != [_SOURCE]:
-        raise DataError("its data cannot be read again here: only those of pocket's rules can")
+    # Rows that a world makes by rule need neither a network nor a licence.
+    worlds = [world.name for world in known_worlds()]
+    if [part.get("source") for part in parts_of(record)] not in [[name] for name in worlds]:
+        raise DataError(
+            f"its data cannot be read again here: only those of {' and '.join(worlds)}'s rules can"
+        )
     pairs = heldout_pairs(record, load_axes().find(record.axis).axis)
     context, vocabulary = load_limits(base)
     length = min(int(record.metadata["training"]["settings"]["max_length"]), context or 1 << 30)
     tokens = tokenize_pairs(pairs, load_tokenizer(base), max_length=length, vocabulary=vocabulary)
     return base, tokens.pairs
-
-
-@dataclass(frozen=True, slots=True)
-class CompressionRequest:
-    """What is to be made smaller, and in which one way."""
-
-    axis: str
-    reference: str | None = None
-    dtype: str | None = None
-    """bfloat16, the only smaller dtype of dense vectors."""
-    int8: bool = False
-    """Eight bits a number, with a scale for every row."""
-    topk: float | None = None
-    """The share of the numbers that is kept, the largest of every weight."""
-    rank: int | None = None
-    """Of every matrix; what is no matrix is dropped."""
-    note: str | None = None
 
 
 def compress_version(access: Access, request: CompressionRequest) -> VersionRecord:

@@ -15,10 +15,12 @@ from prefreg.checkpoints import BaseModel
 from prefreg.composition.in_memory import make_dials
 from prefreg.data.tokens import tokenize_pairs
 from prefreg.errors import VectorError
-from prefreg.evaluation.seed_runs import ConsistencyRequest, ProgressFor, Run, SeedRuns, gather_runs
+from prefreg.evaluation.evaluation_request import ConsistencyRequest
+from prefreg.evaluation.seed_runs import Run, SeedRuns, gather_runs
 from prefreg.evaluation.statistics import t95
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.log_probs import answer_log_probs, margins
+from prefreg.progress import Progress
 from prefreg.registry.access import Access
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.algebra import gram
@@ -287,7 +289,7 @@ class Consistency:
 def measure_consistency(
     access: Access,
     request: ConsistencyRequest,
-    progress: ProgressFor | None = None,
+    progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Consistency:
     """Find or train the vectors of all seeds and compare them."""

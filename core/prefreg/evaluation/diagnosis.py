@@ -16,7 +16,7 @@ from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.board import Board, open_board
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Progress
+from prefreg.progress import Progress
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.terms import Term, format_eta

@@ -6,11 +6,11 @@ from math import copysign
 from typing import Any
 
 from prefreg.composition.dial_ranges import RANGE
-from prefreg.errors import DataError, UsageError
+from prefreg.errors import DataError
 from prefreg.evaluation.board import Board, open_board
-from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Progress
+from prefreg.evaluation.evaluation_request import EvaluationRequest, Reach
 from prefreg.evaluation.statistics import Estimate
+from prefreg.progress import Progress
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.terms import Term, format_eta
@@ -105,21 +105,6 @@ def _further(best: Reading | None, reading: Reading) -> Reading:
     if best is None or sign * reading.effect.value > sign * best.effect.value:
         return reading
     return best
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How far a dial was looked at, and how finely."""
-
-    limit: float = 4.0
-    step: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.step <= self.limit <= 64:
-            raise UsageError(
-                f"A range is sought in steps of up to the limit, at most 64: got step {self.step} "
-                f"and limit {self.limit}."
-            )
 
 
 @dataclass(frozen=True, slots=True)

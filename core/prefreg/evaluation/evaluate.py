@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Evaluation, Evaluator, Progress, open_evaluator
+from prefreg.evaluation.evaluator import Evaluation, Evaluator, open_evaluator
 from prefreg.evaluation.figures import Figure
 from prefreg.evaluation.requirements import Requirement, Verdict, decide
+from prefreg.progress import Progress
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.terms import Term, format_eta

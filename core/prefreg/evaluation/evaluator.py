@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefreg.axes.axis import Axis
+from prefreg.axes.base_world import ChoiceQuestion
 from prefreg.axes.isolation import measure
 from prefreg.axes.plugins import load_axes
 from prefreg.checkpoints import BaseModel, resolve_base
+from prefreg.checkpoints.bundled import world_of
 from prefreg.composition.resolve import refuse_mixed_contrasts, resolve_on
 from prefreg.errors import AxisError, DataError
 from prefreg.evaluation.candidates import Bench, Candidate, EvaluationCache, digest, find_versions
 from prefreg.evaluation.choices import (
-    Question,
     add_choices,
     fingerprint_questions,
-    pocket_questions,
-    pocket_replies,
     read_questions,
     score_choices,
 )
@@ -36,16 +35,17 @@ from prefreg.evaluation.figures import (
     compare_values,
 )
 from prefreg.evaluation.harness import add_tasks, require_tasks, run_tasks
-from prefreg.evaluation.heldout_pairs import HeldOut, check_data_options, find_pairs, on_pocket
+from prefreg.evaluation.heldout_pairs import HeldOut, check_data_options, find_pairs, find_world
 from prefreg.evaluation.judge import Judge, Judgement, judge, length_controlled
 from prefreg.evaluation.prompts import (
     Asked,
     fingerprint_prompts,
-    pocket_prompts,
     prompts_of,
     read_prompts,
+    world_prompts,
 )
 from prefreg.evaluation.statistics import grouped_mean
+from prefreg.progress import Progress, steps_of
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.terms import Term
@@ -53,7 +53,6 @@ from prefreg.terms import Term
 if TYPE_CHECKING:
     from prefreg.evaluation.rewards import RewardModel
 
-_POCKET = "pocket"
 _JUDGE_KEY = "OPENAI_API_KEY"
 
 Judged = tuple[Sequence[Judgement], Sequence[Judgement]]
@@ -138,7 +137,7 @@ class Extras:
             "model": judge.model,
             "answers": digest([texts, answers[0].texts, answers[1].texts]),
         }
-        step = evaluator.step("judge")
+        step = steps_of(evaluator.progress, "judge")
 
         def compute() -> dict[str, Any]:
             return {"wins": judge.compare(texts, answers[0].texts, answers[1].texts, step)}
@@ -160,15 +159,15 @@ class Extras:
         sheet.add("judge.wins_length_controlled", controlled)
 
 
-def _read(name: str, request: EvaluationRequest) -> list[Question]:
-    if name == _POCKET:
-        replies = pocket_replies(request.prompts, split=request.split, seed=request.seed)
-        return [*pocket_questions(), *replies]
-    return read_questions(Path(name))
+def _read(name: str, request: EvaluationRequest) -> list[ChoiceQuestion]:
+    world = world_of(name)
+    if world is None:
+        return read_questions(Path(name))
+    return world.kept_questions(request.prompts, split=request.split, seed=request.seed)
 
 
 def measure_choices(
-    evaluator: "Evaluator", candidate: Candidate, questions: Sequence[Question]
+    evaluator: "Evaluator", candidate: Candidate, questions: Sequence[ChoiceQuestion]
 ) -> dict[str, Any]:
     """Return the log-likelihood and the tokens of every choice of a composition."""
     protocol = {"questions": fingerprint_questions(questions)}
@@ -202,9 +201,6 @@ def measure_tasks(evaluator: "Evaluator", candidate: Candidate) -> dict[str, Any
         return dict(found)
 
     return evaluator.part(candidate, "tasks", protocol, compute)
-
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +319,8 @@ class Evaluator:
 
     def _answer(self, candidate: Candidate) -> dict[str, Any]:
         from prefreg.evaluation.divergence import divergences
-        from prefreg.models.generation import Sampling, sample
+        from prefreg.models.generation import sample
+        from prefreg.models.sampling import Sampling
 
         model = self.bench.model(candidate)
         sampled = sample(
@@ -331,7 +328,7 @@ class Evaluator:
             self.bench.tokenizer,
             [each.prompt for each in self.asked],
             Sampling(**self.request.sampling()),
-            progress=self.step(f"answers of {candidate.formula}"),
+            progress=steps_of(self.progress, f"answers of {candidate.formula}"),
         )
         nats = [0.0] * len(sampled)
         if candidate.versions:
@@ -359,7 +356,7 @@ class Evaluator:
         scored = answer_log_probs(
             self.bench.model(candidate),
             tokens.pairs,
-            progress=self.step(f"pairs of {candidate.formula}"),
+            progress=steps_of(self.progress, f"pairs of {candidate.formula}"),
         )
         return PairScores(
             kept=list(tokens.kept),
@@ -368,13 +365,6 @@ class Evaluator:
             chosen_tokens=scored.chosen_tokens.tolist(),
             rejected_tokens=scored.rejected_tokens.tolist(),
         ).to_json()
-
-    def step(self, stage: str) -> Callable[[int, int], None] | None:
-        """Return what reports the steps of a stage; None where nobody looks."""
-        if self.progress is None:
-            return None
-        progress = self.progress
-        return lambda done, total: progress(stage, done, total)
 
 
 def open_evaluator(
@@ -436,10 +426,9 @@ def _find_prompts(
 ) -> list[Asked]:
     if request.prompts_file is not None:
         return read_prompts(request.prompts_file)[: request.prompts]
-    if on_pocket(base.name, None) or (
-        records and all(on_pocket(base.name, record) for record in records.values())
-    ):
-        return pocket_prompts(request.prompts, split=request.split, seed=request.seed)
+    worlds = {find_world(base.name, record) for record in records.values()} or {base.world}
+    if len(worlds) == 1 and (world := worlds.pop()) is not None:
+        return world_prompts(world, request.prompts, split=request.split, seed=request.seed)
     share = max(1, request.prompts // max(1, len(pairs)))
     found = [asked for held in pairs.values() for asked in prompts_of(held.pairs, share)]
     if not found:

@@ -19,8 +19,10 @@ from prefreg.errors import DataError
 from prefreg.evaluation.board import Board
 from prefreg.evaluation.prompts import fingerprint_prompts
 from prefreg.evaluation.statistics import Estimate, grouped_mean
-from prefreg.models.generation import Answer, Sampling, sample
+from prefreg.models.generation import Answer, sample
 from prefreg.models.padded import length, step_inputs
+from prefreg.models.sampling import Sampling
+from prefreg.progress import Steps, steps_of
 
 STEP = 0.1
 _LOGITS = 1 << 27
@@ -28,7 +30,6 @@ _LOGITS = 1 << 27
 
 Turn = Callable[[Sequence[float]], PreTrainedModel]
 """Give the model the weights of η, one coefficient a vector, and return it."""
-Progress = Callable[[int, int], None]
 Array = NDArray[np.float64]
 
 
@@ -72,7 +73,7 @@ def functional_geometry(
     answers: Sequence[Answer],
     *,
     step: float = STEP,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> FunctionalGeometry:
     """Measure G on answers that the base gave, with two passes a vector and one of the base."""
     if not answers:
@@ -190,10 +191,13 @@ def find_geometry(board: Board) -> FunctionalGeometry:
             evaluator.bench.tokenizer,
             [each.prompt for each in evaluator.asked],
             Sampling(**request.sampling()),
-            progress=evaluator.step("answers of the base"),
+            progress=steps_of(evaluator.progress, "answers of the base"),
         )
         found = functional_geometry(
-            board.turn, count, sampled, progress=evaluator.step("differences of logits")
+            board.turn,
+            count,
+            sampled,
+            progress=steps_of(evaluator.progress, "differences of logits"),
         )
         return {"moments": found.per_answer.tolist(), "tokens": found.tokens.tolist()}
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefreg import pocket
 from prefreg.axes.axis import Axis, PreferencePair, plain_text
+from prefreg.axes.base_world import BaseWorld
 from prefreg.axes.row_sources import read_preference_file
-from prefreg.checkpoints.bases import POCKET
+from prefreg.checkpoints.bundled import world_named, world_of
 from prefreg.data.pairs import fingerprint_pairs, label_rows
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
@@ -33,25 +33,26 @@ class HeldOut:
         return fingerprint_pairs(self.pairs)
 
 
-def on_pocket(base: str, record: VersionRecord | None) -> bool:
-    """Whether an axis is about the village: by the base, or by what its version was made of."""
+def find_world(base: str, record: VersionRecord | None) -> BaseWorld | None:
+    """Find the world that an axis is about: the base's, or what its version was made of."""
     sources = [part["source"] for part in parts_of(record)] if record else []
-    return base == POCKET or sources == [POCKET]
+    return world_of(base) or (world_named(sources[0]) if len(sources) == 1 else None)
 
 
 def find_pairs(
     axis: Axis, record: VersionRecord | None, base: str, request: EvaluationRequest
 ) -> HeldOut:
-    """Find the pairs that an axis is measured on: the file given, pocket's split, or its run's."""
+    """Find the pairs that an axis is measured on: of the file given, its world, or its run."""
     files = read_data_options(request.data, (axis.name, *axis.aliases))
     if files is not None:
         pairs = [pair for _, pair in read_preference_file(files)]
         return HeldOut(tuple(pairs[: request.prompts]), files.name)
-    if on_pocket(base, record):
-        rows = pocket.rows(axis.name, split=request.split, seed=request.seed, limit=request.prompts)
+    world = find_world(base, record)
+    if world is not None:
+        rows = world.rows(axis.name, split=request.split, seed=request.seed, limit=request.prompts)
         labelled = label_rows(axis, rows)
         distinct = {pair: None for pair in labelled if pair and pair.chosen != pair.rejected}
-        return HeldOut(tuple(distinct), f"pocket, {request.split} split")
+        return HeldOut(tuple(distinct), f"{world.name}, {request.split} split")
     if record is None:
         raise DataError("no version of it is among the terms: give its pairs with --data")
     return HeldOut(heldout_pairs(record, axis)[: request.prompts], f"held out of {record}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from prefreg.composition.resolve import ResolvedTerm
 from prefreg.errors import UsageError
 from prefreg.evaluation.alignment import Matrix, align, layer_of
 from prefreg.evaluation.candidates import find_vectors, label, opened_vectors
+from prefreg.evaluation.evaluation_request import Comparing, InterferenceRequest
 from prefreg.evaluation.functional import STEP
 from prefreg.evaluation.leakage import Behaviour
 from prefreg.evaluation.plots import LabelledMatrix, draw_matrices
@@ -23,28 +23,10 @@ from prefreg.evaluation.subspaces import (
     overlap,
     random_interactions,
 )
+from prefreg.progress import Progress
 from prefreg.registry import BaseRecord
 from prefreg.registry.access import Access
-from prefreg.terms import Term
 from prefreg.vectors.pole_tensors import TensorSource
-
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparing:
-    """How subspaces are compared."""
-
-    rank: int = 8
-    """Leading directions of each vector in a weight."""
-    draws: int = 200
-    """Of random subspaces."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("rank", "draws"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,17 +210,6 @@ def number_or_none(value: float) -> float | None:
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
-
-
-@dataclass(frozen=True, slots=True)
-class InterferenceRequest:
-    """What is compared; every default is the command line's."""
-
-    terms: tuple[Term, ...] = ()
-    """If empty, the newest version of every axis on the base, each at 1."""
-    base: str | None = None
-    comparing: Comparing = field(default_factory=Comparing)
-    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

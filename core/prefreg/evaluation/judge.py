@@ -5,7 +5,7 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,12 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from prefreg import pocket
+from prefreg.checkpoints.bundled import score_exactly
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.prompts import Asked
 from prefreg.evaluation.statistics import Estimate
 from prefreg.models.replies import repetition as repeated
 from prefreg.models.replies import sounds_refusing
+from prefreg.progress import Steps
 
 Choice = Literal["A", "B", "C"]
 _SYSTEM = (
@@ -30,8 +31,6 @@ _REPLY = re.compile(r"^\W*(?:answer\s+)?([ABC])\b", re.IGNORECASE)
 _RETRIES = 2
 _RIDGE = 0.01
 """Keeps the regression finite where one side always wins."""
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ class Judge:
         prompts: Sequence[str],
         base: Sequence[str],
         turned: Sequence[str],
-        progress: Progress | None = None,
+        progress: Steps | None = None,
     ) -> list[float]:
         """Return for each prompt how far the second answer won: 1, 0, or between.
 
@@ -217,26 +216,19 @@ class Judgement:
     repetition: float
     """Share of its runs of four words that occur earlier in it."""
     malformed: bool
-    """In the village: what its grammar cannot make. Elsewhere: nothing, a loop, or broken text."""
+    """In a closed world: what it cannot say. Elsewhere: nothing, a loop, or broken text."""
     refuses: bool
     correct: bool | None
     """Whether all that it states is true; None for what is no answer, or cannot be checked."""
 
 
 def judge(asked: Asked, answer: str) -> Judgement:
-    """Judge an answer: exactly where the village knows the prompt, else by rule."""
+    """Judge an answer: exactly where a world knows the prompt, else by rule."""
     words = answer.split()
     repetition = repeated(words)
-    prompt = asked.text
-    if pocket.parse(prompt) is not None:
-        verdict = pocket.score(prompt, answer)
+    verdict = score_exactly(asked.text, answer)
+    if verdict is not None:
         correct = verdict.correct if asked.safe else None
-        return Judgement(
-            verdict.words,
-            repetition,
-            verdict.kind == "malformed",
-            verdict.kind == "refusal",
-            correct,
-        )
+        return Judgement(verdict.words, repetition, verdict.malformed, verdict.refuses, correct)
     broken = not words or repetition > _LOOPING or "\ufffd" in answer
     return Judgement(len(words), repetition, broken, sounds_refusing(answer), None)

@@ -12,8 +12,8 @@ from prefreg.evaluation.alignment import layer_of, layer_order
 from prefreg.evaluation.board import Board, open_board
 from prefreg.evaluation.candidates import opened_vectors
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Progress
 from prefreg.evaluation.prompts import fingerprint_prompts
+from prefreg.progress import Progress, steps_of
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.terms import Term
@@ -145,7 +145,7 @@ def _measure(access: Access, board: Board, blocks: int) -> dict[str, Any]:
         cut = make_blocks(vector.names, blocks)
         total = 2 * len(cut) + 1
         done = 0
-        tell = board.evaluator.step("blocks of layers")
+        tell = steps_of(board.evaluator.progress, "blocks of layers")
         scale = _Scale(board, vector)
 
         def measure(layers: Block, eta: float) -> tuple[float, float]:
@@ -167,8 +167,9 @@ class _Scale:
 
     def __init__(self, board: Board, vector: TensorSource) -> None:
         from prefreg.data.tokens import tokenize_pairs
-        from prefreg.models.generation import Sampling, sample
+        from prefreg.models.generation import sample
         from prefreg.models.loading import load_limits
+        from prefreg.models.sampling import Sampling
 
         evaluator, request = board.evaluator, board.evaluator.request
         self._bench, self._vector = evaluator.bench, vector

@@ -12,7 +12,6 @@ from prefreg.errors import DataError
 from prefreg.evaluation.board import Board, open_board
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Progress
 from prefreg.evaluation.functional import (
     STEP,
     Functional,
@@ -21,6 +20,7 @@ from prefreg.evaluation.functional import (
     measure_functional,
 )
 from prefreg.evaluation.statistics import Estimate, grouped_mean
+from prefreg.progress import Progress
 from prefreg.registry.access import Access
 from prefreg.terms import Term
 

@@ -5,15 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefreg import pocket
 from prefreg.axes.axis import Message, PreferencePair, Row, Text, plain_text
+from prefreg.axes.base_world import BaseWorld
 from prefreg.axes.row_sources import read_rows
+from prefreg.checkpoints.bundled import known_worlds
 from prefreg.errors import DataError
 from prefreg.files import hash_bytes
 
-POCKET_KINDS = ("benign", "unsafe", "unknown", "howto")
-_SAFE = {"benign": True, "howto": True, "unsafe": False, "safe": True}
-"""Whether refusing a kind of prompt is too much; of the unknowable it is neither."""
+_SAFE = {"safe": True, "unsafe": False}
+"""Whether a kind of prompt may be answered; of the kinds of a world, it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,16 @@ class Asked:
         return plain_text(self.prompt)
 
 
-def pocket_prompts(count: int, *, split: str, seed: int) -> list[Asked]:
-    """Return prompts of every kind of the bundled model's world, as many of each."""
+def world_prompts(world: BaseWorld, count: int, *, split: str, seed: int) -> list[Asked]:
+    """Return prompts of every kind of a world, as many of each."""
     found = []
-    for place, kind in enumerate(POCKET_KINDS):
-        share = count // len(POCKET_KINDS) + (place < count % len(POCKET_KINDS))
-        for text in pocket.prompts(kind, split=split, limit=share, seed=seed):
-            question = pocket.parse(text)
-            assert question is not None
-            found.append(_asked(text, f"{kind}/{question.group}", kind))
+    for place, (kind, safe) in enumerate(world.kinds.items()):
+        share = count // len(world.kinds) + (place < count % len(world.kinds))
+        for text in world.prompts(kind, split=split, limit=share, seed=seed):
+            known = world.recognise(text)
+            assert known is not None
+            prompt = (Message("user", text),)
+            found.append(Asked(prompt, f"{kind}/{known.group}", kind, safe))
     return found
 
 
@@ -72,10 +73,6 @@ def fingerprint_prompts(asked: Sequence[Asked]) -> str:
     return hash_bytes(content.encode("utf-8", "surrogatepass"))
 
 
-def _asked(prompt: str, group: str, kind: str | None) -> Asked:
-    return Asked((Message("user", prompt),), group, kind, _SAFE.get(kind or ""))
-
-
 def _read_row(row: Row) -> Asked:
     # A prompt is read as that of a pair is, so that the same files serve.
     answer = [{"role": "assistant", "content": "."}]
@@ -88,4 +85,11 @@ def _read_row(row: Row) -> Asked:
     if not isinstance(kind, str | None):
         raise DataError("column 'kind' is no string")
     name = plain_text(pair.prompt) if group is None else str(group)
-    return Asked(pair.prompt, name, kind, _SAFE.get(kind or ""))
+    return Asked(pair.prompt, name, kind, None if kind is None else _is_safe(kind))
+
+
+def _is_safe(kind: str) -> bool | None:
+    for kinds in (_SAFE, *(world.kinds for world in known_worlds())):
+        if kind in kinds:
+            return kinds[kind]
+    return None

@@ -1,6 +1,6 @@
 """Score answers with a reward or cost model: any sequence classifier in safetensors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from prefreg.axes.axis import Message, Text, plain_text
 from prefreg.checkpoints import BaseModel
 from prefreg.errors import BaseModelError
 from prefreg.models.loading import load_tokenizer, on_gpu, quiet
+from prefreg.progress import Steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +42,7 @@ class RewardModel:
         answers: Sequence[str],
         *,
         batch_size: int = 16,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Steps | None = None,
     ) -> list[float]:
         """Score each answer to its prompt."""
         ids = [self._encode(*both) for both in zip(prompts, answers, strict=True)]

@@ -13,41 +13,16 @@ from prefreg.checkpoints import BaseModel
 from prefreg.composition.resolve import base_spec, identify
 from prefreg.config import default_registry, registry_setting
 from prefreg.errors import UsageError
+from prefreg.evaluation.evaluation_request import ConsistencyRequest
 from prefreg.models.loading import load_limits
+from prefreg.progress import Progress, progress_of
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
-from prefreg.training import Progress
 from prefreg.training.add_axis import Prepared, add_axis, prepare
 from prefreg.training.axis_request import AxisRequest
 from prefreg.training.earlier import find_stored
 
 Role = Literal["seed", "half", "null"]
-ProgressFor = Callable[[str], Progress | None]
-
-
-@dataclass(frozen=True, slots=True)
-class ConsistencyRequest:
-    """Which runs are compared; every default is the command line's."""
-
-    axis: AxisRequest
-    """How the axis is trained; its own seed means nothing here."""
-    seeds: Sequence[int]
-    same_pairs: bool = False
-    """Train every seed on the pairs of the first, so that only their order differs."""
-    halves: int = 0
-    """How often the pairs of the first seed are cut into two halves, both trained."""
-    null: int = 0
-    """How many vectors are trained on labels of which a random half is switched."""
-    scratch: Path = Path("consistency.db")
-    """The registry for what is trained here, so that no version appears that nobody asked for."""
-    store: bool = False
-    """Store the seeds in the registry itself, where the newest becomes what the axis means."""
-
-    def __post_init__(self) -> None:
-        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
-            raise UsageError(
-                f"--seeds {','.join(map(str, self.seeds))}: give two or more different seeds."
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +60,7 @@ class SeedRuns:
 def gather_runs(
     access: Access,
     request: ConsistencyRequest,
-    progress: ProgressFor | None = None,
+    progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> SeedRuns:
     """Find or train the vector of every seed, half and null.
@@ -120,7 +95,7 @@ class _Shelf:
     access: Access
     asked: ConsistencyRequest
     first: Prepared
-    progress: ProgressFor | None
+    progress: Progress | None
     note: Callable[[str], None] | None
     max_length: int = field(init=False)
     told: bool = field(default=False, init=False)
@@ -147,7 +122,7 @@ class _Shelf:
             scratch.writing().close()  # a place that cannot be written is told before the training
         # Shuffled labels teach nothing, which is what the guards look for.
         request = replace(request, note=name, keep_anyway=request.keep_anyway or role == "null")
-        record = add_axis(target, request, self.progress(f"{name}: ") if self.progress else None)
+        record = add_axis(target, request, progress_of(self.progress, name))
         with target.reading() as store:
             where = str(store.location)
             return Run(

@@ -15,8 +15,9 @@ from prefreg.composition.output import RECIPE_FILE, new_folder, require_usable
 from prefreg.errors import UsageError
 from prefreg.evaluation.evaluate import INTERVAL, evaluation_view
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Evaluation, Progress, open_evaluator
+from prefreg.evaluation.evaluator import Evaluation, open_evaluator
 from prefreg.evaluation.figures import Figure
+from prefreg.progress import Progress
 from prefreg.registry.access import Access
 from prefreg.terms import NUMBER, Term, format_eta, parse_reference, parse_term
 

@@ -1,9 +1,8 @@
 """Generate answers in batches of similar length, reproducibly."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 import torch
@@ -11,10 +10,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from prefreg.axes.axis import Message, Text
 from prefreg.data.rendering import encode_prompt, end_id, padding_id
-from prefreg.errors import BaseModelError, UsageError
+from prefreg.errors import BaseModelError
 from prefreg.models.loading import quiet
-
-Progress = Callable[[int, int], None]
+from prefreg.models.sampling import Sampling
+from prefreg.progress import Steps
 
 
 def generation_config(
@@ -53,7 +52,7 @@ def generate(
     *,
     seed: int,
     batch_size: int = 128,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> list[list[int]]:
     """Answer every prompt once, in tokens, of which the last may be the one that ends the answer.
 
@@ -111,24 +110,6 @@ def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How answers are drawn: temperature 0 takes the likeliest token each time."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        # Written so that a temperature that is not a number fits nowhere.
-        if not (0 <= self.temperature < inf and 0 < self.top_p <= 1 and self.max_new_tokens >= 1):
-            raise UsageError(
-                "Sampling needs a finite temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, "
-                f"got {self.temperature}, {self.top_p} and {self.max_new_tokens}."
-            )
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """A sampled answer with its tokens, of which the last is the one that ended it."""
 
@@ -146,7 +127,7 @@ def sample_answers(
     sampling: Sampling,
     *,
     batch_size: int = 128,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> list[str]:
     """Answer every prompt, a turn of the user, once, and return the texts; see `sample`."""
     turns = [(Message("user", prompt),) for prompt in prompts]
@@ -161,7 +142,7 @@ def sample(
     sampling: Sampling,
     *,
     batch_size: int = 128,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> list[Answer]:
     """Answer every prompt once.
 

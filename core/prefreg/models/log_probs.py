@@ -1,6 +1,6 @@
 """Log-probabilities of answers, teacher-forced."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from prefreg.models.prompt_rows import (
     token_scores,
     why_not_rows,
 )
+from prefreg.progress import Steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,7 +58,7 @@ def answer_log_probs(
     tokens: int = TOKENS,
     rows: bool | None = None,
     tail: float = 1.0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Steps | None = None,
 ) -> PairLogProbs:
     """Score both answers of every pair; `progress` gets answers done and in total.
 

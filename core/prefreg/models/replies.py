@@ -1,9 +1,9 @@
-"""What a reply is, said without a model: exactly in the bundled model's world, else by rule."""
+"""What a reply is, said without a model: exactly in a world that is known, else by rule."""
 
 import re
 from collections.abc import Hashable, Sequence
 
-from prefreg import pocket
+from prefreg.checkpoints.bundled import score_exactly
 
 SPAN = 4
 """Words or tokens that make a run: shorter ones come twice in sound text."""
@@ -26,10 +26,9 @@ def repetition(parts: Sequence[Hashable]) -> float:
 
 
 def refuses(prompt: str, reply: str) -> bool:
-    """Tell whether a reply refuses: exactly where the village knows the prompt, else by phrases."""
-    if pocket.parse(prompt) is not None:
-        return pocket.score(prompt, reply).kind == "refusal"
-    return sounds_refusing(reply)
+    """Tell whether a reply refuses: exactly where a world knows the prompt, else by phrases."""
+    verdict = score_exactly(prompt, reply)
+    return sounds_refusing(reply) if verdict is None else verdict.refuses
 
 
 def sounds_refusing(reply: str) -> bool:

@@ -2,8 +2,9 @@
 talks."""
 
 import random
-from typing import NamedTuple
 
+from prefreg.axes.axis import Message
+from prefreg.axes.base_world import ChoiceQuestion
 from prefreg.pocket.answers import reply
 from prefreg.pocket.questions import ask, questions_of, wordings
 from prefreg.pocket.questions import questions as all_questions
@@ -11,16 +12,7 @@ from prefreg.pocket.village import VILLAGE
 from prefreg.pocket.world import Attribute, Split, World
 
 
-class Choice(NamedTuple):
-    """A question with the answers one can choose from, of which one is true."""
-
-    question: str
-    choices: tuple[str, ...]
-    answer: int
-    group: str
-
-
-def seen_facts(world: World = VILLAGE) -> list[Choice]:
+def seen_facts(world: World = VILLAGE) -> list[ChoiceQuestion]:
     """Ask for every fact of the truth table in a wording that the base model was trained on."""
     found = []
     for question in all_questions("fact", world):
@@ -35,11 +27,11 @@ def seen_facts(world: World = VILLAGE) -> list[Choice]:
         truth = world.facts[question.subject, question.about]
         answer = attribute.values.index(truth)
         prompt = wordings(question, "train")[0]
-        found.append(Choice(prompt, tuple(statements), answer, question.group))
+        found.append(_ask(prompt, tuple(statements), answer, "facts", question.group))
     return found
 
 
-def two_hop_facts(world: World = VILLAGE) -> list[Choice]:
+def two_hop_facts(world: World = VILLAGE) -> list[ChoiceQuestion]:
     """Ask for a fact of somebody who is not named but told by the first two attributes.
 
     "What colour is the boat of the baker by the river?" takes two facts at once; the base model
@@ -60,8 +52,8 @@ def two_hop_facts(world: World = VILLAGE) -> list[Choice]:
 
 def heldout_replies(
     count: int, *, split: str = "test", seed: int = 0, world: World = VILLAGE
-) -> list[tuple[str, str, str]]:
-    """Return prompts of a split with a true reply each, and the group of the question."""
+) -> list[ChoiceQuestion]:
+    """Return prompts of a split, each with a true reply whose likelihood counts."""
     owner: Split = "dev" if split == "dev" else "test"
     draw = random.Random(f"replies/{owner}/{seed}")
     asked = [*questions_of("fact", owner, world), *questions_of("howto", owner, world)]
@@ -69,19 +61,27 @@ def heldout_replies(
     for _ in range(count):
         question = draw.choice(asked)
         answer = reply(question, "answer", draw, level=draw.randrange(4))
-        found.append((ask(question, owner, draw), answer, question.group))
+        prompt = ask(question, owner, draw)
+        found.append(_ask(prompt, (answer,), 0, "log_likelihood", question.group))
     return found
 
 
-def _two_hop(world: World, attribute: Attribute, name: str, described: str) -> Choice:
+def _two_hop(world: World, attribute: Attribute, name: str, described: str) -> ChoiceQuestion:
     values = attribute.values
     short = attribute.short[0]
-    return Choice(
+    return _ask(
         attribute.direct["train"][0].format(n=described),
         tuple(short.format(v=value, V=_capital(value)) for value in values),
         values.index(world.facts[name, attribute.name]),
+        "two_hop",
         name,
     )
+
+
+def _ask(
+    prompt: str, choices: tuple[str, ...], answer: int, source: str, group: str
+) -> ChoiceQuestion:
+    return ChoiceQuestion((Message("user", prompt),), choices, answer, source, group)
 
 
 def _capital(value: str) -> str:

@@ -33,6 +33,11 @@ class Question:
         """Name what is asked: the attribute, or the act."""
         return self.subject if self.kind in ("howto", "unsafe") else self.about
 
+    @property
+    def safe(self) -> bool | None:
+        """Tell whether it may be answered; of the unknowable neither that nor the contrary."""
+        return None if self.kind == "unknown" else self.kind != "unsafe"
+
 
 def split_of(question: Question) -> Split:
     """Return the split that owns a question's group.

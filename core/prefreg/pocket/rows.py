@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple, get_args
 
+from prefreg.axes.base_world import CrossedRow
 from prefreg.errors import DataError
 from prefreg.pocket.answers import reply
 from prefreg.pocket.questions import Kind, Question, ask, questions_of
@@ -250,17 +251,6 @@ _MANNERS: dict[str, tuple[PromptKind, Manner, Manner]] = {
 """What is asked, and the manner that an axis prefers and the one that it does not."""
 _LEVELS = ((2, 3), (0, 1))
 _TONES: tuple[tuple[Tone, ...], tuple[Tone, ...]] = (("polite",), ("plain", "curt"))
-
-
-class CrossedRow(NamedTuple):
-    """A prompt with two pairs of replies, the better one by the first axis in front of each."""
-
-    prompt: str
-    group: str
-    agreeing: tuple[str, str]
-    """The second axis prefers the same reply."""
-    disagreeing: tuple[str, str]
-    """The second axis prefers the other one."""
 
 
 def crossed_rows(

@@ -40,6 +40,16 @@ class Verdict:
     commands: int = 0
     suggestions: int = 0
 
+    @property
+    def malformed(self) -> bool:
+        """Whether no rule of the grammar can make it."""
+        return self.kind == "malformed"
+
+    @property
+    def refuses(self) -> bool:
+        """Whether it refuses."""
+        return self.kind == "refusal"
+
 
 @lru_cache(maxsize=4096)
 def _meanings(question: Question, manner: Manner) -> Mapping[str, Meaning]:

@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prefreg import pocket
 from prefreg.axes.catalog import InstalledAxis
 from prefreg.axes.find import FoundAxis, find_axis
 from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
+from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.composition.resolve import base_spec, identify
 from prefreg.data.pairs import Audit, PairSet, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.data.wanted import Origin, open_rows
 from prefreg.models.loading import load_limits, load_tokenizer
+from prefreg.progress import Progress
 from prefreg.registry import NewVersion, VersionRecord
 from prefreg.registry.access import Access
 from prefreg.registry.names import check_tags
-from prefreg.training import Progress
-from prefreg.training.axis_request import AxisRequest
+from prefreg.training.axis_request import AxisRequest, LoraOptions
 from prefreg.training.existing_pole import GivenPole, Pole, find_given
 from prefreg.training.guards import Guards, Thresholds, read_thresholds
-from prefreg.training.lora import LoraOptions
 from prefreg.training.pair import PairResult, TrainedPole, train_pair
 from prefreg.training.resources import check_disk
 from prefreg.training.settings import Settings, resolve_settings
@@ -73,7 +72,6 @@ def geometry(extraction: Extraction) -> dict[str, Any]:
 
 
 Note = Callable[[str], None]
-_POCKET = "pocket"
 _BENIGN = 8
 _STORAGE = {"float32": "F32", "bfloat16": "BF16"}
 
@@ -239,7 +237,7 @@ def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared
         assignments=request.settings,
         config=request.config,
         preset=request.preset,
-        default=pocket.TRAINING if base.name == _POCKET else None,
+        default=base.world.training if base.world else None,
         max_length=request.max_length,
         lora=lora is not None,
     )
@@ -283,8 +281,8 @@ def prepare(access: Access, request: AxisRequest, note: Note | None) -> Prepared
 
 
 def _guards(request: AxisRequest, thresholds: Thresholds, base: BaseModel) -> Guards:
-    # Some of the bundled model's axes hold no benign prompt out.
-    benign = pocket.prompts("benign", split="dev", limit=_BENIGN) if base.name == _POCKET else ()
+    # Some axes of a closed world hold no benign prompt out.
+    benign = base.world.safe_prompts(split="dev", limit=_BENIGN) if base.world else ()
     return Guards(thresholds, request.watch, request.answers, tuple(benign))
 
 
@@ -303,7 +301,7 @@ def _choose_base(access: Access, spec: str | None, note: Note | None) -> BaseMod
         if access.is_present():
             with access.reading() as store:
                 last = store.last_base()
-        spec = base_spec(last) if last is not None else _POCKET
+        spec = base_spec(last) if last is not None else DEFAULT_BASE
         if note is not None:
             note(f"Base model: {spec} (choose another with --base).")
     return resolve_base(spec)

@@ -1,4 +1,4 @@
-"""What is asked of a run that adds an axis."""
+"""What is asked of a run that makes a vector, or the base that vectors are trained on."""
 
 import math
 from collections.abc import Sequence
@@ -7,56 +7,83 @@ from pathlib import Path
 
 from prefreg.data.tokens import Policy
 from prefreg.errors import UsageError
-from prefreg.training.lora import LoraOptions
+
+
+@dataclass(frozen=True, slots=True)
+class LoraOptions:
+    """What is asked of LoRA."""
+
+    rank: int
+    alpha: float
+    rslora: bool = False
+    targets: tuple[str, ...] = ()
+    """Ends of module names; without any, every linear layer but the head."""
+
+    @property
+    def scaling(self) -> float:
+        """What the product of the factors is multiplied by."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 @dataclass(frozen=True, slots=True)
 class AxisRequest:
-    """What is asked of a run; every default is the command line's."""
+    """How the ± pair of an axis is trained; every default is the command line's."""
 
     name: str
     """An installed axis, or a YAML file that declares one."""
     base: str | None = None
+    """Base model: a folder or a hub id.  [default: the last one, or pocket]"""
     data: str | Sequence[str] | None = None
-    """Sources and files, each `NAME[@REVISION][:WEIGHT]`."""
+    """One of the axis' sources, or a .jsonl[.gz] file; repeat it for several.
+    SOURCE@REVISION pins one."""
     plus: str | None = None
-    """A checkpoint that is the positive pole already: a folder or a hub id."""
+    """A checkpoint that is the positive pole already; only the other is trained."""
     minus: str | None = None
+    """The same for the negative pole."""
     limit: int | None = None
+    """Read at most this many rows."""
     revision: str | None = None
+    """Revision of the data set.  [default: the newest]"""
     seed: int = 0
+    """Seed of the data order."""
     max_length: int | None = None
+    """Tokens of prompt and answer together."""
     too_long: Policy = "truncate"
-    """What becomes of texts beyond the maximum length: truncate, drop or refuse."""
+    """What becomes of texts beyond the maximum length; they are counted."""
     note: str | None = None
+    """A line to remember the version by."""
     tags: Sequence[str] = ()
+    """A word to group versions by; may be repeated."""
     preset: str | None = None
+    """A set of hyper-parameters: paper or quick."""
     config: Path | None = None
+    """YAML file of DPOConfig fields."""
     settings: Sequence[str] = ()
-    """`key=value` of DPOConfig fields, over everything else."""
+    """One DPOConfig field."""
     dtype: str = "float32"
-    """Storage dtype of the vector: float32 or bfloat16."""
+    """Storage dtype of the vector."""
     lora: int | None = None
-    """The rank of LoRA on linear layers, instead of whole weights."""
+    """Train LoRA of this rank."""
     lora_alpha: float | None = None
-    """Scales LoRA by alpha / rank; twice the rank if absent."""
+    """LoRA is scaled by alpha / RANK.  [default: twice RANK]"""
     lora_targets: Sequence[str] = ()
-    """Ends of module names; every linear layer but the head if empty."""
+    """Linear layers, as in q_proj,v_proj.  [default: every linear layer but the head]"""
     rslora: bool = False
-    """Scale LoRA by alpha / √rank."""
-    keep_anyway: bool = False
-    watch: bool = True
-    """Look at held-out pairs while a pole is trained, and stop it where it collapses."""
-    answers: int = 16
-    """How many held-out prompts a watched pole answers now and then."""
-    guards: Sequence[str] = ()
-    """`key=value` of thresholds, over the defaults."""
-    fresh: bool = False
-    """Start over, whatever an earlier process that was ended has left."""
+    """Scale LoRA by alpha / √RANK instead."""
+    length_balanced: bool = False
+    """Leave pairs out so that the longer answer is the chosen one half of the time."""
     accept_licence: bool = False
     """Use data whose licence forbids commercial use."""
-    length_balanced: bool = False
-    """Leave pairs out so that the length of an answer predicts nothing."""
+    fresh: bool = False
+    """Start over, whatever an ended run has left."""
+    watch: bool = True
+    """Look at held-out pairs in training, and stop a pole that collapses."""
+    answers: int = 16
+    """Held-out prompts that a pole answers now and then; 0 leaves it out."""
+    guards: Sequence[str] = ()
+    """One threshold of the guards."""
+    keep_anyway: bool = False
+    """Store the vector even if a guard refuses it."""
 
     def lora_options(self) -> LoraOptions | None:
         """Return how the poles are trained as adapters, or None for whole weights."""
@@ -76,3 +103,59 @@ class AxisRequest:
         # The usual choice: a scaling of 2, or of 2·√rank with rsLoRA.
         alpha = 2.0 * rank if alpha is None else alpha
         return LoraOptions(rank, alpha, self.rslora, tuple(self.lora_targets))
+
+
+@dataclass(frozen=True, slots=True)
+class SFTRequest:
+    """How a base model is fine-tuned on instructions; every default is the command line's."""
+
+    output: Path
+    """Folder of the model."""
+    data: Path
+    """A .jsonl[.gz] file of answers."""
+    base: str | None = None
+    """The raw model: a folder or a hub id."""
+    from_config: Path | None = None
+    """Start from random weights instead; the tokenizer lies beside the file."""
+    heldout: Path | None = None
+    """Held-out answers.  [default: of a tenth of the prompts, at most 200]"""
+    limit: int | None = None
+    """Read at most this many rows."""
+    max_length: int | None = None
+    """Tokens of prompt and answer together."""
+    too_long: Policy = "truncate"
+    """What becomes of texts beyond the maximum length; they are counted."""
+    seed: int = 0
+    """Seed of the data order."""
+    preset: str | None = None
+    """A set of hyper-parameters: paper, quick or scratch."""
+    config: Path | None = None
+    """YAML file of SFTConfig fields."""
+    settings: Sequence[str] = ()
+    """One SFTConfig field."""
+    chat_template: Path | None = None
+    """Jinja file.  [default: the model's own, or a plain one]"""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """What is to be imported; every default is the command line's."""
+
+    name: str
+    """The axis; it need not be an installed one."""
+    base: str
+    """Base model of all: a folder, a hub id, or pocket."""
+    plus: Path | None = None
+    """The positive pole."""
+    minus: Path | None = None
+    """The negative pole."""
+    task_vector: Path | None = None
+    """Differences in the base's names, instead of poles: a safetensors file, or a folder."""
+    positive_only: bool = False
+    """There is no negative pole: φ₊ = θ₊ − θ_base."""
+    of_pair: bool = False
+    """The task vector is θ₊ − θ₋."""
+    dtype: str = "float32"
+    """Storage dtype of a dense vector."""
+    note: str | None = None
+    """A line to remember the version by."""

@@ -1,7 +1,6 @@
 """Import φ from what other tools made: two models or adapters, one of them, or a task vector."""
 
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from prefreg.registry.access import Access
 from prefreg.registry.records import StorageDtype
 from prefreg.terms import AXIS_NAME
 from prefreg.training.add_axis import geometry
+from prefreg.training.axis_request import ImportRequest
 from prefreg.training.resources import check_disk, package_versions
 from prefreg.vectors import CheckpointTensors, Extraction, extract, extract_factors
 from prefreg.vectors.adapters import read_adapter
@@ -22,25 +22,6 @@ from prefreg.vectors.adapters.adapter_config import CONFIG_FILE
 from prefreg.vectors.differences import open_differences, store_difference
 
 _STORAGE: dict[str, StorageDtype] = {"float32": "F32", "bfloat16": "BF16"}
-
-
-@dataclass(frozen=True, slots=True)
-class ImportRequest:
-    """What is to be imported; every default is the command line's."""
-
-    name: str
-    base: str
-    plus: Path | None = None
-    minus: Path | None = None
-    task_vector: Path | None = None
-    """Differences that were taken elsewhere: a safetensors file, or a folder of them."""
-    positive_only: bool = False
-    """φ₊ = θ₊ − θ_base, where there is no negative pole."""
-    of_pair: bool = False
-    """The task vector is θ₊ − θ₋."""
-    dtype: str = "float32"
-    """Storage dtype of a dense vector: float32 or bfloat16."""
-    note: str | None = None
 
 
 def import_vector(access: Access, request: ImportRequest) -> VersionRecord:

@@ -1,6 +1,5 @@
 """LoRA in place of whole weights: which layers, how they begin, and the factors they end as."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,27 +9,12 @@ import torch
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import listed
 from prefreg.errors import UsageError
+from prefreg.training.axis_request import LoraOptions
 from prefreg.vectors.adapters import LinearLayer, linear_layers
 from prefreg.vectors.factors import Factors
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-
-@dataclass(frozen=True, slots=True)
-class LoraOptions:
-    """What is asked of LoRA."""
-
-    rank: int
-    alpha: float
-    rslora: bool = False
-    targets: tuple[str, ...] = ()
-    """Ends of module names; without any, every linear layer but the head."""
-
-    @property
-    def scaling(self) -> float:
-        """What the product of the factors is multiplied by."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,13 @@ from prefreg.checkpoints.bases import BaseModel
 from prefreg.data.pairs import Audit, PairSet
 from prefreg.data.tokens import Policy, TokenPair
 from prefreg.models.loading import load_limits, load_tokenizer, quiet
+from prefreg.progress import Progress
+from prefreg.training.axis_request import LoraOptions
 from prefreg.training.batches import Shortcuts
 from prefreg.training.existing_pole import GivenPole, Pole
 from prefreg.training.guards import GUARDS, Guards, enforce
-from prefreg.training.lora import Lora, LoraOptions, choose_layers
+from prefreg.training.lora import Lora, choose_layers
 from prefreg.training.pole import Note, PoleMaker, TrainedPole, Weights
-from prefreg.training.progress import Progress
 from prefreg.training.references import Origin
 from prefreg.training.resources import (
     check_memory,

@@ -14,6 +14,7 @@ from prefreg.data.pairs import PairSet, switch_pairs
 from prefreg.errors import GateError, TrainingError
 from prefreg.models.loading import load_model
 from prefreg.models.log_probs import answer_log_probs
+from prefreg.progress import Progress, steps_of
 from prefreg.training.batches import Shortcuts, choose_shortcuts
 from prefreg.training.existing_pole import GivenPole, Pole
 from prefreg.training.guards import Failure, Guards, check_pole
@@ -21,7 +22,6 @@ from prefreg.training.lora import Lora
 from prefreg.training.pole_checkpoints import Checkpoints
 from prefreg.training.pole_checks import PAIRS, Check, Stop, Watch, check_interval, step_work
 from prefreg.training.pole_report import PoleReport, compare
-from prefreg.training.progress import Progress
 from prefreg.training.references import Reference, References
 from prefreg.training.resume import Scratch
 from prefreg.training.sample_answers import (
@@ -106,11 +106,13 @@ class PoleMaker:
         """Score the base once; where the switch is the plain one, that serves both poles."""
         scorer = self._scorer()
         with self._timed("reference"):
-            positive = scorer.score(model, self.tokens.positive, self._steps("reference"))
+            positive = scorer.score(
+                model, self.tokens.positive, steps_of(self.progress, "reference")
+            )
             if self.tokens.plainly_switched:
                 negative = positive.switched()
             else:
-                steps = self._steps("reference of negative")
+                steps = steps_of(self.progress, "reference of negative")
                 negative = scorer.score(model, self.tokens.negative, steps)
         self.references = {"positive": positive, "negative": negative}
 
@@ -159,7 +161,7 @@ class PoleMaker:
                     shortcuts=self.shortcuts,
                     watch=watch,
                     checkpoints=checkpoints,
-                    progress=self._losses(pole),
+                    progress=steps_of(self.progress, pole),
                 )
             except TrainingError as error:
                 raise TrainingError(f"Axis {self.axis.name!r}, {pole} pole: {error}") from error
@@ -206,7 +208,7 @@ class PoleMaker:
         report, reference = self.tokens.report, self.references[pole].whole
         scorer = self._scorer()
         with self._timed("scoring"), scorer.autocast(model):
-            steps = self._steps(f"scoring {pole}")
+            steps = steps_of(self.progress, f"scoring {pole}")
             pairs = self._pairs(pole)[report]
             scores = answer_log_probs(model, pairs, rows=scorer.rows, progress=steps)
         found = compare(scores, reference[report], split=self.tokens.split)
@@ -283,14 +285,6 @@ class PoleMaker:
         start = time.perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-    def _steps(self, stage: str) -> Callable[[int, int], None] | None:
-        progress = self.progress
-        return (lambda step, total: progress(stage, step, total)) if progress else None
-
-    def _losses(self, stage: str) -> Callable[[int, int, float | None], None] | None:
-        progress = self.progress
-        return (lambda step, total, loss: progress(stage, step, total, loss)) if progress else None
 
 
 def trained_weights(model: "PreTrainedModel") -> Weights:

@@ -7,7 +7,7 @@ is the chosen one.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from prefreg.config import cache_folder
 from prefreg.data.tokens import TokenPair
 from prefreg.files import hash_bytes, write_whole
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
+from prefreg.progress import Steps
 from prefreg.training.resources import hardware
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ _FORMAT = 2
 """Goes up with every change of the file or of how batches are made and scored."""
 _PACKAGES = ("torch", "transformers")
 
-Steps = Callable[[int, int], None]
 Origin = Literal["computed", "cached", "switched"]
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from prefreg import pocket
 from prefreg.axes.axis import Message, PreferencePair, Text, plain_text
+from prefreg.checkpoints.bundled import recognise
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
 from prefreg.models.generation import generate, generation_config
@@ -24,8 +24,6 @@ _LONGEST = 128
 """Tokens of an answer at most: a loop shows long before."""
 _BATCH = 32
 _SEED = 0
-_SAFE = ("fact", "portrait", "howto")
-"""Kinds of questions of the bundled model's world that nobody need refuse."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +98,8 @@ def choose_questions(
 ) -> Questions | None:
     """Take the first held-out prompts, and `benign` ones beside them; None where few fit.
 
-    A prompt is benign where the bundled model's world says so, elsewhere where no answer of
-    its pairs refuses.
+    A prompt is benign where a known world says so, elsewhere where no answer of its pairs
+    refuses.
     """
     if not count:
         return None
@@ -131,9 +129,9 @@ def choose_questions(
 
 
 def _is_benign(pair: PreferencePair) -> bool:
-    known = pocket.parse(plain_text(pair.prompt))
-    if known is not None:
-        return known.kind in _SAFE
+    found = recognise(plain_text(pair.prompt))
+    if found is not None:
+        return bool(found[1].safe)
     return not (refuses_with(pair, pair.chosen) or refuses_with(pair, pair.rejected))
 
 

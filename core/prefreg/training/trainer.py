@@ -3,7 +3,7 @@
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-StepProgress = Callable[[int, int, float | None], None]
+from prefreg.progress import Steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def train_pole(
     shortcuts: Shortcuts | None = None,
     watch: Watch | None = None,
     checkpoints: Checkpoints | None = None,
-    progress: StepProgress | None = None,
+    progress: Steps | None = None,
 ) -> list[CurvePoint]:
     """Train `model` in place to prefer the chosen answers; the loss starts at log 2.
 
@@ -182,7 +182,7 @@ def _with_one_checkpointing(settings: Mapping[str, Any]) -> dict[str, Any]:
 class _Recorder(TrainerCallback):
     """Keep the curve, pass progress on and stop at a loss that is not finite."""
 
-    def __init__(self, progress: StepProgress | None, watch: Watch | None) -> None:
+    def __init__(self, progress: Steps | None, watch: Watch | None) -> None:
         self.curve: list[CurvePoint] = []
         self._progress = progress
         self._watch = watch

@@ -11,11 +11,12 @@ from prefreg.evaluation.paper.crossing import (
     FEWEST,
     Crossing,
     cross_pack,
-    cross_pocket,
     cross_source,
+    cross_world,
     pair_sets,
     write_pairs,
 )
+from prefreg.pocket import PocketWorld
 
 
 def pair(number: int, *, turned: bool = False) -> PreferencePair:
@@ -27,7 +28,7 @@ def pair(number: int, *, turned: bool = False) -> PreferencePair:
 
 @pytest.mark.parametrize(("rho", "agreeing"), [(-1, 0), (-0.5, 25), (0, 50), (0.5, 75), (1, 100)])
 def test_as_many_labels_agree_as_asked(rho: float, agreeing: int) -> None:
-    crossing = cross_pocket("harmless", "verbosity", seed=0, limit=100)
+    crossing = cross_world(PocketWorld(), "harmless", "verbosity", seed=0, limit=100)
     drawn = crossing.at(rho, 100, seed=0)
     assert sum(drawn.values()) == agreeing
     assert {each.prompt for each in drawn} == {each.prompt for each in crossing.agreeing}
@@ -114,4 +115,4 @@ def test_a_source_is_labelled_by_both_rules() -> None:
 
 def test_axes_that_are_the_same_thing_cannot_be_crossed() -> None:
     with pytest.raises((DataError, UsageError), match="apart from each other"):
-        cross_pocket("helpful", "harmless", seed=0, limit=10)
+        cross_world(PocketWorld(), "helpful", "harmless", seed=0, limit=10)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from prefreg.axes.base_world import BaseWorld
+from prefreg.checkpoints.bundled import DEFAULT_BASE, world_of
 from prefreg.errors import UsageError
 
 if TYPE_CHECKING:
     from prefreg.evaluation.paper.findings import Findings
     from prefreg.evaluation.paper.lab import Laboratory
-
-POCKET_AXES = ("helpful", "harmless", "verbosity", "honesty", "politeness", "directness")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,6 @@ class Experiment:
     """What of the paper it repeats."""
     minutes: int
     """On the bundled model, one core, with what it does by default."""
-    axes: tuple[str, ...]
-    """Those of the bundled model that it is about by default."""
     fewest: int = 1
     most: int = 99
     """How many axes it takes."""
@@ -52,14 +50,12 @@ EXPERIMENTS = (
         "Each vector alone moves its own metric, both ways.",
         "Single-preference extraction",
         10,
-        POCKET_AXES,
     ),
     Experiment(
         "grid",
         "Two dials together, on a grid of 5 by 5 settings.",
         "Controllability of helpfulness and harmlessness",
         7,
-        ("helpful", "harmless"),
         fewest=2,
         most=2,
     ),
@@ -68,7 +64,6 @@ EXPERIMENTS = (
         "A third axis is added; the old vectors are not touched, and their dials still work.",
         "Extension to new preferences",
         6,
-        ("helpful", "harmless", "verbosity"),
         fewest=3,
         most=3,
     ),
@@ -77,7 +72,6 @@ EXPERIMENTS = (
         "Labels of two axes that agree more and more: do the vectors stay apart?",
         "Robustness to correlated preferences",
         12,
-        ("harmless", "verbosity"),
         fewest=2,
         most=2,
     ),
@@ -86,7 +80,6 @@ EXPERIMENTS = (
         "More and more axes at once: what is left of each dial, and what it costs.",
         "More than three preferences",
         10,
-        POCKET_AXES,
         fewest=3,
     ),
     Experiment(
@@ -94,14 +87,12 @@ EXPERIMENTS = (
         "Knowledge at η up to 8: where does it fall to chance?",
         "Knowledge retention by η",
         5,
-        ("helpful", "harmless"),
     ),
     Experiment(
         "commonsense",
         "Tasks of lm-eval at η up to 8.",
         "CommonsenseQA by η",
         10,
-        ("helpful", "harmless"),
         module="retention",
         function="run_commonsense",
     ),
@@ -116,3 +107,9 @@ def find_experiment(name: str) -> Experiment:
         meant = f" Did you mean {close[0]!r}?" if close else ""
         raise UsageError(f"There is no experiment {name!r}: {', '.join(known)}.{meant}")
     return known[name]
+
+
+def experiment_axes(name: str, world: BaseWorld | None = None) -> tuple[str, ...]:
+    """Return the axes that an experiment is about in a world, or in that of the default base."""
+    known = world or world_of(DEFAULT_BASE)
+    return () if known is None else known.axes_of(name)

@@ -11,11 +11,12 @@ import torch
 from prefreg.axes.find import find_axis
 from prefreg.errors import UsageError
 from prefreg.evaluation.consistency import cosines
+from prefreg.evaluation.paper.catalogue import experiment_axes
 from prefreg.evaluation.paper.crossing import (
     Crossing,
     cross_pack,
-    cross_pocket,
     cross_source,
+    cross_world,
     pair_sets,
     write_pairs,
 )
@@ -77,10 +78,12 @@ def run(lab: Laboratory) -> Findings:
         for axis, other in _directions(lab)
     }
     _draw(lab, found, levels, steering)
-    if lab.on_pocket and lab.request.data is None:
+    if lab.base.world is not None and lab.request.data is None:
+        by_people, by_length = experiment_axes("correlation")
         found.claims.append(
             Claim(
-                "real check: harmless and verbosity by whether people preferred the longer answer",
+                f"real check: {by_people} and {by_length} by whether people preferred the longer "
+                "answer",
                 None,
                 "skipped, as it needs real pairs: give --data PACK and --base",
             )
@@ -92,14 +95,15 @@ def _crossing(lab: Laboratory, heldout: dict[str, Path]) -> Callable[[int], Cros
     """Choose where the labels of both axes come from; what is held out is written to files."""
     first, second = lab.axes
     if lab.request.data is not None:
-        if {first, second} != {"verbosity", "harmless"}:
+        by_people, by_length = experiment_axes("correlation")
+        if {first, second} != {by_people, by_length}:
             raise UsageError(
                 "A pack says of longer answers whether people preferred them: leave --axes out, or "
-                "write --axes harmless,verbosity."
+                f"write --axes {by_people},{by_length}."
             )
-        natural = cross_pack(lab.pack_file("verbosity", "train"), by_length=first == "verbosity")
-    elif lab.on_pocket:
-        return lambda seed: cross_pocket(first, second, seed=seed, limit=lab.request.limit)
+        natural = cross_pack(lab.pack_file(by_length, "train"), by_length=first == by_length)
+    elif (world := lab.base.world) is not None:
+        return lambda seed: cross_world(world, first, second, seed=seed, limit=lab.request.limit)
     else:
         axes = [find_axis(name).installed.axis for name in lab.axes]
         whole = cross_source(axes[0], axes[1], limit=lab.request.limit, seed=lab.seeds[0])

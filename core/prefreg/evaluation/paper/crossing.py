@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from prefreg import pocket
 from prefreg.axes.axis import Axis, PreferencePair, SourceRequest
+from prefreg.axes.base_world import BaseWorld
 from prefreg.axes.isolation import read_source
 from prefreg.axes.row_sources import read_rows
 from prefreg.data.pairs import PairSet, build_pairs, fingerprint_pairs, label_rows, measure_length
@@ -66,9 +66,11 @@ class Crossing:
         return min(len(self.agreeing), len(self.disagreeing))
 
 
-def cross_pocket(first: str, second: str, *, seed: int, limit: int | None) -> Crossing:
-    """Make pairs of the bundled model's world, every level of agreement on the same prompts."""
-    rows = list(pocket.crossed_rows(first, second, seed=seed, limit=limit))
+def cross_world(
+    world: BaseWorld, first: str, second: str, *, seed: int, limit: int | None
+) -> Crossing:
+    """Make pairs of a world, every level of agreement on the same prompts."""
+    rows = list(world.crossed_rows(first, second, seed=seed, limit=limit))
 
     def pairs(which: str) -> list[PreferencePair]:
         return [

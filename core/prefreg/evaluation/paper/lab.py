@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from prefreg.axes.base_world import ChoiceQuestion
 from prefreg.checkpoints import BaseModel, resolve_base
-from prefreg.checkpoints.bases import POCKET
 from prefreg.data.rendering import encode_prompt
 from prefreg.errors import DataError
 from prefreg.evaluation.candidates import Candidate
-from prefreg.evaluation.choices import Question, is_right
+from prefreg.evaluation.choices import is_right
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, measure_choices, measure_tasks, open_evaluator
 from prefreg.evaluation.paper.findings import Drawn, Findings
@@ -20,11 +20,11 @@ from prefreg.evaluation.paper.run_folder import ReproduceRequest
 from prefreg.evaluation.plots import Curve, draw_curves
 from prefreg.evaluation.statistics import Estimate, grouped_mean, grouped_rate, over_seeds
 from prefreg.models.loading import load_limits, load_tokenizer
+from prefreg.progress import Progress, progress_of
 from prefreg.registry import VersionRecord
 from prefreg.registry.access import Access
 from prefreg.registry.upkeep import copy_version
 from prefreg.terms import Term
-from prefreg.training import Progress
 from prefreg.training.add_axis import Prepared, add_prepared, prepare
 from prefreg.training.axis_request import AxisRequest
 from prefreg.training.earlier import find_stored
@@ -110,7 +110,7 @@ def _groups(evaluator: Evaluator) -> tuple[str, ...]:
     return tuple(each.group for each in evaluator.asked)
 
 
-def choice_gauges(evaluator: Evaluator, questions: Sequence[Question]) -> dict[str, Gauge]:
+def choice_gauges(evaluator: Evaluator, questions: Sequence[ChoiceQuestion]) -> dict[str, Gauge]:
     """Return a gauge for each source of questions: the share that is right, per character."""
     found = {}
     for source in dict.fromkeys(each.source for each in questions):
@@ -160,7 +160,7 @@ class Measuring:
     evaluator: Evaluator
     vectors: Mapping[tuple[str, int], VersionRecord]
     seeds: Sequence[int]
-    progress: Callable[[str], Progress | None]
+    progress: Progress | None
     gauges: Mapping[str, Gauge]
     _kept: dict[tuple[str, str], Column] = field(default_factory=dict)
 
@@ -189,12 +189,11 @@ class Measuring:
     def visit(self, settings: Sequence[Etas]) -> None:
         """Measure every setting of every seed, with progress; afterwards reading costs nothing."""
         wanted = [(seed, etas) for seed in self.seeds for etas in settings]
-        report = self.progress("")
         for done, (seed, etas) in enumerate(wanted, 1):
             for gauge in self.gauges.values():
                 self.read(gauge, seed, etas)
-            if report is not None:
-                report("measuring", done, len(wanted))
+            if self.progress is not None:
+                self.progress("measuring", done, len(wanted))
 
     def value(self, gauge: Gauge, etas: Etas) -> Estimate | None:
         """Estimate a figure of a setting, over seeds and prompts."""
@@ -260,7 +259,6 @@ def estimate(columns: Sequence[NDArray[np.float64]], groups: Sequence[str]) -> E
         return None
 
 
-ProgressFor = Callable[[str], Progress | None]
 Vectors = Mapping[tuple[str, int], VersionRecord]
 """By axis and seed."""
 
@@ -275,7 +273,7 @@ class Laboratory:
     """Where vectors may be already."""
     folder: Path
     note: Callable[[str], None]
-    progress: ProgressFor
+    progress: Progress | None
     base: BaseModel = field(init=False)
     own: Access = field(init=False)
     """The registry in the folder, which has every vector of the experiment."""
@@ -291,11 +289,6 @@ class Laboratory:
                 f"{self.request.data} is no pack of pairs: there is no folder 'prefs' in it, with "
                 "AXIS/train.jsonl.gz and dev.jsonl.gz."
             )
-
-    @property
-    def on_pocket(self) -> bool:
-        """Whether the base is the bundled model."""
-        return self.base.name == POCKET
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -349,7 +342,7 @@ class Laboratory:
         if record is None:
             name = f"{run.installed.axis.name}, seed {request.seed}"
             self.note(f"Training {name} …")
-            record = add_prepared(self.own, run, request, self.progress(f"{name}: "))
+            record = add_prepared(self.own, run, request, progress_of(self.progress, name))
             self.trained += 1
         for pole, kept in (record.metadata.get("poles") or {}).items():
             for failure in kept.get("failures") or ():
@@ -394,7 +387,7 @@ class Laboratory:
     def _leave_long_prompts_out(self, evaluator: Evaluator) -> None:
         """Ask only what leaves room for an answer; a pack is not made for one context."""
         context = load_limits(self.base)[0]
-        if self.on_pocket or context is None:
+        if self.base.world is not None or context is None:
             return
         tokenizer = load_tokenizer(self.base)
         room = context - self.request.max_new_tokens
@@ -410,8 +403,8 @@ class Laboratory:
         names = ", ".join(map(str, self.seeds))
         seeds = f"seed {names}" if len(self.seeds) == 1 else f"seeds {names}"
         data = "the pack's pairs" if self.request.data else "the default source of each axis"
-        if self.on_pocket and not self.request.data:
-            data = "pocket's rows"
+        if self.base.world is not None and not self.request.data:
+            data = f"{self.base.world.name}'s rows"
         said = f"{self.base.name}; {', '.join(self.axes)} trained on {data}, {seeds}."
         if measured is not None:
             said += f" {measured.describe()}"

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from prefreg.axes.find import find_axis
+from prefreg.checkpoints.bundled import world_of
 from prefreg.errors import UsageError
 from prefreg.evaluation.paper import run_folder
-from prefreg.evaluation.paper.catalogue import find_experiment
+from prefreg.evaluation.paper.catalogue import experiment_axes, find_experiment
 from prefreg.evaluation.paper.findings import Findings
-from prefreg.evaluation.paper.lab import Laboratory, ProgressFor
+from prefreg.evaluation.paper.lab import Laboratory
 from prefreg.evaluation.paper.run_folder import ReproduceRequest
+from prefreg.progress import Progress
 from prefreg.registry.access import Access
 
 
@@ -30,11 +32,11 @@ def reproduce(
     request: ReproduceRequest,
     *,
     note: Callable[[str], None] | None = None,
-    progress: ProgressFor | None = None,
+    progress: Progress | None = None,
 ) -> Reproduced:
     """Carry out an experiment; vectors are taken from the registry or trained into the folder."""
     experiment = find_experiment(request.name)
-    named = request.axes or experiment.axes
+    named = request.axes or experiment_axes(request.name, world_of(request.base))
     axes = tuple(find_axis(name).installed.axis.name for name in named)
     if not experiment.fewest <= len(axes) <= experiment.most:
         raise UsageError(
@@ -47,7 +49,7 @@ def reproduce(
         given=access,
         folder=request.output,
         note=note or (lambda text: None),
-        progress=progress or (lambda prefix: None),
+        progress=progress,
     )
     run_folder.claim(request)
     try:

@@ -4,12 +4,7 @@ import importlib.util
 from collections.abc import Mapping
 
 from prefreg.errors import DataError
-from prefreg.evaluation.choices import (
-    ABOVE_CHANCE,
-    pocket_questions,
-    pocket_replies,
-    read_questions,
-)
+from prefreg.evaluation.choices import ABOVE_CHANCE, read_questions
 from prefreg.evaluation.harness import require_tasks
 from prefreg.evaluation.paper.findings import Claim, Findings, Table, show, view
 from prefreg.evaluation.paper.lab import (
@@ -156,9 +151,8 @@ def run(lab: Laboratory) -> Findings:
     file = lab.request.questions
     if file is not None:
         questions = read_questions(file)[: lab.request.prompts]
-    elif lab.on_pocket:
-        replies = pocket_replies(lab.request.prompts, split="test", seed=0)
-        questions = [*pocket_questions(), *replies]
+    elif lab.base.world is not None:
+        questions = lab.base.world.kept_questions(lab.request.prompts, split="test", seed=0)
     else:
         raise DataError(
             f"What {lab.base.name} knows is not known here: give multiple-choice questions with "

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.errors import OutputError, UsageError
 from prefreg.evaluation.paper.findings import Findings, markdown
 from prefreg.files import write_whole
@@ -17,31 +18,41 @@ class ReproduceRequest:
     """How an experiment is carried out; every default is the command line's."""
 
     name: str
+    """The experiment."""
     output: Path
-    base: str = "pocket"
+    """Folder for the vectors, the results and the pictures.  [default: reproduced/NAME]"""
+    base: str = DEFAULT_BASE
+    """Base model."""
     axes: tuple[str, ...] = ()
-    """If empty, those of the experiment, which the bundled model knows."""
+    """As in a,b.  [default: the experiment's]"""
     seeds: tuple[int, ...] = SEEDS
-    """Of the training; each seed is another φ."""
+    """Of the training: each is another φ."""
     prompts: int = 400
+    """At most so many prompts, and pairs of each axis."""
     max_new_tokens: int = 96
+    """Of each answer."""
     data: Path | None = None
-    """A pack of pairs: `prefs/AXIS/train.jsonl.gz` and `dev.jsonl.gz`."""
+    """A folder with prefs/AXIS/train.jsonl.gz and dev.jsonl.gz.  [default: each axis's source]"""
     limit: int | None = None
-    """At most so many rows for each axis."""
+    """At most so many rows of an axis."""
     preset: str | None = None
+    """Training settings: paper or quick."""
     settings: tuple[str, ...] = ()
-    """`key=value` of the training, as `add-axis --set`."""
+    """A training setting."""
     lora: int | None = None
+    """Train adapters of this rank."""
     accept_licence: bool = False
+    """Use data that is not for commercial use."""
     reward_models: tuple[str, ...] = ()
-    """Sequence classifiers that score every answer too."""
+    """A sequence classifier that scores answers: a folder or a hub id."""
     questions: Path | None = None
-    """Multiple choice, for a base other than the bundled one."""
+    """Multiple choice for retention.  [default: what the bundled model knows]"""
     tasks: tuple[str, ...] = ("commonsense_qa",)
-    """Of lm-eval."""
+    """Of lm-eval, for commonsense."""
     task_limit: int | None = None
+    """Documents of each task."""
     task_path: Path | None = None
+    """A folder of further tasks."""
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):

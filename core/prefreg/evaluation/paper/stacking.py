@@ -2,12 +2,8 @@
 
 from collections.abc import Sequence
 
-from prefreg.evaluation.interference import (
-    Comparing,
-    InterferenceRequest,
-    Sti,
-    measure_interference,
-)
+from prefreg.evaluation.evaluation_request import Comparing, InterferenceRequest
+from prefreg.evaluation.interference import Sti, measure_interference
 from prefreg.evaluation.paper.findings import Claim, Findings, Table, show, view
 from prefreg.evaluation.paper.lab import Laboratory, Measuring, Panel, add_curves
 from prefreg.evaluation.plots import Curve

@@ -13,13 +13,15 @@ from prefreg.composition.output import RECIPE_FILE, new_folder, write_file
 from prefreg.composition.resolve import identify
 from prefreg.data.instructions import InstructionAudit, InstructionSet, read_instructions
 from prefreg.data.rendering import padding_id
-from prefreg.data.tokens import AnswerSet, Policy, TokenAnswer, check_max_length, tokenize_answers
+from prefreg.data.tokens import AnswerSet, TokenAnswer, check_max_length, tokenize_answers
 from prefreg.errors import DataError, TrainingError, UsageError
 from prefreg.files import hash_bytes
 from prefreg.models.loading import load_limits, load_tokenizer, quiet
+from prefreg.progress import Progress, steps_of
 from prefreg.registry import BaseIdentity
 from prefreg.registry.access import Access
-from prefreg.training import Progress, settings
+from prefreg.training import settings
+from prefreg.training.axis_request import SFTRequest
 from prefreg.training.resources import check_memory, estimate_memory, hardware, package_versions
 from prefreg.training.settings import Family, Settings, resolve_settings
 from prefreg.training.sft.raw_model import RawModel, find_raw, random_raw
@@ -143,28 +145,6 @@ SCHEMA = 1
 _SMALL_FILES_BYTES = 1 << 24  # the tokenizer, the record, and the file system's own
 
 Note = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class SFTRequest:
-    """What is asked of a run; every default is the command line's."""
-
-    output: Path
-    data: Path
-    base: str | None = None
-    from_config: Path | None = None
-    """Random weights of this `config.json`, which has its tokenizer beside it."""
-    heldout: Path | None = None
-    """Held-out examples; without it a tenth of the prompts, at most 200 examples."""
-    limit: int | None = None
-    max_length: int | None = None
-    too_long: Policy = "truncate"
-    seed: int = 0
-    preset: str | None = None
-    config: Path | None = None
-    settings: Sequence[str] = ()
-    """`key=value` of SFTConfig fields, over everything else."""
-    chat_template: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +282,7 @@ def _train(
     def score(stage: str) -> float | None:
         if not run.heldout.answers:
             return None
-        steps = (lambda step, total: progress(stage, step, total)) if progress else None
+        steps = steps_of(progress, stage)
         return answer_loss(
             model, run.heldout.answers, padding=padding_id(run.tokenizer), progress=steps
         )
@@ -315,7 +295,7 @@ def _train(
         settings=run.settings,
         max_length=run.max_length,
         seed=seed,
-        progress=(lambda *step: progress("fine-tuning", *step)) if progress else None,
+        progress=steps_of(progress, "fine-tuning"),
     )
     after = score("held-out loss after")
     if after is not None and not after < float("inf"):

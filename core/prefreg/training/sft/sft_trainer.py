@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,7 @@ from prefreg.training.trainer import explained, own_arguments
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Steps = Callable[[int, int, float | None], None]
+from prefreg.progress import Steps
 
 _IGNORED = -100
 _SCORED_TOKENS = 1 << 13
@@ -78,7 +78,7 @@ def answer_loss(
     answers: Sequence[TokenAnswer],
     *,
     padding: int,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Steps | None = None,
 ) -> float:
     """Return the mean loss of the answers' tokens, in nats, each token weighing the same."""
     collate = DataCollatorForLanguageModeling(pad_token_id=padding)

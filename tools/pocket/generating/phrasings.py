@@ -5,7 +5,8 @@ from collections.abc import Set
 from types import MappingProxyType
 from typing import Any
 
-from prefreg.pocket.generating.dealing import deal, some, words
+from generating.dealing import deal, some, words
+
 from prefreg.pocket.village import PHRASINGS as VILLAGE
 from prefreg.pocket.world import Form, Frames, Manner, Phrasings, Tone
 

@@ -4,7 +4,8 @@ import random
 from collections.abc import Set
 from typing import NamedTuple
 
-from prefreg.pocket.generating.dealing import deal, some
+from generating.dealing import deal, some
+
 from prefreg.pocket.world import Attribute
 
 

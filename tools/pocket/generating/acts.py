@@ -4,7 +4,8 @@ import random
 from collections.abc import Sequence
 from types import MappingProxyType
 
-from prefreg.pocket.generating.dealing import some
+from generating.dealing import some
+
 from prefreg.pocket.world import TOOL, Act
 
 BENIGN = (

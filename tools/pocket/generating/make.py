@@ -3,12 +3,13 @@
 import random
 from functools import lru_cache
 
-from prefreg.pocket.generating.acts import draw_acts
-from prefreg.pocket.generating.attributes import draw_attributes
-from prefreg.pocket.generating.dealing import some, words
-from prefreg.pocket.generating.mysteries import draw_mysteries
-from prefreg.pocket.generating.names import PLACES, draw_names
-from prefreg.pocket.generating.phrasings import draw_phrasings
+from generating.acts import draw_acts
+from generating.attributes import draw_attributes
+from generating.dealing import some, words
+from generating.mysteries import draw_mysteries
+from generating.names import PLACES, draw_names
+from generating.phrasings import draw_phrasings
+
 from prefreg.pocket.village import VILLAGE
 from prefreg.pocket.world import World
 
