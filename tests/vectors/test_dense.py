@@ -4,11 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from prefreg.vectors.opening import open_vector
 from safetensors.torch import save, save_file
 
 from prefreg.errors import PrefregError, VectorError
 from prefreg.vectors.dense import METADATA, DenseVector
+from prefreg.vectors.opening import open_vector
 from prefreg.vectors.pole_tensors import MemoryTensors
 from prefreg.vectors.writing import write_dense
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     "--data",
     multiple=True,
     metavar="SOURCE_OR_FILE[:WEIGHT]",
-    help="One of the axis' sources, or a .jsonl[.gz] file; repeat it for several. "
+    help="One of the axis' sources, or a file of rows; repeat it for several. "
     "SOURCE@REVISION pins one.",
 )
 @click.option(
@@ -176,7 +176,7 @@ def _describe_preview(preview: "AxisPreview") -> str:
         for part in preview.sources:
             ended = ", then it ended" if part["ended"] else ""
             facts[f"- {part['source']}"] = f"{part['rows']} rows ({part['share']:.2f}){ended}"
-    lines = [sections(facts), "", "audit", sections(audit), "", "settings"]
+    lines = [sections(facts), *preview.notes, "", "audit", sections(audit), "", "settings"]
     lines.append(sections(preview.settings))
     for number, example in enumerate(preview.examples, 1):
         lines += ["", f"example {number}"]
@@ -236,7 +236,7 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     help="Start from random weights instead; the tokenizer lies beside the file.",
 )
 @click.option(
-    "--data", required=True, type=click.Path(path_type=Path), help="A .jsonl[.gz] file of answers."
+    "--data", required=True, type=click.Path(path_type=Path), help="A file of rows with answers."
 )
 @click.option(
     "--heldout",

@@ -113,6 +113,8 @@ class AxisPreview:
     renderings: tuple[str, ...]
     settings: Mapping[str, Any]
     examples: tuple[list[PreviewToken], ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    """What a run would say of its rows, a sentence each."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the preview in a form that JSON can hold."""
@@ -127,6 +129,7 @@ class AxisPreview:
             "renderings": list(self.renderings),
             "settings": dict(self.settings),
             "examples": [[token._asdict() for token in example] for example in self.examples],
+            "notes": list(self.notes),
         }
 
 
@@ -191,9 +194,6 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
     run = prepare(access, request, note)
     tokenizer = load_tokenizer(run.base)
     tokens = tokens_of(run, request, tokenizer)
-    if note is not None:
-        for sentence in tokens.notes:
-            note(sentence)
     return AxisPreview(
         axis=run.installed.axis.name,
         base=run.base.name,
@@ -205,6 +205,7 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
         renderings=tokens.renderings,
         settings=run.settings.to_json(),
         examples=tuple(preview_tokens(tokens.positive[:3], tokenizer)),
+        notes=tokens.notes,
     )
 
 
