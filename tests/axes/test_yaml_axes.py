@@ -106,7 +106,13 @@ CHANGED = [
     ("    weight: 1", "    weight: true", 16, "'weight' must be a number, not True"),
     ("    weight: 1\n", "", 15, "give every source a 'weight', or none"),
     ("file: rows.jsonl", "file: none.jsonl", 15, "there is no file none.jsonl"),
-    ("file: rows.jsonl", "file: rows.csv", 15, "'rows.csv' is neither a .jsonl nor a .jsonl.gz"),
+    ("file: rows.jsonl", "file: rows.txt", 15, "'rows.txt' is no file of rows (they end in .jsonl"),
+    (
+        "columns:",
+        "strings: turn\ncolumns:",
+        6,
+        "unknown strings 'turn'; did you mean 'turns'?",
+    ),
     ("file: rows.jsonl", "name: rows", 15, "a source needs either 'hub' or 'file'"),
     (
         "file: rows.jsonl",

@@ -169,7 +169,9 @@ def _read_json(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row]]:
 
 def _read_csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row]]:
     """Read rows of texts below a line with their names; an empty cell is no value."""
-    reader = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), strict=True)
+    lines = enumerate(_lines(path, file))
+    texts = (line.decode("utf-8" if place else "utf-8-sig") for place, line in lines)
+    reader = csv.reader(texts, strict=True)
     names: list[str] | None = None
     number = 1
     while True:
@@ -179,8 +181,6 @@ def _read_csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row]]:
             raise DataError(f"{path}:{number}: the file is not UTF-8.") from error
         except csv.Error as error:
             raise DataError(f"{path}:{number}: broken CSV: {error}.") from error
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
         if cells is None:
             return
         if names is None:

@@ -116,10 +116,17 @@ def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     return end_id(tokenizer)
 
 
-def encode_prompt(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def encode_prompt(
+    prompt: Text,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    tools: str = "",
+    template_options: str = "",
+) -> list[int]:
     """Write a prompt as training wrote it, ready for an answer to be generated."""
     rendering = _rendering(prompt, tokenizer)
-    text = _render(prompt, tokenizer, AnsweredPrompt(prompt, (), "the prompt"), answering=True)
+    asked = AnsweredPrompt(prompt, (), "the prompt", tools, template_options)
+    text = _render(prompt, tokenizer, asked, answering=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids if rendering == "chat" else [*_bos(tokenizer, ids), *ids]
 

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from prefreg.axes.axis import PreferencePair
 from prefreg.checkpoints import BaseModel
@@ -192,12 +192,7 @@ def _group(pair: PreferencePair) -> object:
 def _write(pairs: Sequence[PreferencePair], path: Path) -> Path:
     with path.open("w", encoding="utf-8") as file:
         for pair in pairs:
-            texts = (("prompt", pair.prompt), ("chosen", pair.chosen), ("rejected", pair.rejected))
-            row: dict[str, Any] = {
-                name: text if isinstance(text, str) else [each._asdict() for each in text]
-                for name, text in texts
-            }
-            file.write(json.dumps(row | {"group": pair.group}, ensure_ascii=False) + "\n")
+            file.write(json.dumps(pair.to_row(), ensure_ascii=False) + "\n")
     return path
 
 
