@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from prefreg.axes.isolation import (
 )
 
 PAIR = PreferencePair("p", "a", "b")
+TURNS = PreferencePair.from_texts(prompt="p", chosen="a", rejected="b")
 ROW = {"prompt": "p", "chosen": "a", "rejected": "b"}
 OWNED = "axis 'kind' (plugin kind of prefreg-kind 2.5)"
 
@@ -99,6 +101,22 @@ class Hostile(dict[str, Any]):
             ),
             "The label rule of {} returned a pair for row 7 (columns: none) with a message whose "
             "role or content is no string: Message(role='assistant', content=7).",
+        ),
+        (
+            lambda: label_row(
+                axis(label=lambda row: PreferencePair("p", "a", "b", tools="look")), ROW, 7
+            ),
+            "The label rule of {} returned a pair for row 7 (columns: prompt, chosen, rejected) "
+            "whose tools are no JSON text of a list.",
+        ),
+        (
+            lambda: label_row(
+                axis(label=lambda row: replace(TURNS, rejected=TURNS.prompt + TURNS.rejected)),
+                {},
+                7,
+            ),
+            "The label rule of {} failed on row 7 (columns: none): column 'rejected' begins with "
+            "a turn of 'user', which is no answer: put what both answers begin with into",
         ),
         (
             lambda: switch_pair(axis(switch=raising(StopIteration())), PAIR, 7),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from prefreg import DataError, Message
+from prefreg import DataError, Message, PreferencePair
 from prefreg.axes.axis import plain_text
 from prefreg.axes.yaml_axes import RULES, label_by
 
@@ -45,7 +45,16 @@ def test_a_smaller_gap_than_asked_for_is_a_tie() -> None:
 
 @pytest.mark.parametrize(
     ("winner", "found"),
-    [(0, "a > b b"), (1, "b b > a"), (1.0, "b b > a"), (True, "b b > a"), (2, None), (None, None)],
+    [
+        (0, "a > b b"),
+        (1, "b b > a"),
+        (1.0, "b b > a"),
+        (True, "b b > a"),
+        ("1", "b b > a"),
+        (2, None),
+        (10**400, None),
+        (None, None),
+    ],
 )
 def test_the_number_names_the_winner(winner: object, found: str | None) -> None:
     assert label("numbered", {"winner": winner}) == found
@@ -63,6 +72,8 @@ def test_more_words_win() -> None:
         ("higher-rating", {"rating_0": "good", "rating_1": 1}, "'rating_0' holds 'good', not a ra"),
         ("higher-rating", {"rating_0": [1], "rating_1": 1}, "not a rating"),
         ("higher-rating", {"rating_0": float("nan"), "rating_1": 1}, "not a rating"),
+        ("higher-rating", {"rating_0": 10**400, "rating_1": 1}, "not a rating"),
+        ("higher-rating", {"rating_0": "1e999", "rating_1": 1}, "not a rating"),
         ("numbered", {"winner": "A"}, "'winner' holds 'A', not the number of a response"),
         ("preference", {"chosen": "", "rejected": "y"}, "column 'chosen' is empty"),
         ("preference", {"chosen": 7, "rejected": "y"}, "neither a string nor a list of messages"),
@@ -88,3 +99,39 @@ def test_strings_become_a_dialogue_and_messages_stay() -> None:
     assert pair.chosen == (Message("assistant", "b b"),)
     assert other.prompt == (Message("system", "s"), Message("user", "u"))
     assert other.group == "7"
+
+
+QUESTION = {"prompt": "q", "chosen": "x", "rejected": "y", "place": "rows.jsonl:3"}
+TURNS = PreferencePair.from_texts(prompt="q", chosen="x", rejected="y")
+
+
+def test_rows_of_the_preference_format_are_what_they_are_everywhere() -> None:
+    assert label_by(RULES["preference"], 0)(QUESTION) == PreferencePair.from_row(QUESTION)
+    assert label_by(RULES["preference"], 0)(QUESTION) == PreferencePair("q", "x", "y")
+    assert label_by(RULES["preference"], 0, "turns")(QUESTION) == TURNS
+    assert label_by(RULES["longer"], 0, "verbatim")(RATED) == PreferencePair("q", "b b", "a")
+
+
+def test_strings_that_are_turns_need_a_prompt_and_whole_dialogues_do_not() -> None:
+    rule = label_by(RULES["preference"], 0, "turns")
+    with pytest.raises(DataError, match=r"rows.jsonl:3: column 'prompt' is missing"):
+        rule({**QUESTION, "prompt": None})
+    asked = {"role": "user", "content": "q"}
+    whole = {
+        name: [asked, {"role": "assistant", "content": QUESTION[name]}]
+        for name in ("chosen", "rejected")
+    }
+    assert rule({**QUESTION, "prompt": None, **whole}) == TURNS
+    assert rule({**QUESTION, **whole}) == TURNS
+
+
+def test_a_question_repeated_by_both_responses_is_taken_away() -> None:
+    row = {**RATED, "prompt": "is it?", "response_0": "is it? no", "response_1": "is it? oh yes"}
+    assert label("longer", row) == " oh yes >  no"
+
+
+def test_what_a_template_is_told_goes_with_the_pair() -> None:
+    turns = {"prompt": "q", "response_0": "a", "response_1": "b b"}
+    pair = label_by(RULES["longer"], 0)({**RATED, **turns, "tools": [{"name": "look"}]})
+    assert pair is not None
+    assert pair.tools == '[{"name": "look"}]'

@@ -133,3 +133,34 @@ def test_a_data_set_without_a_column_is_named(folder: Path, hub: list[Any]) -> N
     axis = declare(folder, "- {hub: org/set, columns: {chosen: better}}\n")
     with pytest.raises(DataError, match=r"^org/set, row 1: column 'better' is missing"):
         read(axis, "set")
+
+
+def test_tables_and_optional_columns_are_read(folder: Path) -> None:
+    (folder / "rows.csv").write_text("lang,score,good,bad\nen,5,q? a,q? b\nde,4,q? c,q? d\n")
+    text = HEAD.replace("prompt: question, ", "").replace(
+        "sources:", "where: {score: [5]}\nsources:"
+    )
+    (folder / "tone.yaml").write_text(text + "- file: rows.csv\n")
+    axis = axis_from_yaml(folder / "tone.yaml")
+    assert read(axis, "rows").rows == [
+        {"chosen": "q? a", "rejected": "q? b", "place": "rows.csv:2"}
+    ]
+    pair = axis.label(read(axis, "rows").rows[0])  # type: ignore[index]
+    assert pair is not None
+    assert (pair.prompt, pair.chosen, pair.prompt_from) == ("q?", " a", "beginning")
+
+
+def test_what_may_be_the_prompt_is_not_passed_over(folder: Path) -> None:
+    text = HEAD.replace("prompt: question, ", "")
+    (folder / "tone.yaml").write_text(text + "- file: rows.jsonl\n")
+    axis = axis_from_yaml(folder / "tone.yaml")
+    with pytest.raises(DataError, match="'prompt' is missing; if 'question' is meant, give it"):
+        axis.label(read(axis, "rows").rows[0])  # type: ignore[index]
+
+
+def test_tools_and_options_may_have_columns_of_other_names(folder: Path) -> None:
+    rows = [{**ROWS[0], "functions": [{"name": "look"}], "chat_template_kwargs": {"a": 1}}]
+    (folder / "rows.jsonl").write_bytes(lines(rows))
+    axis = declare(folder, "- {file: rows.jsonl, columns: {tools: functions}}\n")
+    [row] = read(axis, "rows").rows
+    assert (row["tools"], row["chat_template_kwargs"]) == ([{"name": "look"}], {"a": 1})
