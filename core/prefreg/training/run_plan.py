@@ -181,6 +181,9 @@ def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) ->
     with quiet():
         tokenizer = load_tokenizer(run.base)
         tokens = tokens_of(run, request, tokenizer)
+        if note is not None:
+            for sentence in tokens.notes:
+                note(sentence)
         steps = count_steps(len(tokens.positive[tokens.train]), run.settings)
         need = _memory(run, tokens, lora)
         problem, duration = None, None
