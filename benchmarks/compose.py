@@ -32,8 +32,9 @@ from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.checkpoints.fingerprint import Fingerprint
 from prefreg.checkpoints.safetensors_file import plan_file, read_into, write_at
+from prefreg.composition.compiled import sum_block
 from prefreg.composition.streaming import THREADS
-from prefreg.vectors.dense import BLOCK_ELEMENTS, METADATA
+from prefreg.vectors.stored import BLOCK_ELEMENTS, metadata_of
 
 if TYPE_CHECKING:
     import torch  # loaded only to make the inputs, as composing does without
@@ -129,7 +130,7 @@ def make_inputs(folder: Path, size: str, *, full: bool) -> None:
     models = {"base": base}
     for index in range(len(ETAS)):
         phi = noise(index + 1, 1e-3)
-        write_noise(folder / f"phi{index}.safetensors", shapes, dict(METADATA), phi)
+        write_noise(folder / f"phi{index}.safetensors", shapes, metadata_of("dense"), phi)
         if full:
             models[f"model{index}"] = (base.float() + phi.float()).bfloat16()
     for name, pool in models.items():
@@ -153,8 +154,8 @@ def compose(folder: Path, vectors: int) -> None:
     """Compose, and print the seconds of the engine alone."""
     from datetime import UTC, datetime
 
-    from prefreg.composition import Plan, PlannedTerm, write_composition
-    from prefreg.composition.blocks.compiled import add_up
+    from prefreg.composition.output import write_composition
+    from prefreg.composition.plan import Plan, PlannedTerm
     from prefreg.registry import BaseRecord, VersionRecord
 
     checkpoint = Checkpoint.open(folder / "base")
@@ -175,7 +176,7 @@ def compose(folder: Path, vectors: int) -> None:
         )  # fmt: skip
         terms.append(PlannedTerm(record, eta, path))
     room, no_eta = numpy.zeros((2, 1), numpy.uint32), numpy.zeros(0, numpy.float32)
-    add_up(room, numpy.zeros(2, numpy.bool_), no_eta, 0)  # loads what was compiled before
+    sum_block(room, numpy.zeros(2, numpy.bool_), no_eta, 0)  # loads what was compiled before
     began = time.perf_counter()
     written = write_composition(Plan(base, terms), folder / "out")
     spent = time.perf_counter() - began

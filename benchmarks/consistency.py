@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import prefreg
-from prefreg.evaluation.consistency import Consistency, Spread
+from prefreg.evaluation.consistency import Consistency
 from prefreg.evaluation.plots import draw_consistency
+from prefreg.evaluation.statistics import Spread
 
 
 def show(spread: Spread | None, digits: int = 3) -> str:

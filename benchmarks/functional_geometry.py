@@ -19,11 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from prefreg.evaluation.board import Board, open_board
+from prefreg.evaluation.dial_effects import TRUSTED, find_geometry, measure_leakage
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.functional import TRUSTED, find_geometry
-from prefreg.evaluation.leakage import measure_leakage
-from prefreg.registry.access import Access
+from prefreg.evaluation.evaluator import Evaluator, open_dials
+from prefreg.registry import Access
 from prefreg.terms import Term
 
 DIALS = ("harmless", "helpful", "verbosity")
@@ -39,18 +38,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     request = EvaluationRequest(prompts=arguments.prompts)
-    board = open_board(Access("registry.db"), [Term(axis, 1.0) for axis in DIALS], request)
-    geometry = find_geometry(board)
-    slopes = measure_leakage(board, "margin").matrix
-    base = margins(board, [0.0] * len(DIALS))
+    evaluator = open_dials(Access("registry.db"), [Term(axis, 1.0) for axis in DIALS], request)
+    geometry = find_geometry(evaluator)
+    slopes = measure_leakage(evaluator, "margin").matrix
+    base = margins(evaluator, [0.0] * len(DIALS))
     rows = []
     for eta in settings():
-        nats = np.mean(board.evaluator.answers(board.at(eta)).nats)
+        nats = np.mean(evaluator.answers(evaluator.at(eta)).nats)
         ratio = float(nats / geometry.predict(eta))
         change = np.array(
             [
                 float((after - before).mean() / before.std(ddof=1))
-                for after, before in zip(margins(board, eta), base, strict=True)
+                for after, before in zip(margins(evaluator, eta), base, strict=True)
             ]
         )
         error = float(np.linalg.norm(slopes @ eta - change) / np.linalg.norm(change))
@@ -80,10 +79,9 @@ def settings() -> list[list[float]]:
     return [list(map(float, radius * each)) for radius in RADII for each in directions]
 
 
-def margins(board: Board, eta: list[float]) -> list[np.ndarray]:
+def margins(evaluator: Evaluator, eta: list[float]) -> list[np.ndarray]:
     """Return the margin of every held-out pair of each axis."""
-    found = [board.evaluator.pair_scores(board.at(eta), axis) for axis in DIALS]
-    return [np.array(each.chosen) - np.array(each.rejected) for each in found]
+    return [evaluator.margins(evaluator.at(eta), axis) for axis in DIALS]
 
 
 def describe(row: dict) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import prefreg
-from prefreg.training import pole_checkpoints
+from prefreg.training import callbacks
 
 MODES: dict[str, dict[str, Any]] = {
     "all guards": {},
@@ -31,16 +31,16 @@ SAVING = list(MODES)[-1]
 def measure(mode: str, axis: str) -> dict[str, Any]:
     """Train a pair once."""
     saves = []
-    keep = pole_checkpoints.Checkpoints.on_save
+    keep = callbacks.Checkpoints.on_save
 
-    def on_save(self: pole_checkpoints.Checkpoints, *arguments: Any, **names: Any) -> None:
+    def on_save(self: callbacks.Checkpoints, *arguments: Any, **names: Any) -> None:
         started = time.process_time()
         keep(self, *arguments, **names)
         saves.append(time.process_time() - started)
 
-    pole_checkpoints.Checkpoints.on_save = on_save  # type: ignore[method-assign]
+    callbacks.Checkpoints.on_save = on_save  # type: ignore[method-assign]
     if mode == SAVING:
-        pole_checkpoints.INTERVAL = 0.0
+        callbacks.SAVE_INTERVAL = 0.0
     with tempfile.TemporaryDirectory() as folder:
         registry = prefreg.open(Path(folder) / "guards.db")
         started = time.process_time()

@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save_file
 import prefreg
 from prefreg.axes.methods import MethodInput, MethodTerm
 from prefreg.composition.composition_request import ExportRequest
-from prefreg.composition.methods.built_in import METHODS
+from prefreg.composition.methods import built_in
 
 Weights = dict[str, torch.Tensor]
 
@@ -146,7 +146,7 @@ def differences(models: Sequence[Weights]) -> list[Weights]:
 
 def sum_of_prefreg(case: Case, models: Sequence[Weights]) -> Weights:
     """Compose as the engine does: what the method adds, one addend after the other."""
-    method = METHODS[case.method]
+    method = built_in()[case.method]
     options = method.read_options(case.options)
     composed = {}
     for name, base in models[0].items():
@@ -165,7 +165,7 @@ def sum_of_prefreg(case: Case, models: Sequence[Weights]) -> Weights:
 
 def masks_of_prefreg(models: Sequence[Weights]) -> Weights:
     """Return the numbers that prefreg's dare keeps, by the hash of the difference."""
-    dare = METHODS["dare"]
+    dare = built_in()["dare"]
     options = dare.read_options({"density": DENSITY})
     masks = {}
     for index, phi in enumerate(differences(models)):

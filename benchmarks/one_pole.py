@@ -33,11 +33,11 @@ from prefreg.evaluation.statistics import Estimate, grouped_mean
 from prefreg.models.generation import sample_answers
 from prefreg.models.loading import load_model, load_tokenizer, quiet
 from prefreg.models.sampling import Sampling
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.training.add_axis import prepare
 from prefreg.training.axis_request import AxisRequest
 from prefreg.training.pair import train_pair
-from prefreg.vectors import MemoryTensors
+from prefreg.vectors.tensors import MemoryTensors
 
 # φ is about twice as long as φ₊, so φ₊ is turned twice as far.
 SCALES = (-1.5, -1.0, -0.5, -0.25, 0.25, 0.5, 1.0, 1.5)
@@ -66,12 +66,10 @@ def train_vectors(axis: str, seed: int, folder: Path) -> dict[str, MemoryTensors
     """Train one pair and return φ and φ₊, so that both have the same positive pole."""
     request = AxisRequest(axis, base="pocket", seed=seed)
     run = prepare(Access(folder / "none.db"), request, None)
-    result = train_pair(
-        base=run.base, axis=run.installed.axis, pairs=run.pairs, settings=run.settings, seed=seed
-    )
-    shapes = {name: tuple(tensor.shape) for name, tensor in result.base.items()}
+    result = train_pair(run)
+    shapes = {name: tuple(tensor.shape) for name, tensor in result.original.items()}
     names = on_disk_names(shapes, result.prefix, run.base.checkpoint)
-    plus, minus, base = result.positive.weights, result.negative.weights, result.base
+    plus, minus, base = result.positive.weights, result.negative.weights, result.original
     return {
         "φ": MemoryTensors({names[name]: plus[name] - minus[name] for name in plus}),
         "φ₊": MemoryTensors({names[name]: plus[name] - base[name] for name in plus}),

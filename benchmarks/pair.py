@@ -39,13 +39,12 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from prefreg.axes.axis import PreferencePair
 from prefreg.axes.row_sources import read_rows
 from prefreg.checkpoints.bases import BaseModel, resolve_base
-from prefreg.data.tokens import TokenPair, tokenize_pairs
+from prefreg.data.tokens import TokenPair, tokenise_pairs
 from prefreg.models.loading import load_model, quiet
 from prefreg.models.log_probs import PairLogProbs
-from prefreg.training.batches import Shortcuts, choose_shortcuts
 from prefreg.training.references import References
-from prefreg.training.settings import Settings, resolve_settings
-from prefreg.training.trainer import dpo_config, train_pole
+from prefreg.training.settings import Settings, dpo_config, resolve_settings
+from prefreg.training.trainer import Shortcuts, choose_shortcuts, train_pole
 
 AXES = {"harmless": {"context": "full"}, "helpful": {}, "verbosity": {}}
 """What the columns of a row must say."""
@@ -395,7 +394,7 @@ def main() -> None:
         base = make_base(Path(folder) / "base", tokenizer, options.hidden)
         results["parameters"] = base.fingerprint.parameters
         for axis in options.axes:
-            tokens = tokenize_pairs(data[axis][: 64 * options.steps], tokenizer, max_length=512)
+            tokens = tokenise_pairs(data[axis][: 64 * options.steps], tokenizer, max_length=512)
             bench = Bench(base, tokenizer, tokens.pairs[: 16 * options.steps], settings)
             results["axes"][axis] = compare(bench)
             print(tables({"axes": {axis: results["axes"][axis]}}), flush=True)

@@ -30,8 +30,11 @@ from prefreg.models.loading import load_model, load_tokenizer
 from prefreg.models.sampling import Sampling
 from prefreg.registry import VersionRecord
 from prefreg.terms import as_terms
-from prefreg.vectors import DenseVector, MemoryTensors, extract, open_vector
+from prefreg.vectors import open_vector
 from prefreg.vectors.algebra import cosine
+from prefreg.vectors.dense import DenseVector
+from prefreg.vectors.extraction import extract
+from prefreg.vectors.tensors import MemoryTensors
 
 SHUFFLED = "labels switched at random, one of every two like pairs"
 ENOUGH_ANSWERS = 100

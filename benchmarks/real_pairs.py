@@ -22,7 +22,7 @@ import torch
 import prefreg
 from prefreg.axes.axis import PreferencePair
 from prefreg.axes.row_sources import read_preference_file
-from prefreg.data.tokens import TokenPair, tokenize_pairs
+from prefreg.data.tokens import TokenPair, tokenise_pairs
 from prefreg.errors import PrefregError
 from prefreg.evaluation.consistency import cosines
 from prefreg.evaluation.statistics import Estimate, grouped_mean
@@ -76,7 +76,7 @@ def measure(name: str, record: VersionRecord, options: argparse.Namespace) -> Fi
     path = options.data / "prefs" / name / "dev.jsonl.gz"
     dev = [pair for _, pair in read_preference_file(path)]
     dev = random.Random(0).sample(dev, min(options.dev_limit, len(dev)))
-    tokens = tokenize_pairs(dev, steered.tokenizer, max_length=options.max_length)
+    tokens = tokenise_pairs(dev, steered.tokenizer, max_length=options.max_length)
     groups = [group_of(dev[position], position) for position in tokens.kept]
     base = answer_log_probs(steered.model, tokens.pairs)
     by_eta = {}

@@ -22,8 +22,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefreg.registry import BaseIdentity, NewVersion, Store, VersionRecord, upkeep
-from prefreg.registry.opening import REVISIONS
+from prefreg.registry import BaseIdentity, NewVersion, Store, VersionRecord, transfer
+from prefreg.registry.database import REVISIONS
 
 INLINE_LIMIT = 64
 BASE = BaseIdentity("pocket", None, None, "b" * 64, "t", "c", 870_000, "F32")
@@ -88,13 +88,13 @@ def copy(house: House, dice: random.Random) -> None:
     """Copy a version to another registry."""
     with open_store(house.main) as store, open_store(house.other) as other:
         record = dice.choice(store.versions())
-        upkeep.copy(store, store.vector_source(record), record, other, renumber=True)
+        transfer.copy(store, store.vector_source(record), record, other, renumber=True)
 
 
 def backup(house: House, dice: random.Random) -> None:
     """Replace the backup."""
     with Store.open(house.main, write=False) as store:
-        upkeep.back_up(store, house.backup, overwrite=True)
+        transfer.back_up(store, house.backup, overwrite=True)
 
 
 def migrate(house: House, dice: random.Random) -> None:
@@ -121,7 +121,7 @@ def prepare(house: House, name: str, dice: random.Random) -> None:
             store.remove("helpful", store.summaries()[0].number, force=True)
         elif name == "backup" and not house.backup.exists():
             house.backup.parent.mkdir(exist_ok=True)
-            upkeep.back_up(store, house.backup)
+            transfer.back_up(store, house.backup)
     if name == "migrate":
         write_old(house)
     elif name == "copy":
@@ -133,7 +133,7 @@ def prepare(house: House, name: str, dice: random.Random) -> None:
 def write_old(house: House) -> None:
     """Write a registry of the first schema: the newest one without what came later."""
     with Store.open(house.main, write=False) as store:
-        upkeep.back_up(store, house.old, overwrite=house.old.exists())
+        transfer.back_up(store, house.old, overwrite=house.old.exists())
     with closing(sqlite3.connect(house.old)) as connection:
         connection.executescript(
             "DROP INDEX ix_versions_created; DROP INDEX ix_blobs_size; DROP TABLE tags; "

@@ -27,7 +27,7 @@ from typing import Any
 from sqlalchemy import event, insert
 
 from prefreg.config import starter_registry
-from prefreg.registry import Store, upkeep
+from prefreg.registry import Store
 from prefreg.registry.listing import Query, parse_metric
 from prefreg.registry.schema import (
     AliasEventRow,
@@ -160,10 +160,10 @@ def questions(store: Store) -> dict[str, Callable[[], object]]:
         "resolve ALIAS-OF-AXIS@V": lambda: store.resolve(last.axis_aliases[0], number),
         "resolve AXIS@alias --at": lambda: store.resolve(axis, "stable", base=base, at=moment),
         "resolve AXIS --at": lambda: store.resolve(axis, base=base, at=moment),
-        "search --tag": lambda: upkeep.search(store, Query(tags=("tag-7",))),
-        "search TEXT": lambda: upkeep.search(store, Query("run 77")),
-        "search --tag --metric": lambda: upkeep.search(
-            store, Query(tags=("tag-7",), metrics=(parse_metric("score.m>5000"),))
+        "search --tag": lambda: store.search(Query(tags=("tag-7",))),
+        "search TEXT": lambda: store.search(Query("run 77")),
+        "search --tag --metric": lambda: store.search(
+            Query(tags=("tag-7",), metrics=(parse_metric("score.m>5000"),))
         ),
         "bases": store.bases,
         "count of every axis": store.count,

@@ -17,17 +17,18 @@ from transformers import AutoModelForCausalLM
 
 from prefreg.axes.plugins import load_axes
 from prefreg.checkpoints.bases import resolve_base
-from prefreg.composition import Plan, PlannedTerm, write_composition
+from prefreg.composition.output import write_composition
+from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.composition.rounding import Rounding
+from prefreg.data.mixture import open_rows
 from prefreg.data.pairs import build_pairs
-from prefreg.data.wanted import open_rows
+from prefreg.data.tokens import tokenise_poles
 from prefreg.models.loading import load_tokenizer
 from prefreg.models.log_probs import answer_log_probs
 from prefreg.pocket import TRAINING
-from prefreg.registry.access import Access
-from prefreg.training.pole_report import compare
+from prefreg.registry import Access
+from prefreg.training.guards import compare
 from prefreg.training.settings import resolve_settings
-from prefreg.training.tokenising import tokenise
 
 
 def main() -> None:
@@ -47,7 +48,9 @@ def main() -> None:
     )  # fmt: skip
     texts = build_pairs(rows.pairs, axis_name=axis.name, seed=0)
     settings = resolve_settings(default=TRAINING)
-    tokens = tokenise(axis, texts, load_tokenizer(pocket), settings=settings)
+    tokens = tokenise_poles(
+        axis, texts, load_tokenizer(pocket), max_length=settings.max_length(None)
+    )
     pairs = tokens.positive[tokens.report]
     with access.reading() as store:
         record = store.resolve(options.axis, None, base=pocket.fingerprint.weights)

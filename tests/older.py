@@ -8,7 +8,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import create_engine
 
-import prefreg.registry.opening
+import prefreg.registry.database
 
 INLINE, BESIDE = b"inline bytes", b"bytes beside the database" * 10
 MOMENT = "2026-03-01 12:30:15.250000"
@@ -69,7 +69,7 @@ def write_older(path: Path, revision: str) -> None:
 
 def _create(path: Path, revision: str) -> None:
     config = Config()
-    folder = Path(prefreg.registry.opening.__file__).parent / "migrations"
+    folder = Path(prefreg.registry.database.__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder))
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:

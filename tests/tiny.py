@@ -11,9 +11,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.checkpoints.tensor_names import weight_shapes
+from prefreg.composition.engine import add_up, require_finite
+from prefreg.composition.layout import output_dtype
+from prefreg.composition.plan import Plan, opened
 from prefreg.registry.records import BaseRecord, VersionRecord
-from prefreg.vectors.pole_tensors import MemoryTensors
-from prefreg.vectors.writing import write_dense
+from prefreg.vectors.dense import write_dense
+from prefreg.vectors.stored import parse_dtype
+from prefreg.vectors.tensors import TORCH_DTYPES, MemoryTensors, read_tensor
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
@@ -119,3 +123,22 @@ def store(phi: Mapping[str, torch.Tensor], path: Path, *, dtype: str = "F32") ->
 def in_base(make: Callable[[], PreTrainedModel], folder: Path) -> BaseModel:
     """Save a model and open it as a base."""
     return resolve_base(str(save(make(), folder)))
+
+
+def compose_state(plan: Plan, *, dtype: str | None = None) -> dict[str, torch.Tensor]:
+    """Return every tensor of a composition by its on-disk name, in `dtype` or the base's own."""
+    wanted = parse_dtype(dtype) if dtype else None
+    state = {}
+    with opened(plan) as open_plan:
+        for name, stored in plan.base.checkpoint.tensors.items():
+            terms = open_plan.terms_of(stored)
+            base = read_tensor(stored)
+            addends: list[torch.Tensor] = []
+            if terms:
+                phis = [term.block(0, stored.spec.elements) for term in terms]
+                combine = open_plan.combine(stored, terms)
+                addends = [part.reshape(base.shape) for part in combine(0, phis)]
+            state[name] = add_up(base, addends, TORCH_DTYPES[output_dtype(stored, wanted)])
+            if terms:
+                require_finite(name, state[name], base)
+    return state

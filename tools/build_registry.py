@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from prefreg.registry import Store
-from prefreg.registry.access import Access
+from prefreg.registry import Access, Store
 from prefreg.training.add_axis import add_axis
 from prefreg.training.axis_request import AxisRequest
 

@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,20 +16,18 @@ from prefreg import pocket
 from prefreg.axes.axis import PreferencePair
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.in_memory import Dials, make_dials
-from prefreg.data.tokens import TokenAnswer, TokenPair, tokenize_pairs
+from prefreg.data.tokens import TokenAnswer, TokenPair, tokenise_pairs
 from prefreg.models.loading import load_model, load_tokenizer, quiet
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
-from prefreg.registry.access import Access
-from prefreg.training.add_axis import Prepared, prepare
+from prefreg.registry import Access
+from prefreg.training.add_axis import prepare
 from prefreg.training.axis_request import AxisRequest
-from prefreg.training.existing_pole import Pole
-from prefreg.training.pair import train_pair
-from prefreg.training.pole import trained_weights
+from prefreg.training.axis_run import AxisRun, Pole
+from prefreg.training.pair import train_pair, trained_weights
 from prefreg.training.settings import Settings, resolve_settings
-from prefreg.training.sft.fine_tuning import SFT
-from prefreg.training.sft.sft_trainer import fine_tune
+from prefreg.training.sft_trainer import SFT, fine_tune
 from prefreg.training.trainer import train_pole
-from prefreg.vectors import MemoryTensors
+from prefreg.vectors.tensors import MemoryTensors
 from rivals.policies import ModelPolicy
 
 Axis = Literal["helpful", "harmless"]
@@ -66,7 +64,7 @@ class Workshop:
     dials: Dials = field(init=False)
     used: dict[str, Run] = field(default_factory=dict, init=False)
     """Every run that was asked for, by its name."""
-    _prepared: dict[str, Prepared] = field(default_factory=dict, init=False)
+    _prepared: dict[str, AxisRun] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         with quiet():
@@ -91,10 +89,10 @@ class Workshop:
         self.dials.apply(stored)
         return ModelPolicy(self.model, self.tokenizer)
 
-    def prepared(self, axis: Axis) -> Prepared:
+    def prepared(self, axis: Axis) -> AxisRun:
         """Return the run of `prefreg add-axis` up to its training."""
         if axis not in self._prepared:
-            request = AxisRequest(axis, base="pocket", seed=self.seed)
+            request = AxisRequest(axis, base="pocket", seed=self.seed, keep_anyway=True)
             self._prepared[axis] = prepare(Access(self.folder / "none.db"), request, None)
         return self._prepared[axis]
 
@@ -104,18 +102,14 @@ class Workshop:
 
     def write(self, pairs: Sequence[PreferencePair]) -> list[TokenPair]:
         """Write pairs as tokens."""
-        return list(tokenize_pairs(pairs, self.tokenizer, max_length=_max_length()).pairs)
+        return list(tokenise_pairs(pairs, self.tokenizer, max_length=_max_length()).pairs)
 
     def pole(self, axis: Axis, pole: Pole) -> Run:
         """Return one pole of an axis; both are trained as `prefreg add-axis` does."""
         if not self._path(f"{axis} {pole}").exists():
-            run = self.prepared(axis)
-            settings = _settings(self.steps)
+            run = replace(self.prepared(axis), settings=_settings(self.steps))
             started = time.process_time()
-            found = train_pair(
-                base=run.base, axis=run.installed.axis, pairs=run.pairs, settings=settings,
-                seed=self.seed, keep_anyway=True,
-            )  # fmt: skip
+            found = train_pair(run)
             seconds = time.process_time() - started
             pairs = self.pairs(axis)
             tokens = round(self.steps * self.batch * count_tokens(pairs) / len(pairs))

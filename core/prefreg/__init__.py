@@ -1,22 +1,11 @@
 """A registry of preference vectors: θ = θ_base + Σ ηᵢ·φᵢ.
 
-What needs torch is loaded when it is first used, so that `import prefreg` answers at once.
+All but terms and errors is loaded when it is first used, so that `import prefreg` answers at once.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from prefreg.axes.axis import (
-    Axis,
-    LicensedSource,
-    Message,
-    PreferencePair,
-    Row,
-    SourceRequest,
-    SourceRows,
-)
-from prefreg.axes.hookspecs import hookimpl
-from prefreg.axes.methods import Method, MethodInput, MethodOption
 from prefreg.errors import (
     AxisError,
     BaseModelError,
@@ -33,23 +22,64 @@ from prefreg.terms import Term, parse_term
 
 if TYPE_CHECKING:
     from prefreg.api import Registry, open, steer
+    from prefreg.axes.axis import (
+        Axis,
+        LicensedSource,
+        Message,
+        PreferencePair,
+        Row,
+        SourceRequest,
+        SourceRows,
+    )
+    from prefreg.axes.hookspecs import hookimpl
+    from prefreg.axes.methods import Method, MethodInput, MethodOption
     from prefreg.axes.row_sources import stream_hub_rows
     from prefreg.axes.yaml_axes import axis_from_yaml
+    from prefreg.composition.composition_request import CompositionRequest, ExportRequest
+    from prefreg.evaluation.evaluation_request import (
+        Calibrating,
+        Comparing,
+        CompressionRequest,
+        ConsistencyRequest,
+        EvaluationRequest,
+        InterferenceRequest,
+        Reach,
+    )
+    from prefreg.evaluation.paper.run_folder import ReproduceRequest
+    from prefreg.models.sampling import Sampling
+    from prefreg.training.axis_request import AxisRequest, ImportRequest, SFTRequest
 
-_LAZY = {
-    "Registry": "prefreg.api",
-    "axis_from_yaml": "prefreg.axes.yaml_axes",
-    "open": "prefreg.api",
-    "steer": "prefreg.api",
-    "stream_hub_rows": "prefreg.axes.row_sources",
+_HOMES = {
+    "api": "Registry open steer",
+    "axes.axis": "Axis LicensedSource Message PreferencePair Row SourceRequest SourceRows",
+    "axes.hookspecs": "hookimpl",
+    "axes.methods": "Method MethodInput MethodOption",
+    "axes.row_sources": "stream_hub_rows",
+    "axes.yaml_axes": "axis_from_yaml",
+    "composition.composition_request": "CompositionRequest ExportRequest",
+    "evaluation.evaluation_request": "Calibrating Comparing CompressionRequest ConsistencyRequest "
+    "EvaluationRequest InterferenceRequest Reach",
+    "evaluation.paper.run_folder": "ReproduceRequest",
+    "models.sampling": "Sampling",
+    "training.axis_request": "AxisRequest ImportRequest SFTRequest",
 }
 
 __all__ = [
     "Axis",
     "AxisError",
+    "AxisRequest",
     "BaseModelError",
+    "Calibrating",
+    "Comparing",
+    "CompositionRequest",
+    "CompressionRequest",
+    "ConsistencyRequest",
     "DataError",
+    "EvaluationRequest",
+    "ExportRequest",
     "GateError",
+    "ImportRequest",
+    "InterferenceRequest",
     "LicensedSource",
     "Message",
     "Method",
@@ -58,9 +88,13 @@ __all__ = [
     "OutputError",
     "PreferencePair",
     "PrefregError",
+    "Reach",
     "Registry",
     "RegistryError",
+    "ReproduceRequest",
     "Row",
+    "SFTRequest",
+    "Sampling",
     "SourceRequest",
     "SourceRows",
     "Term",
@@ -77,6 +111,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    for home, names in _HOMES.items():
+        if name in names.split():
+            return getattr(import_module(f"prefreg.{home}"), name)
     raise AttributeError(f"module 'prefreg' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Every error that prefreg raises on purpose, in one tree.
+"""Every error that prefreg raises on purpose, in one tree, and what their messages share.
 
 PrefregError            1   a known problem, told in one message
 ├── UsageError          2   a malformed term, option or argument
@@ -17,7 +17,13 @@ KeyboardInterrupt
 The number is the exit code of the command line.
 """
 
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
 from prefreg.wording import presentable
+
+_LONGEST_REASON = 400
 
 
 class PrefregError(Exception):
@@ -72,3 +78,40 @@ class GateError(PrefregError):
     """A training run that was carried out but whose result must not be trusted."""
 
     exit_code = 3
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message: the name that may have been meant, if one is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def listed(names: Iterable[str], limit: int = 5) -> str:
+    """Join names for a message, the first few of many."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
+    return ", ".join(map(repr, ordered[:limit])) + more
+
+
+def unreadable(name: Path | str, error: Exception, kind: type[PrefregError]) -> PrefregError:
+    """Make the error that a file could not be read."""
+    return kind(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}.")
+
+
+def reason(error: BaseException) -> str:
+    """Tell an exception in one printable line: its type and message; of our own, the message."""
+    try:
+        text = str(error)
+    except BaseException:  # a message may be made by code that fails, too
+        text = ""
+    text = one_line(text)
+    if isinstance(error, PrefregError) and text:
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Write what another program says as one printable line, cut where it is long."""
+    printable = "".join(character if character.isprintable() else " " for character in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + "…"

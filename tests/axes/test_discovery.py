@@ -39,10 +39,8 @@ def test_the_command_disables_without_importing_and_enables_again(tmp_path: Path
     assert out.splitlines()[-1] == "disabled: kind from prefreg-kindness 2.5"
     code, out, err = prefreg("check-axis", "kind", sites=[tmp_path])
     assert (code, out) == (1, "")
-    assert err == (
-        "Error: No axis 'kind' is loaded: the plugin kind of prefreg-kindness 2.5 is disabled. "
-        "Run `prefreg axes --enable kind`.\n"
-    )
+    assert "plugin kind of prefreg-kindness 2.5 is disabled" in err
+    assert "`prefreg axes --enable kind`" in err
     assert not marker.exists()
     assert prefreg("axes", "--enable", "kind", "-q", sites=[tmp_path]) == (0, "", "")
     _, out, _ = prefreg("axes", sites=[tmp_path])

@@ -10,14 +10,14 @@ import pytest
 
 from prefreg import Axis, DataError, GateError, PreferencePair, Row, SourceRequest, SourceRows
 from prefreg.axes.isolation import (
-    contained,
+    isolated,
     label_row,
     measure,
     off_stdout,
     read_source,
-    reason,
     switch_pair,
 )
+from prefreg.errors import reason
 
 PAIR = PreferencePair("p", "a", "b")
 TURNS = PreferencePair.from_texts(prompt="p", chosen="a", rejected="b")
@@ -78,20 +78,22 @@ class Hostile(dict[str, Any]):
 
 
 @pytest.mark.parametrize(
-    ("call", "told"),
+    ("call", "whose", "told"),
     [
         (
             lambda: label_row(axis(label=raising(SystemExit())), ROW, 7),
-            "The label rule of {} failed on row 7 (columns: prompt, chosen, rejected): SystemExit",
+            "label rule",
+            "row 7 (columns: prompt, chosen, rejected): SystemExit",
         ),
         (
             lambda: label_row(axis(label=lambda row: row["prompt"]), Hostile(), 7),
-            "The label rule of {} failed on row 7 (columns: unreadable): SystemExit",
+            "label rule",
+            "row 7 (columns: unreadable): SystemExit",
         ),
         (
             lambda: label_row(axis(label=lambda row: PreferencePair("p", "a", "b", 7)), ROW, 7),
-            "The label rule of {} returned a pair for row 7 (columns: prompt, chosen, rejected) "
-            "whose group is a int, not a string.",
+            "label rule",
+            "row 7 (columns: prompt, chosen, rejected) whose group is a int",
         ),
         (
             lambda: label_row(
@@ -99,15 +101,15 @@ class Hostile(dict[str, Any]):
                 {},
                 7,
             ),
-            "The label rule of {} returned a pair for row 7 (columns: none) with a message whose "
-            "role or content is no string: Message(role='assistant', content=7).",
+            "label rule",
+            "no string: Message(role='assistant', content=7)",
         ),
         (
             lambda: label_row(
                 axis(label=lambda row: PreferencePair("p", "a", "b", tools="look")), ROW, 7
             ),
-            "The label rule of {} returned a pair for row 7 (columns: prompt, chosen, rejected) "
-            "whose tools are no JSON text of a list.",
+            "label rule",
+            "row 7 (columns: prompt, chosen, rejected) whose tools are no JSON text of a list.",
         ),
         (
             lambda: label_row(
@@ -115,35 +117,38 @@ class Hostile(dict[str, Any]):
                 {},
                 7,
             ),
-            "The label rule of {} failed on row 7 (columns: none): column 'rejected' begins with "
-            "a turn of 'user', which is no answer: put what both answers begin with into",
+            "label rule",
+            "row 7 (columns: none): column 'rejected' begins with a turn of 'user', which is no",
         ),
         (
             lambda: switch_pair(axis(switch=raising(StopIteration())), PAIR, 7),
-            "The switch of {} failed on pair 7: StopIteration",
+            "switch",
+            "failed on pair 7: StopIteration",
         ),
         (
             lambda: measure(axis(metric=raising(SystemExit("x"))), "p", "an answer"),
-            "The metric of {} failed on the prompt 'p' with the answer 'an answer': SystemExit: x",
+            "metric",
+            "the prompt 'p' with the answer 'an answer': SystemExit: x",
         ),
         (
             lambda: measure(axis(metric=lambda *_: float("nan")), "p", "an answer"),
-            "The metric of {} failed on the prompt 'p' with the answer 'an answer': it returned "
-            "nan, not a finite number",
+            "metric",
+            "it returned nan, not a finite number",
         ),
         (
             lambda: measure(axis(metric=lambda *_: [1]), "p", "an answer"),
-            "The metric of {} failed on the prompt 'p' with the answer 'an answer': TypeError: "
-            "float() argument",
+            "metric",
+            "TypeError: float() argument",
         ),
     ],
 )
 def test_a_function_that_fails_or_returns_something_else_is_named(
-    call: Callable[[], object], told: str
+    call: Callable[[], object], whose: str, told: str
 ) -> None:
     with pytest.raises(DataError) as caught:
         call()
-    assert str(caught.value).startswith(told.format(OWNED))
+    assert str(caught.value).startswith(f"The {whose} of {OWNED} ")
+    assert told in str(caught.value)
 
 
 def test_a_metric_may_return_whatever_is_a_number_or_none() -> None:
@@ -203,5 +208,5 @@ def test_a_reason_is_one_printable_line() -> None:
     assert reason(MuteError()) == "MuteError"
     assert reason(ValueError("a\n\tb\x1b[31m \ud800 c")) == "ValueError: a b [31m c"
     assert len(reason(ValueError("x" * 10_000))) < 500
-    with pytest.raises(DataError, match=r"^it failed: ValueError$"), contained("it failed"):
+    with pytest.raises(DataError, match=r"^it failed: ValueError$"), isolated("it failed"):
         raise ValueError

@@ -1,13 +1,30 @@
-"""What a YAML axis may say, and what is told about one that says something else."""
+"""What a YAML axis may say, how its rules label, and how its sources read their rows."""
 
+import gzip
 import hashlib
+import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import datasets
+import huggingface_hub
 import pytest
 
 import prefreg
-from prefreg import Axis, AxisError, LicensedSource
-from prefreg.axes.yaml_axes import read_declaration
+from prefreg import (
+    Axis,
+    AxisError,
+    DataError,
+    LicensedSource,
+    Message,
+    PreferencePair,
+    SourceRequest,
+    SourceRows,
+    axis_from_yaml,
+)
+from prefreg.axes.axis import plain_text
+from prefreg.axes.yaml_axes import RULES, label_by, read_declaration
 
 GOOD = """\
 name: tone
@@ -182,3 +199,286 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         read_declaration(tmp_path / "none.yaml")
     with pytest.raises(AxisError, match="cannot be read"):
         read_declaration(tmp_path)
+
+
+RATED = {"prompt": "q", "response_0": "a", "response_1": "b b", "place": "rows.jsonl:3"}
+
+
+def label(rule: str, row: dict[str, Any], min_gap: float = 0.0) -> str | None:
+    """Return the chosen and the rejected text."""
+    pair = label_by(RULES[rule], min_gap)({**RATED, **row})
+    return pair and f"{plain_text(pair.chosen)} > {plain_text(pair.rejected)}"
+
+
+def test_a_preference_is_taken_as_it_is() -> None:
+    assert label("preference", {"chosen": "x", "rejected": "y"}) == "x > y"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        (1, 2, "b b > a"),
+        (2.5, 2, "a > b b"),
+        ("10", "9", "a > b b"),
+        (3, 3, None),
+        (None, 3, None),
+        ("N/A", 3, None),
+    ],
+)
+def test_the_higher_rating_wins(first: object, second: object, found: str | None) -> None:
+    assert label("higher-rating", {"rating_0": first, "rating_1": second}) == found
+
+
+def test_a_smaller_gap_than_asked_for_is_a_tie() -> None:
+    assert label("higher-rating", {"rating_0": 1, "rating_1": 2}, 2) is None
+    assert label("higher-rating", {"rating_0": 1, "rating_1": 3}, 2) == "b b > a"
+    assert label("longer", {}, 1) == "b b > a"
+    assert label("longer", {}, 2) is None
+
+
+@pytest.mark.parametrize(
+    ("winner", "found"),
+    [
+        (0, "a > b b"),
+        (1, "b b > a"),
+        (1.0, "b b > a"),
+        (True, "b b > a"),
+        ("1", "b b > a"),
+        (2, None),
+        (10**400, None),
+        (None, None),
+    ],
+)
+def test_the_number_names_the_winner(winner: object, found: str | None) -> None:
+    assert label("numbered", {"winner": winner}) == found
+
+
+def test_more_words_win() -> None:
+    assert label("longer", {}) == "b b > a"
+    assert label("longer", {"response_0": "c c c"}) == "c c c > b b"
+    assert label("longer", {"response_0": "c c"}) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "row", "words"),
+    [
+        ("higher-rating", {"rating_0": "good", "rating_1": 1}, "'rating_0' holds 'good', not a ra"),
+        ("higher-rating", {"rating_0": [1], "rating_1": 1}, "not a rating"),
+        ("higher-rating", {"rating_0": float("nan"), "rating_1": 1}, "not a rating"),
+        ("higher-rating", {"rating_0": 10**400, "rating_1": 1}, "not a rating"),
+        ("higher-rating", {"rating_0": "1e999", "rating_1": 1}, "not a rating"),
+        ("numbered", {"winner": "A"}, "'winner' holds 'A', not the number of a response"),
+        ("preference", {"chosen": "", "rejected": "y"}, "column 'chosen' is empty"),
+        ("preference", {"chosen": 7, "rejected": "y"}, "neither a string nor a list of messages"),
+        ("longer", {"prompt": " "}, "column 'prompt' is empty"),
+    ],
+)
+def test_what_cannot_be_labelled_is_told_with_its_place(
+    rule: str, row: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        label(rule, row)
+    assert str(caught.value).startswith("rows.jsonl:3: ")
+    assert words in str(caught.value)
+
+
+def test_strings_become_a_dialogue_and_messages_stay() -> None:
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    rule = label_by(RULES["longer"], 0)
+    pair, other = rule(RATED), rule({**RATED, "prompt": turns, "group": 7})
+    assert pair is not None
+    assert other is not None
+    assert pair.prompt == (Message("user", "q"),)
+    assert pair.chosen == (Message("assistant", "b b"),)
+    assert other.prompt == (Message("system", "s"), Message("user", "u"))
+    assert other.group == "7"
+
+
+QUESTION = {"prompt": "q", "chosen": "x", "rejected": "y", "place": "rows.jsonl:3"}
+TURNS = PreferencePair.from_texts(prompt="q", chosen="x", rejected="y")
+
+
+def test_rows_of_the_preference_format_are_what_they_are_everywhere() -> None:
+    assert label_by(RULES["preference"], 0)(QUESTION) == PreferencePair.from_row(QUESTION)
+    assert label_by(RULES["preference"], 0)(QUESTION) == PreferencePair("q", "x", "y")
+    assert label_by(RULES["preference"], 0, "turns")(QUESTION) == TURNS
+    assert label_by(RULES["longer"], 0, "verbatim")(RATED) == PreferencePair("q", "b b", "a")
+
+
+def test_strings_that_are_turns_need_a_prompt_and_whole_dialogues_do_not() -> None:
+    rule = label_by(RULES["preference"], 0, "turns")
+    with pytest.raises(DataError, match=r"rows.jsonl:3: column 'prompt' is missing"):
+        rule({**QUESTION, "prompt": None})
+    asked = {"role": "user", "content": "q"}
+    whole = {
+        name: [asked, {"role": "assistant", "content": QUESTION[name]}]
+        for name in ("chosen", "rejected")
+    }
+    assert rule({**QUESTION, "prompt": None, **whole}) == TURNS
+    assert rule({**QUESTION, **whole}) == TURNS
+
+
+def test_a_question_repeated_by_both_responses_is_taken_away() -> None:
+    row = {**RATED, "prompt": "is it?", "response_0": "is it? no", "response_1": "is it? oh yes"}
+    assert label("longer", row) == " oh yes >  no"
+
+
+def test_what_a_template_is_told_goes_with_the_pair() -> None:
+    turns = {"prompt": "q", "response_0": "a", "response_1": "b b"}
+    pair = label_by(RULES["longer"], 0)({**RATED, **turns, "tools": [{"name": "look"}]})
+    assert pair is not None
+    assert pair.tools == '[{"name": "look"}]'
+
+
+ROWS = [
+    {"question": f"q{n}", "good": f"g{n}", "bad": f"b{n}", "lang": "en" if n % 2 else "de"}
+    for n in range(6)
+]
+HEAD = """\
+name: tone
+summary: s
+columns: {prompt: question, chosen: good, rejected: bad}
+sources:
+"""
+
+
+def read(axis: Axis, source: str, **asked: Any) -> SourceRows:
+    found = axis.sources[source](SourceRequest(**asked))
+    assert isinstance(found, SourceRows)
+    return SourceRows(list(found.rows), found.origin, found.revision)
+
+
+def declare(folder: Path, sources: str) -> Axis:
+    (folder / "tone.yaml").write_text(HEAD + sources)
+    return axis_from_yaml(folder / "tone.yaml")
+
+
+def lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "rows.jsonl").write_bytes(lines(ROWS))
+    (tmp_path / "deep" / "rows.jsonl.gz").write_bytes(gzip.compress(lines(ROWS)))
+    return tmp_path
+
+
+@pytest.mark.parametrize("file", ["rows.jsonl", "deep/rows.jsonl.gz"])
+def test_a_file_is_found_beside_the_yaml(folder: Path, file: str) -> None:
+    found = read(declare(folder, f"- file: {file}\n"), "rows", limit=2)
+    assert (found.origin, found.revision) == (Path(file).name, None)
+    assert found.rows == [
+        {
+            "prompt": f"q{n}",
+            "chosen": f"g{n}",
+            "rejected": f"b{n}",
+            "place": f"{found.origin}:{n + 1}",
+        }
+        for n in range(2)
+    ]
+
+
+def test_only_rows_that_fit_count(folder: Path) -> None:
+    axis = declare(folder, "- {file: rows.jsonl, where: {lang: en, question: [q1, q5, q4]}}\n")
+    assert [row["place"] for row in read(axis, "rows").rows] == ["rows.jsonl:2", "rows.jsonl:6"]
+    assert len(read(axis, "rows", limit=1).rows) == 1
+
+
+def test_a_source_has_its_own_columns_over_those_at_the_top(folder: Path) -> None:
+    axis = declare(
+        folder, "- {file: rows.jsonl, columns: {chosen: bad, rejected: good, group: lang}}\n"
+    )
+    assert read(axis, "rows").rows[0] == {
+        "prompt": "q0",
+        "chosen": "b0",
+        "rejected": "g0",
+        "group": "de",
+        "place": "rows.jsonl:1",
+    }
+
+
+def test_a_missing_column_is_told_with_file_and_line(folder: Path) -> None:
+    rows = [*ROWS[:2], {"question": "q", "worse": "b", "good": "g"}]
+    (folder / "rows.jsonl").write_bytes(lines(rows))
+    axis = declare(folder, "- file: rows.jsonl\n")
+    with pytest.raises(
+        DataError, match=r"^rows.jsonl:3: column 'bad' is missing \(found: question, worse, good\)"
+    ):
+        read(axis, "rows")
+
+
+@pytest.fixture
+def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Serve rows.jsonl as the data set org/set and return what was asked of the hub."""
+    asked: list[Any] = []
+    real = datasets.load_dataset
+
+    def info(_: Any, name: str, revision: str | None = None) -> Any:
+        asked.append((name, revision))
+        return SimpleNamespace(sha="c0ffee")
+
+    def load(name: str, config: str | None, *, split: str, revision: str, streaming: bool) -> Any:
+        asked.append((name, config, split, revision, streaming))
+        files = {split: str(folder / "rows.jsonl")}
+        return real("json", data_files=files, split=split, streaming=streaming)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return asked
+
+
+def test_a_data_set_is_streamed_at_the_revision_of_the_file(folder: Path, hub: list[Any]) -> None:
+    axis = declare(folder, "- {hub: org/set, config: en, split: test, revision: v1}\n")
+    found = read(axis, "set", limit=3)
+    assert hub == [("org/set", "v1"), ("org/set", "en", "test", "c0ffee", True)]
+    assert (found.origin, found.revision) == ("hf:org/set", "c0ffee")
+    assert [row["place"] for row in found.rows] == [f"org/set, row {n}" for n in (1, 2, 3)]
+
+
+def test_a_revision_that_is_asked_for_wins(folder: Path, hub: list[Any]) -> None:
+    read(declare(folder, "- {hub: org/set, revision: v1}\n"), "set", revision="v2")
+    assert hub[0] == ("org/set", "v2")
+
+
+def test_a_limit_counts_the_rows_that_fit(folder: Path, hub: list[Any]) -> None:
+    axis = declare(folder, "- {hub: org/set, where: {lang: en}}\n")
+    assert [row["prompt"] for row in read(axis, "set", limit=2).rows] == ["q1", "q3"]
+
+
+def test_a_data_set_without_a_column_is_named(folder: Path, hub: list[Any]) -> None:
+    axis = declare(folder, "- {hub: org/set, columns: {chosen: better}}\n")
+    with pytest.raises(DataError, match=r"^org/set, row 1: column 'better' is missing"):
+        read(axis, "set")
+
+
+def test_tables_and_optional_columns_are_read(folder: Path) -> None:
+    (folder / "rows.csv").write_text("lang,score,good,bad\nen,5,q? a,q? b\nde,4,q? c,q? d\n")
+    text = HEAD.replace("prompt: question, ", "").replace(
+        "sources:", "where: {score: [5]}\nsources:"
+    )
+    (folder / "tone.yaml").write_text(text + "- file: rows.csv\n")
+    axis = axis_from_yaml(folder / "tone.yaml")
+    assert read(axis, "rows").rows == [
+        {"chosen": "q? a", "rejected": "q? b", "place": "rows.csv:2"}
+    ]
+    pair = axis.label(read(axis, "rows").rows[0])  # type: ignore[index]
+    assert pair is not None
+    assert (pair.prompt, pair.chosen, pair.prompt_from) == ("q?", " a", "beginning")
+
+
+def test_what_may_be_the_prompt_is_not_passed_over(folder: Path) -> None:
+    text = HEAD.replace("prompt: question, ", "")
+    (folder / "tone.yaml").write_text(text + "- file: rows.jsonl\n")
+    axis = axis_from_yaml(folder / "tone.yaml")
+    with pytest.raises(DataError, match="'prompt' is missing; if 'question' is meant, give it"):
+        axis.label(read(axis, "rows").rows[0])  # type: ignore[index]
+
+
+def test_tools_and_options_may_have_columns_of_other_names(folder: Path) -> None:
+    rows = [{**ROWS[0], "functions": [{"name": "look"}], "chat_template_kwargs": {"a": 1}}]
+    (folder / "rows.jsonl").write_bytes(lines(rows))
+    axis = declare(folder, "- {file: rows.jsonl, columns: {tools: functions}}\n")
+    [row] = read(axis, "rows").rows
+    assert (row["tools"], row["chat_template_kwargs"]) == ([{"name": "look"}], {"a": 1})

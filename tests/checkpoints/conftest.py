@@ -1,17 +1,13 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 import tiny
 
-# No deadline: two busy cores are slower than any; no data base: tests leave nothing behind.
-settings.register_profile("steady", deadline=None, database=None)
-settings.load_profile("steady")
 
-
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of the test's own for what is remembered of files."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("PREFREG_CACHE", str(folder))
     return folder

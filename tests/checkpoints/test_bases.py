@@ -99,6 +99,7 @@ def resolve_in_a_process(
             "PYTHONPATH": os.pathsep.join(sys.path),
             "HF_HOME": str(folder / "hf"),
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_OFFLINE": "0",
             **environment,
         },
         cwd=folder,

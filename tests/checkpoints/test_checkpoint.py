@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prefreg.checkpoints.checkpoint import INDEX_FILE, Checkpoint, listed
-from prefreg.errors import BaseModelError
+from prefreg.checkpoints.checkpoint import INDEX_FILE, Checkpoint
+from prefreg.errors import BaseModelError, listed
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -8,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from prefreg.checkpoints.safetensors_file import TensorSpec, plan_file, read_header, read_header_of
+from prefreg.checkpoints.safetensors_file import (
+    SafetensorsWriter,
+    TensorSpec,
+    plan_file,
+    read_header,
+    read_header_of,
+    read_into,
+)
 from prefreg.errors import BaseModelError, PrefregError, VectorError
 
 SOUND = save({"b": torch.zeros(2, 3), "a": torch.ones(4)}, metadata={"format": "pt"})
@@ -163,3 +171,33 @@ def test_no_header_leads_outside_of_its_file(entries: dict[str, object], room: i
         return
     for spec in header.tensors.values():
         assert 8 + len(raw) <= spec.offset <= spec.offset + spec.nbytes <= len(content)
+
+
+def test_what_is_written_is_read_back_and_hashed(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    with SafetensorsWriter(path, [("b", "U8", (3,)), ("a", "U8", (2,))], {}) as writer:
+        assert [spec.name for spec in writer.specs] == ["a", "b"]
+        writer.write(b"\x01\x02")
+        writer.write(b"\x03\x04\x05")
+        digest = writer.finish()
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.stat().st_size == writer.size
+    view = memoryview(bytearray(3))
+    with path.open("rb") as stream:
+        read_into(stream.fileno(), read_header(path).tensors["b"].offset, view)
+    assert bytes(view) == b"\x03\x04\x05"
+
+
+def test_a_file_that_is_not_full_does_not_finish(tmp_path: Path) -> None:
+    with (
+        SafetensorsWriter(tmp_path / "a.safetensors", [("a", "U8", (2,))], {}) as writer,
+        pytest.raises(AssertionError),
+    ):
+        writer.finish()
+
+
+def test_reading_behind_the_end_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "short"
+    path.write_bytes(b"abc")
+    with path.open("rb") as stream, pytest.raises(EOFError, match="ends at byte 3"):
+        read_into(stream.fileno(), 1, memoryview(bytearray(5)))

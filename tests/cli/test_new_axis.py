@@ -10,7 +10,7 @@ import pytest
 
 from prefreg import Axis, PreferencePair
 from prefreg.authoring.scaffold import write_package
-from prefreg.axes.catalog import AxisCatalog, Plugin
+from prefreg.axes.plugins import AxisCatalog, Plugin
 from prefreg.errors import OutputError
 
 

@@ -4,22 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
 
 import tiny
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.composition.plan import Plan, PlannedTerm
 
-# No deadline: two busy cores are slower than any; no data base: tests leave nothing behind.
-settings.register_profile("steady", deadline=None, database=None)
-settings.load_profile("steady")
-
 MakePlan = Callable[..., Plan]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFREG_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,9 @@ import tiny
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.checkpoints.fingerprint import fingerprint
-from prefreg.composition.engine import compose_state
 from prefreg.composition.output import write_composition
 from prefreg.composition.plan import Plan, PlannedTerm
-from prefreg.composition.survival import Kept
+from prefreg.composition.rounding import Kept
 from prefreg.errors import BaseModelError, VectorError
 
 MakePlan = Callable[..., Plan]
@@ -96,7 +95,7 @@ def test_transformers_loads_the_output_and_answers_as_in_memory(
     write_composition(plan, tmp_path / "out")
     written = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     in_memory = AutoModelForCausalLM.from_pretrained(base.path)
-    in_memory.load_state_dict(compose_state(plan), strict=False)
+    in_memory.load_state_dict(tiny.compose_state(plan), strict=False)
     tokens = torch.tensor([[1, 5, 9, 33]])
     assert written.dtype == in_memory.dtype
     assert torch.equal(written(tokens).logits, in_memory(tokens).logits)
@@ -167,7 +166,7 @@ def test_another_dtype_is_rounded_from_the_float32_sum(
 ) -> None:
     plan = make_plan(bases["llama"], helpful=1.0, harmless=0.3)
     composed = write_composition(plan, tmp_path / "out", dtype="bfloat16")
-    exact = compose_state(plan, dtype="float32")
+    exact = tiny.compose_state(plan, dtype="float32")
     for name, tensor in weights(tmp_path / "out").items():
         assert torch.equal(tensor, exact[name].bfloat16())
     before = json.loads((bases["llama"].path / "config.json").read_text())
@@ -262,7 +261,7 @@ def test_an_overflow_is_refused_in_memory_and_on_disk(tmp_path: Path) -> None:
     with pytest.raises(VectorError, match="'w' overflows float32"):
         write_composition(plan, tmp_path / "out")
     with pytest.raises(VectorError, match="'w' overflows float32"):
-        compose_state(plan)
+        tiny.compose_state(plan)
     assert not (tmp_path / "out").exists()
 
 
@@ -273,7 +272,7 @@ def test_large_tensors_are_composed_block_by_block(tmp_path: Path) -> None:
     plan = one_term(mixed_base(tmp_path / "base", w=w), tmp_path / "phi", 0.3, w=phi)
     write_composition(plan, tmp_path / "out")
     assert bits(weights(tmp_path / "out")["w"]) == reference_bits(plan, "w")
-    assert torch.equal(weights(tmp_path / "out")["w"], compose_state(plan)["w"])
+    assert torch.equal(weights(tmp_path / "out")["w"], tiny.compose_state(plan)["w"])
 
 
 def test_changes_below_the_rounding_are_reported(tmp_path: Path) -> None:

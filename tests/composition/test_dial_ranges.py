@@ -11,8 +11,7 @@ from prefreg import RegistryError, UsageError
 from prefreg.checkpoints import BaseModel
 from prefreg.composition.dial_ranges import CALIBRATION, RANGE, range_warnings, translate
 from prefreg.composition.resolve import identify, resolve_stored
-from prefreg.registry import NewVersion, Store
-from prefreg.registry.access import Access
+from prefreg.registry import Access, NewVersion, Store
 from prefreg.terms import as_terms
 
 Keep = Callable[..., None]

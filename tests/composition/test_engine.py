@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg.composition.engine import compose_tensor, require_finite
-from prefreg.composition.eta import rounded_eta
+from prefreg.composition.plan import rounded_eta
 from prefreg.errors import BaseModelError, UsageError, VectorError
 
 Numbers = st.lists(st.floats(-1e6, 1e6, width=32), min_size=5, max_size=5)

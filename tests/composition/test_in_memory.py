@@ -190,3 +190,55 @@ def test_what_answers_and_is_measured_is_on_the_gpu(trained: Path) -> None:
     assert steered.model.device.type == "cuda"
     assert steered.generate("Which colour is Elsa's boat?")
     assert registry.evaluate({"helpful": 1}, prompts=20).figures.find("helpful.accuracy")
+
+
+def test_steering_a_dialled_model_adds_to_its_dials(trained: Path, base) -> None:
+    registry = prefreg.open(trained)
+    steered = registry.load("pocket")
+    both = weights(steered.set(helpful=1, verbosity=0.5).model)
+    more = weights(steered.set(helpful=1.5, verbosity=0.5).model)
+    alone = weights(steered.set(helpful=1).model)
+    with prefreg.steer(steered.model, registry=registry, verbosity=0.5):
+        assert equal(weights(steered.model), both)
+        with prefreg.steer(steered.model, registry=registry, helpful=0.5):
+            assert equal(weights(steered.model), more)
+        assert equal(weights(steered.model), both)
+    assert equal(weights(steered.model), alone)
+    assert equal(weights(steered.set().model), base)
+
+
+def test_nested_steering_is_undone_step_by_step_after_an_exception(
+    trained: Path, loaded: PreTrainedModel, base
+) -> None:
+    seen = {}
+    with prefreg.steer(loaded, registry=trained, helpful=1):
+        outer = weights(loaded)
+        with pytest.raises(ZeroDivisionError), prefreg.steer(loaded, registry=trained, help=-1):
+            seen = weights(loaded)
+            raise ZeroDivisionError
+        assert equal(weights(loaded), outer)
+    assert equal(seen, base)  # 1 and -1 of the same vector are nothing
+    assert equal(weights(loaded), base)
+
+
+def test_dials_that_are_set_within_a_block_end_with_it(trained: Path) -> None:
+    registry = prefreg.open(trained)
+    steered = registry.load("pocket").set(helpful=1)
+    before = weights(steered.model)
+    with prefreg.steer(steered.model, registry=registry, verbosity=1):
+        steered.set(verbosity=-1)
+    assert equal(weights(steered.model), before)
+
+
+def test_a_model_that_was_trained_on_after_steering_is_another_one(
+    trained: Path, loaded: PreTrainedModel
+) -> None:
+    with prefreg.steer(loaded, registry=trained, helpful=1):
+        pass
+    with torch.no_grad():
+        next(loaded.parameters()).add_(1)
+    with (
+        pytest.raises(BaseModelError, match="differs"),
+        prefreg.steer(loaded, registry=trained, helpful=1),
+    ):
+        pass

@@ -10,17 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg.axes.methods import Method, MethodInput, MethodTerm
-from prefreg.composition.counter import key_of, random_bits
-from prefreg.composition.methods.built_in import METHODS
+from prefreg.composition.methods import built_in
 from prefreg.composition.methods.ties import kept_magnitude
+from prefreg.composition.rounding import key_of, random_bits
 from prefreg.errors import UsageError
-from prefreg.vectors.dense import BLOCK_ELEMENTS, blocks
+from prefreg.vectors.stored import BLOCK_ELEMENTS, blocks
 
 AXES = ("harmless", "helpful", "verbosity")
 Etas = st.lists(
     st.floats(-4, 4, width=32).filter(lambda eta: abs(eta) > 1e-3), min_size=3, max_size=3
 )
 Seeds = st.integers(0, 10**6)
+METHODS = built_in()
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 
 

@@ -14,16 +14,15 @@ from prefreg.axes.methods import Combine, Method, MethodInput
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.checkpoints.safetensors_file import plan_file
 from prefreg.composition import output, streaming
-from prefreg.composition.engine import compose_state
-from prefreg.composition.eta import EtaRule
+from prefreg.composition.composition_request import EtaRule
 from prefreg.composition.layout import plan_files
-from prefreg.composition.methods.built_in import METHODS
+from prefreg.composition.methods import built_in
 from prefreg.composition.output import write_composition
 from prefreg.composition.plan import Plan, PlannedTerm, opened
 from prefreg.composition.rounding import Rounding
 from prefreg.composition.streaming import estimate_seconds
 from prefreg.errors import BaseModelError, UsageError, VectorError
-from prefreg.vectors.dense import BLOCK_ELEMENTS
+from prefreg.vectors.stored import BLOCK_ELEMENTS
 
 
 def save_base(folder: Path, tensors: dict[str, torch.Tensor]) -> BaseModel:
@@ -75,7 +74,7 @@ def test_threads_and_the_size_of_jobs_change_no_byte(
 ) -> None:
     write_composition(mixed, tmp_path / "one")
     monkeypatch.setattr(streaming, "THREADS", 1)
-    monkeypatch.setattr(streaming, "_JOB_ELEMENTS", BLOCK_ELEMENTS)
+    monkeypatch.setattr(streaming, "JOB_ELEMENTS", BLOCK_ELEMENTS)
     write_composition(mixed, tmp_path / "other")
     for name in ("model.safetensors", "prefreg.json", "README.md"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
@@ -108,13 +107,13 @@ def test_a_dtype_that_torch_lacks_is_copied_but_not_composed(tmp_path: Path) -> 
         write_composition(plan, tmp_path / "two")
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("method", built_in().values(), ids=built_in())
 def test_every_method_streams_to_what_it_makes_in_memory(
     mixed: Plan, tmp_path: Path, method: Method
 ) -> None:
     plan = Plan(mixed.base, mixed.terms, method=method)
     write_composition(plan, tmp_path / "out")
-    state = compose_state(plan)
+    state = tiny.compose_state(plan)
     for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items():
         assert bits(tensor) == bits(state[name]), name
     written = json.loads((tmp_path / "out" / "prefreg.json").read_text())
@@ -132,7 +131,7 @@ def test_stochastic_rounding_depends_on_nothing_but_its_seed(
     one, other = weights("one", 0), weights("other", 1)
     assert {name for name in one if bits(one[name]) != bits(other[name])} == {"large", "half"}
     monkeypatch.setattr(streaming, "THREADS", 1)
-    monkeypatch.setattr(streaming, "_JOB_ELEMENTS", BLOCK_ELEMENTS)
+    monkeypatch.setattr(streaming, "JOB_ELEMENTS", BLOCK_ELEMENTS)
     again = weights("again", 0)
     assert all(bits(one[name]) == bits(again[name]) for name in one)
 

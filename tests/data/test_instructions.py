@@ -9,7 +9,7 @@ import pytest
 import worded
 from prefreg.axes.axis import Message
 from prefreg.data.instructions import Instruction, read_instructions, read_row
-from prefreg.data.tokens import tokenize_answers
+from prefreg.data.tokens import tokenise_answers
 from prefreg.errors import BaseModelError, DataError
 
 ASKED = Message("user", "what is the colour of the boat ?")
@@ -113,7 +113,7 @@ def test_a_file_of_held_out_examples_leaves_the_others_to_be_learnt(tmp_path: Pa
 
 def test_only_the_answer_is_learnt_with_the_token_that_ends_it() -> None:
     tokenizer = worded.tokenizer()
-    found = tokenize_answers([EXAMPLE], tokenizer, max_length=48)
+    found = tokenise_answers([EXAMPLE], tokenizer, max_length=48)
     [answer] = found.answers
     assert tokenizer.decode(list(answer.answer_ids)) == "it is red .</s>"
     assert tokenizer.decode(list(answer.prompt_ids)).endswith("boat ?<assistant> ")
@@ -122,16 +122,16 @@ def test_only_the_answer_is_learnt_with_the_token_that_ends_it() -> None:
 
 def test_longer_answers_are_cut_or_dropped_and_counted() -> None:
     tokenizer = worded.tokenizer()
-    length = len(tokenize_answers([EXAMPLE], tokenizer, max_length=48).answers[0])
-    cut = tokenize_answers([EXAMPLE], tokenizer, max_length=length - 2)
+    length = len(tokenise_answers([EXAMPLE], tokenizer, max_length=48).answers[0])
+    cut = tokenise_answers([EXAMPLE], tokenizer, max_length=length - 2)
     assert (len(cut.answers[0]), cut.truncated) == (length - 2, 1)
-    gone = tokenize_answers([EXAMPLE], tokenizer, max_length=length - 2, policy="drop")
+    gone = tokenise_answers([EXAMPLE], tokenizer, max_length=length - 2, policy="drop")
     assert (gone.answers, gone.dropped_long) == ((), 1)
-    assert tokenize_answers([EXAMPLE], tokenizer, max_length=5).dropped_long == 1
+    assert tokenise_answers([EXAMPLE], tokenizer, max_length=5).dropped_long == 1
     with pytest.raises(DataError, match="1 of 1 examples are longer than 5 tokens"):
-        tokenize_answers([EXAMPLE], tokenizer, max_length=5, policy="refuse")
+        tokenise_answers([EXAMPLE], tokenizer, max_length=5, policy="refuse")
 
 
 def test_a_vocabulary_that_is_too_small_is_named() -> None:
     with pytest.raises(BaseModelError, match="the model embeds only 4 tokens"):
-        tokenize_answers([EXAMPLE], worded.tokenizer(), max_length=48, vocabulary=4)
+        tokenise_answers([EXAMPLE], worded.tokenizer(), max_length=48, vocabulary=4)

@@ -13,7 +13,7 @@ import worded
 from prefreg import DataError, Message, PreferencePair
 from prefreg.data.instructions import Instruction, read_row
 from prefreg.data.rendering import encode_prompt
-from prefreg.data.tokens import TokenSet, tokenize_answers, tokenize_pairs
+from prefreg.data.tokens import TokenSet, tokenise_answers, tokenise_pairs
 
 SPECIALS = ["<pad>", "<s>", "<|end|>", "<|start|>"]
 TEMPLATE = (
@@ -123,7 +123,7 @@ def written(
     given: dict[str, Any] | PreferencePair, using: PreTrainedTokenizerFast
 ) -> tuple[tuple[list[int], ...], TokenSet]:
     pair = given if isinstance(given, PreferencePair) else PreferencePair.from_row(given)
-    made = tokenize_pairs([pair], using, max_length=1000)
+    made = tokenise_pairs([pair], using, max_length=1000)
     [ids] = made.pairs
     return (ids.prompt_ids.tolist(), ids.chosen_ids.tolist(), ids.rejected_ids.tolist()), made
 
@@ -224,7 +224,7 @@ def test_instructions_keep_their_tools_and_calls() -> None:
         tools=json.dumps([TOOL]),
     )
     using = tokenizer()
-    [made] = tokenize_answers([example], using, max_length=1000).answers
+    [made] = tokenise_answers([example], using, max_length=1000).answers
     assert using.decode(made.prompt_ids.tolist()).startswith("<|start|>tools\n[{")
     assert using.decode(made.answer_ids.tolist()).startswith("[call] {")
 
@@ -235,5 +235,5 @@ def test_a_turn_that_tells_nothing_more_changes_no_token() -> None:
         row([user("is it red", name=None)], [assistant("yes")], [assistant("no no")])
     )
     assert told == plain
-    made = tokenize_pairs([plain, told], worded.tokenizer(), max_length=48)
+    made = tokenise_pairs([plain, told], worded.tokenizer(), max_length=48)
     assert made.pairs[0] == made.pairs[1]

@@ -5,7 +5,7 @@ import pytest
 import worded
 from prefreg.axes.axis import Message, PreferencePair
 from prefreg.data.rendering import encode_prompt, padding_id
-from prefreg.data.tokens import check_max_length, preview_tokens, tokenize_pairs
+from prefreg.data.tokens import check_max_length, preview_tokens, tokenise_pairs
 from prefreg.errors import BaseModelError, DataError, UsageError
 
 CHAT = PreferencePair.from_texts(prompt="is it red", chosen="yes", rejected="no no")
@@ -13,7 +13,7 @@ TEXT = PreferencePair(prompt="is it ", chosen="red", rejected="old")
 
 
 def words(pair: PreferencePair, tokenizer: Any, **options: Any) -> tuple[str, str, str]:
-    made = tokenize_pairs([pair], tokenizer, **{"max_length": 48, **options})
+    made = tokenise_pairs([pair], tokenizer, **{"max_length": 48, **options})
     [tokens] = preview_tokens(made.pairs, tokenizer)
     return tuple(  # type: ignore[return-value]
         "|".join(token.text for token in tokens if token.role == role)
@@ -37,7 +37,7 @@ def test_without_a_template_contents_are_joined_and_the_end_is_added() -> None:
     )
     tokenizer = worded.tokenizer(template=None)
     assert words(pair, tokenizer) == ("red| |is| |it| ", "old|</s>", "big|</s>")
-    assert tokenize_pairs([pair], tokenizer, max_length=48).renderings == ("none",)
+    assert tokenise_pairs([pair], tokenizer, max_length=48).renderings == ("none",)
 
 
 def test_strings_are_verbatim_even_with_a_template() -> None:
@@ -67,13 +67,13 @@ def test_an_answer_begins_where_the_prompt_alone_is_written_differently() -> Non
     template = worded.TEMPLATE.replace("<assistant> {% endif", "<assistant> sky {% endif")
     tokenizer = worded.tokenizer(template=template)
     assert words(CHAT, tokenizer) == words(CHAT, worded.tokenizer())
-    made = tokenize_pairs([CHAT], tokenizer, max_length=48)
+    made = tokenise_pairs([CHAT], tokenizer, max_length=48)
     assert (made.manner.diverged, made.merged) == (1, 0)
 
 
 def test_white_space_that_merges_into_the_answer_is_no_error() -> None:
     pair = PreferencePair.from_texts(prompt="is it", chosen=" red", rejected=" old")
-    made = tokenize_pairs([pair], worded.tokenizer(), max_length=48)
+    made = tokenise_pairs([pair], worded.tokenizer(), max_length=48)
     assert made.merged == 1
     # Two blanks are one token, unknown to this tokenizer, and it belongs to the answer.
     assert words(pair, worded.tokenizer())[0] == "<user>| |is| |it|<assistant>"
@@ -81,7 +81,7 @@ def test_white_space_that_merges_into_the_answer_is_no_error() -> None:
 
 def test_a_token_across_the_end_of_a_text_prompt_is_the_answers_and_counted() -> None:
     pair = PreferencePair("it is gre", "en", "y")
-    made = tokenize_pairs([pair], worded.tokenizer(), max_length=48)
+    made = tokenise_pairs([pair], worded.tokenizer(), max_length=48)
     assert made.merged == 1
     assert words(pair, worded.tokenizer())[:2] == ("it| |is| ", "green|</s>")
 
@@ -113,24 +113,24 @@ def test_long_answers_are_cut_or_dropped_by_the_policy() -> None:
         PreferencePair("is it ", "no no no no", "no no no no old"),  # the same once cut
     ]
     tokenizer = worded.tokenizer()
-    cut = tokenize_pairs(pairs, tokenizer, max_length=8)
+    cut = tokenise_pairs(pairs, tokenizer, max_length=8)
     assert (cut.kept, cut.dropped_long, cut.truncated, cut.indistinct) == ((0, 1), 1, 1, 1)
     assert [len(pair.rejected_ids) for pair in cut.pairs] == [2, 4]
-    dropped = tokenize_pairs(pairs, tokenizer, max_length=8, policy="drop")
+    dropped = tokenise_pairs(pairs, tokenizer, max_length=8, policy="drop")
     assert (dropped.kept, dropped.dropped_long, dropped.truncated) == ((0,), 3, 0)
     with pytest.raises(
         DataError, match="3 of 4 pairs are longer than 8 tokens: raise --max-length"
     ):
-        tokenize_pairs(pairs, tokenizer, max_length=8, policy="refuse")
-    assert tokenize_pairs(pairs, tokenizer, max_length=48, policy="refuse").kept == (0, 1, 2, 3)
+        tokenise_pairs(pairs, tokenizer, max_length=8, policy="refuse")
+    assert tokenise_pairs(pairs, tokenizer, max_length=48, policy="refuse").kept == (0, 1, 2, 3)
 
 
 def test_no_pair_left_is_an_error_with_counts() -> None:
     with pytest.raises(DataError, match=r"None of 1 pairs is left .* 1 are too long and 0 have"):
-        tokenize_pairs([TEXT], worded.tokenizer(), max_length=3)
+        tokenise_pairs([TEXT], worded.tokenizer(), max_length=3)
     unknown = PreferencePair("is it ", "cat", "dog")
     with pytest.raises(DataError, match="0 are too long and 1 have answers of the same tokens"):
-        tokenize_pairs([unknown], worded.tokenizer(), max_length=48)
+        tokenise_pairs([unknown], worded.tokenizer(), max_length=48)
 
 
 def test_a_prompt_without_tokens_is_an_error() -> None:
@@ -162,7 +162,7 @@ def test_a_maximum_length_beyond_the_context_is_refused() -> None:
 def test_a_prompt_to_answer_is_written_as_in_training(template: str | None, bos: bool) -> None:
     tokenizer = worded.tokenizer(template=template, bos=bos)
     for pair in (CHAT, TEXT):
-        made = tokenize_pairs(
+        made = tokenise_pairs(
             [PreferencePair(pair.prompt, pair.chosen, pair.rejected)], tokenizer, max_length=48
         )
         if not made.merged:
@@ -171,5 +171,5 @@ def test_a_prompt_to_answer_is_written_as_in_training(template: str | None, bos:
 
 def test_many_pairs_keep_their_positions() -> None:
     pairs = [PreferencePair("is it ", "red", "old " * (n % 3 + 1)) for n in range(1100)]
-    made = tokenize_pairs(pairs, worded.tokenizer(), max_length=9, policy="drop")
+    made = tokenise_pairs(pairs, worded.tokenizer(), max_length=9, policy="drop")
     assert made.kept == tuple(n for n in range(1100) if n % 3 < 2)

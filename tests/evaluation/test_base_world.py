@@ -15,15 +15,14 @@ from prefreg import Axis, DataError, Message, PreferencePair, Row
 from prefreg.axes.base_world import BaseWorld, ChoiceQuestion, CrossedRow, Measure
 from prefreg.checkpoints import resolve_base
 from prefreg.checkpoints.bundled import BUNDLED, BundledBase, world_named, world_of
-from prefreg.data.wanted import default_source
+from prefreg.data.mixture import default_source
 from prefreg.evaluation.behaviour import measure_behaviour, summarise
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import open_evaluator
-from prefreg.evaluation.heldout_pairs import find_pairs
 from prefreg.evaluation.judge import judge
 from prefreg.evaluation.paper.catalogue import experiment_axes
-from prefreg.evaluation.paper.crossing import cross_world
-from prefreg.evaluation.prompts import Asked, world_prompts
+from prefreg.evaluation.paper.correlation import cross_world
+from prefreg.evaluation.prompts import Asked, find_pairs, world_prompts
 from prefreg.models.replies import refuses
 from prefreg.terms import as_terms
 

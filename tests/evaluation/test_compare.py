@@ -12,10 +12,8 @@ from prefreg import RegistryError
 from prefreg.checkpoints import BaseModel
 from prefreg.composition.resolve import identify
 from prefreg.evaluation.compare import Comparison, compare_versions
-from prefreg.registry import NewVersion, Store
-from prefreg.registry.access import Access
-from prefreg.vectors.factors import Factors
-from prefreg.vectors.lowrank import write_low_rank
+from prefreg.registry import Access, NewVersion, Store
+from prefreg.vectors.lowrank import Factors, write_low_rank
 
 Add = Callable[..., None]
 Compare = Callable[..., Comparison]

@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from prefreg.errors import AxisError, BaseModelError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_evaluator
 from prefreg.models.log_probs import answer_log_probs, margins
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import as_terms
 
 SMALL = EvaluationRequest(prompts=40, max_new_tokens=24)
@@ -58,13 +59,13 @@ def test_the_base_is_at_0_from_itself(evaluator: Evaluator) -> None:
 
 
 def test_margins_are_those_of_the_composed_model(evaluator: Evaluator) -> None:
-    from prefreg.data.tokens import tokenize_pairs
+    from prefreg.data.tokens import tokenise_pairs
 
     candidate = evaluator.candidate(as_terms(["helpful:4"]))
     found = evaluator.evaluate(candidate).figures.find("helpful.margin").value.value
     pairs = evaluator.pairs["helpful"].pairs
     steered = prefreg.open(evaluator.access.location).load("pocket")
-    tokens = tokenize_pairs(pairs, steered.tokenizer, max_length=256).pairs
+    tokens = tokenise_pairs(pairs, steered.tokenizer, max_length=256).pairs
     base = margins(answer_log_probs(steered.model, tokens))
     turned = margins(answer_log_probs(steered.set(helpful=4).model, tokens))
     assert found == pytest.approx(float((turned - base).mean()), abs=1e-4)
@@ -78,9 +79,9 @@ def test_the_pairs_of_the_bundled_model_are_of_its_test_split(evaluator: Evaluat
 
 def test_the_pristine_base_comes_back_bit_for_bit(evaluator: Evaluator) -> None:
     base = evaluator.candidate(())
-    before = {n: p.clone() for n, p in evaluator.bench.model(base).named_parameters()}
-    evaluator.bench.model(evaluator.candidate(as_terms(["helpful:3"])))
-    after = dict(evaluator.bench.model(base).named_parameters())
+    before = {n: p.clone() for n, p in evaluator.model(base).named_parameters()}
+    evaluator.model(evaluator.candidate(as_terms(["helpful:3"])))
+    after = dict(evaluator.model(base).named_parameters())
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
@@ -106,7 +107,7 @@ def test_a_repeated_question_needs_no_model(trained: Path, cache: Path) -> None:
     again = opened.evaluate(opened.candidate(as_terms(["helpful:1"])))
     assert again.cached
     assert again.figures == first.figures
-    assert opened.bench.seconds["loading"] == 0
+    assert opened.seconds["loading"] == 0
     other = registry.evaluate(["helpful:1"], prompts=40, max_new_tokens=24, seed=1)
     assert not other.cached
 
@@ -120,8 +121,6 @@ def test_the_base_is_measured_once_for_every_composition(trained: Path, cache: P
 
 
 def with_metric(evaluator: Evaluator, metric: object) -> Axis:
-    from dataclasses import replace
-
     return replace(evaluator.axes["helpful"], metric=metric, owner="a plugin")
 
 
@@ -134,12 +133,12 @@ def with_metric(evaluator: Evaluator, metric: object) -> Axis:
     ],
 )
 def test_a_metric_that_fails_names_the_prompt(
-    evaluator: Evaluator, metric: object, reason: str
+    evaluator: Evaluator, metric: object, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = evaluator.answers(evaluator.candidate(()))
     prompt = evaluator.asked[0].text[:60]
+    monkeypatch.setitem(evaluator.axes, "helpful", with_metric(evaluator, metric))
     with pytest.raises(DataError, match=reason) as caught:
-        evaluator.scores(with_metric(evaluator, metric), answers)
+        evaluator.evaluate(evaluator.plain)
     assert f"the metric of axis 'helpful' (a plugin) failed on the prompt {prompt!r}" in str(
         caught.value
     ).lower().replace(prompt.lower(), prompt)
@@ -241,7 +240,7 @@ def test_pairs_of_a_version_from_a_file_must_be_given(trained: Path, tmp_path: P
 
 def test_the_held_out_pairs_of_a_run_are_read_again(trained: Path) -> None:
     from prefreg.axes.plugins import load_axes
-    from prefreg.training.earlier import heldout_pairs
+    from prefreg.training.axis_run import heldout_pairs
 
     record = prefreg.open(trained).show("helpful")
     axis = load_axes().find("helpful").axis

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from prefreg.evaluation.layer_profile import Block, Layers, make_blocks, profile_layers
-from prefreg.vectors.pole_tensors import MemoryTensors
+from prefreg.evaluation.layer_profile import Block, LayerSubset, make_blocks, profile_layers
+from prefreg.vectors.tensors import MemoryTensors
 
 NAMES = ["lm_head.weight", *(f"model.layers.{n}.mlp.weight" for n in range(12))]
 
@@ -59,7 +59,7 @@ def test_a_layer_that_moves_the_margin_back_comes_last() -> None:
 
 def test_layers_of_a_vector_are_a_vector() -> None:
     whole = MemoryTensors({name: torch.ones(2, 3) for name in NAMES})
-    part = Layers(whole, ("layer 3", "lm_head"))
+    part = LayerSubset(whole, ("layer 3", "lm_head"))
     assert part.names == ("lm_head.weight", "model.layers.3.mlp.weight")
     assert part.shape(part.names[0]) == (2, 3)
     assert part.block(part.names[1], 0, 4).tolist() == [1.0] * 4

@@ -1,21 +1,28 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from prefreg.cli.options import PICTURES
+from prefreg.errors import OutputError
 from prefreg.evaluation.plots import (
+    FORMATS,
     Canvas,
     Curve,
     HeatMap,
+    LabelledMatrix,
     Point,
+    draw_consistency,
     draw_curves,
     draw_heatmaps,
+    draw_matrices,
     draw_pareto,
     front,
 )
-from prefreg.evaluation.statistics import Estimate, rate
+from prefreg.evaluation.statistics import Estimate, Spread, rate
 
 
-def draw(destination: Path) -> bytes:
+def curves(destination: Path) -> bytes:
     answers = Curve("answers", {1.0: rate(9, 10), -1.0: rate(2, 10), 0.0: rate(5, 10)})
     correct = Curve("correct", {0.0: rate(8, 10)})
     draw_curves(
@@ -29,14 +36,14 @@ def draw(destination: Path) -> bytes:
 
 
 def test_curves_become_a_png(tmp_path: Path) -> None:
-    picture = draw(tmp_path / "dials.png")
+    picture = curves(tmp_path / "dials.png")
     assert picture.startswith(b"\x89PNG\r\n\x1a\n")
     # 4.2 inches a panel, 4.4 high, at 150 dots an inch: 1260 × 660.
     assert (int.from_bytes(picture[16:20]), int.from_bytes(picture[20:24])) == (1260, 660)
 
 
 def test_equal_curves_give_equal_pictures(tmp_path: Path) -> None:
-    assert draw(tmp_path / "a.png") == draw(tmp_path / "b.png")
+    assert curves(tmp_path / "a.png") == curves(tmp_path / "b.png")
 
 
 def point(label: str, x: float, y: float) -> Point:
@@ -70,6 +77,21 @@ def test_a_front_and_heat_maps_become_pngs(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "head"), [("a.PNG", b"\x89PNG"), ("a.pdf", b"%PDF"), ("a.svg", b"<?xml")]
+)
+def test_the_ending_says_the_form(tmp_path: Path, name: str, head: bytes) -> None:
+    assert curves(tmp_path / name).startswith(head)
+
+
+def test_other_endings_are_told_which_there_are(tmp_path: Path) -> None:
+    assert FORMATS == PICTURES
+    for name in ("a.jpg", "png", "a.png.gz"):
+        with pytest.raises(OutputError, match=r"\.png, \.pdf, \.svg"):
+            curves(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_picture_that_fails_leaves_no_file(tmp_path: Path) -> None:
     with (
         pytest.raises(RuntimeError),
@@ -77,3 +99,62 @@ def test_a_picture_that_fails_leaves_no_file(tmp_path: Path) -> None:
     ):
         raise RuntimeError
     assert not (tmp_path / "broken.png").exists()
+
+
+def matrices(destination: Path) -> bytes:
+    values = np.array([[np.nan, 0.5], [-0.5, np.nan]])
+    panels = [
+        LabelledMatrix("angle", values, ["a", "b"], ["c", "d"], "cosine", -1, 0, 1),
+        LabelledMatrix("all one", values * 0 + 1, ["a", "b"], ["c", "d"], "×", 0, 0, 1),
+        LabelledMatrix(
+            "noted",
+            values,
+            ["a", "b"],
+            ["c", "d"],
+            "SD",
+            -1,
+            0,
+            1,
+            notes=np.array([["[0, 1]"] * 2] * 2),
+        ),
+    ]
+    draw_matrices(panels, destination, title="t", caption="c")
+    return destination.read_bytes()
+
+
+def test_matrices_become_a_png_the_same_every_time(tmp_path: Path) -> None:
+    picture = matrices(tmp_path / "a.png")
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert matrices(tmp_path / "b.png") == picture
+
+
+def test_matrices_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot be written: No such file"):
+        matrices(tmp_path / "gone" / "a.png")
+
+
+def seeds_drawn(destination: Path, seeds: int = 2) -> bytes:
+    draw_consistency(
+        destination,
+        title="helpful on pocket",
+        caption="share of signal",
+        seeds=range(seeds),
+        cosines=[
+            [1.0 if row == column else 0.3 for column in range(seeds)] for row in range(seeds)
+        ],
+        layers={"layer 0": Spread(0.3, 0.2, 0.4, "jackknife")},
+    )
+    return destination.read_bytes()
+
+
+@pytest.mark.parametrize("seeds", [2, 13])
+def test_seeds_become_a_png(tmp_path: Path, seeds: int) -> None:
+    picture = seeds_drawn(tmp_path / "seeds.png", seeds)
+    assert picture.startswith(b"\x89PNG\r\n\x1a\n")
+    assert (int.from_bytes(picture[16:20]), int.from_bytes(picture[20:24])) == (1650, 750)
+    assert seeds_drawn(tmp_path / "again.png", seeds) == picture
+
+
+def test_a_picture_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"cannot be written.*--plot"):
+        seeds_drawn(tmp_path / "none" / "seeds.png")

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 import worded
-from prefreg.data.tokens import TokenPair, tokenize_pairs
+from prefreg.data.tokens import TokenPair, tokenise_pairs
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs, margins, preference_accuracy
-from prefreg.training.pole_report import compare
+from prefreg.training.guards import compare
 
 
 def tokens(count: int = 20) -> tuple[TokenPair, ...]:
-    return tokenize_pairs(worded.pairs(count), worded.tokenizer(), max_length=48).pairs
+    return tokenise_pairs(worded.pairs(count), worded.tokenizer(), max_length=48).pairs
 
 
 def plain(model: torch.nn.Module, prompt: "array[int]", answer: "array[int]") -> float:

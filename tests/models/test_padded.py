@@ -3,11 +3,11 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefreg.models.padded import _OVERHEAD, split_by_length
+from prefreg.models.padded import OVERHEAD, split_by_length
 
 
 def cost(lengths: list[int], batches: list[list[int]]) -> int:
-    return sum(len(batch) * max(lengths[i] for i in batch) + _OVERHEAD for batch in batches)
+    return sum(len(batch) * max(lengths[i] for i in batch) + OVERHEAD for batch in batches)
 
 
 def test_batches_worked_by_hand() -> None:

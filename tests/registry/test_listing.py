@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prefreg.errors import RegistryError, UsageError
-from prefreg.registry import BaseIdentity, Store, VersionRecord, upkeep
+from prefreg.registry import BaseIdentity, Store, VersionRecord
 from prefreg.registry.listing import Query, parse_metric
 
 Add = Callable[..., VersionRecord]
@@ -35,7 +35,7 @@ def find(filled: Store) -> Find:
 
     def search(text: str | None = None, *, metrics: tuple[str, ...] = (), **others: Any) -> Any:
         query = Query(text, metrics=tuple(map(parse_metric, metrics)), **others)
-        return [str(found.version) for found in upkeep.search(filled, query)]
+        return [str(found.version) for found in filled.search(query)]
 
     return search
 
@@ -90,7 +90,7 @@ def test_a_bound_is_on_a_number_of_that_name(find: Find, bound: str, expected: l
 
 def test_every_bound_must_hold_and_the_numbers_are_told(filled: Store, find: Find) -> None:
     assert find(metrics=("accuracy>0.3", "steps>0")) == ["verbosity@1"]
-    (found,) = upkeep.search(filled, Query(metrics=(parse_metric("accuracy>0.5"),)))
+    (found,) = filled.search(Query(metrics=(parse_metric("accuracy>0.5"),)))
     assert found.metrics == {"poles.plus.accuracy": 0.9, "poles.minus.accuracy": 0.6}
 
 
@@ -103,9 +103,9 @@ def test_a_malformed_bound_is_refused(bound: str) -> None:
 
 
 def test_tags_come_and_go(filled: Store, find: Find) -> None:
-    assert upkeep.tag(filled, "verbose", 1, ["b", "a", "b"]).tags == ("a", "b")
-    assert upkeep.tag(filled, "verbosity", 1, ["a", "c"]).tags == ("a", "b", "c")
-    assert upkeep.tag(filled, "verbosity", 1, ["a", "x"], remove=True).tags == ("b", "c")
+    assert filled.tag("verbose", 1, ["b", "a", "b"]).tags == ("a", "b")
+    assert filled.tag("verbosity", 1, ["a", "c"]).tags == ("a", "b", "c")
+    assert filled.tag("verbosity", 1, ["a", "x"], remove=True).tags == ("b", "c")
     assert find(tags=("c",)) == ["verbosity@1"]
     filled.remove("verbosity", 1)
     assert find(tags=("c",)) == []
@@ -115,7 +115,7 @@ def test_tags_come_and_go(filled: Store, find: Find) -> None:
 @pytest.mark.parametrize("tag", ["", "a b", "-a", "a,b", "a\n"])
 def test_a_malformed_tag_is_refused(filled: Store, add: Add, find: Find, tag: str) -> None:
     with pytest.raises(UsageError, match="is no tag"):
-        upkeep.tag(filled, "helpful", 1, ["fine", tag])
+        filled.tag("helpful", 1, ["fine", tag])
     with pytest.raises(UsageError, match="is no tag"):
         add(filled, "helpful", tags=(tag,))
     with pytest.raises(UsageError, match="is no tag"):
@@ -126,7 +126,7 @@ def test_a_malformed_tag_is_refused(filled: Store, add: Add, find: Find, tag: st
 
 def test_a_tag_needs_a_version(filled: Store) -> None:
     with pytest.raises(RegistryError, match="Version 7 of axis 'helpful' does not exist"):
-        upkeep.tag(filled, "helpful", 7, ["fine"])
+        filled.tag("helpful", 7, ["fine"])
 
 
 def test_a_registry_from_before_tags_has_none(path: Path, filled: Store) -> None:
@@ -134,5 +134,5 @@ def test_a_registry_from_before_tags_has_none(path: Path, filled: Store) -> None
         connection.executescript("DROP TABLE tags; UPDATE alembic_version SET version_num = '0001'")
     connection.close()
     with Store.open(path, write=False) as old:
-        assert upkeep.search(old, Query(tags=("good",))) == []
-        assert len(upkeep.search(old, Query("helpful"))) == 2
+        assert old.search(Query(tags=("good",))) == []
+        assert len(old.search(Query("helpful"))) == 2

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 
 from prefreg.errors import RegistryError
-from prefreg.registry import GcReport, Store, VersionRecord, upkeep
+from prefreg.registry import GcReport, Store, VersionRecord, transfer
 from prefreg.registry.listing import Query, parse_metric
 
 Add = Callable[..., VersionRecord]
@@ -62,19 +62,19 @@ def test_a_version_goes_to_a_server_and_back(
     store.measure("helpful", 1, "score", {"m": 0.7}, "p")
     record = store.resolve("helpful", "1")
     with Store.open(url, write=True, inline_limit=64) as server:
-        there = upkeep.copy(store, store.vector_source(record), record, server)
+        there = transfer.copy(store, store.vector_source(record), record, server)
         assert (there.added, there.record.inline) == (True, True)
         assert "postgresql" in there.registry
-        assert not upkeep.copy(store, store.vector_source(record), record, server).added
+        assert not transfer.copy(store, store.vector_source(record), record, server).added
         add(store, "verbosity", b"mine")
         taken = add(server, "verbosity", b"theirs")
         mine = store.resolve("verbosity")
         with pytest.raises(RegistryError, match=rf"different version there \({taken.sha256[:12]}"):
-            upkeep.copy(store, store.vector_source(mine), mine, server)
+            transfer.copy(store, store.vector_source(mine), mine, server)
         assert server.verify() == []
         with Store.open(tmp_path / "back.db", write=True, inline_limit=64) as back:
             source = server.vector_source(there.record)
-            home = upkeep.copy(server, source, there.record, back).record
+            home = transfer.copy(server, source, there.record, back).record
             path = back.vector_source(home, rehash=True)
             assert isinstance(path, Path)
             assert path.read_bytes() == data
@@ -95,15 +95,15 @@ def test_a_server_is_cared_for_as_a_file_is(url: str, add: Add, tmp_path: Path) 
         assert server.resolve("helpful", "stable", at=then).number == 1
         with pytest.raises(RegistryError, match="first set on 2026-03-02"):
             server.resolve("helpful", "stable", at=datetime(2026, 3, 1, 12, tzinfo=UTC))
-        upkeep.tag(server, "helpful", 2, ["good"])
+        server.tag("helpful", 2, ["good"])
         query = Query("stable", tags=("good",), metrics=(parse_metric("accuracy>0.5"),))
-        assert [str(found.version) for found in upkeep.search(server, query)] == ["helpful@2"]
-        assert upkeep.rename_axis(server, "help", "useful") == "helpful"
+        assert [str(found.version) for found in server.search(query)] == ["helpful@2"]
+        assert server.rename_axis("help", "useful") == "helpful"
         assert server.axes() == {"useful": ("help", "helpful")}
         assert server.count() == {"useful": 3}
-        use = upkeep.disk_use(server)
+        use = server.disk_use()
         assert use.total == use.database > 10_000
-        done = upkeep.back_up(server, tmp_path / "copy.db")
+        done = transfer.back_up(server, tmp_path / "copy.db")
         assert (done.versions, done.files) == (3, 0)
         with Store.open(tmp_path / "copy.db", write=True) as copy:
             assert copy.versions() == server.versions()

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefreg.errors import RegistryError, UsageError, VectorError
-from prefreg.registry import BaseIdentity, NewVersion, Store, VersionRecord
+from prefreg.registry import Access, BaseIdentity, NewVersion, Store, VersionRecord
 
 Add = Callable[..., VersionRecord]
 JSON = st.recursive(
@@ -102,7 +102,7 @@ def test_many_versions_are_read_as_few_are(
         add(store, axis, b"v" * 70, aliases=("a", "b") if axis == "verbosity" else (), tags=("t",))
     store.set_alias("helpful", 2, "stable")
     few = store.summaries("helpful"), store.versions("helpful"), store.versions()
-    monkeypatch.setattr("prefreg.registry.listing._MANY", 1)  # beyond it, whole tables are read
+    monkeypatch.setattr("prefreg.registry.listing.MANY", 1)  # beyond it, whole tables are read
     assert (store.summaries("helpful"), store.versions("helpful"), store.versions()) == few
 
 
@@ -304,3 +304,33 @@ def test_the_room_has_no_other_names() -> None:
 
     with pytest.raises(AttributeError, match="no attribute 'Shop'"):
         prefreg.registry.Shop  # type: ignore[attr-defined]  # noqa: B018  # that is the test
+
+
+def test_the_argument_wins_over_the_environment(trained: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PREFREG_REGISTRY", "elsewhere.db")
+    with Access(trained).reading() as store:
+        assert len(store.versions()) == 2
+    with pytest.raises(RegistryError, match=r"no registry at elsewhere\.db"):
+        Access().reading()
+    assert not Access().is_present()
+
+
+def test_writing_creates_what_is_missing_and_reading_does_not(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError):
+        Access("new.db").reading()
+    with pytest.raises(RegistryError, match="to change"):
+        Access("new.db").changing()
+    assert list(tmp_path.iterdir()) == []
+    with Access("new.db").writing() as store:
+        assert store.versions() == []
+    assert (tmp_path / "new.db").is_file()
+    with Access("new.db").changing() as store:
+        assert store.versions() == []
+
+
+def test_without_a_name_writers_use_the_folder_they_are_in(tmp_path: Path) -> None:
+    with Access().writing():
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["registry.db"]
+    with Access().reading() as store:
+        assert store.versions() == []

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import worded
+from axis_runs import train
 from prefreg.axes.axis import Axis
 from prefreg.checkpoints.bases import resolve_base
 from prefreg.data.pairs import build_pairs
-from prefreg.training import pole_checkpoints
+from prefreg.training import callbacks
 from prefreg.training.axis_request import LoraOptions
-from prefreg.training.pair import PairResult, train_pair
+from prefreg.training.pair import TrainedPair
 from prefreg.training.settings import Settings, resolve_settings
 
 _STEPS = 6
@@ -38,7 +39,7 @@ def run(
 ) -> dict[str, object]:
     """Train the pair, and end this process at a stage and step; say what was done and told."""
     os.environ["PREFREG_CACHE"] = str(cache)
-    pole_checkpoints.INTERVAL = 0.0
+    callbacks.SAVE_INTERVAL = 0.0
     stages: list[list[object]] = []
     notes: list[str] = []
     moments = [(end[0], int(str(end[1])))] if end else []
@@ -49,7 +50,7 @@ def run(
             moments.pop()  # a second Ctrl-C would not wait for the checkpoint
             os.kill(os.getpid(), signal.SIGINT if end[2:] == ["interrupt"] else signal.SIGKILL)
 
-    made = train_pair(
+    made = train(
         base=resolve_base(str(base)),
         axis=Axis("red", "Red things.", {"none": lambda request: []}, label=lambda row: None),
         pairs=build_pairs(worded.pairs(), axis_name="red", seed=0),
@@ -65,7 +66,7 @@ def run(
     return {"sha256": digest(made), "stages": stages, "notes": notes, "curves": curves(made)}
 
 
-def digest(made: PairResult) -> str:
+def digest(made: TrainedPair) -> str:
     """Return the sha256 of all weights of both poles."""
     total = hashlib.sha256()
     for pole in (made.positive, made.negative):
@@ -74,7 +75,7 @@ def digest(made: PairResult) -> str:
     return total.hexdigest()
 
 
-def curves(made: PairResult) -> list[list[list[float]]]:
+def curves(made: TrainedPair) -> list[list[list[float]]]:
     return [
         [[point.step, point.loss, point.margin] for point in pole.curve]
         for pole in (made.positive, made.negative)

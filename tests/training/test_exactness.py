@@ -11,17 +11,18 @@ from transformers import MixtralConfig, MixtralForCausalLM, PrinterCallback, Tra
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 import worded
-from prefreg.data.tokens import TokenPair, tokenize_pairs
+from prefreg.data.tokens import TokenPair, tokenise_pairs
 from prefreg.models.log_probs import answer_log_probs
-from prefreg.training.batches import (
-    _PAIR_BY_PAIR,
+from prefreg.training.settings import Settings, dpo_config, resolve_settings
+from prefreg.training.trainer import (
+    PAIR_BY_PAIR,
     PairTrainer,
     PartCollator,
     Shortcuts,
     choose_shortcuts,
+    pair_dataset,
+    train_pole,
 )
-from prefreg.training.settings import Settings, resolve_settings
-from prefreg.training.trainer import _dataset, dpo_config, train_pole
 
 # trl 1.16 speaks of it under this older name wherever the reference runs within the loop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated")
@@ -36,7 +37,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def tokens() -> tuple[TokenPair, ...]:
-    return tokenize_pairs(worded.pairs(COUNT), worded.tokenizer(), max_length=48).pairs
+    return tokenise_pairs(worded.pairs(COUNT), worded.tokenizer(), max_length=48).pairs
 
 
 def settings(*assignments: str) -> Settings:
@@ -190,7 +191,7 @@ def trainers(tmp_path_factory: pytest.TempPathFactory) -> tuple[PairTrainer, Pla
             model=worded.llama(),
             args=dpo_config(settings(), output_dir=folder, seed=0, max_length=48),
             data_collator=collate,
-            train_dataset=_dataset(pairs, reference),
+            train_dataset=pair_dataset(pairs, reference),
             processing_class=worded.tokenizer(),
         )
         for kind, collate in (
@@ -231,7 +232,7 @@ def test_every_loss_of_trl_has_the_same_value_and_gradient(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One batch of six pairs, which trl takes as 4 and 2."""
-    coupled = not set(changes["loss_types"]) <= _PAIR_BY_PAIR
+    coupled = not set(changes["loss_types"]) <= PAIR_BY_PAIR
     shortcuts = Shortcuts(sorted_parts="coupled" if coupled else None)
     pair, trl = trainers
     examples = [trl.train_dataset[i] for i in range(6)]

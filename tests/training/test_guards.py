@@ -1,14 +1,11 @@
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
-from prefreg.errors import GateError, TrainingError, UsageError
-from prefreg.training.guards import Thresholds, check_pole, enforce, read_thresholds
-from prefreg.training.pole_report import PoleReport
-from prefreg.training.resources import MemoryNeed, check_disk, check_memory
+from prefreg.errors import GateError, UsageError
+from prefreg.training.guards import PoleReport, Thresholds, check_pole, enforce, read_thresholds
 
 BASE = {"weight": torch.zeros(2)}
 MOVED = {"weight": torch.tensor([0.0, 1e-9])}
@@ -62,21 +59,6 @@ def test_the_gate_is_an_error_unless_told_to_keep() -> None:
     assert caught.value.exit_code == 3
     enforce(failures, axis_name="red", keep_anyway=True)
     enforce((), axis_name="red", keep_anyway=False)
-
-
-def test_memory_that_is_too_small_says_what_to_lower() -> None:
-    check_memory(MemoryNeed(1, 1, 1))
-    huge = 1 << 60
-    with pytest.raises(TrainingError, match="lower per_device_train_batch_size"):
-        check_memory(MemoryNeed(1, huge, 1))
-    with pytest.raises(TrainingError, match="the base is too large for this machine"):
-        check_memory(MemoryNeed(huge, 1, 1))
-
-
-def test_a_disk_that_is_too_small_is_named(tmp_path: Path) -> None:
-    check_disk(tmp_path, 1)
-    with pytest.raises(TrainingError, match=r"needs 1073741824\.0 GiB"):
-        check_disk(tmp_path, 1 << 60)
 
 
 def test_thresholds_are_read_and_the_others_keep_their_defaults() -> None:

@@ -11,9 +11,9 @@ import tiny
 from prefreg.api import Registry
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.errors import BaseModelError, PrefregError, RegistryError, UsageError, VectorError
-from prefreg.vectors import LowRankVector, open_vector
-from prefreg.vectors.adapters import read_adapter
-from prefreg.vectors.kinds import Vector
+from prefreg.vectors import Vector, open_vector
+from prefreg.vectors.lowrank import LowRankVector
+from prefreg.vectors.peft_adapters import read_adapter
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import adapters
+from axis_runs import train
 from prefreg.axes.axis import Axis
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.data.pairs import PairSet
@@ -12,11 +13,11 @@ from prefreg.errors import GateError, UsageError, VectorError
 from prefreg.models.loading import load_model
 from prefreg.training.axis_request import LoraOptions
 from prefreg.training.lora import Lora, choose_layers
-from prefreg.training.pair import PairResult, train_pair
+from prefreg.training.pair import TrainedPair
 from prefreg.training.resources import estimate_memory
 from prefreg.training.settings import Settings, resolve_settings
-from prefreg.vectors import LowRankVector, extract_factors
-from prefreg.vectors.factors import subtract
+from prefreg.vectors.extraction import extract_factors
+from prefreg.vectors.lowrank import LowRankVector, subtract
 
 OPTIONS = LoraOptions(rank=3, alpha=6.0, rslora=True)
 
@@ -28,23 +29,23 @@ def quick(settings: Settings) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def result(base: BaseModel, axis: Axis, pairs: PairSet, quick: Settings) -> PairResult:
-    return train_pair(base=base, axis=axis, pairs=pairs, settings=quick, seed=0, lora=OPTIONS)
+def result(base: BaseModel, axis: Axis, pairs: PairSet, quick: Settings) -> TrainedPair:
+    return train(base=base, axis=axis, pairs=pairs, settings=quick, seed=0, lora=OPTIONS)
 
 
-def chosen(result: PairResult) -> Lora:
-    assert result.lora is not None
-    return result.lora
+def chosen(result: TrainedPair) -> Lora:
+    assert result.run.lora is not None
+    return result.run.lora
 
 
-def test_each_pole_learns_its_side_from_the_base(result: PairResult) -> None:
+def test_each_pole_learns_its_side_from_the_base(result: TrainedPair) -> None:
     for pole in (result.positive, result.negative):
         assert pole.curve[0].loss == pytest.approx(0.693147, abs=1e-5)  # the base is the reference
         assert pole.report.accuracy > 0.9
         assert pole.failures == ()
 
 
-def test_only_the_factors_of_linear_layers_are_trained(result: PairResult) -> None:
+def test_only_the_factors_of_linear_layers_are_trained(result: TrainedPair) -> None:
     lora = chosen(result)
     assert {layer.module.rpartition(".")[2] for layer in lora.layers} == set(adapters.LINEAR)
     for pole in (result.positive, result.negative):
@@ -58,7 +59,7 @@ def test_both_poles_begin_with_the_same_factors(
 ) -> None:
     """Where nothing is learnt, the factors are those of the beginning."""
     still = Settings({**quick.values, "learning_rate": 1e-30, "max_steps": 1}, frozenset())
-    result = train_pair(
+    result = train(
         base=base, axis=axis, pairs=pairs, settings=still, seed=0, lora=OPTIONS, keep_anyway=True
     )
     for name, weight in result.positive.weights.items():
@@ -68,7 +69,7 @@ def test_both_poles_begin_with_the_same_factors(
 
 
 def test_the_stored_vector_is_what_the_adapters_do(
-    result: PairResult, base: BaseModel, tmp_path: Path
+    result: TrainedPair, base: BaseModel, tmp_path: Path
 ) -> None:
     lora = chosen(result)
     poles = [lora.factors(pole.weights) for pole in (result.positive, result.negative)]
@@ -90,7 +91,7 @@ def test_the_stored_vector_is_what_the_adapters_do(
     assert found.zeros is None
 
 
-def test_equal_adapters_have_no_direction(result: PairResult, tmp_path: Path) -> None:
+def test_equal_adapters_have_no_direction(result: TrainedPair, tmp_path: Path) -> None:
     pole = chosen(result).factors(result.positive.weights)
     with pytest.raises(VectorError, match="both poles hold the same weights"):
         extract_factors(positive=pole, negative=pole, destination=tmp_path / "phi")
@@ -98,9 +99,9 @@ def test_equal_adapters_have_no_direction(result: PairResult, tmp_path: Path) ->
 
 
 def test_the_same_seed_gives_the_same_factors(
-    result: PairResult, base: BaseModel, axis: Axis, pairs: PairSet, quick: Settings
+    result: TrainedPair, base: BaseModel, axis: Axis, pairs: PairSet, quick: Settings
 ) -> None:
-    again = train_pair(base=base, axis=axis, pairs=pairs, settings=quick, seed=0, lora=OPTIONS)
+    again = train(base=base, axis=axis, pairs=pairs, settings=quick, seed=0, lora=OPTIONS)
     for name, weight in result.negative.weights.items():
         assert torch.equal(weight, again.negative.weights[name])
     phi = [
@@ -115,7 +116,7 @@ def test_a_pole_that_does_not_move_is_refused(
 ) -> None:
     still = Settings({**quick.values, "learning_rate": 1e-30, "max_steps": 1}, frozenset())
     with pytest.raises(GateError, match="number of changed tensors is 0"):
-        train_pair(base=base, axis=axis, pairs=pairs, settings=still, seed=0, lora=OPTIONS)
+        train(base=base, axis=axis, pairs=pairs, settings=still, seed=0, lora=OPTIONS)
 
 
 def test_targets_choose_layers(base: BaseModel) -> None:

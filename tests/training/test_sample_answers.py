@@ -6,33 +6,33 @@ from transformers import LlamaForCausalLM
 
 import worded
 from prefreg.axes.axis import PreferencePair
-from prefreg.data.tokens import TokenPair, tokenize_pairs
+from prefreg.data.tokens import TokenPair, tokenise_pairs
 from prefreg.training.guards import Thresholds
 from prefreg.training.sample_answers import (
-    Interview,
-    Lesson,
-    Questions,
+    DataAnswers,
     Sample,
-    choose_questions,
+    SampledAnswers,
+    SampledPrompts,
+    choose_prompts,
     choose_steps,
     find_collapse,
     find_warnings,
-    read_lesson,
+    measure_data,
 )
 
 SOUND = Sample(0, length=6.0, unended=0.1, empty=0.0, repetition=0.05, refusals=0.0)
-LESSON = Lesson((4.0, 9.0), refusing=False)
+DATA = DataAnswers((4.0, 9.0), refusing=False)
 
 
 @pytest.fixture(scope="module")
 def tokens() -> tuple[TokenPair, ...]:
-    return tokenize_pairs(worded.pairs(24), worded.tokenizer(), max_length=48).pairs
+    return tokenise_pairs(worded.pairs(24), worded.tokenizer(), max_length=48).pairs
 
 
-def questions(
+def prompts_of(
     tokens: tuple[TokenPair, ...], *, count: int = 8, context: int | None = 48
-) -> Questions | None:
-    return choose_questions(
+) -> SampledPrompts | None:
+    return choose_prompts(
         worded.pairs(24),
         tokens,
         worded.tokenizer(),
@@ -42,10 +42,10 @@ def questions(
     )
 
 
-def interview(tokens: tuple[TokenPair, ...], *, lesson: Lesson = LESSON) -> Interview:
-    asked = questions(tokens)
+def sampled(tokens: tuple[TokenPair, ...], *, data: DataAnswers = DATA) -> SampledAnswers:
+    asked = prompts_of(tokens)
     assert asked is not None
-    return Interview(asked, asked.answer(worded.llama(), 0), lesson, {4, 8}, Thresholds())
+    return SampledAnswers(asked, asked.answer(worded.llama(), 0), data, {4, 8}, Thresholds())
 
 
 def certain(token: int) -> LlamaForCausalLM:
@@ -63,7 +63,7 @@ def certain(token: int) -> LlamaForCausalLM:
 
 
 def test_the_prompts_are_distinct_held_out_ones_and_fit(tokens: tuple[TokenPair, ...]) -> None:
-    found = questions(tokens)
+    found = prompts_of(tokens)
     assert found is not None
     assert len(found.tokens) == 9
     assert len(set(found.texts)) == 9
@@ -71,15 +71,15 @@ def test_the_prompts_are_distinct_held_out_ones_and_fit(tokens: tuple[TokenPair,
     assert all(found.benign)
     longest = max(len(pair.rejected_ids) for pair in tokens)
     assert (found.room, found.roomy) == (2 * longest, True)
-    assert questions(tokens, count=0) is None
-    assert questions(tokens, context=2 * longest + 4) is None
+    assert prompts_of(tokens, count=0) is None
+    assert prompts_of(tokens, context=2 * longest + 4) is None
 
 
 def test_a_prompt_with_an_answer_that_refuses_is_not_benign(tokens: tuple[TokenPair, ...]) -> None:
     refused = PreferencePair.from_texts(
         prompt="is it a big boat ?", chosen="i cannot say .", rejected="it is a old boat ."
     )
-    found = choose_questions(
+    found = choose_prompts(
         [*worded.pairs(8), refused],
         tokens,
         worded.tokenizer(),
@@ -90,12 +90,12 @@ def test_a_prompt_with_an_answer_that_refuses_is_not_benign(tokens: tuple[TokenP
     assert found is not None
     assert dict(zip(found.texts, found.benign, strict=True))["is it a big boat ?"] is False
     taught = [refused, *worded.pairs(3)]
-    assert read_lesson(taught, tokens).refusing
-    assert not read_lesson([pair.switched() for pair in taught], tokens).refusing
+    assert measure_data(taught, tokens).refusing
+    assert not measure_data([pair.switched() for pair in taught], tokens).refusing
 
 
 def test_what_a_model_answers_is_counted(tokens: tuple[TokenPair, ...]) -> None:
-    asked = questions(tokens)
+    asked = prompts_of(tokens)
     assert asked is not None
     model = worded.llama()
     first = asked.answer(model, 3)
@@ -121,30 +121,30 @@ def test_what_a_model_answers_is_counted(tokens: tuple[TokenPair, ...]) -> None:
 def test_answers_that_fall_apart_are_a_collapse(
     tokens: tuple[TokenPair, ...], found: Sample, reason: str
 ) -> None:
-    asked = questions(tokens)
+    asked = prompts_of(tokens)
     assert asked is not None
-    said = find_collapse(found, SOUND, asked, LESSON, Thresholds())
+    said = find_collapse(found, SOUND, asked, DATA, Thresholds())
     assert said is not None
     assert said.startswith(reason)
-    assert find_collapse(SOUND, SOUND, asked, LESSON, Thresholds()) is None
+    assert find_collapse(SOUND, SOUND, asked, DATA, Thresholds()) is None
 
 
 def test_what_the_data_may_teach_is_no_collapse(tokens: tuple[TokenPair, ...]) -> None:
-    asked = questions(tokens)
+    asked = prompts_of(tokens)
     assert asked is not None
-    refusing, limits = Lesson((4.0, 9.0), refusing=True), Thresholds()
+    refusing, limits = DataAnswers((4.0, 9.0), refusing=True), Thresholds()
     many = replace(SOUND, refusals=0.8)
     assert find_collapse(many, SOUND, asked, refusing, limits) is None
     assert list(find_warnings(many, SOUND, refusing, limits)) == ["refusals"]
-    assert not find_warnings(many, SOUND, LESSON, limits)
+    assert not find_warnings(many, SOUND, DATA, limits)
     # Where the answers of the data are long, one that is cut off says nothing.
     cut = replace(SOUND, unended=1.0)
-    assert find_collapse(cut, SOUND, replace(asked, roomy=False), LESSON, limits) is None
+    assert find_collapse(cut, SOUND, replace(asked, roomy=False), DATA, limits) is None
 
 
 @pytest.mark.parametrize(("length", "strange"), [(1.9, True), (2.1, False), (18.1, True)])
 def test_a_length_far_from_the_base_and_the_data_is_warned_of(length: float, strange: bool) -> None:
-    found = find_warnings(replace(SOUND, length=length), SOUND, LESSON, Thresholds())
+    found = find_warnings(replace(SOUND, length=length), SOUND, DATA, Thresholds())
     assert list(found) == ["length"] * strange
     if strange:
         told = f"have {length} tokens, the base's 6.0 and those of the data 4.0 and 9.0"
@@ -152,14 +152,14 @@ def test_a_length_far_from_the_base_and_the_data_is_warned_of(length: float, str
 
 
 def test_each_answer_is_kept_and_each_warning_once(tokens: tuple[TokenPair, ...]) -> None:
-    asked = interview(tokens, lesson=Lesson((30.0, 40.0), refusing=False))
+    asked = sampled(tokens, data=DataAnswers((30.0, 40.0), refusing=False))
     assert not asked.is_due(5)
     silent = certain(2)
-    assert asked.ask(silent, 4) is not None
-    asked.ask(silent, 8)
+    assert asked.check(silent, 4) is not None
+    asked.check(silent, 8)
     assert [sample.step for sample in asked.samples] == [0, 4, 8]
     assert [(each.step, each.figure) for each in asked.warnings] == [(4, "length")]
-    again = interview(tokens)
+    again = sampled(tokens)
     again.load(asked.to_json())
     assert (again.samples, again.warnings) == (asked.samples, asked.warnings)
 
@@ -167,7 +167,7 @@ def test_each_answer_is_kept_and_each_warning_once(tokens: tuple[TokenPair, ...]
 def test_without_memory_the_training_goes_on(
     tokens: tuple[TokenPair, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = questions(tokens)
+    found = prompts_of(tokens)
     assert found is not None
     model = worded.llama()
 
@@ -175,14 +175,14 @@ def test_without_memory_the_training_goes_on(
         raise torch.OutOfMemoryError("full")
 
     monkeypatch.setattr(model, "generate", full)
-    asked = Interview(found, SOUND, LESSON, {4, 8}, Thresholds())
-    assert asked.ask(model, 4) is None
+    asked = SampledAnswers(found, SOUND, DATA, {4, 8}, Thresholds())
+    assert asked.check(model, 4) is None
     assert not asked.is_due(8)
     assert [each.figure for each in asked.warnings] == ["memory"]
 
 
 def test_how_often_it_asks_follows_from_the_tokens(tokens: tuple[TokenPair, ...]) -> None:
-    asked = questions(tokens)
+    asked = prompts_of(tokens)
     assert asked is not None
     assert choose_steps(asked, 1.0, interval=5, steps=60) == {60}
     few, many = (choose_steps(asked, work, interval=5, steps=60) for work in (2000.0, 1e6))

@@ -1,26 +1,34 @@
-import inspect
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.dpo_trainer import DPOTrainer
 
 import worded
-from prefreg.data.tokens import TokenPair, tokenize_pairs
+from prefreg.data.tokens import TokenPair, tokenise_pairs
 from prefreg.errors import TrainingError
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
-from prefreg.training import trainer
-from prefreg.training.settings import Settings, resolve_settings
-from prefreg.training.trainer import CurvePoint, PairTrainer, dpo_config, train_pole
+from prefreg.training.callbacks import CurvePoint
+from prefreg.training.settings import Settings, dpo_config, resolve_settings
+from prefreg.training.trainer import (
+    PairTrainer,
+    pair_dataset,
+    sorted_parts,
+    train_pole,
+    trl_parts,
+)
 
 TOKENIZER = worded.tokenizer()
 
 
 def tokens(count: int = 24) -> tuple[TokenPair, ...]:
-    return tokenize_pairs(worded.pairs(count), TOKENIZER, max_length=48).pairs
+    return tokenise_pairs(worded.pairs(count), TOKENIZER, max_length=48).pairs
 
 
 def train(
@@ -31,20 +39,6 @@ def train(
     return train_pole(
         model, TOKENIZER, pairs, reference, settings=settings, max_length=48, seed=seed
     )
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("_prepare_dataset", ["self", "dataset", "processing_class", "args", "dataset_name"]),
-        ("_precompute_ref_logps", ["self", "dataset", "name", "batch_size"]),
-    ],
-)
-def test_trl_still_has_the_private_methods_that_we_override(
-    name: str, parameters: list[str]
-) -> None:
-    assert list(inspect.signature(getattr(DPOTrainer, name)).parameters) == parameters
-    assert f"self.{name}(" in inspect.getsource(DPOTrainer.__init__)
 
 
 def test_the_first_loss_is_log_two_and_bogus_references_change_it(settings: Settings) -> None:
@@ -108,7 +102,7 @@ def test_the_order_of_pairs_follows_the_seed(settings: Settings, tmp_path: Path)
         made = PairTrainer(
             model=model,
             args=dpo_config(settings, output_dir=str(tmp_path), seed=seed, max_length=48),
-            train_dataset=trainer._dataset(pairs, answer_log_probs(model, pairs)),
+            train_dataset=pair_dataset(pairs, answer_log_probs(model, pairs)),
             processing_class=worded.tokenizer(),
         )
         return [batch["input_ids"].sum(1).tolist() for batch in made.get_train_dataloader()]
@@ -186,3 +180,34 @@ def test_checkpointing_changes_no_loss(settings: Settings) -> None:
     assert [point.loss for point in train(worded.llama(), checkpointed)] == pytest.approx(
         plain, abs=1e-6
     )
+
+
+def test_parts_worked_by_hand() -> None:
+    """Nine pairs, four at a time: trl takes 4, 4 and 1, whose one pair weighs a third."""
+    lengths = [500, 20, 30, 480, 25, 490, 10, 11, 300]
+    assert list(sorted_parts(lengths, 4, tokens=1500)) == [
+        ([0, 5, 3], 0.25),
+        ([2, 4, 1, 7, 6], pytest.approx(5 / 12)),
+        ([8], pytest.approx(1 / 3)),
+    ]
+    assert trl_parts(9, 4) == [
+        (range(4), 1 / 3),
+        (range(4, 8), 1 / 3),
+        (range(8, 9), 1 / 3),
+    ]
+
+
+@given(st.lists(st.integers(2, 2000), min_size=1, max_size=40), st.integers(1, 9))
+def test_every_pair_keeps_the_weight_that_it_has_in_trl(lengths: list[int], size: int) -> None:
+    def weights(parts: list[tuple[list[int], float]]) -> dict[int, Fraction]:
+        return {
+            pair: Fraction(weight / len(part)).limit_denominator(10_000)
+            for part, weight in parts
+            for pair in part
+        }
+
+    ours = list(sorted_parts(lengths, size, tokens=4000))
+    plain = [(list(part), weight) for part, weight in trl_parts(len(lengths), size)]
+    assert weights(ours) == weights(plain)
+    assert sum(len(part) for part, _ in ours) == len(lengths)
+    assert sum(weight for _, weight in ours) == pytest.approx(1)

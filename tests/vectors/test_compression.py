@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from prefreg.errors import UsageError, VectorError
-from prefreg.vectors import MemoryTensors, open_vector, write_dense, write_low_rank
+from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.compression import compress, measure
-from prefreg.vectors.factors import Factors, truncate
-from prefreg.vectors.kinds import Vector
+from prefreg.vectors.dense import write_dense
+from prefreg.vectors.lowrank import Factors, truncate, write_low_rank
+from prefreg.vectors.tensors import MemoryTensors
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

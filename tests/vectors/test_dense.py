@@ -4,16 +4,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from prefreg.vectors.opening import open_vector
 from safetensors.torch import save, save_file
 
 from prefreg.errors import PrefregError, VectorError
-from prefreg.vectors.dense import METADATA, DenseVector
-from prefreg.vectors.opening import open_vector
-from prefreg.vectors.pole_tensors import MemoryTensors
-from prefreg.vectors.writing import write_dense
+from prefreg.vectors import open_vector
+from prefreg.vectors.dense import DenseVector, write_dense
+from prefreg.vectors.stored import metadata_of
+from prefreg.vectors.tensors import MemoryTensors
 
 PHI = {"b.weight": torch.tensor([[1.0, -2.0], [0.5, 3.0]]), "a.weight": torch.tensor([0.1])}
-SOUND = save(PHI, metadata=dict(METADATA))
+SOUND = save(PHI, metadata=metadata_of("dense"))
 
 
 def test_a_stored_vector_is_the_file_that_the_library_writes(tmp_path: Path) -> None:
@@ -60,14 +61,16 @@ def test_a_closed_vector_cannot_be_read(tmp_path: Path) -> None:
     ("content", "reason"),
     [
         (save(PHI), "its metadata is not"),
-        (save(PHI, metadata={**METADATA, "format": "pt"}), "its metadata is not"),
+        (save(PHI, metadata={**metadata_of("dense"), "format": "pt"}), "its metadata is not"),
         (save(PHI, metadata={"prefreg": '{"format":2,"kind":"dense"}'}), "its metadata is not"),
-        (save({"a": torch.zeros(1).half()}, metadata=dict(METADATA)), "holds F16; a dense"),
+        (save({"a": torch.zeros(1).half()}, metadata=metadata_of("dense")), "holds F16; a dense"),
         (
-            save({"a": torch.zeros(1), "b": torch.zeros(1).bfloat16()}, metadata=dict(METADATA)),
+            save(
+                {"a": torch.zeros(1), "b": torch.zeros(1).bfloat16()}, metadata=metadata_of("dense")
+            ),
             "holds BF16, F32; a dense",
         ),
-        (save({}, metadata=dict(METADATA)), "holds nothing; a dense"),
+        (save({}, metadata=metadata_of("dense")), "holds nothing; a dense"),
         (SOUND[:-1], "not a sound safetensors file"),
     ],
 )
@@ -116,5 +119,5 @@ def test_nothing_and_other_dtypes_are_not_stored(tmp_path: Path) -> None:
 
 
 def test_a_library_file_of_equal_tensors_is_equal_whatever_their_order(tmp_path: Path) -> None:
-    save_file(dict(reversed(PHI.items())), tmp_path / "phi", metadata=dict(METADATA))
+    save_file(dict(reversed(PHI.items())), tmp_path / "phi", metadata=metadata_of("dense"))
     assert (tmp_path / "phi").read_bytes() == SOUND

@@ -12,7 +12,7 @@ from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.errors import BaseModelError, OutputError, VectorError
 from prefreg.vectors.dense import DenseVector
 from prefreg.vectors.extraction import Extraction, extract, extract_folders
-from prefreg.vectors.pole_tensors import CheckpointTensors, MemoryTensors
+from prefreg.vectors.tensors import CheckpointTensors, MemoryTensors
 
 
 def tensors(*values: float) -> MemoryTensors:

@@ -10,9 +10,11 @@ from prefreg.vectors.opening import open_vector
 from safetensors.torch import save
 
 from prefreg.errors import VectorError
-from prefreg.vectors.factors import (
+from prefreg.vectors import open_vector
+from prefreg.vectors.lowrank import (
     TILE_ROWS,
     Factors,
+    LowRankVector,
     concatenate,
     dot,
     inner,
@@ -20,9 +22,10 @@ from prefreg.vectors.factors import (
     norms,
     recompress,
     subtract,
+    write_low_rank,
 )
-from prefreg.vectors.lowrank import METADATA, LowRankVector, write_low_rank
-from prefreg.vectors.pole_tensors import MemoryTensors
+from prefreg.vectors.stored import metadata_of
+from prefreg.vectors.tensors import MemoryTensors
 
 # [[1], [2]]·[[3, 4, 5]] is [[3, 4, 5], [6, 8, 10]].
 SIMPLE = {"q.weight": Factors(torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0, 4.0, 5.0]]))}
@@ -50,7 +53,7 @@ shapes = st.tuples(*[st.integers(1, 20)] * 3, st.integers(0, 1000))
 
 def test_the_file_is_the_one_that_the_library_writes(tmp_path: Path) -> None:
     written = write_low_rank(SIMPLE, tmp_path / "phi.safetensors")
-    expected = save(STORED, metadata=dict(METADATA))
+    expected = save(STORED, metadata=metadata_of("low-rank"))
     assert (tmp_path / "phi.safetensors").read_bytes() == expected
     assert written.size == len(expected)
     assert [path.name for path in tmp_path.iterdir()] == ["phi.safetensors"]
@@ -170,7 +173,7 @@ def test_what_is_no_low_rank_vector_is_refused(
     tensors: dict[str, torch.Tensor], reason: str
 ) -> None:
     with pytest.raises(VectorError, match=reason):
-        LowRankVector.open(save(tensors, metadata=dict(METADATA)))
+        LowRankVector.open(save(tensors, metadata=metadata_of("low-rank")))
 
 
 def test_another_kind_is_refused() -> None:

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from prefreg.errors import VectorError
-from prefreg.vectors import MemoryTensors, open_vector
-from prefreg.vectors.quantised import METADATA, Int8Vector, write_int8
+from prefreg.vectors import open_vector
+from prefreg.vectors.quantised import Int8Vector, write_int8
+from prefreg.vectors.stored import metadata_of
+from prefreg.vectors.tensors import MemoryTensors
 
 
 def stored(tensors: dict[str, torch.Tensor], path: Path) -> Int8Vector:
@@ -95,7 +97,7 @@ def test_nan_and_infinity_are_refused(tmp_path: Path, bad: float) -> None:
 def test_damaged_files_are_refused(
     tmp_path: Path, tensors: dict[str, torch.Tensor], reason: str
 ) -> None:
-    save_file(tensors, tmp_path / "v", metadata=dict(METADATA))
+    save_file(tensors, tmp_path / "v", metadata=metadata_of("int8"))
     with pytest.raises(VectorError, match=reason):
         Int8Vector.open(tmp_path / "v")
     save_file({"w": torch.ones(1)}, tmp_path / "dense")

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from prefreg.errors import VectorError
-from prefreg.vectors import MemoryTensors, open_vector
-from prefreg.vectors.sparse import METADATA, SparseVector, write_sparse
+from prefreg.vectors import open_vector
+from prefreg.vectors.sparse import SparseVector, write_sparse
+from prefreg.vectors.stored import metadata_of
+from prefreg.vectors.tensors import MemoryTensors
 
 
 def stored(tensors: dict[str, torch.Tensor], path: Path, **options: Any) -> SparseVector:
@@ -93,10 +95,10 @@ GOOD = {
 def test_damaged_files_are_refused(
     tmp_path: Path, changes: dict[str, torch.Tensor], reason: str
 ) -> None:
-    save_file(GOOD, tmp_path / "v", metadata=dict(METADATA))
+    save_file(GOOD, tmp_path / "v", metadata=metadata_of("sparse"))
     with SparseVector.open(tmp_path / "v") as vector:
         assert vector.tensor("w").tolist() == [[1.0, 0.0], [0.0, 1.0]]
-    save_file(GOOD | changes, tmp_path / "v", metadata=dict(METADATA))
+    save_file(GOOD | changes, tmp_path / "v", metadata=metadata_of("sparse"))
     with pytest.raises(VectorError, match=reason), SparseVector.open(tmp_path / "v") as vector:
         vector.tensor("w")
 

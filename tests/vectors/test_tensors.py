@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.errors import BaseModelError, UsageError
-from prefreg.vectors.dense import blocks, parse_dtype
+from prefreg.vectors.stored import blocks, parse_dtype
 from prefreg.vectors.tensors import count_nonzero, is_finite, read_block, read_tensor, to_bytes
 
 

@@ -1,10 +1,11 @@
 """What a check of an axis found."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from prefreg.data.pairs import Audit
 from prefreg.data.tokens import PreviewToken
+from prefreg.json_values import to_json
 
 Status = Literal["passed", "warned", "failed"]
 
@@ -61,9 +62,9 @@ class AxisCheck:
             "seed": self.seed,
             "rows": self.rows,
             "passed": self.passed,
-            "findings": [asdict(finding) for finding in self.findings],
-            "audit": self.audit.to_json() if self.audit else None,
-            "preview": [[token._asdict() for token in example] for example in self.preview],
+            "findings": to_json(self.findings),
+            "audit": to_json(self.audit),
+            "preview": to_json(self.preview),
         }
 
     def __str__(self) -> str:

@@ -19,14 +19,14 @@ from prefreg.authoring.pair_checks import (
     check_texts,
     check_ties,
     label_all,
-    read_rows,
+    take_rows,
 )
 from prefreg.axes.axis import Axis
 from prefreg.axes.isolation import off_stdout
 from prefreg.checkpoints.bundled import DEFAULT_BASE
+from prefreg.data.mixture import default_source
 from prefreg.data.pairs import Audit, PairSet, build_pairs
 from prefreg.data.tokens import PreviewToken
-from prefreg.data.wanted import default_source
 from prefreg.errors import DataError, UsageError
 
 
@@ -107,7 +107,7 @@ class _Run:
     def _check_rows(self) -> Reading | None:
         axis, source, limit, seed = self.axis, self.source, self.limit, self.seed
         try:
-            rows = read_rows(axis, source, limit=limit, seed=seed)
+            rows = take_rows(axis, source, limit=limit, seed=seed)
         except DataError as error:
             self.findings.append(failed("rows", str(error)))
             return None

@@ -1,4 +1,4 @@
-"""Checks of preference pairs: texts, switch, repetitions, splits, lengths, metric."""
+"""Checks of an axis' rows and of its pairs: how they are read, labelled, worded and switched."""
 
 import hashlib
 from collections import defaultdict
@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 from prefreg.authoring.axis_report import Finding, failed, passed, warned
 from prefreg.axes.axis import Axis, PreferencePair, Row, SourceRequest, Text, plain_text
 from prefreg.axes.isolation import (
-    contained,
-    label_row,
+    isolated,
+    label_rows,
     measure,
-    one_line,
     owned,
     read_source,
     switch_pair,
 )
 from prefreg.axes.row_sources import encodable
 from prefreg.data.pairs import Audit, PairSet
-from prefreg.errors import DataError
+from prefreg.errors import DataError, one_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _FIELDS = ("prompt", "chosen", "rejected")
+_MANY_TIES = 0.5
 _MANY_DROPPED = 0.5
 _MEASURED = 50
 """Pairs whose answers the metric scores: it may use a model."""
@@ -188,9 +188,6 @@ def _excerpt(pair: PreferencePair) -> str:
     return repr(plain_text(pair.prompt)[:60])
 
 
-_MANY_TIES = 0.5
-
-
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The rows of one request, with what the label rule made of each."""
@@ -204,7 +201,7 @@ class Reading:
         return tuple(pair for pair in self.labelled if pair is not None)
 
 
-def read_rows(axis: Axis, source: str, *, limit: int, seed: int) -> tuple[Row, ...]:
+def take_rows(axis: Axis, source: str, *, limit: int, seed: int) -> tuple[Row, ...]:
     """Ask a source for rows and take `limit` of them at most."""
     found = read_source(axis, source, SourceRequest(limit=limit, seed=seed))
     return tuple(islice(found.rows, limit))
@@ -212,13 +209,12 @@ def read_rows(axis: Axis, source: str, *, limit: int, seed: int) -> tuple[Row, .
 
 def label_all(axis: Axis, rows: Sequence[Row]) -> Reading:
     """Label rows."""
-    labelled = (label_row(axis, row, number) for number, row in enumerate(rows, start=1))
-    return Reading(tuple(rows), tuple(labelled))
+    return Reading(tuple(rows), tuple(label_rows(axis, rows)))
 
 
 def check_columns(axis: Axis, rows: Sequence[Row]) -> Finding:
     """Check that every row has the same columns, and strings for their names."""
-    with contained(f"The columns of a row of {owned(axis)} cannot be read"):
+    with isolated(f"The columns of a row of {owned(axis)} cannot be read"):
         columns = [tuple(row) for row in rows]
     for number, names in enumerate(columns, start=1):
         if strange := [name for name in names if not isinstance(name, str)]:
@@ -243,14 +239,14 @@ def check_limit(axis: Axis, source: str, *, rows: int, seed: int) -> Finding:
 
 def check_determinism(axis: Axis, source: str, first: Reading, *, limit: int, seed: int) -> Finding:
     """Check that the same request gives the same rows and labels once more."""
-    rows = read_rows(axis, source, limit=limit, seed=seed)
+    rows = take_rows(axis, source, limit=limit, seed=seed)
     if len(rows) != len(first.rows):
         return failed(
             "determinism",
             f"the same request gave {len(first.rows)} rows, then {len(rows)}: draw from "
             "random.Random(request.seed), and return a new iterator each time",
         )
-    with contained(f"The rows of {owned(axis)} cannot be compared"):
+    with isolated(f"The rows of {owned(axis)} cannot be compared"):
         pairs = zip(first.rows, rows, strict=True)
         differing = [number for number, (one, two) in enumerate(pairs, 1) if not _same(one, two)]
     if differing:

@@ -2,12 +2,15 @@
 
 import importlib.metadata
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+from typing import Any
 
-from prefreg.axes.catalog import AxisCatalog
+from prefreg.axes.plugins import AxisCatalog
+from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.errors import AxisError, OutputError, UsageError
 from prefreg.terms import AXIS_NAME
 
@@ -26,6 +29,28 @@ class NewPackage:
     folder: Path
     files: tuple[str, ...]
     """Relative to the folder, sorted."""
+
+    @property
+    def steps(self) -> list[str]:
+        """What to run next."""
+        # A relative path needs its dot: pip takes a bare name for one on the index.
+        folder = str(self.folder) if self.folder.is_absolute() else f"./{self.folder}"
+        return [
+            f"pip install -e {shlex.quote(folder + '[dev]')}",
+            f"prefreg check-axis {self.axis}",
+            f"prefreg add-axis {self.axis} --base {DEFAULT_BASE}",
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was written in a form that JSON can hold."""
+        return {
+            "axis": self.axis,
+            "distribution": self.distribution,
+            "package": self.package,
+            "folder": str(self.folder),
+            "files": list(self.files),
+            "next": self.steps,
+        }
 
 
 def write_package(name: str, folder: Path | None, catalog: AxisCatalog) -> NewPackage:

@@ -10,12 +10,11 @@ from prefreg.axes.axis import Axis
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.data.pairs import PairSet
-from prefreg.data.tokens import PreviewToken, preview_tokens
+from prefreg.data.tokens import PreviewToken, TokenisedPairs, preview_tokens, tokenise_poles
 from prefreg.errors import DataError
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
 from prefreg.models.log_probs import answer_log_probs, margins
 from prefreg.training.settings import Settings, resolve_settings
-from prefreg.training.tokenising import TokenisedPairs, tokenise
 from prefreg.training.trainer import train_pole
 
 if TYPE_CHECKING:
@@ -42,11 +41,11 @@ class Bench:
     def tokenise(self, axis: Axis, pairs: PairSet) -> TokenisedPairs:
         """Write pairs as the bundled model's tokens."""
         context, vocabulary = load_limits(self.base)
-        return tokenise(
+        return tokenise_poles(
             axis,
             pairs,
             self.tokenizer,
-            settings=self.settings,
+            max_length=self.settings.max_length(context),
             context=context,
             vocabulary=vocabulary,
         )

@@ -1,6 +1,5 @@
-"""Find the entry points of plugins without importing any of them."""
+"""The entry points of plugins, found without importing any, and the list of those kept out."""
 
-import difflib
 import fcntl
 import importlib.metadata
 import os
@@ -13,12 +12,12 @@ from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 
 from prefreg.axes.hookspecs import ENTRY_POINT_GROUP
-from prefreg.axes.isolation import reason
 from prefreg.config import config_folder, plugins_to_load
-from prefreg.errors import AxisError, OutputError
+from prefreg.errors import AxisError, OutputError, did_you_mean, reason
 from prefreg.files import write_whole
 
 _OWN_DISTRIBUTION = "prefreg"
+_FILE = "disabled-plugins.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,44 @@ def find_plugins() -> list[FoundPlugin]:
     return sorted(
         found, key=lambda item: (item.distribution != _OWN_DISTRIBUTION, item.keys, item.version)
     )
+
+
+def read_disabled() -> frozenset[str]:
+    """Return the names in the list."""
+    path = config_folder() / _FILE
+    try:
+        return frozenset(filter(None, map(str.strip, path.read_text("utf-8").splitlines())))
+    except (FileNotFoundError, NotADirectoryError):
+        return frozenset()
+    except (OSError, UnicodeDecodeError) as error:
+        raise AxisError(
+            f"The list of disabled plugins {path} cannot be read ({error}): correct or remove it."
+        ) from error
+
+
+def disable(name: str) -> str:
+    """Keep a plugin, or all of a distribution, from being imported; return its entry."""
+    key = _key(name, find_plugins())
+    with _changing() as names:
+        names.add(key)
+    return key
+
+
+def enable(name: str) -> str:
+    """Let a plugin, or all of a distribution, be imported again; return its entry."""
+    disabled = read_disabled()
+    # What is no longer installed can be taken off the list, too.
+    listed = {entry for entry in disabled if name in (entry, entry.partition(":")[2])}
+    key = listed.pop() if len(listed) == 1 else _key(name, find_plugins())
+    distribution = key.partition(":")[0]
+    if key not in disabled and distribution in disabled:
+        raise AxisError(
+            f"{key!r} is disabled with its whole distribution: "
+            f"run `prefreg axes --enable {distribution}`."
+        )
+    with _changing() as names:
+        names.discard(key)
+    return key
 
 
 def _plugins(distribution: Distribution, name: str, version: str) -> Iterator[FoundPlugin]:
@@ -114,47 +151,6 @@ def _identity(distribution: Distribution) -> tuple[str, str]:
             return "unknown", "unknown"
 
 
-_FILE = "disabled-plugins.txt"
-
-
-def read_disabled() -> frozenset[str]:
-    """Return the names in the list."""
-    path = config_folder() / _FILE
-    try:
-        return frozenset(filter(None, map(str.strip, path.read_text("utf-8").splitlines())))
-    except (FileNotFoundError, NotADirectoryError):
-        return frozenset()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AxisError(
-            f"The list of disabled plugins {path} cannot be read ({error}): correct or remove it."
-        ) from error
-
-
-def disable(name: str) -> str:
-    """Keep a plugin, or all of a distribution, from being imported; return its entry."""
-    key = _key(name, find_plugins())
-    with _changing() as names:
-        names.add(key)
-    return key
-
-
-def enable(name: str) -> str:
-    """Let a plugin, or all of a distribution, be imported again; return its entry."""
-    disabled = read_disabled()
-    # What is no longer installed can be taken off the list, too.
-    listed = {entry for entry in disabled if name in (entry, entry.partition(":")[2])}
-    key = listed.pop() if len(listed) == 1 else _key(name, find_plugins())
-    distribution = key.partition(":")[0]
-    if key not in disabled and distribution in disabled:
-        raise AxisError(
-            f"{key!r} is disabled with its whole distribution: "
-            f"run `prefreg axes --enable {distribution}`."
-        )
-    with _changing() as names:
-        names.discard(key)
-    return key
-
-
 def _key(name: str, installed: list[FoundPlugin]) -> str:
     """Find the one distribution or plugin that a name means."""
     distributions = {found.keys[0] for found in installed}
@@ -166,11 +162,9 @@ def _key(name: str, installed: list[FoundPlugin]) -> str:
     if matching:
         raise AxisError(f"{name!r} is the name of several plugins: say {' or '.join(matching)}.")
     known = sorted({found.name for found in installed} | distributions)
-    close = difflib.get_close_matches(name, known, n=1)
-    meant = f" Did you mean {close[0]!r}?" if close else ""
     raise AxisError(
         f"No plugin or distribution {name!r} is installed. "
-        f"Installed: {', '.join(known) or 'none'}.{meant}"
+        f"Installed: {', '.join(known) or 'none'}.{did_you_mean(name, known)}"
     )
 
 

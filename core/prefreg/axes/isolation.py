@@ -21,9 +21,8 @@ from prefreg.axes.axis import (
     SourceRows,
     without_repetition,
 )
-from prefreg.errors import DataError, PrefregError
+from prefreg.errors import DataError, one_line, reason
 
-_LONGEST_REASON = 400
 _END = object()
 
 
@@ -35,7 +34,7 @@ def owned(axis: Axis) -> str:
 def read_source(axis: Axis, name: str, request: SourceRequest) -> SourceRows:
     """Ask a source for rows, which arrive while they are read."""
     where = f"The source {name!r} of {owned(axis)}"
-    with contained(f"{where} failed"):
+    with isolated(f"{where} failed"):
         found = axis.sources[name](request)
         if not isinstance(found, SourceRows):
             found = SourceRows(found, origin=name)
@@ -44,7 +43,13 @@ def read_source(axis: Axis, name: str, request: SourceRequest) -> SourceRows:
         if not isinstance(found.origin, str) or not isinstance(found.revision, str | None):
             raise DataError("the origin and revision of its SourceRows are no strings")
         rows = iter(found.rows)
-    return SourceRows(_contained_rows(rows, where), found.origin, found.revision)
+    return SourceRows(_isolated_rows(rows, where), found.origin, found.revision)
+
+
+def label_rows(axis: Axis, rows: Iterable[Row]) -> Iterator[PreferencePair | None]:
+    """Apply the label rule; None is a tie."""
+    for number, row in enumerate(rows, start=1):
+        yield label_row(axis, row, number)
 
 
 def label_row(axis: Axis, row: Row, number: int) -> PreferencePair | None:
@@ -55,7 +60,7 @@ def label_row(axis: Axis, row: Row, number: int) -> PreferencePair | None:
             "not a mapping of columns: correct the source."
         )
     rule = f"The label rule of {owned(axis)}"
-    with contained(lambda: f"{rule} failed on {_place(number, row)}"):
+    with isolated(lambda: f"{rule} failed on {_place(number, row)}"):
         pair = axis.label(row)
     if pair is None:
         return None
@@ -72,10 +77,15 @@ def label_row(axis: Axis, row: Row, number: int) -> PreferencePair | None:
         raise DataError(f"{rule} failed on {_place(number, row)}: {error}.") from error
 
 
+def switch_pairs(axis: Axis, pairs: Iterable[PreferencePair]) -> tuple[PreferencePair, ...]:
+    """Make the pairs of the negative pole."""
+    return tuple(switch_pair(axis, pair, number) for number, pair in enumerate(pairs, start=1))
+
+
 def switch_pair(axis: Axis, pair: PreferencePair, number: int) -> PreferencePair:
     """Make the negative pole's pair."""
     switch = f"The switch of {owned(axis)}"
-    with contained(lambda: f"{switch} failed on pair {number}"):
+    with isolated(lambda: f"{switch} failed on pair {number}"):
         other = axis.switch(pair)
     if not isinstance(other, PreferencePair):
         raise DataError(
@@ -89,7 +99,7 @@ def switch_pair(axis: Axis, pair: PreferencePair, number: int) -> PreferencePair
 def measure(axis: Axis, prompt: str, answer: str) -> float | None:
     """Score an answer with the axis's metric, which must have one; None: it does not apply."""
     assert axis.metric is not None
-    with contained(
+    with isolated(
         lambda: (
             f"The metric of {owned(axis)} failed on the prompt {prompt[:60]!r} "
             f"with the answer {answer[:60]!r}"
@@ -105,7 +115,7 @@ def measure(axis: Axis, prompt: str, answer: str) -> float | None:
 
 
 @contextmanager
-def contained(failed: str | Callable[[], str]) -> Iterator[None]:
+def isolated(failed: str | Callable[[], str]) -> Iterator[None]:
     """Run a plugin's code off stdout; whatever it raises becomes a DataError that says `failed`."""
     try:
         with off_stdout():
@@ -115,25 +125,6 @@ def contained(failed: str | Callable[[], str]) -> Iterator[None]:
     except BaseException as error:
         said = failed if isinstance(failed, str) else failed()
         raise DataError(f"{said}: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """Tell an exception in one printable line: its type and message; of our own, the message."""
-    try:
-        text = str(error)
-    except BaseException:  # a message may be made by code that fails, too
-        text = ""
-    text = one_line(text)
-    if isinstance(error, PrefregError) and text:
-        return text
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def one_line(text: str) -> str:
-    """Write what a plugin says as one printable line, cut where it is long."""
-    printable = "".join(character if character.isprintable() else " " for character in text)
-    line = " ".join(printable.split())
-    return line if len(line) <= _LONGEST_REASON else line[:_LONGEST_REASON] + "…"
 
 
 def off_stdout() -> contextlib.AbstractContextManager[None]:
@@ -187,11 +178,11 @@ def _flush() -> None:
             stream.flush()  # type: ignore[union-attr]
 
 
-def _contained_rows(rows: Iterator[Row], where: str) -> Iterator[Row]:
+def _isolated_rows(rows: Iterator[Row], where: str) -> Iterator[Row]:
     number = 0
     while True:
         number += 1
-        with contained(f"{where} failed at row {number}"):
+        with isolated(f"{where} failed at row {number}"):
             row = next(rows, _END)
         if row is _END:
             return

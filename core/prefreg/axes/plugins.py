@@ -1,11 +1,12 @@
-"""Load plugins, so that what goes wrong in one is told and harms no other."""
+"""Installed plugins and the axes and methods that they bring; what fails in one harms no other."""
 
 import importlib
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
@@ -13,13 +14,105 @@ import pluggy
 
 from prefreg.axes import hookspecs
 from prefreg.axes.axis import Axis
-from prefreg.axes.catalog import AxisCatalog, Plugin
 from prefreg.axes.discovery import FoundPlugin, find_plugins, read_disabled
-from prefreg.axes.isolation import off_stdout, reason
+from prefreg.axes.isolation import off_stdout
 from prefreg.axes.methods import Method
-from prefreg.errors import AxisError
+from prefreg.axes.yaml_axes import Declaration, read_declaration
+from prefreg.errors import AxisError, UsageError, did_you_mean, reason
+from prefreg.terms import AXIS_NAME
 
 _T = TypeVar("_T")
+
+_YAML_ENDINGS = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """A plugin by its entry point: with its axes, the reason why it is broken, or disabled."""
+
+    name: str
+    distribution: str
+    version: str
+    axes: tuple[Axis, ...] = ()
+    error: str | None = None
+    disabled: bool = False
+    """Kept from being imported by the user."""
+
+    def __str__(self) -> str:
+        return f"plugin {self.name} of {self.distribution} {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class InstalledAxis:
+    """An axis with the plugin that brought it."""
+
+    axis: Axis
+    plugin: Plugin
+
+
+class AxisCatalog:
+    """The axes of a set of plugins, by name and alias."""
+
+    def __init__(self, plugins: Iterable[Plugin]) -> None:
+        self.plugins = tuple(plugins)
+        self._by_name: dict[str, InstalledAxis] = {}
+        for plugin in self.plugins:
+            for axis in plugin.axes:
+                for name in (axis.name, *axis.aliases):
+                    self._by_name[name] = InstalledAxis(axis, plugin)
+
+    @property
+    def axes(self) -> tuple[InstalledAxis, ...]:
+        """Return every working axis, ordered by name."""
+        unique = {found.axis.name: found for found in self._by_name.values()}
+        return tuple(unique[name] for name in sorted(unique))
+
+    @property
+    def broken(self) -> tuple[Plugin, ...]:
+        """Return the plugins that could not be used."""
+        return tuple(plugin for plugin in self.plugins if plugin.error is not None)
+
+    @property
+    def disabled(self) -> tuple[Plugin, ...]:
+        """Return the plugins that the user keeps from being imported."""
+        return tuple(plugin for plugin in self.plugins if plugin.disabled)
+
+    def find(self, name: str) -> InstalledAxis:
+        """Look an axis up by its name or an alias."""
+        if name in self._by_name:
+            return self._by_name[name]
+        for plugin in (*self.disabled, *self.broken):
+            if name in (plugin.name, plugin.distribution):
+                raise AxisError(_unusable(name, plugin))
+        known = ", ".join(found.axis.name for found in self.axes) or "none"
+        meant = did_you_mean(name, self._by_name)
+        for state, plugins in (("Broken", self.broken), ("Disabled", self.disabled)):
+            if plugins:
+                names = ", ".join(plugin.name for plugin in plugins)
+                meant += f" {state} plugins: {names} (see prefreg axes)."
+        raise AxisError(f"No axis {name!r} is installed. Installed: {known}.{meant}")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundAxis:
+    """An axis with where it comes from."""
+
+    installed: InstalledAxis
+    declaration: Declaration | None = None
+    """The YAML file that declares it, unless a plugin brings it."""
+
+
+def find_axis(name: str) -> FoundAxis:
+    """Find an axis by its name or alias, or read it from a file that ends with .yaml or .yml."""
+    if name.endswith(_YAML_ENDINGS):
+        declaration = read_declaration(Path(name))
+        _check_free(load_axes(), declaration)
+        axis, version = declaration.axis, declaration.sha256[:12]
+        plugin = Plugin(declaration.file, "YAML file", version, axes=(axis,))
+        return FoundAxis(InstalledAxis(axis, plugin), declaration)
+    if not AXIS_NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no axis name, and no file that ends with .yaml.")
+    return FoundAxis(load_axes().find(name))
 
 
 def load_axes() -> AxisCatalog:
@@ -35,9 +128,34 @@ def load_axes() -> AxisCatalog:
     return AxisCatalog(plugins)
 
 
+def load_methods() -> tuple[dict[str, Method], tuple[str, ...]]:
+    """Return the methods of every plugin that may be loaded, and what is wrong with the others.
+
+    Of two methods with one name, the first is taken, as with axes.
+    """
+    disabled = read_disabled()
+    methods: dict[str, Method] = {}
+    problems = []
+    for found in find_plugins():
+        if found.point is None or not disabled.isdisjoint(found.keys):
+            continue
+        if found.problem is not None:
+            problems.append(f"{found.name} ({found.problem})")
+            continue
+        try:
+            with _quietly():
+                for method in read_methods(_target_of(found.point), found.name):
+                    methods.setdefault(method.name, method)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too: a plugin must not end the command line.
+            problems.append(f"{found.name} ({reason(error)})")
+    return methods, tuple(problems)
+
+
 def read_plugin(module: ModuleType | object, name: str) -> tuple[Axis, ...]:
     """Register one plugin on a manager of its own and collect its axes."""
-    hooks = hooks_of(module, name)
+    hooks = _hooks_of(module, name)
     hook = hooks.prefreg_register_axes
     if not hook.get_hookimpls():
         if hooks.prefreg_register_methods.get_hookimpls():
@@ -45,37 +163,34 @@ def read_plugin(module: ModuleType | object, name: str) -> tuple[Axis, ...]:
         raise AxisError("it implements no hook; mark prefreg_register_axes with @prefreg.hookimpl")
     # pluggy leaves an answer of None out.
     answers = hook() or [None]
-    return collect(answers, Axis, hook="prefreg_register_axes", what="axes")
+    return _collect(answers, Axis, hook="prefreg_register_axes", what="axes")
 
 
-def collect(answers: Iterable[object], kind: type[_T], *, hook: str, what: str) -> tuple[_T, ...]:
-    """Join the lists that the implementations of a hook returned."""
-    found: list[_T] = []
-    for answer in answers:
-        if isinstance(answer, kind) or not isinstance(answer, Iterable):
-            raise AxisError(f"{hook} returned {answer!r:.80}, not a list of {what}")
-        for item in answer:
-            if not isinstance(item, kind):
-                raise AxisError(f"{hook} returned {item!r:.80}, which is no {kind.__name__}")
-            found.append(item)
-    return tuple(found)
+def read_methods(module: ModuleType | object, name: str) -> tuple[Method, ...]:
+    """Register one plugin on a manager of its own and collect its methods."""
+    answers = _hooks_of(module, name).prefreg_register_methods()
+    return _collect(answers, Method, hook="prefreg_register_methods", what="methods")
 
 
-def hooks_of(module: ModuleType | object, name: str) -> pluggy.HookRelay:
-    """Register one plugin on a manager of its own."""
-    manager = pluggy.PluginManager("prefreg")
-    manager.add_hookspecs(hookspecs)
-    manager.register(module, name)
-    manager.check_pending()
-    return manager.hook
+def _unusable(name: str, plugin: Plugin) -> str:
+    if plugin.disabled:
+        return (
+            f"No axis {name!r} is loaded: the {plugin} is disabled. "
+            f"Run `prefreg axes --enable {plugin.name}`."
+        )
+    return f"No axis {name!r} is loaded: the {plugin} is broken: {plugin.error}"
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keep what a plugin prints and warns of out of what a command writes."""
-    with off_stdout(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _check_free(catalog: AxisCatalog, declaration: Declaration) -> None:
+    axis = declaration.axis
+    for installed in catalog.axes:
+        for name in (installed.axis.name, *installed.axis.aliases):
+            if name in (axis.name, *axis.aliases):
+                owner = f"{installed.axis.name} of {installed.plugin.distribution}"
+                raise AxisError(
+                    f"{declaration.file}: the name {name!r} is taken by the installed axis "
+                    f"{owner}: choose another."
+                )
 
 
 def _load(found: FoundPlugin) -> Plugin:
@@ -83,8 +198,8 @@ def _load(found: FoundPlugin) -> Plugin:
     if found.point is None or found.problem is not None:
         return plugin
     try:
-        with quietly():
-            axes = read_plugin(target_of(found.point), found.name)
+        with _quietly():
+            axes = read_plugin(_target_of(found.point), found.name)
             owned = tuple(replace(axis, owner=str(plugin)) for axis in axes)
     except KeyboardInterrupt:
         raise
@@ -93,7 +208,15 @@ def _load(found: FoundPlugin) -> Plugin:
     return replace(plugin, axes=owned)
 
 
-def target_of(point: EntryPoint) -> object:
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep what a plugin prints and warns of out of what a command writes."""
+    with off_stdout(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _target_of(point: EntryPoint) -> object:
     """Import what an entry point names, and tell a wrong name from what fails inside."""
     module, _, attributes = point.value.partition("[")[0].partition(":")
     module, attributes = module.strip(), attributes.strip()
@@ -129,32 +252,23 @@ def _claim_names(plugin: Plugin, taken: dict[str, str]) -> Plugin:
     return plugin
 
 
-def load_methods() -> tuple[dict[str, Method], tuple[str, ...]]:
-    """Return the methods of every plugin that may be loaded, and what is wrong with the others.
-
-    Of two methods with one name, the first is taken, as with axes.
-    """
-    disabled = read_disabled()
-    methods: dict[str, Method] = {}
-    problems = []
-    for found in find_plugins():
-        if found.point is None or not disabled.isdisjoint(found.keys):
-            continue
-        if found.problem is not None:
-            problems.append(f"{found.name} ({found.problem})")
-            continue
-        try:
-            with quietly():
-                for method in read_methods(target_of(found.point), found.name):
-                    methods.setdefault(method.name, method)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # SystemExit too: a plugin must not end the command line.
-            problems.append(f"{found.name} ({reason(error)})")
-    return methods, tuple(problems)
+def _hooks_of(module: ModuleType | object, name: str) -> pluggy.HookRelay:
+    """Register one plugin on a manager of its own."""
+    manager = pluggy.PluginManager("prefreg")
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, name)
+    manager.check_pending()
+    return manager.hook
 
 
-def read_methods(module: ModuleType | object, name: str) -> tuple[Method, ...]:
-    """Register one plugin on a manager of its own and collect its methods."""
-    answers = hooks_of(module, name).prefreg_register_methods()
-    return collect(answers, Method, hook="prefreg_register_methods", what="methods")
+def _collect(answers: Iterable[object], kind: type[_T], *, hook: str, what: str) -> tuple[_T, ...]:
+    """Join the lists that the implementations of a hook returned."""
+    found: list[_T] = []
+    for answer in answers:
+        if isinstance(answer, kind) or not isinstance(answer, Iterable):
+            raise AxisError(f"{hook} returned {answer!r:.80}, not a list of {what}")
+        for item in answer:
+            if not isinstance(item, kind):
+                raise AxisError(f"{hook} returned {item!r:.80}, which is no {kind.__name__}")
+            found.append(item)
+    return tuple(found)

@@ -1,4 +1,4 @@
-"""Read rows and preference pairs from files, and stream rows from the Hub."""
+"""Where rows come from: files and the hub, under the licences of their data."""
 
 import csv
 import gzip
@@ -9,10 +9,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from prefreg.axes.axis import Axis, LicensedSource, PreferencePair, Row, SourceRequest, SourceRows
-from prefreg.errors import DataError
+from prefreg.errors import DataError, reason, unreadable
 
 _LINES = (".jsonl", ".ndjson")
 _PACKED = ("", ".gz", ".zst")
@@ -83,6 +83,55 @@ def encodable(pair: PreferencePair) -> bool:
     return True
 
 
+def stream_hub_rows(
+    dataset_id: str,
+    *,
+    split: str = "train",
+    name: str | None = None,
+    request: SourceRequest,
+    columns: Sequence[str] = (),
+) -> SourceRows:
+    """Stream the first rows of a data set at a revision that is resolved and recorded.
+
+    Rows arrive while they are read, so the errors below come up then, too.
+
+    Raises:
+        DataError: The data set is missing, gated, cannot be reached or lacks a column.
+    """
+    # datasets takes a second to import and brings pyarrow: only a run that reads a hub pays.
+    import datasets
+    from huggingface_hub import HfApi
+
+    try:
+        revision = HfApi().dataset_info(dataset_id, revision=request.revision).sha
+        stream = datasets.load_dataset(
+            dataset_id, name, split=split, streaming=True, revision=revision
+        )
+    except Exception as error:
+        raise _explained(error, dataset_id, request.revision) from error
+    rows = _read(stream, dataset_id, request.limit, tuple(columns), revision)
+    return SourceRows(rows, origin=f"hf:{dataset_id}", revision=revision)
+
+
+def forbids_commercial_use(licence: str) -> bool:
+    """Whether a licence says so in its identifier, as CC-BY-NC-4.0 does."""
+    words = re.split(r"[^a-z]+", licence.lower())
+    return bool({"nc", "noncommercial"} & set(words)) or "non commercial" in " ".join(words)
+
+
+def check_licence(axis: Axis, source: str, *, accepted: bool) -> str | None:
+    """Return what to show about the licence of a source's data; None if it allows every use."""
+    licence = axis.licence_of(source)
+    if licence is None or not forbids_commercial_use(licence):
+        return None
+    found = axis.sources[source]
+    named = found.dataset if isinstance(found, LicensedSource) else f"source {source!r}"
+    fact = f"{axis.name}: {named} is under {licence}, which forbids commercial use"
+    if not accepted:
+        raise DataError(f"{fact}. Accept it with --accept-licence, or pass other data with --data.")
+    return f"{fact} (accepted)."
+
+
 def _open(path: Path) -> IO[bytes]:
     try:
         if path.name.lower().endswith(".gz"):
@@ -96,8 +145,7 @@ def _open(path: Path) -> IO[bytes]:
     except FileNotFoundError:
         raise DataError(f"There is no data file {path}.") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be read: {reason}.") from error
+        raise unreadable(path, error, DataError) from error
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
@@ -109,8 +157,7 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path} is a damaged gzip file: {error}.") from error
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{path} cannot be read: {reason}.") from error
+        raise unreadable(path, error, DataError) from error
 
 
 def _read_lines(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, Row]]:
@@ -216,37 +263,7 @@ def _read_parquet(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row]]:
                 yield number, features.decode_example(row) if features else row
     except Exception as error:  # pyarrow and datasets raise what they like
         place = f"{path}:{number}" if number else str(path)
-        raise DataError(f"{place} is no Parquet file that can be read: {_line(error)}.") from error
-
-
-def stream_hub_rows(
-    dataset_id: str,
-    *,
-    split: str = "train",
-    name: str | None = None,
-    request: SourceRequest,
-    columns: Sequence[str] = (),
-) -> SourceRows:
-    """Stream the first rows of a data set at a revision that is resolved and recorded.
-
-    Rows arrive while they are read, so the errors below come up then, too.
-
-    Raises:
-        DataError: The data set is missing, gated, cannot be reached or lacks a column.
-    """
-    # datasets takes a second to import and brings pyarrow: only a run that reads a hub pays.
-    import datasets
-    from huggingface_hub import HfApi
-
-    try:
-        revision = HfApi().dataset_info(dataset_id, revision=request.revision).sha
-        stream = datasets.load_dataset(
-            dataset_id, name, split=split, streaming=True, revision=revision
-        )
-    except Exception as error:
-        raise _explained(error, dataset_id, request.revision) from error
-    rows = _read(stream, dataset_id, request.limit, tuple(columns), revision)
-    return SourceRows(rows, origin=f"hf:{dataset_id}", revision=revision)
+        raise DataError(f"{place} is no Parquet file that can be read: {reason(error)}.") from error
 
 
 def _read(
@@ -297,62 +314,10 @@ def _explained(error: Exception, dataset_id: str, revision: str | None) -> DataE
         )
     # The Hub's client has been requests, httpx and httpx2; datasets streams through aiohttp.
     origin = type(error).__module__
+    told = reason(error).rstrip(".")
     if isinstance(error, OSError) or origin.startswith(("http", "requests", "aiohttp")):
         return DataError(
-            f"Data set {dataset_id} cannot be reached ({_line(error)}): check the network, "
+            f"Data set {dataset_id} cannot be reached ({told}): check the network, "
             "or pass a file with --data FILE.jsonl."
         )
-    return DataError(f"Data set {dataset_id} cannot be read: {_line(error)}. See {page}.")
-
-
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())[:200].rstrip(".")
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def forbids_commercial_use(licence: str) -> bool:
-    """Whether a licence says so in its identifier, as CC-BY-NC-4.0 does."""
-    words = re.split(r"[^a-z]+", licence.lower())
-    return bool({"nc", "noncommercial"} & set(words)) or "non commercial" in " ".join(words)
-
-
-def check_licence(axis: Axis, source: str, *, accepted: bool) -> str | None:
-    """Return what to show about the licence of a source's data; None if it allows every use."""
-    licence = axis.licence_of(source)
-    if licence is None or not forbids_commercial_use(licence):
-        return None
-    found = axis.sources[source]
-    named = found.dataset if isinstance(found, LicensedSource) else f"source {source!r}"
-    fact = f"{axis.name}: {named} is under {licence}, which forbids commercial use"
-    if not accepted:
-        raise DataError(f"{fact}. Accept it with --accept-licence, or pass other data with --data.")
-    return f"{fact} (accepted)."
-
-
-Item = TypeVar("Item")
-
-
-def interleave(
-    streams: Sequence[Iterator[Item]], weights: Sequence[float] | None
-) -> Iterator[Item]:
-    """Yield the items of all streams, in an order that depends on nothing but the weights.
-
-    With weights, each stream has its share at every point, to within one item, and all ends where
-    the first stream does. Without, the streams take turns until each has ended.
-    """
-    alive = list(range(len(streams)))
-    taken = [0] * len(streams)
-    shares = weights or [1.0] * len(streams)
-    while alive:
-        total = sum(shares[index] for index in alive)
-        step = sum(taken[index] for index in alive) + 1
-        turn = max(alive, key=lambda index: shares[index] / total * step - taken[index])
-        try:
-            item = next(streams[turn])
-        except StopIteration:
-            if weights is not None:
-                return
-            alive.remove(turn)
-        else:
-            taken[turn] += 1
-            yield item
+    return DataError(f"Data set {dataset_id} cannot be read: {told}. See {page}.")

@@ -1,6 +1,5 @@
-"""What a YAML axis says, key by key."""
+"""Axes that a YAML file declares: what it says key by key, its rules and its sources of rows."""
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -26,15 +25,69 @@ from prefreg.errors import DataError
 from prefreg.files import hash_bytes
 from prefreg.terms import AXIS_NAME
 
+KEYS = (
+    "name",
+    "summary",
+    "aliases",
+    "licence",
+    "sources",
+    "columns",
+    "where",
+    "rule",
+    "min_gap",
+    "strings",
+)
+SOURCE_KEYS = (
+    "name",
+    "hub",
+    "config",
+    "split",
+    "revision",
+    "file",
+    "weight",
+    "licence",
+    "columns",
+    "where",
+)
 RESPONSES = ("prompt", "response_0", "response_1")
-_ANSWERS = ("chosen", "rejected", *RESPONSES[1:])
-_TOLD = ("tools", "chat_template_kwargs")
-_CARRIED = (*_TOLD, "image", "images")
-"""What a row keeps under its own name: a pair is made with it, or refused for it."""
 STRINGS = ("verbatim", "turns")
 """What strings are: text as it stands, or a question of the user with the assistant's answers."""
 PLACE = "place"
 """The column in which a row says where it stands: `rows.jsonl:7`."""
+WITH_GAP = ("higher-rating", "longer")
+
+_ANSWERS = ("chosen", "rejected", *RESPONSES[1:])
+_TOLD = ("tools", "chat_template_kwargs")
+_CARRIED = (*_TOLD, "image", "images")
+"""What a row keeps under its own name: a pair is made with it, or refused for it."""
+_HUB_ONLY = ("config", "split", "revision")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """An axis that a YAML file declares, with the file as it was."""
+
+    axis: Axis
+    file: str
+    text: str
+    sha256: str
+
+
+def axis_from_yaml(path: str | Path) -> Axis:
+    """Read the axis that a YAML file declares; nothing of its data is read.
+
+    Raises:
+        AxisError: The file declares no axis; the message names the line.
+    """
+    return read_declaration(Path(path)).axis
+
+
+def read_declaration(path: Path) -> Declaration:
+    """Read an axis from a YAML file; nothing of its data is read."""
+    text, root = read_document(path)
+    axis = _Reader(root, path).axis()
+    return Declaration(axis, path.name, text, hash_bytes(text.encode()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,81 +116,6 @@ def label_by(
             raise DataError(f"{row[PLACE]}: {error}") from error
 
     return label
-
-
-def _preference(row: Row, _: float) -> PreferencePair:
-    return _pair(row, row["chosen"], row["rejected"])
-
-
-def _higher_rating(row: Row, min_gap: float) -> PreferencePair | None:
-    first, second = (_rating(row[name], name) for name in ("rating_0", "rating_1"))
-    if first is None or second is None or first == second or abs(first - second) < min_gap:
-        return None
-    return _winner(row, 0 if first > second else 1)
-
-
-def _numbered(row: Row, _: float) -> PreferencePair | None:
-    index = row["winner"]
-    if isinstance(index, str) and index.strip() in ("0", "1"):  # a table of texts
-        index = int(index)
-    if isinstance(index, float) and index.is_integer():
-        index = int(index)
-    if index is not None and not isinstance(index, int):
-        raise DataError(f"column 'winner' holds {index!r:.60}, not the number of a response")
-    return _winner(row, int(index)) if index in (0, 1) else None
-
-
-def _longer(row: Row, min_gap: float) -> PreferencePair | None:
-    pair = _winner(row, 0)
-    gap = word_count(pair.chosen) - word_count(pair.rejected)
-    if gap == 0 or abs(gap) < min_gap:
-        return None
-    return pair if gap > 0 else pair.switched()
-
-
-def _winner(row: Row, index: int) -> PreferencePair:
-    return _pair(row, row[f"response_{index}"], row[f"response_{1 - index}"])
-
-
-def _pair(row: Row, chosen: object, rejected: object) -> PreferencePair:
-    answers = {"chosen": chosen, "rejected": rejected}
-    return PreferencePair.from_row({**row, **answers})
-
-
-def _asked(row: Row) -> Row:
-    """Make a question of the user of a prompt in a string whose answers are strings."""
-    if not all(isinstance(row[name], str) for name in _ANSWERS if name in row):
-        return row
-    prompt = row.get("prompt")
-    if prompt is None:
-        raise DataError("column 'prompt' is missing")
-    if not isinstance(prompt, str):
-        return row
-    if not prompt.strip():
-        raise DataError("column 'prompt' is empty")
-    return {**row, "prompt": [{"role": "user", "content": prompt}]}
-
-
-def _rating(value: Any, column: str) -> float | None:
-    """Read a number, also one in a string; None and "N/A" are no rating."""
-    if value is None or value in ("", "N/A"):
-        return None
-    try:
-        rating = float(value)
-    except (TypeError, ValueError, OverflowError):
-        rating = math.nan
-    if not math.isfinite(rating):
-        raise DataError(f"column {column!r} holds {value!r:.60}, not a rating")
-    return rating
-
-
-RULES: Mapping[str, Rule] = {
-    "preference": Rule(("prompt", "chosen", "rejected"), _preference, "verbatim", ("prompt",)),
-    "higher-rating": Rule((*RESPONSES, "rating_0", "rating_1"), _higher_rating),
-    "numbered": Rule((*RESPONSES, "winner"), _numbered),
-    "longer": Rule(RESPONSES, _longer),
-}
-WITH_GAP = ("higher-rating", "longer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,57 +193,12 @@ class FileSource:
         return SourceRows(self.selection.apply(placed, request.limit), self.path.name)
 
 
-def licensed(source: HubSource | FileSource, licence: str | None) -> Source:
+def _licensed(source: HubSource | FileSource, licence: str | None) -> Source:
     """Make the source of an axis, with its licence if there is one."""
     if licence is None:
         return source.load
     of = source.dataset if isinstance(source, HubSource) else source.path.name
     return LicensedSource(source.load, of, licence)
-
-
-KEYS = (
-    "name",
-    "summary",
-    "aliases",
-    "licence",
-    "sources",
-    "columns",
-    "where",
-    "rule",
-    "min_gap",
-    "strings",
-)
-SOURCE_KEYS = (
-    "name",
-    "hub",
-    "config",
-    "split",
-    "revision",
-    "file",
-    "weight",
-    "licence",
-    "columns",
-    "where",
-)
-_HUB_ONLY = ("config", "split", "revision")
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-@dataclass(frozen=True, slots=True)
-class Declaration:
-    """An axis that a YAML file declares, with the file as it was."""
-
-    axis: Axis
-    file: str
-    text: str
-    sha256: str
-
-
-def read_declaration(path: Path) -> Declaration:
-    """Read an axis from a YAML file; nothing of its data is read."""
-    text, root = read_document(path)
-    axis = _Reader(root, path).axis()
-    return Declaration(axis, path.name, text, hash_bytes(text.encode()))
 
 
 class _Reader:
@@ -357,7 +290,7 @@ class _Reader:
             title = _axis_name(fields["name"])
         else:
             title = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "rows"
-        return licensed(made, licence), title
+        return _licensed(made, licence), title
 
     def _file(self, value: Value) -> Path:
         path = self.folder / value.text()
@@ -405,9 +338,7 @@ def _choice(value: Value | None, known: Collection[str], default: str) -> str:
         return default
     name = value.text()
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f" (there are: {', '.join(known)})"
-        value.refuse(f"unknown {value.key} {name!r}{hint}")
+        value.refuse_unknown(value.key, name, known)
     return name
 
 
@@ -427,10 +358,75 @@ def _weight(value: Value | None) -> float | None:
     return weight
 
 
-def axis_from_yaml(path: str | Path) -> Axis:
-    """Read the axis that a YAML file declares; nothing of its data is read.
+def _preference(row: Row, _: float) -> PreferencePair:
+    return _pair(row, row["chosen"], row["rejected"])
 
-    Raises:
-        AxisError: The file declares no axis; the message names the line.
-    """
-    return read_declaration(Path(path)).axis
+
+def _higher_rating(row: Row, min_gap: float) -> PreferencePair | None:
+    first, second = (_rating(row[name], name) for name in ("rating_0", "rating_1"))
+    if first is None or second is None or first == second or abs(first - second) < min_gap:
+        return None
+    return _winner(row, 0 if first > second else 1)
+
+
+def _numbered(row: Row, _: float) -> PreferencePair | None:
+    index = row["winner"]
+    if isinstance(index, str) and index.strip() in ("0", "1"):  # a table of texts
+        index = int(index)
+    if isinstance(index, float) and index.is_integer():
+        index = int(index)
+    if index is not None and not isinstance(index, int):
+        raise DataError(f"column 'winner' holds {index!r:.60}, not the number of a response")
+    return _winner(row, int(index)) if index in (0, 1) else None
+
+
+def _longer(row: Row, min_gap: float) -> PreferencePair | None:
+    pair = _winner(row, 0)
+    gap = word_count(pair.chosen) - word_count(pair.rejected)
+    if gap == 0 or abs(gap) < min_gap:
+        return None
+    return pair if gap > 0 else pair.switched()
+
+
+def _winner(row: Row, index: int) -> PreferencePair:
+    return _pair(row, row[f"response_{index}"], row[f"response_{1 - index}"])
+
+
+def _pair(row: Row, chosen: object, rejected: object) -> PreferencePair:
+    answers = {"chosen": chosen, "rejected": rejected}
+    return PreferencePair.from_row({**row, **answers})
+
+
+def _asked(row: Row) -> Row:
+    """Make a question of the user of a prompt in a string whose answers are strings."""
+    if not all(isinstance(row[name], str) for name in _ANSWERS if name in row):
+        return row
+    prompt = row.get("prompt")
+    if prompt is None:
+        raise DataError("column 'prompt' is missing")
+    if not isinstance(prompt, str):
+        return row
+    if not prompt.strip():
+        raise DataError("column 'prompt' is empty")
+    return {**row, "prompt": [{"role": "user", "content": prompt}]}
+
+
+def _rating(value: Any, column: str) -> float | None:
+    """Read a number, also one in a string; None and "N/A" are no rating."""
+    if value is None or value in ("", "N/A"):
+        return None
+    try:
+        rating = float(value)
+    except (TypeError, ValueError, OverflowError):
+        rating = math.nan
+    if not math.isfinite(rating):
+        raise DataError(f"column {column!r} holds {value!r:.60}, not a rating")
+    return rating
+
+
+RULES: Mapping[str, Rule] = {
+    "preference": Rule(("prompt", "chosen", "rejected"), _preference, "verbatim", ("prompt",)),
+    "higher-rating": Rule((*RESPONSES, "rating_0", "rating_1"), _higher_rating),
+    "numbered": Rule((*RESPONSES, "winner"), _numbered),
+    "longer": Rule(RESPONSES, _longer),
+}

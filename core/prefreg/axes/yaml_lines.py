@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import yaml
 
-from prefreg.errors import AxisError
+from prefreg.errors import AxisError, unreadable
 
 Scalar = str | int | float | bool
 _KINDS = {"str": "a text", "int": "a number", "float": "a number", "bool": "yes or no"}
@@ -31,6 +31,12 @@ class Value:
         """Raise an AxisError that names the file and the line."""
         raise AxisError(f"{self.file}:{self.line}: {problem}")
 
+    def refuse_unknown(self, what: str, name: str, known: Collection[str]) -> NoReturn:
+        """Raise an AxisError that says which names there are, or which one is close."""
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f" (there are: {', '.join(known)})"
+        self.refuse(f"unknown {what} {name!r}{hint}")
+
     def mapping(self, known: Collection[str]) -> dict[str, "Value"]:
         """Return the values of a mapping, all of whose keys must be `known`."""
         if not isinstance(self.node, yaml.MappingNode):
@@ -40,9 +46,7 @@ class Value:
             name = key_node.value if isinstance(key_node, yaml.ScalarNode) else "[…]"
             place = Value(key_node, self.file, name)
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else f" (there are: {_list(known)})"
-                place.refuse(f"unknown key {name!r}{hint}")
+                place.refuse_unknown("key", name, known)
             if name in found:
                 place.refuse(f"key {name!r} stands on line {found[name].line} already")
             found[name] = Value(node, self.file, name)
@@ -122,13 +126,9 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError:
         raise AxisError(f"There is no file {path} to read an axis from.") from None
     except OSError as error:
-        raise AxisError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise unreadable(path, error, AxisError) from error
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise AxisError(f"{path}:{line}: not UTF-8: save the file as UTF-8") from error
-
-
-def _list(names: Collection[str]) -> str:
-    return ", ".join(names)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from prefreg.checkpoints.safetensors_file import TensorSpec, read_header
-from prefreg.errors import BaseModelError, PrefregError
+from prefreg.errors import BaseModelError, PrefregError, listed, unreadable
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -53,11 +53,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Read the configuration, the index and every header of a folder.
-
-        Raises:
-            BaseModelError: The folder is missing, incomplete or damaged.
-        """
+        """Read the configuration, the index and every header of a folder."""
         if not folder.is_dir():
             what = "is a file, not a folder" if folder.exists() else "does not exist"
             raise BaseModelError(f"{folder} {what}. Name the folder of a transformers checkpoint.")
@@ -101,11 +97,29 @@ def companions(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(found))
 
 
-def listed(names: Iterable[str], limit: int = 5) -> str:
-    """Join names for a message, the first few of many."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
-    return ", ".join(map(repr, ordered[:limit])) + more
+def read_companion(path: Path) -> bytes:
+    """Read a small file of a model."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error, BaseModelError) from error
+
+
+def read_json_object(
+    path: Path, *, absent: str, advice: str, error: type[PrefregError]
+) -> dict[str, Any]:
+    """Read a JSON object from a file; a failure says what its absence means, or the advice."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path.parent} has no {path.name}, so it is {absent}.") from None
+    except OSError as failure:
+        raise unreadable(path, failure, error) from failure
+    except (ValueError, RecursionError) as failure:
+        raise error(f"{path} is not JSON. {advice}") from failure
+    if not isinstance(value, dict):
+        raise error(f"{path} is not a JSON object. {advice}")
+    return value
 
 
 def _gather(
@@ -150,23 +164,6 @@ def _read_index(path: Path) -> dict[str, str]:
                 "same folder. Do not trust this checkpoint."
             )
     return weight_map
-
-
-def read_json_object(
-    path: Path, *, absent: str, advice: str, error: type[PrefregError]
-) -> dict[str, Any]:
-    """Read a JSON object from a file; a failure says what its absence means, or the advice."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise error(f"{path.parent} has no {path.name}, so it is {absent}.") from None
-    except OSError as failure:
-        raise error(f"{path} cannot be read: {failure.strerror}.") from failure
-    except (ValueError, RecursionError) as failure:
-        raise error(f"{path} is not JSON. {advice}") from failure
-    if not isinstance(value, dict):
-        raise error(f"{path} is not a JSON object. {advice}")
-    return value
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,16 +7,17 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor
+from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor, read_companion
 from prefreg.checkpoints.safetensors_file import read_into
 from prefreg.checkpoints.tensor_names import weight_shapes
 from prefreg.config import cache_folder
-from prefreg.errors import BaseModelError
+from prefreg.errors import BaseModelError, unreadable
 from prefreg.files import hash_bytes, write_whole
+from prefreg.json_values import fields_to_json
 
 _FORMAT = 1
 _BLOCK_BYTES = 1 << 20
@@ -103,7 +104,7 @@ def _hash_tensor(tensor: StoredTensor) -> str:
                 read_into(stream.fileno(), tensor.spec.offset + start, block)
                 digest.update(block)
     except (OSError, EOFError) as error:
-        raise BaseModelError(f"{tensor.file} cannot be read: {error}.") from error
+        raise unreadable(tensor.file, error, BaseModelError) from error
     return digest.hexdigest()
 
 
@@ -115,7 +116,7 @@ def _stamp(checkpoint: Checkpoint) -> tuple[str, bool]:
         try:
             stat = path.stat()
         except OSError as error:
-            raise BaseModelError(f"{path} cannot be read: {error.strerror}.") from error
+            raise unreadable(path, error, BaseModelError) from error
         stamps.append([os.path.realpath(path), stat.st_size, stat.st_mtime_ns, stat.st_ino])
         newest = max(newest, stat.st_mtime_ns)
     key = hash_bytes(json.dumps(stamps).encode())
@@ -135,12 +136,12 @@ def _recall(entry: Path) -> _Weights | None:
 def _remember(entry: Path, known: _Weights) -> None:
     with suppress(OSError):  # a cache that cannot be written only costs time
         entry.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(entry, json.dumps(asdict(known)))
+        write_whole(entry, json.dumps(fields_to_json(known)))
 
 
 def _tokenizer(folder: Path) -> str | None:
     parts = [
-        [name, hash_bytes(_read(folder / name))]
+        [name, hash_bytes(read_companion(folder / name))]
         for name in _VOCABULARY
         if (folder / name).is_file()
     ]
@@ -154,7 +155,7 @@ def _tokenizer(folder: Path) -> str | None:
 def _template(folder: Path) -> str | None:
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
-        return hash_bytes(_read(jinja))
+        return hash_bytes(read_companion(jinja))
     for name in ("chat_template.json", "tokenizer_config.json"):
         template = _read_json(folder / name).get("chat_template")
         if template is not None:
@@ -167,14 +168,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(_read(path))
+        value = json.loads(read_companion(path))
     except (ValueError, RecursionError) as error:
         raise BaseModelError(f"{path} is not JSON. Fetch it again.") from error
     return value if isinstance(value, dict) else {}
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BaseModelError(f"{path} cannot be read: {error.strerror}.") from error

@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from prefreg.errors import BaseModelError, PrefregError
+from prefreg.errors import BaseModelError, PrefregError, unreadable
 
 DTYPE_BITS = {
     "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,
@@ -64,7 +63,7 @@ def read_header(path: os.PathLike[str], error: type[PrefregError] = BaseModelErr
                 stream, size=os.fstat(stream.fileno()).st_size, name=str(path), error=error
             )
     except OSError as reason:
-        raise error(f"{path} cannot be read: {reason.strerror or reason}.") from reason
+        raise unreadable(str(path), reason, error) from reason
 
 
 def read_header_of(
@@ -246,12 +245,7 @@ class SafetensorsWriter:
         """Return the writer itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file."""
         self._stream.close()
 

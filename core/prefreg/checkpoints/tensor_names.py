@@ -1,12 +1,11 @@
 """One conversion between a model's parameter names in memory and the names on disk."""
 
-import os
 import re
 from collections.abc import Mapping
 
-from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor, listed
+from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor
 from prefreg.checkpoints.safetensors_file import read_into
-from prefreg.errors import BaseModelError
+from prefreg.errors import BaseModelError, listed, unreadable
 
 TRAINABLE_DTYPES = ("F64", "F32", "F16", "BF16")
 """The dtypes a weight can be stored in and still be trained; others are buffers or quantised."""
@@ -110,7 +109,7 @@ def _same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
                 if left[:count] != right[:count]:
                     return False
     except (OSError, EOFError) as error:
-        raise BaseModelError(f"{os.fspath(one.file)} cannot be read: {error}.") from error
+        raise unreadable(one.file, error, BaseModelError) from error
     return True
 
 

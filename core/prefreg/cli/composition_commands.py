@@ -1,88 +1,52 @@
-"""Use what is stored: compose a checkpoint, or compose in memory and answer."""
+"""Use what is stored: compose a checkpoint, or in memory to answer, or write for other tools."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import AT, TERM, Common, command, sections
-from prefreg.cli.printing import byte_progress
+from prefreg.cli.options import AT, FILE, TERM, Common, command, request_options
+from prefreg.cli.printing import progress_bars, sections
 from prefreg.errors import UsageError
 from prefreg.files import human_size
+from prefreg.requests import make_request
 from prefreg.terms import Term
 
 if TYPE_CHECKING:
-    from prefreg.composition.adapter import AdapterResult
+    from prefreg.composition.adapter import Compression
     from prefreg.composition.compose import Composed, CompositionPlan
 
-_DTYPES = ("float32", "bfloat16", "float16")
-_BASE_HELP = "Base model: a folder or a hub id.  [default: the one base that has every term]"
-
-CALIBRATED = click.option(
+_DTYPES = {"type": click.Choice(["float32", "bfloat16", "float16"])}
+_OUTPUT = {"type": click.Path(path_type=Path, file_okay=False)}
+_BASE = "Base model: a folder or a hub id.  [default: the one base that has every term]"
+_CALIBRATED = click.option(
     "--calibrated", is_flag=True, help="Read each ETA in units of `prefreg calibrate`."
 )
 
 
 @command("compose")
 @click.argument("terms", type=TERM, nargs=-1, metavar="TERM...")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("composed"),
-    show_default="composed/",
-    help="Folder to write; it appears whole or not at all.",
-)
-@click.option("--base", help=_BASE_HELP)
-@click.option(
-    "--method",
-    help="How φs are combined: linear, ties, dare, dare_ties, gram-schmidt, shrink, or a "
-    "plugin's.  [default: linear]",
+@request_options(
+    "CompositionRequest",
+    leave="terms options rules hashes",
+    output=_OUTPUT | {"show_default": "composed/"},
+    dtype=_DTYPES,
+    rounding={"type": click.Choice(["nearest", "stochastic"])},
+    form={"type": click.Choice(["checkpoint", "adapter"])},
 )
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the method."
 )
 @click.option("--protect", metavar="AXES", help="Order of gram-schmidt, as in harmless,helpful.")
-@click.option("--dtype", type=click.Choice(_DTYPES), help="Output dtype.  [default: the base's]")
-@click.option(
-    "--rounding",
-    type=click.Choice(["nearest", "stochastic"]),
-    help="To the nearest number, or at random so that the mean is right.  [default: nearest]",
-)
-@click.option("--seed", type=int, help="Seed of stochastic rounding.  [default: 0]")
 @click.option(
     "--recipe",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    type=FILE,
     help="Take everything from a recipe, such as an output's prefreg.json; options win over it.",
 )
-@click.option(
-    "--as",
-    "form",
-    type=click.Choice(["checkpoint", "adapter"]),
-    show_default="checkpoint",
-    help="Write a whole checkpoint, or one PEFT adapter.",
-)
-@click.option(
-    "--max-rank",
-    type=click.IntRange(1),
-    help="Rank of an adapter; says the error. Dense vectors need it.",
-)
 @click.option("--plan", is_flag=True, help="Say what would be read and written; write nothing.")
-@click.option("--overwrite", is_flag=True, help="Replace a folder that prefreg composed.")
-@click.option("--max-shard-size", metavar="SIZE", help="Shard size, as in 5GB.  [default: base's]")
-@click.option(
-    "--device", default="cpu", show_default=True, help="Where sums are taken: cpu, cuda, cuda:1."
-)
-@click.option("--durable", is_flag=True, help="Wait until every byte is on the disk.")
-@click.option("--hash", "hash_files", is_flag=True, help="Record the sha256 of every file.")
-@click.option("--verify", is_flag=True, help="Hash every vector again before it is used.")
-@click.option("--force-base", is_flag=True, help="Add vectors to a base they do not belong to.")
-@click.option(
-    "--mix-contrasts", is_flag=True, help="Add vectors of pairs and of positive poles alone."
-)
-@CALIBRATED
-@AT
+@_CALIBRATED
 def compose(
     common: Common,
     terms: tuple[Term, ...],
@@ -97,8 +61,7 @@ def compose(
 
     A TERM is AXIS[@VERSION|@ALIAS]:ETA. Without a version, the newest one on the base is used.
     """
-    from prefreg.composition.compose import read_recipe
-    from prefreg.composition.composition_request import CompositionRequest
+    from prefreg import CompositionRequest, api
 
     if bool(terms) == (recipe is not None):
         raise UsageError("Give at least one TERM, as in helpful:1, or --recipe FILE (not both).")
@@ -107,29 +70,26 @@ def compose(
     options["options"] = _settings(settings, protect)
     registry = common.open_registry()
     if calibrated:
-        terms = registry.raw_terms(terms, options["base"], at=options["at"])
+        terms = registry.raw_terms(terms, options.get("base"), at=options.get("at"))
     if recipe is not None:
-        request = read_recipe(recipe, **options)
+        request = api.read_recipe(recipe, **options)
     else:
-        options["form"] = options["form"] or "checkpoint"
-        options["method"] = options["method"] or "linear"
-        options["rounding"] = options["rounding"] or "nearest"
-        options["seed"] = options["seed"] or 0
-        request = CompositionRequest(terms, **options)
+        request = make_request(CompositionRequest, terms, **options)
     if request.form == "adapter":
         if plan:
             raise UsageError("--plan tells of checkpoints; an adapter is a small file.")
-        _emit_adapter(common, registry.compose_adapter(request))
-        return
-    if plan:
+        adapter = registry.compose_adapter(request)
+        made = adapter.to_json()
+        common.emit("compose", made, _describe_written(made, adapter.written.compression))
+        _warn(common, "Note", adapter.warnings)
+    elif plan:
         planned = registry.plan(request)
         common.emit("compose", planned.to_json(), _describe_plan(planned), asked=True)
-        return
-    with byte_progress(common) as progress:
-        composed = registry.compose(request, progress=progress)
-    common.emit("compose", composed.to_json(), _describe_composed(composed))
-    for warning in composed.warnings:
-        common.note(f"Warning: {warning}")
+    else:
+        with progress_bars(common, of_bytes=True) as progress:
+            composed = registry.compose(request, progress=progress)
+        common.emit("compose", composed.to_json(), _describe_composed(composed))
+        _warn(common, "Warning", composed.warnings)
 
 
 def _settings(settings: tuple[str, ...], protect: str | None) -> tuple[tuple[str, str], ...]:
@@ -144,21 +104,24 @@ def _settings(settings: tuple[str, ...], protect: str | None) -> tuple[tuple[str
     return tuple(pairs)
 
 
-def _emit_adapter(common: Common, adapter: "AdapterResult") -> None:
-    written = adapter.written
-    fields: dict[str, object] = {
-        "formula": written.formula,
-        "base": adapter.base,
-        "rank": written.rank,
-        "written": f"{written.path} ({human_size(written.size)})",
+def _warn(common: Common, word: str, warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        common.note(f"{word}: {warning}")
+
+
+def _describe_written(written: dict[str, Any], compression: "Compression | None") -> str:
+    """Say what was written for another tool, or to be an adapter."""
+    fields = {
+        "formula": written["formula"],
+        "base": written["base"],
+        "rank": written.get("rank"),
+        "written": f"{written['path']} ({human_size(written['size'])})",
+        "lost": compression and compression.lost,
+        "left out": compression and compression.omitted,
     }
-    if written.compression is not None:
-        fields["lost"] = written.compression.lost
-        if written.compression.left_out:
-            fields["left out"] = written.compression.omitted
-    common.emit("compose", adapter.to_json(), sections(fields))
-    for warning in adapter.warnings:
-        common.note(f"Note: {warning}")
+    if "config" in written:
+        fields["merge"] = f"cd {written['path']} && mergekit-yaml {written['config']} ../merged"
+    return sections({name: value for name, value in fields.items() if value is not None})
 
 
 def _describe_plan(plan: "CompositionPlan") -> str:
@@ -191,18 +154,9 @@ def _describe_composed(composed: "Composed") -> str:
 @command("generate")
 @click.argument("terms", type=TERM, nargs=-1, metavar="[TERM...]")
 @click.option("-p", "--prompt", "prompts", required=True, multiple=True, help="What to answer.")
-@click.option("--base", help=_BASE_HELP)
-@click.option("--max-new-tokens", type=click.IntRange(1), default=128, show_default=True)
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0),
-    default=0.0,
-    show_default=True,
-    help="0 takes the likeliest token each time.",
-)
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the draws.")
-@CALIBRATED
+@click.option("--base", help=_BASE)
+@request_options("Sampling")
+@_CALIBRATED
 @AT
 def generate(
     common: Common,
@@ -214,7 +168,7 @@ def generate(
     **options: Any,
 ) -> None:
     """Compose in memory and answer; without a TERM, the base model answers."""
-    from prefreg.models.sampling import Sampling
+    from prefreg import Sampling
 
     registry = common.open_registry()
     if calibrated:
@@ -230,81 +184,25 @@ def generate(
         ],
         "warnings": warnings,
     }
-    # The answers are the result that was asked for, so --quiet keeps them.
-    common.emit("generate", data, "")
-    if not common.json:
-        click.echo("\n\n".join(answers))
-    for warning in warnings:
-        common.note(f"Warning: {warning}")
-
-
-_DTYPES = ("float32", "bfloat16", "float16")
+    common.emit("generate", data, "\n\n".join(answers), asked=True)
+    _warn(common, "Warning", warnings)
 
 
 @command("export")
 @click.argument("what", nargs=-1, required=True, metavar="AXIS[@V]|TERM...")
-@click.option(
-    "--as",
-    "form",
-    type=click.Choice(["adapter", "checkpoint", "mergekit"]),
-    required=True,
-    help="A PEFT adapter or a whole checkpoint of one version, or terms for mergekit to merge.",
+@request_options(
+    "ExportRequest",
+    leave="what",
+    output=_OUTPUT,
+    max_rank={"names": ["--rank", "--max-rank"]},
+    dtype=_DTYPES,
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    required=True,
-    help="Folder to write; it appears whole or not at all.",
-)
-@click.option("--base", help="Base model: a folder or a hub id.  [default: the version's own]")
-@click.option(
-    "--rank",
-    "--max-rank",
-    "max_rank",
-    type=click.IntRange(1),
-    help="Rank of an adapter; a dense vector needs one. Says the error.",
-)
-@click.option(
-    "--sign",
-    type=click.Choice(["plus", "minus"]),
-    help="Checkpoint of θ_base + φ or of θ_base − φ.  [default: plus]",
-)
-@click.option(
-    "--dtype", type=click.Choice(_DTYPES), help="Dtype of a checkpoint.  [default: the base's]"
-)
-@click.option("--overwrite", is_flag=True, help="Replace a folder that prefreg wrote.")
-def export(common: Common, **options: Any) -> None:
+def export(common: Common, what: tuple[str, ...], **options: Any) -> None:
     """Write stored vectors in the form that another tool takes."""
-    from prefreg.composition.composition_request import ExportRequest
-
-    request = ExportRequest(**options)
-    with byte_progress(common) as progress:
-        exported = common.open_registry().export(request, progress=progress)
-    common.emit("export", exported.to_json(), _describe_exported(exported.written))
-    for warning in exported.written.get("warnings", ()):
-        common.note(f"Note: {warning}")
-
-
-def _describe_exported(written: dict[str, Any]) -> str:
-    fields: dict[str, object] = {
-        "formula": written["formula"],
-        "base": written["base"],
-        "written": f"{written['path']} ({human_size(written['size'])})",
-    }
-    if "rank" in written:
-        fields["rank"] = written["rank"]
-    if found := written.get("compression"):
-        # Heavy to import, and made already where there is something to describe.
-        from prefreg.composition.factoring import Compression
-
-        compression = Compression(**found)
-        fields["lost"] = compression.lost
-        if compression.left_out:
-            fields["left out"] = compression.omitted
-    if "config" in written:
-        fields["merge"] = f"cd {written['path']} && mergekit-yaml {written['config']} ../merged"
-    return sections(fields)
+    with progress_bars(common, of_bytes=True) as progress:
+        made = common.open_registry().export(what, progress=progress, **options)
+    common.emit("export", made.to_json(), _describe_written(made.written, made.compression))
+    _warn(common, "Note", made.written.get("warnings", ()))
 
 
 COMMANDS = [compose, generate, export]

@@ -1,64 +1,58 @@
-"""How far a dial may be turned, what one unit of it is worth, and which layers do its work."""
+"""Dials: how far they turn, what a unit is worth, which layers work, how they interfere."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.evaluation_commands import make_request, measuring_options, show
-from prefreg.cli.options import DIAL, PLOT, REFERENCE, TERM, Common, command, table
-from prefreg.cli.printing import stage_progress
+from prefreg.cli.options import (
+    DIAL,
+    PLOT,
+    REFERENCE,
+    SCORING,
+    TERM,
+    Common,
+    Reference,
+    command,
+    request_options,
+)
+from prefreg.cli.printing import progress_bars, show, show_figure, table
 from prefreg.terms import Term, format_eta
 
 if TYPE_CHECKING:
     from prefreg.evaluation.calibration import Calibration, Scale
     from prefreg.evaluation.diagnosis import Diagnosis, Shares
+    from prefreg.evaluation.dial_effects import DialEffects, Functional, Leakage
     from prefreg.evaluation.dial_range import DialRange, Reading
-    from prefreg.evaluation.functional import Functional
-    from prefreg.evaluation.interference import Interference, Sti
-    from prefreg.evaluation.layer_profile import LayerProfile, Part
-    from prefreg.evaluation.leakage import Behaviour, Leakage, Of
+    from prefreg.evaluation.interference import Interference
+    from prefreg.evaluation.layer_profile import LayerEffect, LayerProfile
+    from prefreg.evaluation.weight_geometry import Sti
 
-Reference = tuple[str, str | None]
-NO_STORE = click.option("--no-store", is_flag=True, help="Keep nothing with the version.")
+_no_store = click.option("--no-store", is_flag=True, help="Keep nothing with the version.")
+_measured = request_options("EvaluationRequest", leave=SCORING, data={"metavar": "[AXIS=]FILE"})
 
 
 @command("range")
 @click.argument("version", type=REFERENCE, metavar="AXIS[@V]")
-@click.option(
-    "--limit", type=float, default=4.0, show_default=True, help="Look no further than this, ±."
-)
-@click.option("--step", type=float, default=0.5, show_default=True, help="Steps outwards.")
-@NO_STORE
-@measuring_options
-def range_(
-    common: Common,
-    version: Reference,
-    limit: float,
-    step: float,
-    no_store: bool,
-    **options: Any,
-) -> None:
+@request_options("Reach", limit={"type": float})
+@_no_store
+@_measured
+def range_(common: Common, version: Reference, no_store: bool, **options: Any) -> None:
     """Find how far a dial may be turned, and keep that with the version.
 
     The range is the largest interval around 0 in which the effect does not turn back, at most 2 %
     of the answers are malformed, and correct answers stay at 95 % of the base's or more. compose
     and generate warn beyond it.
     """
-    from prefreg.evaluation.dial_range import range_value
-    from prefreg.evaluation.evaluation_request import Reach
-
-    term = Term(version[0], 1.0, version[1])
     registry = common.open_registry()
-    with stage_progress(common) as progress:
+    with progress_bars(common) as progress:
         found = registry.find_range(
-            term, Reach(limit, step), make_request(**options), store=not no_store, progress=progress
+            Term(version[0], 1.0, version[1]), store=not no_store, progress=progress, **options
         )
     data = {
         "axis": found.record.axis,
         "version": found.record.number,
-        **range_value(found),
+        **found.to_json(),
         "protocol": found.protocol,
         "stored": not no_store,
     }
@@ -97,31 +91,11 @@ def _reading_row(found: "DialRange", reading: "Reading") -> tuple[str, ...]:
 
 @command("calibrate")
 @click.argument("versions", type=REFERENCE, nargs=-1, metavar="[AXIS[@V]...]")
-@click.option(
-    "--by",
-    type=click.Choice(["effect", "kl"]),
-    default="effect",
-    show_default=True,
-    help="The effect on the axis's own metric, or nats of KL per answer.",
-)
-@click.option(
-    "--target",
-    type=float,
-    default=1.0,
-    show_default=True,
-    help="What one calibrated unit is worth.",
-)
-@click.option("--furthest", type=float, default=8.0, show_default=True, help="Look no further, ±.")
-@NO_STORE
-@measuring_options
+@request_options("Calibrating")
+@_no_store
+@_measured
 def calibrate(
-    common: Common,
-    versions: tuple[Reference, ...],
-    by: str,
-    target: float,
-    furthest: float,
-    no_store: bool,
-    **options: Any,
+    common: Common, versions: tuple[Reference, ...], no_store: bool, **options: Any
 ) -> None:
     """Find the scales at which η = 1 means the same effect on every axis, and keep them.
 
@@ -130,24 +104,18 @@ def calibrate(
     `compose --calibrated` reads its coefficients in these units. Without an AXIS, the newest
     version of every axis on the base.
     """
-    from prefreg.evaluation.calibration import calibration_value
-    from prefreg.evaluation.evaluation_request import Calibrating
-
-    terms = [Term(axis, 1.0, reference) for axis, reference in versions]
-    calibrating = Calibrating("kl" if by == "kl" else "effect", target, furthest)
+    dials = [Term(axis, 1.0, reference) for axis, reference in versions]
     registry = common.open_registry()
-    with stage_progress(common) as progress:
-        found = registry.calibrate(
-            terms, calibrating, make_request(**options), store=not no_store, progress=progress
-        )
+    with progress_bars(common) as progress:
+        found = registry.calibrate(dials, store=not no_store, progress=progress, **options)
     data = {
-        "goal": calibrating.goal,
+        "goal": found[0].calibrating.goal,
         "stored": not no_store,
         "calibrations": [
             {
                 "axis": each.record.axis,
                 "version": each.record.number,
-                **calibration_value(each),
+                **each.to_json(),
                 "protocol": each.protocol,
             }
             for each in found
@@ -194,19 +162,17 @@ def _describe_scale(scale: "Scale") -> str:
     show_default=True,
     help="Runs of layers, at most as many as there are layers.",
 )
-@measuring_options
-def profile(common: Common, term: Term, blocks: int, **options: Any) -> None:
+@_measured
+def profile(common: Common, term: Term, **options: Any) -> None:
     """Show which layers of a vector do its work, and whether a subset does it for less KL.
 
     Every block of layers is composed alone at ETA (1 unless given): how far it moves the axis's
     held-out margin, and its KL from the base at the steps of the base's own answers.
     """
-    from prefreg.evaluation.layer_profile import profile_view
-
     registry = common.open_registry()
-    with stage_progress(common) as progress:
-        found = registry.profile(term, make_request(**options), blocks=blocks, progress=progress)
-    common.emit("profile", profile_view(found), _describe_profile(found), asked=True)
+    with progress_bars(common) as progress:
+        found = registry.profile(term, progress=progress, **options)
+    common.emit("profile", found.to_json(), _describe_profile(found), asked=True)
 
 
 def _describe_profile(found: "LayerProfile") -> str:
@@ -231,12 +197,12 @@ def _describe_profile(found: "LayerProfile") -> str:
     return "\n".join(lines)
 
 
-def _part_row(kind: str, part: "Part") -> tuple[str, ...]:
+def _part_row(kind: str, part: "LayerEffect") -> tuple[str, ...]:
     price = "-" if part.price == float("inf") else f"{part.price:.3f}"
     return (kind, _layers(part), f"{part.effect:+.3f}", f"{part.kl:.4f}", price)
 
 
-def _layers(part: "Part") -> str:
+def _layers(part: "LayerEffect") -> str:
     numbers = [int(name.split()[1]) for name in part.layers if name.startswith("layer ")]
     outside = [name for name in part.layers if not name.startswith("layer ")]
     runs: list[list[int]] = []
@@ -252,7 +218,7 @@ def _layers(part: "Part") -> str:
 
 @command("diagnose")
 @click.argument("terms", type=TERM, nargs=-1, metavar="TERM...")
-@measuring_options
+@_measured
 def diagnose(common: Common, terms: tuple[Term, ...], **options: Any) -> None:
     """Measure a composition and each of its dials alone, and name what is wrong.
 
@@ -261,29 +227,9 @@ def diagnose(common: Common, terms: tuple[Term, ...], **options: Any) -> None:
     answers are malformed. Each with its cause and what to do.
     """
     registry = common.open_registry()
-    with stage_progress(common) as progress:
-        found = registry.diagnose(terms, make_request(**options), progress=progress)
-    data = {
-        "formula": found.formula,
-        "prompts": found.prompts,
-        "findings": [asdict(finding) for finding in found.findings],
-        "strengths": [asdict(strength) for strength in found.strengths],
-        "refusals": _view(found.refusals),
-        "malformed": _view(found.malformed),
-        "unmeasured": found.unmeasured,
-    }
-    common.emit("diagnose", data, _describe_diagnosis(found), asked=True)
-
-
-def _view(shares: "Shares | None") -> dict[str, Any] | None:
-    if shares is None:
-        return None
-    return {
-        "base": shares.base,
-        "composition": shares.cast,
-        "alone": [{"dial": dial, "share": share} for dial, share in shares.alone.items()],
-        "at_pole": [{"dial": dial, "share": share} for dial, share in shares.at_pole.items()],
-    }
+    with progress_bars(common) as progress:
+        found = registry.diagnose(terms, progress=progress, **options)
+    common.emit("diagnose", found.to_json(), _describe_diagnosis(found), asked=True)
 
 
 def _describe_diagnosis(found: "Diagnosis") -> str:
@@ -323,16 +269,7 @@ _FEW = 6
 
 @command("interference")
 @click.argument("terms", type=DIAL, nargs=-1, metavar="[AXIS[@V][:ETA]...]")
-@click.option(
-    "--rank", type=click.IntRange(1), default=8, show_default=True, help="Directions per weight."
-)
-@click.option(
-    "--draws",
-    type=click.IntRange(20),
-    default=200,
-    show_default=True,
-    help="Draws of random subspaces, which say what is chance.",
-)
+@request_options("Comparing", leave="seed", rank={"type": click.IntRange(1)})
 @click.option(
     "--functional",
     is_flag=True,
@@ -344,52 +281,38 @@ _FEW = 6
     help="Measure too which dial moves which axis: by held-out margins, or by its own metric.",
 )
 @PLOT
-@measuring_options
+@_measured
 def interference(
-    common: Common,
-    terms: tuple[Term, ...],
-    rank: int,
-    draws: int,
-    functional: bool,
-    leakage: "Of | None",
-    plot: Path | None,
-    **options: Any,
+    common: Common, terms: tuple[Term, ...], plot: Path | None, **options: Any
 ) -> None:
     """Compare vectors in the weights: angles, sign conflicts, shared subspaces.
 
     Without an AXIS, the newest version of every axis on the base. Only --functional and --leakage
     load a model; the options of prompts and data are theirs.
     """
-    from prefreg.evaluation.evaluation_request import Comparing, InterferenceRequest
-    from prefreg.evaluation.interference import interference_view
-
-    request = make_request(**options)
-    wanted = InterferenceRequest(
-        terms, request.base, Comparing(rank, draws, request.seed), request.at
-    )
+    asked = {"functional": options.pop("functional"), "leakage": options.pop("leakage")}
+    compared: dict[str, Any] = {name: options.pop(name, None) for name in ("rank", "draws")}
+    compared |= {name: options.get(name) for name in ("base", "seed", "at")}
+    compared = {name: value for name, value in compared.items() if value is not None}
     registry = common.open_registry()
-    with stage_progress(common) as progress:
-        found = registry.interference(wanted, progress=progress)
-        behaviour = None
-        if functional or leakage:
-            behaviour = registry.behaviour(
-                terms, request, functional=functional, leakage=leakage, progress=progress
-            )
+    effects = None
+    with progress_bars(common) as progress:
+        found = registry.interference(terms, progress=progress, **compared)
+        if any(asked.values()):
+            effects = registry.behaviour(terms, progress=progress, **asked, **options)
     if plot is not None:
-        from prefreg.evaluation.interference import draw_interference
+        from prefreg import api
 
-        draw_interference(found, behaviour, plot)
+        api.draw_interference(found, effects, plot)
         common.note(f"Drawn in {plot}.")
-    data, text = interference_view(found), _describe_interference(found)
-    if behaviour is not None:
-        from prefreg.evaluation.leakage import behaviour_view
-
-        data |= behaviour_view(behaviour)
-        text += "\n\n" + _describe_behaviour(behaviour)
+    data, text = found.to_json(), _describe_interference(found)
+    if effects is not None:
+        data |= effects.to_json()
+        text += "\n\n" + _describe_effects(effects)
     common.emit("interference", data, text, asked=True)
 
 
-def _describe_behaviour(found: "Behaviour") -> str:
+def _describe_effects(found: "DialEffects") -> str:
     parts = []
     if found.functional is not None:
         parts.append(_describe_functional(found, found.functional))
@@ -398,7 +321,7 @@ def _describe_behaviour(found: "Behaviour") -> str:
     return "\n\n".join(parts)
 
 
-def _describe_functional(found: "Behaviour", functional: "Functional") -> str:
+def _describe_functional(found: "DialEffects", functional: "Functional") -> str:
     names = [str(term.record) for term in found.terms]
     cosines = functional.geometry.cosines
     rows = [
@@ -493,11 +416,6 @@ def _describe_sti(sti: "Sti | None", found: "Interference") -> str:
         f"times that of random\nsubspaces, {sti.null:.3g} [{sti.null_low:.3g}, "
         f"{sti.null_high:.3g}] (p {sti.p:.3f})."
     )
-
-
-def show_figure(value: float | None) -> str:
-    """Write a figure to three digits, or a dash where it is not defined."""
-    return "-" if value is None or value != value else f"{value:.3f}"
 
 
 COMMANDS = [range_, calibrate, profile, diagnose, interference]

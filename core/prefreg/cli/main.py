@@ -11,7 +11,6 @@ import click
 from prefreg.cli import (
     axis_commands,
     composition_commands,
-    demo,
     dial_commands,
     evaluation_commands,
     registry_commands,
@@ -53,18 +52,17 @@ def prefreg(context: click.Context) -> None:
     context.ensure_object(Common)
 
 
-for module in (
-    demo,
-    axis_commands,
-    training_commands,
-    composition_commands,
-    evaluation_commands,
-    dial_commands,
-    vector_commands,
-    registry_commands,
+for entry in (
+    evaluation_commands.demo,
+    *axis_commands.COMMANDS,
+    *training_commands.COMMANDS,
+    *composition_commands.COMMANDS,
+    *evaluation_commands.COMMANDS,
+    *dial_commands.COMMANDS,
+    *vector_commands.COMMANDS,
+    *registry_commands.COMMANDS,
 ):
-    for entry in module.COMMANDS:
-        prefreg.add_command(entry)
+    prefreg.add_command(entry)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

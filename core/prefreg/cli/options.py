@@ -1,23 +1,30 @@
-"""What every command shares: the options that stand anywhere, its output, its parameter types."""
+"""What every command takes: common options, types of parameters, and options of requests."""
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import click
+from click.core import ParameterSource
 
+import prefreg
 from prefreg.errors import UsageError
-from prefreg.registry.records import parse_moment
+from prefreg.requests import describe_fields
 from prefreg.terms import Term, parse_reference, parse_term
 
 if TYPE_CHECKING:
     from prefreg.api import Registry
 
+Reference = tuple[str, str | None]
+
 JSON_SCHEMA = 1
+GATE_NOT_MET = 3
 
 
 @dataclass(slots=True)
@@ -30,9 +37,7 @@ class Common:
 
     def open_registry(self) -> "Registry":
         """Open the registry that the options name."""
-        from prefreg.api import open as open_registry
-
-        return open_registry(self.registry)
+        return prefreg.open(self.registry)
 
     def emit(self, command: str, data: Any, text: str, *, asked: bool = False) -> None:
         """Write the result to stdout: the JSON document, or the text for people.
@@ -42,7 +47,7 @@ class Common:
         if self.json:
             document = {"schema": JSON_SCHEMA, "command": command, "data": data}
             click.echo(json.dumps(document, ensure_ascii=False, indent=2))
-        elif text and (asked or not self.quiet):
+        elif asked or (text and not self.quiet):
             click.echo(text)
 
     def note(self, text: str) -> None:
@@ -96,11 +101,106 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params.extend(common_options())
 
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return all parameters; those of a request are made when they are first asked for."""
+        self.params = [
+            param
+            for each in self.params
+            for param in (each.options() if isinstance(each, RequestOptions) else [each])
+        ]
+        return super().get_params(ctx)
+
 
 def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """Declare a command that takes the common options and is handed them first."""
     declare = click.command(name, cls=Command, **kwargs)
     return lambda function: declare(click.pass_obj(function))
+
+
+class RequestOption(click.Option):
+    """An option that is a field of a request: left out, it leaves the field to its default."""
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        """Hand over only what the user has given."""
+        found = super().handle_parse_result(ctx, opts, args)
+        if self.name and ctx.get_parameter_source(self.name) is ParameterSource.DEFAULT:
+            ctx.params.pop(self.name, None)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """The options that the fields of a request become, in their order."""
+
+    kind: str
+    """A request of `prefreg`, which is imported only when its options are needed."""
+    leave: frozenset[str]
+    """Fields that are no options of this command."""
+    changes: Mapping[str, Mapping[str, Any]]
+    """What is another in this command, by the field."""
+
+    def options(self) -> list[click.Parameter]:
+        """Make the options."""
+        kind = getattr(prefreg, self.kind)
+        texts = describe_fields(kind)
+        return [
+            _make_option(field, texts.get(field.name), self.changes.get(field.name, {}))
+            for field in fields(kind)
+            if field.name not in self.leave
+        ]
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def request_options(
+    kind: str, *, leave: str = "", **changes: Mapping[str, Any]
+) -> Callable[[Function], Function]:
+    """Give a command the options that are the fields of a request, but for those to leave."""
+    options = RequestOptions(kind, frozenset(leave.split()), changes)
+
+    def add(function: Function) -> Function:
+        # Where click's own decorators gather parameters, last first.
+        params = function.__dict__.setdefault("__click_params__", [])
+        params.append(cast("click.Parameter", options))
+        return function
+
+    return add
+
+
+def _make_option(
+    field: Field[Any], text: str | None, changes: Mapping[str, Any]
+) -> click.Parameter:
+    """Make the option of a field: its type, its default, and what is written beneath it."""
+    made = {"help": text, **_option_type(field.type), **_FIELDS.get(field.name, {}), **changes}
+    default = None if field.default is MISSING else field.default
+    if isinstance(default, tuple):
+        default = ",".join(map(str, default))
+    if not (default is None or default is False or default == ""):
+        made = {"default": default, "show_default": True, **made}
+    if field.default is MISSING and field.default_factory is MISSING:
+        made = {"required": True, **made}
+    flag = f"--{field.name.replace('_', '-')}"
+    if field.default is True:
+        flag += f"/--no-{flag[2:]}"
+    return RequestOption([field.name, *made.pop("names", [flag])], **made)
+
+
+def _option_type(kind: Any) -> dict[str, Any]:
+    """Say what kind of option a field of this type is, whether it may be None or not."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    for each in kinds:
+        if get_origin(each) is Literal:
+            return {"type": click.Choice(get_args(each))}
+        if get_origin(each) is not None:  # several texts
+            return {"multiple": True}
+    if bool in kinds:
+        return {"is_flag": True}
+    if Path in kinds:
+        return {"type": click.Path(path_type=Path)}
+    return {"type": next((each for each in (int, float) if each in kinds), str)}
 
 
 class TermType(click.ParamType[Term]):
@@ -116,14 +216,14 @@ class TermType(click.ParamType[Term]):
             self.fail(str(error), param, ctx)
 
 
-class ReferenceType(click.ParamType[tuple[str, str | None]]):
+class ReferenceType(click.ParamType[Reference]):
     """A version of an axis, `AXIS[@VERSION|@ALIAS]`."""
 
     name = "reference"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str | None]:
+    ) -> Reference:
         """Parse the reference; malformed text is wrong usage."""
         try:
             return value if isinstance(value, tuple) else parse_reference(value)
@@ -153,42 +253,87 @@ class MomentType(click.ParamType[datetime]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> datetime:
         """Read the moment; malformed text is wrong usage."""
+        from prefreg.api import parse_moment
+
         try:
             return value if isinstance(value, datetime) else parse_moment(value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
 
+PICTURES = (".png", ".pdf", ".svg")
+"""As `evaluation.plots` saves them, which is not imported here: it loads matplotlib."""
+
+
 class PictureType(click.Path):
-    """A file that a picture is written to, as PNG."""
+    """A file that a picture is written to, in the form that its ending says."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Check the ending and the folder before anything is measured."""
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
-        if path.suffix.lower() != ".png":
-            self.fail(f"{str(path)!r} does not end in .png, the only form of pictures.", param, ctx)
+        if path.suffix.lower() not in PICTURES:
+            forms = ", ".join(PICTURES)
+            self.fail(f"{str(path)!r} does not end in {forms}, the forms of pictures.", param, ctx)
         if not path.absolute().parent.is_dir():
             self.fail(f"There is no folder {path.parent} for the picture.", param, ctx)
         return path
 
 
+class NamesType(click.ParamType[tuple[str, ...]]):
+    """Names, as in `a,b`."""
+
+    name = "names"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Part the names at commas."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+class SeedsType(click.ParamType[tuple[int, ...]]):
+    """Seeds, as in `0,1,5-7`."""
+
+    name = "seeds"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """Read the seeds; malformed text is wrong usage."""
+        if isinstance(value, tuple):
+            return value
+        seeds: list[int] = []
+        for part in value.split(","):
+            found = _RANGE.fullmatch(part.strip())
+            if found is None:
+                self.fail(f"{part!r} is no seed: write whole numbers, as in 0,1,2 or 0-7.")
+            first, last = int(found[1]), int(found[2] or found[1])
+            if not first <= last < first + _MOST_SEEDS:
+                self.fail(f"{part!r} is no range of seeds.")
+            seeds += range(first, last + 1)
+        return tuple(seeds)
+
+
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
+_MOST_SEEDS = 1000
+
 TERM = TermType()
 REFERENCE = ReferenceType()
 DIAL = DialType()
-AT = click.option(
-    "--at",
-    type=MomentType(),
-    metavar="DATE",
-    help="As it was at the end of YYYY-MM-DD, or at YYYY-MM-DDTHH:MM, in UTC.",
-)
-TOO_LONG = click.option(
-    "--too-long",
-    type=click.Choice(["truncate", "drop", "refuse"]),
-    default="truncate",
-    show_default=True,
-    help="What becomes of texts beyond --max-length; they are counted.",
-)
-
+NAMES = NamesType()
+SCORING = "axes retention tasks task_limit task_path reward_models judge judge_model judge_timeout"
+"""The fields of `EvaluationRequest` that compositions need, and single dials do not."""
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+_ONE_OR_MORE = click.IntRange(1)
+_AT: Mapping[str, Any] = {
+    "type": MomentType(),
+    "metavar": "DATE",
+    "help": "As it was at the end of YYYY-MM-DD, or at YYYY-MM-DDTHH:MM, in UTC.",
+}
+AT = click.option("--at", **_AT)
 PLOT = click.option(
     "--plot",
     type=PictureType(path_type=Path, dir_okay=False),
@@ -196,27 +341,39 @@ PLOT = click.option(
     help="Draw a picture too.",
 )
 
-
-def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Align columns of text; nothing is cut, so that the output can be searched."""
-    cells = [[str(cell) for cell in row] for row in [headers, *rows]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
-    return "\n".join(lines)
-
-
-def sections(fields: Mapping[str, object]) -> str:
-    """Write named values one to a line, aligned."""
-    width = max(map(len, fields), default=0)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in fields.items())
-
-
-def human_time(seconds: float) -> str:
-    """Write a duration in the units that people use."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "answers": {"type": click.IntRange(0)},
+    "at": _AT,
+    "axes": {"type": NAMES, "multiple": False, "metavar": "NAMES"},
+    "config": {"type": FILE},
+    "draws": {"type": click.IntRange(20)},
+    "dtype": {"type": click.Choice(["float32", "bfloat16"])},
+    "form": {"names": ["--as"]},
+    "guards": {"names": ["--guard"], "metavar": "KEY=NUMBER"},
+    "halves": {"type": click.IntRange(0), "metavar": "N", "show_default": False},
+    "hash_files": {"names": ["--hash"]},
+    "judge": {"metavar": "URL"},
+    "judge_timeout": {"type": click.FloatRange(0, min_open=True)},
+    "limit": {"type": _ONE_OR_MORE},
+    "lora": {"type": _ONE_OR_MORE, "metavar": "RANK"},
+    "lora_alpha": {"type": click.FloatRange(0, min_open=True)},
+    "lora_targets": {"type": NAMES, "multiple": False, "metavar": "NAME,..."},
+    "max_length": {"type": click.IntRange(2)},
+    "max_new_tokens": {"type": _ONE_OR_MORE},
+    "max_rank": {"type": _ONE_OR_MORE},
+    "max_shard_size": {"metavar": "SIZE"},
+    "null": {"type": click.IntRange(0), "metavar": "N", "show_default": False},
+    "output": {"names": ["-o", "--output"]},
+    "prompts": {"type": _ONE_OR_MORE},
+    "prompts_file": {"type": click.Path(path_type=Path, dir_okay=False)},
+    "reward_models": {"names": ["--reward-model"], "metavar": "ID"},
+    "seeds": {"type": SeedsType(), "multiple": False},
+    "settings": {"names": ["--set"], "metavar": "KEY=VALUE"},
+    "tags": {"names": ["--tag"]},
+    "task_limit": {"type": _ONE_OR_MORE},
+    "task_path": {"type": FOLDER},
+    "tasks": {"type": NAMES, "multiple": False, "metavar": "NAMES"},
+    "temperature": {"type": click.FloatRange(0)},
+    "top_p": {"type": click.FloatRange(0, 1, min_open=True)},
+}
+"""What the type of a field does not say of its option, in every command."""

@@ -1,185 +1,139 @@
-"""Records as JSON: what `--json` writes for versions, bases, aliases and the disk."""
+"""What commands write for people: tables, figures, sizes, and bars while something runs."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from prefreg.cli.options import Common
 from prefreg.files import human_size
-from prefreg.progress import Progress
-from prefreg.registry import (
-    AliasEvent,
-    BaseIdentity,
-    BaseRecord,
-    DiskUse,
-    VersionRecord,
-    VersionSummary,
-)
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    from prefreg.evaluation.statistics import Estimate
+    from prefreg.progress import Progress
+    from prefreg.registry import DiskUse, VersionSummary
 
 
-def base_view(record: BaseRecord) -> dict[str, Any]:
-    """Describe a base model that the registry knows."""
-    return identity_view(record) | {"created": record.created.isoformat()}
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Align columns of text; nothing is cut, so that the output can be searched."""
+    cells = [[str(cell) for cell in row] for row in [headers, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+    return "\n".join(lines)
 
 
-def identity_view(record: BaseIdentity) -> dict[str, Any]:
-    """Describe a base model."""
-    return {
-        "name": record.name,
-        "revision": record.revision,
-        "path": record.path,
-        "weights": record.weights,
-        "tokenizer": record.tokenizer,
-        "template": record.template,
-        "parameters": record.parameters,
-        "dtype": record.dtype,
-    }
+def sections(fields: Mapping[str, object]) -> str:
+    """Write named values one to a line, aligned."""
+    width = max(map(len, fields), default=0)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in fields.items())
 
 
-def version_summary(record: VersionSummary) -> dict[str, Any]:
-    """Describe a version without its training record."""
-    return {
-        "axis": record.axis,
-        "version": record.number,
-        "axis_aliases": list(record.axis_aliases),
-        "aliases": list(record.aliases),
-        "kind": record.kind,
-        "dtype": record.dtype,
-        "sha256": record.sha256,
-        "size": record.size,
-        "inline": record.inline,
-        "base": {"name": record.base.name, "weights": record.base.weights},
-        "created": record.created.isoformat(),
-        "note": record.note,
-        "tags": list(record.tags),
-    }
+def plural(count: int, thing: str) -> str:
+    """Write a count with the thing that is counted."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def version_view(record: VersionRecord) -> dict[str, Any]:
-    """Describe a version with all that is known of it."""
-    return version_summary(record) | {
-        "base": base_view(record.base),
-        "metadata": record.metadata,
-        "measurements": [
-            {
-                "kind": item.kind,
-                "value": item.value,
-                "protocol": item.protocol,
-                "created": item.created.isoformat(),
-            }
-            for item in record.measurements
-        ],
-    }
+def human_time(seconds: float) -> str:
+    """Write a duration in the units that people use."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def alias_view(event: AliasEvent) -> dict[str, Any]:
-    """Describe one change of a version alias."""
-    return {
-        "alias": event.alias,
-        "action": event.action,
-        "version": event.number,
-        "base": event.base.name,
-        "created": event.created.isoformat(),
-    }
+def show(estimate: "Estimate | None", *, signed: bool = False) -> str:
+    """Write an estimate with its interval, to three digits."""
+    if estimate is None:
+        return "-"
+    sign = "+" if signed else ""
+    value, low, high = estimate.value, estimate.low, estimate.high
+    return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
-def disk_view(disk: DiskUse) -> dict[str, Any]:
-    """Describe what a registry takes on the disk, in bytes."""
-    return {
-        "database": disk.database,
-        "files": disk.files,
-        "beside": disk.beside,
-        "total": disk.total,
-    }
+def show_figure(value: float | None) -> str:
+    """Write a figure to three digits, or a dash where it is not defined."""
+    return "-" if value is None or value != value else f"{value:.3f}"
 
 
-def describe_disk(disk: DiskUse) -> str:
+def describe_disk(disk: "DiskUse") -> str:
     """Say what a registry takes on the disk."""
     beside = f", of which {human_size(disk.beside)} beside the database" if disk.files else ""
     return f"The registry takes {human_size(disk.total)} on the disk{beside}."
 
 
-def distinct_size(versions: Iterable[VersionSummary]) -> int:
+def distinct_size(versions: "Iterable[VersionSummary]") -> int:
     """Add up the bytes of versions; equal bytes are kept once."""
     return sum({version.sha256: version.size for version in versions}.values())
 
 
-def visible(common: Common) -> bool:
-    """Whether progress is shown: on a terminal, and not with --quiet."""
-    return sys.stderr.isatty() and not common.quiet
-
-
 @contextmanager
-def byte_progress(common: Common) -> Iterator[Progress | None]:
-    """Show bytes written, their speed and the time left."""
-    if not visible(common):
+def progress_bars(common: Common, *, of_bytes: bool = False) -> "Iterator[Progress | None]":
+    """Show how far a run is, on a terminal and unless --quiet: a bar a stage, or one of bytes."""
+    if common.quiet or not sys.stderr.isatty():
         yield None
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("composing")
-
-        def report(_: str, done: int, total: int, loss: float | None = None, /) -> None:
-            bars.update(task, completed=done, total=total)
-
-        yield report
-
-
-@contextmanager
-def stage_progress(common: Common) -> Iterator[Progress | None]:
-    """Show a bar per stage with its steps, its loss and the time left."""
-    if not visible(common):
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TaskID,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description:<28}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[loss]}"),
-    )
     with ExitStack() as shown:
-        run, tasks = "", dict[str, TaskID]()
-        bars = shown.enter_context(Bars(*columns, console=Console(stderr=True)))
+        yield _byte_bar(shown) if of_bytes else _stage_bars(shown)
 
-        def report(stage: str, done: int, total: int, loss: float | None = None, /) -> None:
-            nonlocal run, bars
-            if (of := stage.rpartition(": ")[0]) != run:
-                shown.close()  # the bars of the run before stay as they are
-                run, bars = of, shown.enter_context(Bars(*columns, console=Console(stderr=True)))
-                tasks.clear()
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total, loss="")
-            said = "" if loss is None else f"loss {loss:.3f}"
-            bars.update(tasks[stage], completed=done, total=total, loss=said)
 
-        yield report
+def _byte_bar(shown: ExitStack) -> "Progress":
+    """Show bytes written, their speed and the time left."""
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = (
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.DownloadColumn(),
+        rich.TransferSpeedColumn(),
+        rich.TimeRemainingColumn(),
+    )
+    bars = shown.enter_context(
+        rich.Progress(*columns, console=Console(stderr=True), transient=True)
+    )
+    task = bars.add_task("composing")
+
+    def report(_: str, done: int, total: int, loss: float | None = None, /) -> None:
+        bars.update(task, completed=done, total=total)
+
+    return report
+
+
+def _stage_bars(shown: ExitStack) -> "Progress":
+    """Show a bar per stage with its steps, its loss and the time left."""
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = (
+        rich.TextColumn("{task.description:<28}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[loss]}"),
+    )
+
+    def begin() -> "Bars":
+        return shown.enter_context(rich.Progress(*columns, console=Console(stderr=True)))
+
+    run, bars = "", begin()
+    tasks: dict[str, TaskID] = {}
+
+    def report(stage: str, done: int, total: int, loss: float | None = None, /) -> None:
+        nonlocal run, bars
+        if (of := stage.rpartition(": ")[0]) != run:
+            shown.close()  # the bars of the run before stay as they are
+            run, bars = of, begin()
+            tasks.clear()
+        if stage not in tasks:
+            tasks[stage] = bars.add_task(stage, total=total, loss="")
+        said = "" if loss is None else f"loss {loss:.3f}"
+        bars.update(tasks[stage], completed=done, total=total, loss=said)
+
+    return report

@@ -5,12 +5,10 @@ from typing import Any
 
 import click
 
-from prefreg.cli.options import REFERENCE, Common, command, sections, table
-from prefreg.cli.printing import describe_disk, disk_view, version_summary
+from prefreg.cli.options import REFERENCE, Common, Reference, command
+from prefreg.cli.printing import describe_disk, plural, sections, table
 from prefreg.errors import RegistryError, UsageError
 from prefreg.files import human_size
-
-Reference = tuple[str, str | None]
 
 
 @command("search")
@@ -44,7 +42,7 @@ def search(common: Common, text: str | None, **conditions: Any) -> None:
         for item in found
     ]
     headers = ("VERSION", "TAGS", "BASE", "SIZE", "METRICS", "NOTE")
-    data = [version_summary(item.version) | {"metrics": dict(item.metrics)} for item in found]
+    data = [item.version.summary() | {"metrics": dict(item.metrics)} for item in found]
     text = table(headers, rows) if rows else "Nothing found."
     common.emit("search", {"vectors": data}, text, asked=True)
 
@@ -85,7 +83,7 @@ def copy(
     REGISTRY is created if need be. The version keeps its number where that is free there.
     """
     done = common.open_registry().copy(*reference, target, name=name, renumber=renumber)
-    data = version_summary(done.record) | {"registry": done.registry, "added": done.added}
+    data = done.record.summary() | {"registry": done.registry, "added": done.added}
     size = human_size(done.record.size)
     text = (
         f"Copied to {done.registry} as {done.record} ({size})."
@@ -108,7 +106,7 @@ def backup(common: Common, file: Path, overwrite: bool) -> None:
         "bytes": done.bytes,
     }
     beside = f", {done.files} vectors beside it" if done.files else ""
-    count = f"{done.versions} version{'' if done.versions == 1 else 's'}"
+    count = plural(done.versions, "version")
     text = f"Backed up {count} to {file} ({human_size(done.bytes)}{beside})."
     common.emit("backup", data, text)
 
@@ -134,15 +132,15 @@ def gc(common: Common, cache: bool) -> None:
     """Remove the bytes that no version needs."""
     registry = common.open_registry()
     report, disk = registry.gc(), registry.disk_use()
-    data: dict[str, Any] = {"files": report.files, "bytes": report.bytes, "disk": disk_view(disk)}
+    data: dict[str, Any] = {"files": report.files, "bytes": report.bytes, "disk": disk.to_json()}
     text = (
         f"Removed {report.files} files and gave {human_size(report.bytes)} back. "
         f"{describe_disk(disk)}"
     )
     if cache:
-        from prefreg.cli.doctor import empty_cache
+        from prefreg import api
 
-        emptied = empty_cache()
+        emptied = api.empty_cache()
         data["cache_bytes"] = emptied.bytes
         data["runs"] = [
             {"run": run.about, "bytes": run.bytes, "busy": run.busy} for run in emptied.runs
@@ -157,10 +155,8 @@ def gc(common: Common, cache: bool) -> None:
 @command("doctor")
 def doctor(common: Common) -> None:
     """Look at the environment, the registry, the disk and the plugins."""
-    from prefreg.cli.doctor import examine
-
-    report = examine(common.open_registry().access)
-    lines = [sections({name: value for name, value in report.facts.items()})]
+    report = common.open_registry().doctor()
+    lines = [sections(report.facts)]
     lines += [f"\nProblem: {problem}" for problem in report.problems]
     if not report.problems:
         lines.append("\nNo problems found.")

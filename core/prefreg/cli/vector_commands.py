@@ -6,24 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import AT, REFERENCE, Common, command, sections, table
-from prefreg.cli.printing import (
-    alias_view,
-    base_view,
-    describe_disk,
-    disk_view,
-    distinct_size,
-    version_summary,
-    version_view,
-)
+from prefreg.cli.options import AT, FOLDER, REFERENCE, Common, Reference, command, request_options
+from prefreg.cli.printing import describe_disk, distinct_size, plural, sections, table
 from prefreg.errors import UsageError
 from prefreg.files import human_size
-from prefreg.registry import VersionRecord, VersionSummary
 
 if TYPE_CHECKING:
     from prefreg.evaluation.compare import Comparison, FieldDifference
-
-Reference = tuple[str, str | None]
+    from prefreg.registry import VersionRecord, VersionSummary
 
 
 @command("vectors")
@@ -50,12 +40,12 @@ def vectors(common: Common, axis: str | None) -> None:
     size, disk = distinct_size(records), registry.disk_use()
     text = "No vectors yet. Add one with `prefreg add-axis`."
     if rows:
-        count = f"{len(rows)} version{'' if len(rows) == 1 else 's'}, {human_size(size)}"
-        text = f"{table(headers, rows)}\n\n{count}. {describe_disk(disk)}"
+        count = plural(len(rows), "version")
+        text = f"{table(headers, rows)}\n\n{count}, {human_size(size)}. {describe_disk(disk)}"
     data = {
-        "vectors": [version_summary(record) for record in records],
+        "vectors": [record.summary() for record in records],
         "bytes": size,
-        "disk": disk_view(disk),
+        "disk": disk.to_json(),
     }
     common.emit("vectors", data, text, asked=True)
 
@@ -77,15 +67,15 @@ def show(
     registry = common.open_registry()
     record, disk = registry.show(*reference, base=base, at=at), registry.disk_use()
     if plot is not None:
-        from prefreg.evaluation.pole_curves import plot_version
+        from prefreg import api
 
-        plot_version(record, plot)
+        api.draw_training(record, plot)
         common.note(f"Drew {plot}.")
     text = f"{_describe(record)}\n\n{describe_disk(disk)}"
-    common.emit("show", version_view(record) | {"disk": disk_view(disk)}, text, asked=True)
+    common.emit("show", record.to_json() | {"disk": disk.to_json()}, text, asked=True)
 
 
-def _describe(record: VersionRecord) -> str:
+def _describe(record: "VersionRecord") -> str:
     fields: dict[str, object] = {
         "version": record,
         "also called": ", ".join(record.axis_aliases) or "-",
@@ -172,10 +162,10 @@ def bases(common: Common) -> None:
         text = f"{table(headers, rows)}\n\n{describe_disk(disk)}"
     data = {
         "bases": [
-            base_view(record) | {"versions": versions, "bytes": size}
+            record.to_json() | {"versions": versions, "bytes": size}
             for record, versions, size in counted
         ],
-        "disk": disk_view(disk),
+        "disk": disk.to_json(),
     }
     common.emit("bases", data, text, asked=True)
 
@@ -242,7 +232,9 @@ def _show_history(common: Common, reference: Reference, at: datetime | None) -> 
     ]
     headers = ("WHEN", "ALIAS", "ACTION", "VERSION", "BASE")
     text = table(headers, rows) if rows else f"No version of {axis} was ever given an alias."
-    common.emit("alias", {"axis": axis, "history": list(map(alias_view, events))}, text, asked=True)
+    common.emit(
+        "alias", {"axis": axis, "history": [event.to_json() for event in events]}, text, asked=True
+    )
 
 
 @command("rm")
@@ -278,8 +270,8 @@ def diff(common: Common, first: Reference, second: Reference) -> None:
     texts = ["@".join(filter(None, reference)) for reference in (first, second)]
     found = common.open_registry().diff(*texts)
     data = {
-        "first": version_summary(found.first),
-        "second": version_summary(found.second),
+        "first": found.first.summary(),
+        "second": found.second.summary(),
         "cosine": found.cosine,
         "reason": found.reason,
         "same": list(found.agreeing),
@@ -347,12 +339,14 @@ def _brief_value(value: Any) -> str:
 
 @command("compress")
 @click.argument("version", type=REFERENCE, metavar="AXIS[@V]")
-@click.option("--dtype", metavar="bf16", help="Store every number in bfloat16.")
-@click.option("--int8", is_flag=True, help="Store every number in 8 bits, with a scale a row.")
-@click.option("--topk", type=float, metavar="SHARE", help="Keep this share of each weight: .1.")
-@click.option("--rank", type=int, metavar="RANK", help="Keep matrices at this rank, drop the rest.")
-@click.option("--note", help="A line to remember the version by.")
-def compress(common: Common, version: tuple[str, str | None], **options: Any) -> None:
+@request_options(
+    "CompressionRequest",
+    leave="axis reference",
+    dtype={"type": str, "metavar": "bf16"},
+    topk={"metavar": "SHARE"},
+    rank={"metavar": "RANK"},
+)
+def compress(common: Common, version: Reference, **options: Any) -> None:
     """Store a smaller form of a version as the next one of its axis, with the measured error.
 
     The version itself stays as it is. Give exactly one of --dtype, --int8, --topk and --rank.
@@ -361,11 +355,11 @@ def compress(common: Common, version: tuple[str, str | None], **options: Any) ->
     registry = common.open_registry()
     record = registry.compress(axis, reference, **options)
     before = registry.show(axis, record.metadata["compression"]["of"].rpartition("@")[2])
-    data = version_summary(record) | {"compression": record.metadata["compression"]}
+    data = record.summary() | {"compression": record.metadata["compression"]}
     common.emit("compress", data, _describe_compressed(before, record))
 
 
-def _describe_compressed(before: VersionRecord, record: VersionRecord) -> str:
+def _describe_compressed(before: "VersionRecord", record: "VersionRecord") -> str:
     found = record.metadata["compression"]
     margin = found["margin"]
     fields: dict[str, object] = {
@@ -388,40 +382,24 @@ def _describe_compressed(before: VersionRecord, record: VersionRecord) -> str:
     return sections(fields)
 
 
-_FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
-
-
 @command("import")
 @click.argument("name")
-@click.option("--plus", type=_FOLDER, help="The positive pole.")
-@click.option("--minus", type=_FOLDER, help="The negative pole.")
-@click.option(
-    "--task-vector",
-    type=click.Path(path_type=Path, exists=True),
-    help="Differences in the base's names, instead of poles: a safetensors file, or a folder.",
+@request_options(
+    "ImportRequest",
+    leave="name",
+    plus={"type": FOLDER},
+    minus={"type": FOLDER},
+    task_vector={"type": click.Path(path_type=Path, exists=True)},
 )
-@click.option("--base", required=True, help="Base model of all: a folder, a hub id, or pocket.")
-@click.option("--positive-only", is_flag=True, help="There is no negative pole: φ₊ = θ₊ − θ_base.")
-@click.option("--of-pair", is_flag=True, help="The task vector is θ₊ − θ₋.")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Storage dtype of a dense vector.",
-)
-@click.option("--note", help="A line to remember the version by.")
 def import_vector(common: Common, name: str, **options: Any) -> None:
     """Store the difference of two trained models as a version of the axis NAME.
 
     The poles are two checkpoints or two PEFT adapters, trained from one base; a task vector is
     their difference, taken already. NAME need not be an installed axis.
     """
-    from prefreg.training.axis_request import ImportRequest
-
-    record = common.open_registry().import_vector(ImportRequest(name, **options))
+    record = common.open_registry().import_vector(name, **options)
     text = f"Imported {record} on {record.base.name} ({record.kind}, {human_size(record.size)})."
-    common.emit("import", version_view(record), text)
+    common.emit("import", record.to_json(), text)
 
 
 COMMANDS = [vectors, show, bases, alias, rm, diff, compress, import_vector]

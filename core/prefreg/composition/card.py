@@ -7,7 +7,6 @@ true of it alone.
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
@@ -15,13 +14,9 @@ from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.bundled import BUNDLED
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.composition.plan import Plan
-from prefreg.composition.rounding import Rounding
-from prefreg.composition.survival import FAITHFUL_GAIN, Survival
+from prefreg.composition.rounding import FAITHFUL_GAIN, Rounding, Survival
 from prefreg.terms import format_eta
-from prefreg.vectors.dense import DTYPE_NAMES
-
-if TYPE_CHECKING:
-    from prefreg.composition.factoring import Compression
+from prefreg.vectors.stored import DTYPE_NAMES
 
 CARD_FILE = "README.md"
 
@@ -53,16 +48,8 @@ def checkpoint_card(
     )
 
 
-def adapter_card(
-    plan: Plan, *, files: Mapping[str, str], compression: "Compression | None"
-) -> bytes:
-    """Return the card of a PEFT adapter, with what a bound on its rank cost."""
-    kept = []
-    if compression is not None:
-        error = f"relative error {compression.error:.3g}"
-        kept = [f"Recompressed to rank {compression.max_rank}: {error}.", ""]
-        if compression.left_out:
-            kept = [f"{kept[0]} Left out: {compression.omitted}.", ""]
+def adapter_card(plan: Plan, *, files: Mapping[str, str], told: str | None) -> bytes:
+    """Return the card of a PEFT adapter, with what is told of a bound on its rank."""
     return _card(
         plan,
         library="peft",
@@ -71,7 +58,7 @@ def adapter_card(
         story="A LoRA adapter composed by prefreg from preference vectors, Σ ηᵢ·φᵢ, "
         "without training. Factors are concatenated, never added, and the coefficients are in the "
         "factors: load it with a weight of 1.",
-        kept=kept,
+        kept=[told, ""] if told else [],
         files=files,
     )
 

@@ -1,6 +1,5 @@
 """Compose: terms → versions and base → plan → folder."""
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,25 +9,22 @@ from typing import Any
 import psutil
 import yaml
 
-from prefreg.axes.methods import Method
-from prefreg.axes.plugins import load_methods
-from prefreg.composition import Plan, PlannedTerm, Survival, write_composition
-from prefreg.composition.composition_request import CompositionRequest
+from prefreg.composition.composition_request import CompositionRequest, read_rule
 from prefreg.composition.dial_ranges import range_warnings
-from prefreg.composition.eta import read_rule
 from prefreg.composition.layout import parse_size, plan_files
-from prefreg.composition.methods.linear import LINEAR
-from prefreg.composition.plan import opened
+from prefreg.composition.methods import find_method
+from prefreg.composition.output import write_composition
+from prefreg.composition.plan import Plan, PlannedTerm, opened
 from prefreg.composition.recipe import SCHEMA
 from prefreg.composition.resolve import Resolution, refuse_mixed_contrasts, resolve_terms
-from prefreg.composition.rounding import Rounding
+from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import buffer_bytes, estimate_seconds
-from prefreg.errors import PrefregError, UsageError, VectorError
+from prefreg.errors import PrefregError, UsageError, VectorError, one_line
+from prefreg.json_values import fields_to_json
 from prefreg.progress import Progress
-from prefreg.registry import Store
-from prefreg.registry.access import Access
+from prefreg.registry import Access, Store
 from prefreg.terms import Term, parse_reference
-from prefreg.vectors.dense import parse_dtype, require_device
+from prefreg.vectors.stored import parse_dtype, require_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +45,7 @@ class Composed:
 
     def to_json(self) -> dict[str, Any]:
         """Return the result in a form that JSON can hold."""
-        return {
-            "path": str(self.path),
-            "formula": self.formula,
-            "base": self.base,
-            "size": self.size,
-            "survival": self.survival.to_json() if self.survival else None,
-            "warnings": list(self.warnings),
-        }
+        return fields_to_json(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +70,9 @@ class CompositionPlan:
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan in a form that JSON can hold."""
-        return {
-            "formula": self.formula,
-            "rule": self.rule,
-            "base": self.base,
-            "output": str(self.output),
+        return fields_to_json(self) | {
             "reads": [{"file": name, "bytes": size} for name, size in self.reads.items()],
             "writes": [{"file": name, "bytes": size} for name, size in self.writes.items()],
-            "bytes_read": self.bytes_read,
-            "bytes_written": self.bytes_written,
-            "peak_memory": self.peak_memory,
-            "seconds": self.seconds,
         }
 
 
@@ -201,24 +182,6 @@ def _canonical_options(
     return options
 
 
-def find_method(name: str) -> Method:
-    """Find a method by name: one of prefreg's, else one that a plugin brings."""
-    if name == LINEAR.name:  # which alone needs no torch
-        return LINEAR
-    from prefreg.composition.methods.built_in import METHODS
-
-    if name in METHODS:
-        return METHODS[name]
-    brought, broken = load_methods()
-    if name in brought:
-        return brought[name]
-    known = sorted(METHODS.keys() | brought.keys())
-    close = difflib.get_close_matches(name, known, n=1)
-    meant = f" Did you mean {close[0]!r}?" if close else ""
-    also = f" Broken plugins: {', '.join(broken)}." if broken else ""
-    raise UsageError(f"There is no method {name!r}. There are: {', '.join(known)}.{meant}{also}")
-
-
 def _check_hashes(found: Resolution, request: CompositionRequest) -> None:
     stored = {term.record.axis: term.record for term in found.terms}
     for axis, sha256 in request.hashes:
@@ -265,8 +228,7 @@ def read_recipe(path: Path, **options: Any) -> CompositionRequest:
         given = {key: value for key, value in options.items() if _is_given(value)}
         return _read_recipe(content, given)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} is no recipe: {reason}.") from error
+        raise UsageError(f"{path} is no recipe: {one_line(str(error))}.") from error
     except PrefregError as error:
         raise UsageError(f"{path} is no recipe: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

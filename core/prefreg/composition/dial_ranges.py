@@ -6,8 +6,7 @@ from typing import Any
 
 from prefreg.composition.resolve import ResolvedTerm, resolve_stored
 from prefreg.errors import RegistryError, UsageError
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term, format_eta
 
 RANGE, CALIBRATION = "range", "calibration"

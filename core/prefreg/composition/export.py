@@ -1,4 +1,7 @@
-"""A linear composition for mergekit: the full models it merges, and the file that says how."""
+"""Stored vectors for other tools: an adapter, a checkpoint, or a folder that mergekit merges.
+
+For mergekit that is a linear composition: the full models it merges, and the file that says how.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,23 +10,42 @@ from typing import Any
 import yaml
 
 from prefreg.checkpoints.bases import BaseModel
-from prefreg.composition.adapter import compose_adapter
+from prefreg.composition.adapter import Compression, compose_adapter
 from prefreg.composition.compose import compose, resolve_plan
 from prefreg.composition.composition_request import CompositionRequest, ExportRequest, Form
 from prefreg.composition.layout import plan_files
-from prefreg.composition.output import RECIPE_FILE, new_folder, write_composition, write_file
+from prefreg.composition.output import (
+    RECIPE_FILE,
+    SMALL_FILES_BYTES,
+    new_folder,
+    write_composition,
+    write_file,
+)
 from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.composition.recipe import recipe, recipe_file
 from prefreg.errors import UsageError
 from prefreg.progress import Progress
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import Term, parse_reference, parse_term
-from prefreg.vectors.dense import DTYPE_NAMES
+from prefreg.vectors.stored import DTYPE_NAMES
 
 CONFIG_FILE = "mergekit.yml"
-
-_SMALL_FILES_BYTES = 1 << 20
 _DTYPE = "F32"  # in the base's own, differences of small vectors would be rounded away
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written."""
+
+    form: Form
+    written: dict[str, Any]
+    """As the composition of that form describes itself, in values that JSON can hold."""
+    compression: Compression | None = None
+    """What an adapter lost."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result in a form that JSON can hold."""
+        return {"as": self.form, **self.written}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,75 +58,6 @@ class MergekitFolder:
     """The folders of θ_base + φ in it, in the order of the terms."""
     size: int
     """Bytes of all weight files."""
-
-
-def write_mergekit(
-    plan: Plan, destination: Path, *, overwrite: bool = False, progress: Progress | None = None
-) -> MergekitFolder:
-    """Write θ_base + φᵢ in float32 for every term, and a `task_arithmetic` that sums them.
-
-    mergekit takes the differences again and adds Σ ηᵢ·φᵢ to the base, without normalising. The
-    folder appears whole or not at all.
-    """
-    if not plan.active:
-        raise UsageError("Every coefficient is 0, so there is nothing for mergekit to merge.")
-    checkpoint = plan.base.checkpoint
-    one = sum(file.size for file in plan_files(checkpoint, dtype=_DTYPE, max_shard_size=None))
-    needed = len(plan.active) * (one + _SMALL_FILES_BYTES) + _SMALL_FILES_BYTES
-    keep = [checkpoint.path, *(t.source for t in plan.terms if isinstance(t.source, Path))]
-    names = [f"{term.record.axis}-{term.record.number}" for term in plan.active]
-    size = 0
-    with new_folder(destination, needed=needed, overwrite=overwrite, keep=keep) as folder:
-        for term, name in zip(plan.active, names, strict=True):
-            alone = Plan(
-                plan.base,
-                [PlannedTerm(term.record, 1.0, term.source)],
-                force_base=plan.force_base,
-            )
-            size += write_composition(
-                alone, folder / name, dtype=DTYPE_NAMES[_DTYPE], progress=progress
-            ).size
-        write_file(folder / CONFIG_FILE, _config(plan, names))
-        content = recipe(plan, dtype=None, files=None, survival=None)
-        write_file(folder / RECIPE_FILE, recipe_file(content))
-    return MergekitFolder(destination, plan.formula, tuple(names), size)
-
-
-def _config(plan: Plan, names: list[str]) -> bytes:
-    content: dict[str, Any] = {
-        "merge_method": "task_arithmetic",
-        "base_model": _model(plan.base),
-        "models": [
-            {"model": {"model": {"path": f"./{name}"}}, "parameters": {"weight": term.eta}}
-            for term, name in zip(plan.active, names, strict=True)
-        ],
-        "parameters": {"normalize": False},
-        "dtype": DTYPE_NAMES[_DTYPE],
-    }
-    if plan.base.fingerprint.dtype in DTYPE_NAMES:
-        content["out_dtype"] = DTYPE_NAMES[plan.base.fingerprint.dtype]
-    head = f"# {plan.formula}\n# In this folder: mergekit-yaml {CONFIG_FILE} ../merged\n"
-    return (head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).encode()
-
-
-def _model(base: BaseModel) -> dict[str, Any]:
-    # As a mapping: in a string, mergekit reads + and @ as an adapter and a revision.
-    if base.revision is None:
-        return {"model": {"path": str(base.path)}}
-    return {"model": {"path": base.name, "revision": base.revision}}
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """What was written."""
-
-    form: Form
-    written: dict[str, Any]
-    """As the composition of that form describes itself, in values that JSON can hold."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result in a form that JSON can hold."""
-        return {"as": self.form, **self.written}
 
 
 def export(access: Access, request: ExportRequest, progress: Progress | None = None) -> Exported:
@@ -126,8 +79,42 @@ def export(access: Access, request: ExportRequest, progress: Progress | None = N
         form=request.form,
     )
     if request.form == "adapter":
-        return Exported("adapter", compose_adapter(access, wanted).to_json())
+        made = compose_adapter(access, wanted)
+        return Exported("adapter", made.to_json(), made.written.compression)
     return Exported("checkpoint", compose(access, wanted, progress).to_json())
+
+
+def write_mergekit(
+    plan: Plan, destination: Path, *, overwrite: bool = False, progress: Progress | None = None
+) -> MergekitFolder:
+    """Write θ_base + φᵢ in float32 for every term, and a `task_arithmetic` that sums them.
+
+    mergekit takes the differences again and adds Σ ηᵢ·φᵢ to the base, without normalising. The
+    folder appears whole or not at all.
+    """
+    if not plan.active:
+        raise UsageError("Every coefficient is 0, so there is nothing for mergekit to merge.")
+    checkpoint = plan.base.checkpoint
+    one = sum(file.size for file in plan_files(checkpoint, dtype=_DTYPE, max_shard_size=None))
+    needed = len(plan.active) * (one + SMALL_FILES_BYTES) + SMALL_FILES_BYTES
+    names = [f"{term.record.axis}-{term.record.number}" for term in plan.active]
+    size = 0
+    with new_folder(
+        destination, needed=needed, overwrite=overwrite, keep=plan.read_paths
+    ) as folder:
+        for term, name in zip(plan.active, names, strict=True):
+            alone = Plan(
+                plan.base,
+                [PlannedTerm(term.record, 1.0, term.source)],
+                force_base=plan.force_base,
+            )
+            size += write_composition(
+                alone, folder / name, dtype=DTYPE_NAMES[_DTYPE], progress=progress
+            ).size
+        write_file(folder / CONFIG_FILE, _config(plan, names))
+        content = recipe(plan, dtype=None, files=None, survival=None)
+        write_file(folder / RECIPE_FILE, recipe_file(content))
+    return MergekitFolder(destination, plan.formula, tuple(names), size)
 
 
 def _refuse_strangers(request: ExportRequest) -> None:
@@ -156,3 +143,27 @@ def _to_mergekit(
         "config": CONFIG_FILE,
         "models": list(written.models),
     }
+
+
+def _config(plan: Plan, names: list[str]) -> bytes:
+    content: dict[str, Any] = {
+        "merge_method": "task_arithmetic",
+        "base_model": _model(plan.base),
+        "models": [
+            {"model": {"model": {"path": f"./{name}"}}, "parameters": {"weight": term.eta}}
+            for term, name in zip(plan.active, names, strict=True)
+        ],
+        "parameters": {"normalize": False},
+        "dtype": DTYPE_NAMES[_DTYPE],
+    }
+    if plan.base.fingerprint.dtype in DTYPE_NAMES:
+        content["out_dtype"] = DTYPE_NAMES[plan.base.fingerprint.dtype]
+    head = f"# {plan.formula}\n# In this folder: mergekit-yaml {CONFIG_FILE} ../merged\n"
+    return (head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).encode()
+
+
+def _model(base: BaseModel) -> dict[str, Any]:
+    # As a mapping: in a string, mergekit reads + and @ as an adapter and a revision.
+    if base.revision is None:
+        return {"model": {"path": str(base.path)}}
+    return {"model": {"path": base.name, "revision": base.revision}}

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -15,10 +15,13 @@ from prefreg.errors import BaseModelError, UsageError
 from prefreg.models.generation import sample_answers
 from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.sampling import Sampling
-from prefreg.registry.access import Access
+from prefreg.registry import Access
 from prefreg.terms import Term, as_terms
-from prefreg.vectors import Vector, open_vector, read_tensor
-from prefreg.vectors.pole_tensors import TensorSource
+from prefreg.vectors import Vector, open_vector
+from prefreg.vectors.tensors import TensorSource, read_tensor
+
+_DIALS = "prefreg_dials"
+"""Under this name a loaded model knows its dials, and so its pristine weights."""
 
 
 class Dials:
@@ -28,12 +31,17 @@ class Dials:
     computed from them: adding and taking away in place would drift.
     """
 
-    def __init__(self, model: PreTrainedModel, names: Mapping[str, str]) -> None:
+    def __init__(
+        self, model: PreTrainedModel, names: Mapping[str, str], base: BaseModel | None = None
+    ) -> None:
         """Keep the pristine weights of `model`.
 
-        `names` maps the parameters' in-memory names to the names that vectors use.
+        `names` maps the parameters' in-memory names to the names that vectors use; `base` is what
+        the weights are those of.
         """
         self.model = model
+        self.base = base
+        self._standing: tuple[ScaledVector, ...] = ()
         self._names = dict(names)
         self._pristine = {
             name: parameter.detach().clone() for name, parameter in model.named_parameters()
@@ -57,8 +65,24 @@ class Dials:
             self.restore()
             raise
 
+    def turn(self, terms: Sequence["ScaledVector"]) -> None:
+        """Set the weights to a composition that is remembered as standing."""
+        self.apply([(term.eta, term.vector) for term in terms])
+        self._standing = tuple(terms)
+
+    @contextmanager
+    def adding(self, terms: Sequence["ScaledVector"]) -> Iterator[None]:
+        """Add terms to those that stand; afterwards what stood before stands again, bit for bit."""
+        before = self._standing
+        try:
+            self.turn(_sum_terms(before, terms))
+            yield
+        finally:
+            self.turn(before)
+
     def restore(self) -> None:
         """Give every parameter its pristine value, bit for bit."""
+        self._standing = ()
         for name, parameter in self.model.named_parameters():
             parameter.data.copy_(self._pristine[name])
 
@@ -75,7 +99,26 @@ class Dials:
         return composed
 
 
-Resolver = Callable[[Sequence[Term]], Sequence[tuple[float, TensorSource]]]
+class ScaledVector(NamedTuple):
+    """An opened vector with its coefficient, and what makes it the same as another one."""
+
+    axis: str
+    sha256: str
+    eta: float
+    vector: Vector
+
+
+def _sum_terms(first: Sequence[ScaledVector], second: Sequence[ScaledVector]) -> list[ScaledVector]:
+    """Add up the coefficients of equal vectors; the result is in canonical order."""
+    found: dict[tuple[str, str], ScaledVector] = {}
+    for term in (*first, *second):
+        key = (term.axis, term.sha256)
+        known = found.get(key)
+        found[key] = term if known is None else term._replace(eta=known.eta + term.eta)
+    return [found[key] for key in sorted(found) if found[key].eta]
+
+
+Resolver = Callable[[Sequence[Term]], Sequence[ScaledVector]]
 """Find the vectors of terms on this model's base, in canonical order."""
 
 
@@ -101,7 +144,7 @@ class SteeredModel:
         (`{"helpful@2": 1}`, `["helpful@2:1"]`).
         """
         wanted = (*as_terms(terms), *as_terms(etas))
-        self._dials.apply(self._resolve(wanted))
+        self._dials.turn(self._resolve(wanted))
         self.terms = wanted
         return self
 
@@ -136,32 +179,48 @@ def load_steered(
         model, tokenizer = on_gpu(load_model(found, "auto")), load_tokenizer(found)
     model.train(False)
     dials = make_dials(model, found)
-    return SteeredModel(dials, tokenizer, VectorShelf(found, access, at)).set(terms)
+    vars(model)[_DIALS] = dials
+    return SteeredModel(dials, tokenizer, VectorShelf(found, access, at).find).set(terms)
 
 
 @contextmanager
 def steer_loaded(
     model: PreTrainedModel, terms: Sequence[Term], base: str | None, access: Access
 ) -> Iterator[None]:
-    """Turn the weights of a loaded model, and give them back bit for bit."""
-    spec = base or model.config.name_or_path
+    """Turn the weights of a loaded model, and give them back bit for bit.
+
+    On a model that is steered already, the terms are added to those that stand.
+    """
+    known = vars(model).get(_DIALS)
+    spec = base or (known.base.name if known else model.config.name_or_path)
     if not spec:
         raise UsageError("The model does not say where it came from; name its base with base=.")
     found = resolve_base(spec)
-    dials = make_dials(model, found)
-    check_same_weights(model, dials, found)
-    vectors = VectorShelf(found, access)(terms)
+    if known is None:
+        dials = make_dials(model, found)
+        check_same_weights(model, dials, found)
+    elif known.base.fingerprint.weights != found.fingerprint.weights:
+        raise BaseModelError(
+            f"The model is steered from the base {known.base.name}, not from {found.name}. "
+            "Leave base= out."
+        )
+    else:
+        dials = known
+    vectors = VectorShelf(found, access).find(terms)
+    vars(model)[_DIALS] = dials
     try:
-        dials.apply(vectors)
-        yield
+        with dials.adding(vectors):
+            yield
     finally:
-        dials.restore()
+        if known is None:
+            # Whoever trains the model further must not get these weights back.
+            del vars(model)[_DIALS]
 
 
 def make_dials(model: PreTrainedModel, base: BaseModel) -> Dials:
     """Put dials on a loaded model whose parameters are those of `base`."""
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return Dials(model, on_disk_names(shapes, model.base_model_prefix, base.checkpoint))
+    return Dials(model, on_disk_names(shapes, model.base_model_prefix, base.checkpoint), base)
 
 
 def check_same_weights(model: PreTrainedModel, dials: Dials, base: BaseModel) -> None:
@@ -187,6 +246,10 @@ class VectorShelf:
 
     def __call__(self, terms: Sequence[Term]) -> list[tuple[float, Vector]]:
         """Return coefficient and vector of every term that is not at 0, in canonical order."""
+        return [(term.eta, term.vector) for term in self.find(terms)]
+
+    def find(self, terms: Sequence[Term]) -> list[ScaledVector]:
+        """Return the vector of every term that is not at 0, in canonical order."""
         if not terms:
             return []  # needs no registry
         with self._access.reading() as store:
@@ -198,4 +261,13 @@ class VectorShelf:
                     self._vectors[term.record.sha256] = open_vector(
                         source, kind=term.record.kind, label=f"The vector of {term.record}"
                     )
-        return [(term.eta, self._vectors[term.record.sha256]) for term in found if term.eta]
+        return [
+            ScaledVector(
+                term.record.axis,
+                term.record.sha256,
+                term.eta,
+                self._vectors[term.record.sha256],
+            )
+            for term in found
+            if term.eta
+        ]

@@ -1,17 +1,25 @@
-"""Which tensors go to which weight file, and in which dtype."""
+"""What is to be written: weight files, their tensors and dtypes, and what is added to each."""
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from prefreg.axes.methods import Combine
 from prefreg.checkpoints.checkpoint import SINGLE_FILE, Checkpoint, StoredTensor
 from prefreg.checkpoints.safetensors_file import plan_file, tensor_bytes
 from prefreg.checkpoints.tensor_names import is_weight
-from prefreg.errors import UsageError
+from prefreg.composition.plan import TensorTerm
+from prefreg.errors import BaseModelError, UsageError, unreadable
+from prefreg.vectors.dense import DenseVector
 
 METADATA: Mapping[str, str] = {"format": "pt"}
 """What transformers asks of a weight file before it loads it."""
+
+PLAIN = {"BF16": 2, "F32": 4}
+"""The dtypes that are added up without torch, and the bytes of a number."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -50,6 +58,44 @@ class OutputFile:
     def entries(self) -> list[tuple[str, str, tuple[int, ...]]]:
         """Return name, dtype and shape of every tensor."""
         return [(t.stored.spec.name, t.dtype, t.stored.spec.shape) for t in self.tensors]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightWork:
+    """A weight of the output, and what is added to the base's."""
+
+    tensor: OutputTensor
+    terms: Sequence[TensorTerm]
+    combine: Future[Combine] | None
+    """What the method adds to a block; None for the plain sum."""
+
+    @property
+    def name(self) -> str:
+        """The name of the weight on disk."""
+        return self.tensor.stored.spec.name
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether the base's bytes are the output's."""
+        return not self.terms and self.tensor.dtype == self.tensor.stored.spec.dtype
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the plain sum of dense vectors, all in the two usual dtypes."""
+        dtypes = {self.tensor.stored.spec.dtype, self.tensor.dtype}
+        for term in self.terms:
+            if not isinstance(term.vector, DenseVector):
+                return False
+            dtypes.add(term.vector.dtype)
+        return bool(self.terms) and self.combine is None and dtypes <= PLAIN.keys()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Name the base's file where it cannot be read."""
+        try:
+            yield
+        except (OSError, EOFError) as error:
+            raise unreadable(self.tensor.stored.file, error, BaseModelError) from error
 
 
 def parse_size(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Composing a model into a folder, block by block."""
+"""The folder of a composition: a plain checkpoint, which appears whole or not at all."""
 
 import errno
 import json
@@ -11,23 +11,100 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefreg.checkpoints.checkpoint import CONFIG_FILE, INDEX_FILE
+from prefreg.checkpoints.checkpoint import CONFIG_FILE, INDEX_FILE, read_companion
 from prefreg.composition.card import CARD_FILE, checkpoint_card
 from prefreg.composition.layout import OutputFile, index_file, parse_size, plan_files
 from prefreg.composition.plan import Plan, opened
-from prefreg.composition.recipe import config_file, read_companion, recipe, recipe_file
-from prefreg.composition.rounding import Rounding
+from prefreg.composition.recipe import config_file, recipe, recipe_file
+from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import THREADS, write_weights
-from prefreg.composition.survival import Survival
 from prefreg.errors import OutputError
 from prefreg.files import hash_bytes, hash_file, human_size, sync
 from prefreg.progress import Progress
-from prefreg.vectors.dense import parse_dtype, require_device
+from prefreg.vectors.stored import parse_dtype, require_device
 
 RECIPE_FILE = "prefreg.json"
+SMALL_FILES_BYTES = 1 << 20
+"""Room for the recipe, the card, the index and the file system's own."""
 
+_NEAREST = Rounding()
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
+
+
+@dataclass(frozen=True, slots=True)
+class ComposedFolder:
+    """A checkpoint that has been written."""
+
+    path: Path
+    formula: str
+    files: dict[str, str] | None
+    """sha256 by file name, without the recipe and the card; only where they were asked for."""
+    size: int
+    """Bytes of all weight files."""
+    survival: Survival | None
+    """What the rounding left of the requested change; absent when none was requested."""
+
+
+def write_composition(
+    plan: Plan,
+    destination: Path,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    max_shard_size: str | None = None,
+    rounding: Rounding = _NEAREST,
+    device: str = "cpu",
+    durable: bool = False,
+    hashed: bool = False,
+    progress: Progress | None = None,
+) -> ComposedFolder:
+    """Write a plain checkpoint that transformers loads, with its recipe and card.
+
+    Equal plans give equal bytes, on every device. The folder appears whole or not at all; with
+    `durable` it survives a loss of power too. `hashed` adds the sha256 of every file, which costs
+    about as much as the composing itself.
+    """
+    require_device(device)
+    wanted = parse_dtype(dtype) if dtype else None
+    limit = parse_size(max_shard_size) if max_shard_size else None
+    checkpoint = plan.base.checkpoint
+    files = plan_files(checkpoint, dtype=wanted, max_shard_size=limit)
+    small = _small_files(plan, files, wanted)
+    size = sum(file.size for file in files)
+    needed = size + sum(map(len, small.values())) + SMALL_FILES_BYTES
+    with (
+        opened(plan) as open_plan,
+        new_folder(
+            destination, needed=needed, overwrite=overwrite, keep=plan.read_paths, durable=durable
+        ) as folder,
+    ):
+        survival = write_weights(
+            open_plan,
+            files,
+            folder,
+            rounding=rounding,
+            device=device,
+            durable=durable,
+            progress=progress,
+        )
+        hashes = _hashes(folder, files, small) if hashed else None
+        content = recipe(
+            plan,
+            dtype=wanted,
+            max_shard_size=max_shard_size,
+            rounding=rounding,
+            files=hashes,
+            survival=survival,
+        )
+        small[RECIPE_FILE] = recipe_file(content)
+        small[CARD_FILE] = checkpoint_card(
+            plan, dtype=wanted, rounding=rounding, files=hashes, survival=survival
+        )
+        for name, data in small.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            write_file(folder / name, data, durable=durable)
+    return ComposedFolder(destination, plan.formula, hashes, size, survival)
 
 
 @contextmanager
@@ -99,6 +176,42 @@ def require_usable(target: Path, *, overwrite: bool | None, keep: Sequence[Path]
         )
 
 
+def swap(partial: Path, target: Path) -> None:
+    """Put a finished folder in the place of an earlier composition, or leave that as it was."""
+    old = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
+    if not _is_ours(target):
+        raise OutputError(f"{target} has changed in the meantime. Compose again.")
+    try:
+        target.rename(old)
+        partial.rename(target)
+    finally:
+        if old.exists():
+            if target.exists():
+                shutil.rmtree(old, ignore_errors=True)  # the new one is in place already
+            else:
+                old.rename(target)
+
+
+def _small_files(plan: Plan, files: tuple[OutputFile, ...], dtype: str | None) -> dict[str, bytes]:
+    checkpoint = plan.base.checkpoint
+    small = {CONFIG_FILE: config_file(checkpoint, dtype)}
+    for path in checkpoint.companions():
+        small[path.as_posix()] = read_companion(checkpoint.path / path)
+    index = index_file(files)
+    if index is not None:
+        small[INDEX_FILE] = index
+    return small
+
+
+def _hashes(folder: Path, files: tuple[OutputFile, ...], small: dict[str, bytes]) -> dict[str, str]:
+    def read(file: OutputFile) -> str:
+        return hash_file(folder / file.name)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        large = dict(zip((file.name for file in files), pool.map(read, files), strict=True))
+    return large | {name: hash_bytes(data) for name, data in small.items()}
+
+
 def _is_ours(folder: Path) -> bool:
     try:
         recipe = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
@@ -139,126 +252,9 @@ def _take_place(partial: Path, target: Path, *, overwrite: bool) -> None:
         partial.rename(target)
 
 
-def swap(partial: Path, target: Path) -> None:
-    """Put a finished folder in the place of an earlier composition, or leave that as it was."""
-    old = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
-    if not _is_ours(target):
-        raise OutputError(f"{target} has changed in the meantime. Compose again.")
-    try:
-        target.rename(old)
-        partial.rename(target)
-    finally:
-        if old.exists():
-            if target.exists():
-                shutil.rmtree(old, ignore_errors=True)  # the new one is in place already
-            else:
-                old.rename(target)
-
-
 def _explain(target: Path, error: OSError) -> str:
     if error.errno in _FULL:
         return f"The disk of {target} is full; nothing was left there. Make room and try again."
     if error.errno in _TAKEN:
         return f"Something else was put at {target} in the meantime; it was left alone. Try again."
     return f"{target} cannot be written: {error.strerror or error}. Choose another folder."
-
-
-_NEAREST = Rounding()
-
-_SMALL_FILES_BYTES = 1 << 20  # for the recipe, the card, the index and the file system's own
-
-
-@dataclass(frozen=True, slots=True)
-class Composed:
-    """A composition that has been written."""
-
-    path: Path
-    formula: str
-    files: dict[str, str] | None
-    """sha256 by file name, without the recipe and the card; only where they were asked for."""
-    size: int
-    """Bytes of all weight files."""
-    survival: Survival | None
-    """What the rounding left of the requested change; absent when none was requested."""
-
-
-def write_composition(
-    plan: Plan,
-    destination: Path,
-    *,
-    dtype: str | None = None,
-    overwrite: bool = False,
-    max_shard_size: str | None = None,
-    rounding: Rounding = _NEAREST,
-    device: str = "cpu",
-    durable: bool = False,
-    hashed: bool = False,
-    progress: Progress | None = None,
-) -> Composed:
-    """Write a plain checkpoint that transformers loads, with its recipe and card.
-
-    Equal plans give equal bytes, on every device. The folder appears whole or not at all; with
-    `durable` it survives a loss of power too. `hashed` adds the sha256 of every file, which costs
-    about as much as the composing itself.
-    """
-    require_device(device)
-    wanted = parse_dtype(dtype) if dtype else None
-    limit = parse_size(max_shard_size) if max_shard_size else None
-    checkpoint = plan.base.checkpoint
-    files = plan_files(checkpoint, dtype=wanted, max_shard_size=limit)
-    small = _small_files(plan, files, wanted)
-    size = sum(file.size for file in files)
-    needed = size + sum(map(len, small.values())) + _SMALL_FILES_BYTES
-    keep = [checkpoint.path, *(t.source for t in plan.terms if isinstance(t.source, Path))]
-    with (
-        opened(plan) as open_plan,
-        new_folder(
-            destination, needed=needed, overwrite=overwrite, keep=keep, durable=durable
-        ) as folder,
-    ):
-        survival = write_weights(
-            open_plan,
-            files,
-            folder,
-            rounding=rounding,
-            device=device,
-            durable=durable,
-            progress=progress,
-        )
-        hashes = _hashes(folder, files, small) if hashed else None
-        content = recipe(
-            plan,
-            dtype=wanted,
-            max_shard_size=max_shard_size,
-            rounding=rounding,
-            files=hashes,
-            survival=survival,
-        )
-        small[RECIPE_FILE] = recipe_file(content)
-        small[CARD_FILE] = checkpoint_card(
-            plan, dtype=wanted, rounding=rounding, files=hashes, survival=survival
-        )
-        for name, data in small.items():
-            (folder / name).parent.mkdir(exist_ok=True)
-            write_file(folder / name, data, durable=durable)
-    return Composed(destination, plan.formula, hashes, size, survival)
-
-
-def _small_files(plan: Plan, files: tuple[OutputFile, ...], dtype: str | None) -> dict[str, bytes]:
-    checkpoint = plan.base.checkpoint
-    small = {CONFIG_FILE: config_file(checkpoint, dtype)}
-    for path in checkpoint.companions():
-        small[path.as_posix()] = read_companion(checkpoint.path / path)
-    index = index_file(files)
-    if index is not None:
-        small[INDEX_FILE] = index
-    return small
-
-
-def _hashes(folder: Path, files: tuple[OutputFile, ...], small: dict[str, bytes]) -> dict[str, str]:
-    def read(file: OutputFile) -> str:
-        return hash_file(folder / file.name)
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        large = dict(zip((file.name for file in files), pool.map(read, files), strict=True))
-    return large | {name: hash_bytes(data) for name, data in small.items()}

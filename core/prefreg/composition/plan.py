@@ -1,27 +1,26 @@
 """What is to be composed: a base, vectors with their coefficients, and the formula they make."""
 
+import math
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefreg.axes.isolation import reason
 from prefreg.axes.methods import Combine, Method, MethodInput, MethodTerm, Value
 from prefreg.checkpoints.bases import BaseModel
-from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor, listed
+from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor
 from prefreg.checkpoints.tensor_names import TRAINABLE_DTYPES, tied_copies
-from prefreg.composition.eta import EtaRule, eta_of, rounded_eta
-from prefreg.composition.methods.linear import LINEAR
-from prefreg.errors import PrefregError, UsageError, VectorError
+from prefreg.composition.composition_request import EtaRule, eta_of
+from prefreg.composition.methods import LINEAR
+from prefreg.errors import PrefregError, UsageError, VectorError, listed, reason
 from prefreg.registry.records import VersionRecord
 from prefreg.terms import format_eta
-from prefreg.vectors.opening import open_vector
+from prefreg.vectors import Vector, open_vector
 
 if TYPE_CHECKING:
     import torch
-
-    from prefreg.vectors.pole_tensors import TensorSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class PlannedTerm:
 
     def __str__(self) -> str:
         rules = f" ({'; '.join(map(str, self.rules))})" if self.rules else ""
-        return f"{format_eta(abs(self.eta))}·{label(self.record)}{rules}"
+        return f"{format_eta(abs(self.eta))}·{self.record}{rules}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +78,12 @@ class Plan:
         return tuple(term for term in self.terms if term.active)
 
     @property
+    def read_paths(self) -> list[Path]:
+        """The folder and the files that are read, which nothing may replace meanwhile."""
+        stored = (term.source for term in self.terms)
+        return [self.base.checkpoint.path, *(each for each in stored if isinstance(each, Path))]
+
+    @property
     def formula(self) -> str:
         """The formula in words, as in `base + 1·helpful@1 - 0.3·verbosity@1`."""
         signed = "".join(f" {'-' if term.eta < 0 else '+'} {term}" for term in self.active)
@@ -99,7 +104,7 @@ class OpenTerm:
     """A term whose vector is open for reading."""
 
     planned: PlannedTerm
-    vector: "TensorSource"
+    vector: Vector
     names: frozenset[str]
 
 
@@ -109,7 +114,7 @@ class TensorTerm:
 
     record: VersionRecord
     eta: float
-    vector: "TensorSource"
+    vector: Vector
     name: str
 
     def block(self, start: int, stop: int) -> "torch.Tensor":
@@ -158,10 +163,10 @@ def opened(plan: Plan) -> Iterator[OpenPlan]:
     with ExitStack() as stack:
         terms = []
         for term in plan.active:
-            name = label(term.record)
-            vector = open_vector(term.source, kind=term.record.kind, label=f"The vector of {name}")
+            record = term.record
+            vector = open_vector(term.source, kind=record.kind, label=f"The vector of {record}")
             stack.callback(vector.close)
-            _require_fit(name, vector, plan.base.checkpoint)
+            _require_fit(record, vector, plan.base.checkpoint)
             terms.append(OpenTerm(term, vector, frozenset(vector.names)))
         yield OpenPlan(plan, tuple(terms), tied_copies(plan.base.checkpoint))
 
@@ -178,16 +183,22 @@ def blamed_on(method: Method, name: str) -> Iterator[None]:
         raise VectorError(f"{failed}: {reason(error)}. Report it to its author.") from error
 
 
-def label(record: VersionRecord) -> str:
-    """Return `axis@number`."""
-    return f"{record.axis}@{record.number}"
+def rounded_eta(eta: float) -> float:
+    """Return the coefficient as float32 has it."""
+    try:
+        rounded: float = struct.unpack("<f", struct.pack("<f", eta))[0]
+    except OverflowError:
+        rounded = math.inf
+    if not math.isfinite(rounded):
+        raise UsageError(f"The coefficient {eta!r} does not fit float32. Use a smaller one.")
+    return rounded
 
 
 def _check(plan: Plan) -> None:
     for before, after in zip(plan.terms, plan.terms[1:], strict=False):
-        if label(before.record) == label(after.record):
+        if str(before.record) == str(after.record):
             raise UsageError(
-                f"{label(after.record)} stands in the composition twice. "
+                f"{after.record} stands in the composition twice. "
                 "Write one term with the sum of the coefficients."
             )
     given = plan.base.fingerprint.weights
@@ -196,12 +207,12 @@ def _check(plan: Plan) -> None:
         base = term.record.base
         if base.weights != given and not plan.force_base:
             raise VectorError(
-                f"{label(term.record)} belongs to base {base.name} ({base.weights[:12]}), not to "
+                f"{term.record} belongs to base {base.name} ({base.weights[:12]}), not to "
                 f"{plan.base.name} ({given[:12]}). Compose it onto its own base, or force it."
             )
 
 
-def _require_fit(name: str, vector: "TensorSource", base: Checkpoint) -> None:
+def _require_fit(record: VersionRecord, vector: Vector, base: Checkpoint) -> None:
     unknown = [tensor for tensor in vector.names if tensor not in base.tensors]
     shared = [tensor for tensor in vector.names if tensor in base.tensors]
     specs = {tensor: base.tensors[tensor].spec for tensor in shared}
@@ -222,6 +233,6 @@ def _require_fit(name: str, vector: "TensorSource", base: Checkpoint) -> None:
     ]
     if problems:
         raise VectorError(
-            f"{name} does not fit {base.path}: {'; '.join(problems)}. "
+            f"{record} does not fit {base.path}: {'; '.join(problems)}. "
             "Compose it onto the base it was made for."
         )

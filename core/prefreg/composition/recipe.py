@@ -2,15 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint
+from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, read_companion
 from prefreg.composition.plan import Plan
-from prefreg.composition.rounding import Rounding
-from prefreg.composition.survival import Survival
-from prefreg.errors import BaseModelError
-from prefreg.vectors.dense import DTYPE_NAMES
+from prefreg.composition.rounding import Rounding, Survival
+from prefreg.vectors.stored import DTYPE_NAMES
 
 SCHEMA = 1
 
@@ -76,14 +73,6 @@ def config_file(checkpoint: Checkpoint, dtype: str | None) -> bytes:
     if changed == config:
         return raw
     return (json.dumps(changed, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def read_companion(path: Path) -> bytes:
-    """Read a small file of the base."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BaseModelError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:

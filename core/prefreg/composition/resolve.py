@@ -6,8 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from prefreg.checkpoints.bases import BaseModel, resolve_base
-from prefreg.checkpoints.checkpoint import listed
-from prefreg.errors import BaseModelError, RegistryError, UsageError, VectorError
+from prefreg.errors import BaseModelError, RegistryError, UsageError, VectorError, listed
 from prefreg.registry import BaseIdentity, BaseRecord, Store, VersionRecord
 from prefreg.terms import Term
 

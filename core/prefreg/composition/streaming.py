@@ -14,26 +14,25 @@ from typing import TYPE_CHECKING
 
 from prefreg.axes.methods import Method
 from prefreg.checkpoints.safetensors_file import plan_file, read_into, write_at
-from prefreg.composition.blocks.plain import WeightWork
-from prefreg.composition.layout import METADATA, OutputFile, OutputTensor
-from prefreg.composition.methods.linear import LINEAR
+from prefreg.composition.layout import METADATA, OutputFile, OutputTensor, WeightWork
+from prefreg.composition.methods import LINEAR
 from prefreg.composition.plan import OpenPlan
-from prefreg.composition.rounding import NEAREST, Rounding
-from prefreg.composition.survival import Survival, SurvivalMeter, Tally
-from prefreg.errors import BaseModelError
-from prefreg.vectors.dense import BLOCK_ELEMENTS, blocks, unreadable
+from prefreg.composition.rounding import NEAREST, Rounding, Survival, SurvivalMeter, Tally
+from prefreg.errors import BaseModelError, unreadable
+from prefreg.vectors.stored import BLOCK_ELEMENTS, blocks
 
 if TYPE_CHECKING:
-    from prefreg.composition.blocks.general import GeneralBlocks
-    from prefreg.composition.blocks.plain import PlainBlocks
+    from prefreg.composition.compiled import PlainBlocks
+    from prefreg.composition.engine import GeneralBlocks
 
 from prefreg.progress import Progress
 
 THREADS = min(4, os.cpu_count() or 1)
 """More only wait for each other: reading and adding share one memory bus."""
 
-# Large enough that handing a job over costs nothing beside it, small enough to share the work.
-_JOB_ELEMENTS = 4 * BLOCK_ELEMENTS
+JOB_ELEMENTS = 4 * BLOCK_ELEMENTS
+"""Large enough that handing a job over costs nothing, small enough to share the work."""
+
 _COPY_BYTES = 1 << 20
 _AHEAD = 2 * THREADS
 
@@ -139,7 +138,7 @@ def _jobs_of(
     if terms and plan.plan.method is not LINEAR:
         combine = pool.submit(plan.combine, tensor.stored, terms)
     work = WeightWork(tensor, terms, combine)
-    for start, stop in blocks(elements, _JOB_ELEMENTS):
+    for start, stop in blocks(elements, JOB_ELEMENTS):
         yield _Job(work, start, stop, target, offset + tensor.nbytes * start // elements)
 
 
@@ -211,14 +210,14 @@ class _Room:
     @cached_property
     def plain(self) -> "PlainBlocks":
         """For what is plain; it loads the compiler."""
-        from prefreg.composition.blocks.plain import PlainBlocks
+        from prefreg.composition.compiled import PlainBlocks
 
         return PlainBlocks()
 
     @cached_property
     def general(self) -> "GeneralBlocks":
         """For what is not plain; it loads torch."""
-        from prefreg.composition.blocks.general import GeneralBlocks
+        from prefreg.composition.engine import GeneralBlocks
 
         return GeneralBlocks(*self._choice)
 

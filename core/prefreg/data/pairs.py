@@ -5,13 +5,11 @@ import json
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from prefreg.axes.axis import Axis, PreferencePair, Row, is_blank, word_count
-from prefreg.axes.isolation import label_row, switch_pair
-from prefreg.axes.row_sources import encodable
+from prefreg.axes.axis import PreferencePair, is_blank, word_count
 from prefreg.errors import DataError
 
 
@@ -161,17 +159,6 @@ class PairSet:
     audit: Audit
 
 
-def label_rows(axis: Axis, rows: Iterable[Row]) -> Iterator[PreferencePair | None]:
-    """Apply an axis's label rule; None is a tie."""
-    for number, row in enumerate(rows, start=1):
-        yield label_row(axis, row, number)
-
-
-def switch_pairs(axis: Axis, pairs: Sequence[PreferencePair]) -> tuple[PreferencePair, ...]:
-    """Make the pairs of the negative pole."""
-    return tuple(switch_pair(axis, pair, number) for number, pair in enumerate(pairs, start=1))
-
-
 def build_pairs(
     labelled: Iterable[PreferencePair | None],
     *,
@@ -236,7 +223,7 @@ def _clean(
 ) -> tuple[Counter[str], dict[bytes, PreferencePair]]:
     """Drop ties, empty and identical answers, repetitions and contradictions; sort by digest."""
     counts: Counter[str] = Counter()
-    unique: dict[tuple[object, ...], PreferencePair] = {}
+    unique: dict[tuple[object, ...], tuple[bytes, PreferencePair]] = {}
     for pair in labelled:
         counts["rows"] += 1
         if pair is None:
@@ -247,19 +234,20 @@ def _clean(
             counts["identical"] += 1
         elif (key := (pair.chosen, pair.rejected, *_context(pair))) in unique:
             counts["duplicates"] += 1
-        elif not encodable(pair):
-            raise DataError(
-                f"Row {counts['rows']} of axis {axis_name!r} holds half of a surrogate pair, "
-                "which is no character: correct the text."
-            )
         else:
-            unique[key] = pair
-    kept = {}
-    for pair in unique.values():
+            try:
+                unique[key] = _digest(pair), pair
+            except UnicodeEncodeError as error:
+                raise DataError(
+                    f"Row {counts['rows']} of axis {axis_name!r} holds half of a surrogate pair, "
+                    "which is no character: correct the text."
+                ) from error
+    kept: dict[bytes, PreferencePair] = {}
+    for digest, pair in unique.values():
         if (pair.rejected, pair.chosen, *_context(pair)) in unique:
             counts["contradictions"] += 1
         else:
-            kept[_digest(pair)] = pair
+            kept[digest] = pair
             counts[pair.prompt_from] += 1
     return counts, dict(sorted(kept.items()))
 

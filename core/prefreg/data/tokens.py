@@ -2,11 +2,13 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from prefreg.axes.axis import PreferencePair
+from prefreg.axes.axis import Axis, PreferencePair
+from prefreg.axes.isolation import switch_pairs
 from prefreg.data.instructions import Instruction
+from prefreg.data.pairs import Audit, PairSet
 from prefreg.data.rendering import (
     AnsweredPrompt,
     Manner,
@@ -82,7 +84,7 @@ def check_max_length(max_length: int, context: int | None) -> None:
         )
 
 
-def tokenize_pairs(
+def tokenise_pairs(
     pairs: Sequence[PreferencePair],
     tokenizer: "PreTrainedTokenizerBase",
     *,
@@ -159,12 +161,100 @@ def tokenize_pairs(
     )
 
 
+_SCORED_WITHOUT_HELDOUT = 200
+_TO_USE_TEMPLATE = "Write messages to use it, or, in a YAML axis, strings: turns."
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedPairs:
+    """The pairs that a run trains on and those that its report is about."""
+
+    positive: tuple[TokenPair, ...]
+    """The training pairs, then the held-out ones."""
+    negative: tuple[TokenPair, ...]
+    train: slice
+    report: slice
+    split: str
+    """What the report is about: `heldout`, or `train` where nothing is held out."""
+    max_length: int
+    renderings: tuple[str, ...]
+    audit: Audit
+    notes: tuple[str, ...]
+    """What a run should say of them, a sentence each."""
+
+    @property
+    def plainly_switched(self) -> bool:
+        """Whether every pair of the negative pole is the positive pole's, answers exchanged."""
+        return self.negative == tuple(pair.switched() for pair in self.positive)
+
+
+def tokenise_poles(
+    axis: Axis,
+    pairs: PairSet,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    max_length: int,
+    context: int | None = None,
+    vocabulary: int | None = None,
+    policy: Policy = "truncate",
+) -> TokenisedPairs:
+    """Write the pairs of both poles as tokens; what one pole has to drop, the other drops too."""
+    check_max_length(max_length, context)
+    both = (*pairs.train, *pairs.heldout)
+
+    def write(texts: Sequence[PreferencePair]) -> TokenSet:
+        return tokenise_pairs(
+            texts, tokenizer, max_length=max_length, policy=policy, vocabulary=vocabulary
+        )
+
+    found = write(both)
+    if axis.switch is PreferencePair.switched:
+        kept = found.kept
+        positive = found.pairs
+        negative = tuple(pair.switched() for pair in positive)
+    else:
+        other = write(switch_pairs(axis, both))
+        kept = tuple(sorted(set(found.kept) & set(other.kept)))
+        positive, negative = found.select(kept), other.select(kept)
+    trained = sum(position < len(pairs.train) for position in kept)
+    if not trained:
+        raise DataError(
+            f"No training pair of axis {axis.name!r} fits into {max_length} tokens: "
+            "raise --max-length or shorten the texts."
+        )
+    heldout = len(kept) - trained
+    scored = slice(trained, len(kept)) if heldout else slice(0, _SCORED_WITHOUT_HELDOUT)
+    audit = replace(
+        pairs.audit,
+        train=trained,
+        heldout=heldout,
+        dropped_long=len(both) - len(kept) - found.indistinct,
+        truncated=found.truncated,
+        indistinct=found.indistinct,
+        merged=found.merged,
+        verbatim=found.manner.verbatim,
+        diverged=found.manner.diverged,
+        incomplete=found.manner.incomplete,
+    )
+    return TokenisedPairs(
+        positive=positive,
+        negative=negative,
+        train=slice(0, trained),
+        report=scored,
+        split="heldout" if heldout else "train",
+        max_length=max_length,
+        renderings=found.renderings,
+        audit=audit,
+        notes=(*audit.notes(max_length), *found.manner.notes("pairs", _TO_USE_TEMPLATE)),
+    )
+
+
 def preview_tokens(
-    pairs: Sequence[TokenPair], tokenizer: "PreTrainedTokenizerBase", *, count: int = 3
+    pairs: Sequence[TokenPair], tokenizer: "PreTrainedTokenizerBase"
 ) -> list[list[PreviewToken]]:
-    """Show the first pairs token by token."""
+    """Show pairs token by token."""
     previews = []
-    for pair in pairs[:count]:
+    for pair in pairs:
         tokens: list[PreviewToken] = []
         for role, ids in (
             ("prompt", pair.prompt_ids),
@@ -220,7 +310,7 @@ class AnswerSet:
     manner: Manner
 
 
-def tokenize_answers(
+def tokenise_answers(
     examples: Sequence[Instruction],
     tokenizer: "PreTrainedTokenizerBase",
     *,
@@ -250,8 +340,7 @@ def tokenize_answers(
     manner = Manner(bool(tokenizer.chat_template))
     for rendered, ids in encode_answers(asked, tokenizer):
         start = prompt_length(rendered, ids, tokenizer)
-        lost = lost_end(rendered, ids, start, tokenizer)
-        manner.count(rendered, lost)
+        manner.count(rendered, lost_end(rendered, ids, start, tokenizer))
         renderings.add(rendered.rendering)
         answer = close_answer(ids[1][start:], closing, eos, tokenizer)
         room = max_length - start

@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from prefreg.composition.dial_ranges import CALIBRATION
 from prefreg.errors import DataError
-from prefreg.evaluation.board import Board, open_board
-from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import FURTHEST, Calibrating, EvaluationRequest
-from prefreg.evaluation.figures import Column
+from prefreg.evaluation.evaluator import Evaluator, open_dials
+from prefreg.evaluation.figures import pair_up
 from prefreg.evaluation.statistics import Estimate, bootstrap
 from prefreg.progress import Progress
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term
 
 _TOLERANCE = 0.05
@@ -159,6 +157,18 @@ class Calibration:
             return None
         return abs(self.negative.eta) / self.positive.eta
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what is kept of a calibration, in a form that JSON can hold."""
+        return {
+            "goal": self.calibrating.goal,
+            "by": self.calibrating.by,
+            "target": self.calibrating.target,
+            "unit": str(self.unit),
+            "positive": asdict(self.positive),
+            "negative": asdict(self.negative),
+            "asymmetry": self.asymmetry,
+        }
+
 
 def calibrate(
     access: Access,
@@ -172,25 +182,23 @@ def calibrate(
     """Find the scale of every dial on both sides, and keep each with its version."""
     if store:
         access.changing().close()  # known before minutes of work
-    board = open_board(access, terms, request, progress)
+    evaluator = open_dials(access, terms, request, progress)
     found = []
-    for place in range(len(board.terms)):
-        one = _calibrate_one(board, place, calibrating, request)
+    for place in range(len(evaluator.terms)):
+        one = _calibrate_one(evaluator, place, calibrating)
         found.append(one)
         if store:
             record = one.record
             with access.changing() as opened:
-                value = calibration_value(one)
+                value = one.to_json()
                 opened.measure(record.axis, record.number, CALIBRATION, value, one.protocol)
     return found
 
 
-def _calibrate_one(
-    board: Board, place: int, calibrating: Calibrating, request: EvaluationRequest
-) -> Calibration:
-    record = board.terms[place].record
+def _calibrate_one(evaluator: Evaluator, place: int, calibrating: Calibrating) -> Calibration:
+    record = evaluator.terms[place].record
     by_kl = calibrating.by == "kl"
-    unit, measure = _nats(board, place) if by_kl else _effect(board, place)
+    unit, measure = _nats(evaluator, place) if by_kl else _effect(evaluator, place)
 
     def side(sign: int) -> Scale:
         return find_scale(
@@ -203,20 +211,19 @@ def _calibrate_one(
         )
 
     positive, negative = side(1), side(-1)
-    asked = board.evaluator.asked
     protocol = (
-        f"{calibrating.goal} in {unit}; {len(asked)} prompts in "
-        f"{len({each.group for each in asked})} groups, temperature 1, seed {request.seed}"
+        f"{calibrating.goal} in {unit}; {evaluator.describe_prompts()}, temperature 1, "
+        f"seed {evaluator.request.seed}"
     )
     return Calibration(record, calibrating, unit, positive, negative, protocol)
 
 
-def _nats(board: Board, place: int) -> tuple[Unit, Measure]:
+def _nats(evaluator: Evaluator, place: int) -> tuple[Unit, Measure]:
     """Return the KL from the base as a function of η."""
-    axis = board.terms[place].record.axis
+    axis, kl = evaluator.terms[place].record.axis, evaluator.answer_metrics()["kl"]
 
     def measure(eta: float) -> Estimate:
-        figures = board.figures(board.along(place, eta), axis)
+        figures = evaluator.figures(evaluator.along(place, eta), kl)
         found = figures.find("kl")
         if found is None:
             raise DataError(f"The KL of {axis} was not measured: {figures.missing['kl']}")
@@ -225,46 +232,24 @@ def _nats(board: Board, place: int) -> tuple[Unit, Measure]:
     return Unit.NATS, measure
 
 
-def _effect(board: Board, place: int) -> tuple[Unit, Measure]:
+def _effect(evaluator: Evaluator, place: int) -> tuple[Unit, Measure]:
     """Return the unit of an axis's own metric, and its change in that unit as a function of η."""
-    axis = board.terms[place].record.axis
-    if not board.has_metric(axis):
+    axis = evaluator.terms[place].record.axis
+    metric = evaluator.own_metric(axis)
+    if metric is None:
         raise DataError(
             f"{axis} has no metric for these prompts, so its effect has no unit: use --by kl."
         )
-    base = _scores(board, axis, board.along(place, 0.0))
+    base = metric.read(evaluator.plain)
     counted = base[np.isfinite(base)]
     unit = unit_of(counted)
     deviation = float(counted.std(ddof=1)) if len(counted) > 1 else 0.0
     if unit is Unit.DEVIATIONS and not deviation:
         raise DataError(f"The metric of {axis} does not vary on the base: use --by kl.")
     statistic = effect_statistic(unit, deviation)
-    groups = [each.group for each in board.evaluator.asked]
 
     def measure(eta: float) -> Estimate:
-        turned = _scores(board, axis, board.along(place, eta))
-        ones = [np.isfinite(side).astype(np.float64) for side in (turned, base)]
-        table = np.stack([np.nan_to_num(turned), ones[0], np.nan_to_num(base), ones[1]], axis=1)
-        used = (ones[0] + ones[1]) > 0
-        owners = [group for group, kept in zip(groups, used, strict=True) if kept]
-        return bootstrap(table[used], owners, statistic).estimate
+        turned = metric.read(evaluator.along(place, eta))
+        return bootstrap(*pair_up(turned, base, metric.groups), statistic).estimate
 
     return unit, measure
-
-
-def _scores(board: Board, axis: str, candidate: Candidate) -> Column:
-    scores = board.scores(axis, candidate)
-    return np.array([np.nan if score is None else score for score in scores], dtype=np.float64)
-
-
-def calibration_value(found: Calibration) -> dict[str, Any]:
-    """Return what is kept of a calibration, in a form that JSON can hold."""
-    return {
-        "goal": found.calibrating.goal,
-        "by": found.calibrating.by,
-        "target": found.calibrating.target,
-        "unit": str(found.unit),
-        "positive": asdict(found.positive),
-        "negative": asdict(found.negative),
-        "asymmetry": found.asymmetry,
-    }

@@ -1,14 +1,13 @@
-"""Compositions by their hash, and the one loaded model that takes each of them in turn."""
+"""Compositions by their hash, and what was measured of them before."""
 
 import json
 import struct
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.resolve import (
@@ -23,15 +22,9 @@ from prefreg.composition.resolve import (
 from prefreg.config import cache_folder
 from prefreg.errors import RegistryError, UsageError
 from prefreg.files import hash_bytes, write_whole
-from prefreg.registry import BaseRecord, Store, VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, BaseRecord, Store, VersionRecord
 from prefreg.terms import Term, format_eta
 from prefreg.vectors import Vector, open_vector
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from prefreg.composition.in_memory import Dials, VectorShelf
 
 FORMAT = 1
 """Raised when measuring changes, so that nothing older is taken for new."""
@@ -107,63 +100,6 @@ def find_versions(
         return resolve_terms(store, terms, base, at=at)
 
 
-class Bench:
-    """The base loaded once, when something first has to be computed, with its dials."""
-
-    def __init__(self, base: BaseModel, access: Access) -> None:
-        """Name the base; nothing is loaded yet."""
-        self.base = base
-        self.seconds: dict[str, float] = {"loading": 0.0, "recomposing": 0.0}
-        self._access = access
-        self._dials: Dials | None = None
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._shelf: VectorShelf | None = None
-        self._at: str | None = None
-
-    @property
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """Return the tokenizer of the base."""
-        self._load()
-        assert self._tokenizer is not None
-        return self._tokenizer
-
-    @property
-    def dials(self) -> "Dials":
-        """Return the dials of the loaded model."""
-        self._load()
-        assert self._dials is not None
-        return self._dials
-
-    def model(self, candidate: Candidate) -> "PreTrainedModel":
-        """Return the model with the weights of a candidate, made from the pristine base."""
-        dials = self.dials
-        if self._at != candidate.key:
-            assert self._shelf is not None
-            vectors = self._shelf(candidate.terms)
-            started = time.perf_counter()
-            self._at = None
-            dials.apply(vectors)
-            self._at = candidate.key
-            self.seconds["recomposing"] += time.perf_counter() - started
-        return dials.model
-
-    def _load(self) -> None:
-        if self._dials is not None:
-            return
-        # What is cached is answered without torch, which takes seconds to import.
-        started = time.perf_counter()
-        from prefreg.composition.in_memory import VectorShelf, make_dials
-        from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
-
-        with quiet():
-            model = on_gpu(load_model(self.base, "auto"))
-            self._tokenizer = load_tokenizer(self.base)
-        model.train(False)
-        self._dials = make_dials(model, self.base)
-        self._shelf = VectorShelf(self.base, self._access)
-        self.seconds["loading"] = time.perf_counter() - started
-
-
 def find_vectors(
     store: Store, terms: Sequence[Term], base: str | None, at: datetime | None = None
 ) -> tuple[BaseRecord, tuple[ResolvedTerm, ...]]:
@@ -182,19 +118,14 @@ def find_vectors(
 
 
 @contextmanager
-def opened_vectors(store: Store, terms: Sequence[ResolvedTerm]) -> Iterator[list[Vector]]:
-    """Open the vectors of terms for the length of a block."""
+def opened_vectors(
+    found: Iterable[tuple[VersionRecord, Path | bytes]],
+) -> Iterator[list[Vector]]:
+    """Open vectors, each by its record and where its bytes are, for the length of a block."""
     with ExitStack() as stack:
         vectors = []
-        for term in terms:
-            record = term.record
-            source = store.vector_source(record)
+        for record, source in found:
             vector = open_vector(source, kind=record.kind, label=f"The vector of {record}")
             stack.callback(vector.close)
             vectors.append(vector)
         yield vectors
-
-
-def label(term: ResolvedTerm) -> str:
-    """Write a vector with its coefficient, which is left out where it is 1."""
-    return str(term.record) if term.eta == 1 else f"{format_eta(term.eta)}·{term.record}"

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefreg.registry import Store, VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, Store, VersionRecord
 
 GROUPS = ("version", "base", "data", "settings", "seeds", "metrics", "geometry", "hashes")
 """What is always compared, in this order; the rest of the metadata follows by its own names."""

@@ -1,53 +1,51 @@
 """Compress: a stored version → a smaller form → what that cost → a new version of its axis."""
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from prefreg.axes.plugins import load_axes
-from prefreg.checkpoints import BaseModel
 from prefreg.checkpoints.bundled import known_worlds
-from prefreg.composition.in_memory import make_dials
 from prefreg.composition.resolve import find_base
-from prefreg.data.tokens import TokenPair, tokenize_pairs
 from prefreg.errors import DataError, PrefregError, UsageError
 from prefreg.evaluation.evaluation_request import CompressionRequest
-from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
-from prefreg.models.log_probs import answer_log_probs
-from prefreg.registry import NewVersion, VersionRecord
-from prefreg.registry.access import Access
-from prefreg.training.earlier import heldout_pairs, parts_of
-from prefreg.training.pole_report import compare
+from prefreg.evaluation.evaluator import Evaluator
+from prefreg.evaluation.prompts import HeldOut
+from prefreg.models.loading import load_limits
+from prefreg.registry import Access, NewVersion, VersionRecord
+from prefreg.training.axis_run import heldout_pairs, parts_of
+from prefreg.training.guards import compare
 from prefreg.training.resources import check_disk
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.compression import Compressed, Fidelity, How, compress, measure
-from prefreg.vectors.dense import parse_dtype
+from prefreg.vectors.stored import parse_dtype
 
 
-def compare_margins(record: VersionRecord, original: Vector, kept: Vector) -> dict[str, Any]:
+def compare_margins(
+    access: Access, record: VersionRecord, original: Vector, kept: Vector
+) -> dict[str, Any]:
     """Measure the margin of both at η = 1 on the held-out pairs, or say why it was not measured.
 
     The margin is the mean change of log p(chosen) − log p(rejected) against the base, in nats.
     """
     try:
-        base, pairs = _heldout(record)
-        with quiet():
-            model = on_gpu(load_model(base))
-        dials = make_dials(model, base)
-        reference = answer_log_probs(model, pairs)
-        found = []
-        for vector in (original, kept):
-            dials.apply([(1.0, vector)])
-            found.append(compare(answer_log_probs(model, pairs), reference).mean_margin)
+        evaluator = _heldout(access, record)
+        before = evaluator.log_probs(record.axis, evaluator.turn([]))
+        found = [
+            compare(evaluator.log_probs(record.axis, evaluator.turn([(1.0, vector)])), before)
+            for vector in (original, kept)
+        ]
     except PrefregError as error:
         return {"reason": str(error)}
-    share = found[1] / found[0] if found[0] else None
-    return {"pairs": len(pairs), "original": found[0], "compressed": found[1], "kept": share}
+    whole, small = (report.mean_margin for report in found)
+    share = small / whole if whole else None
+    return {"pairs": len(before), "original": whole, "compressed": small, "kept": share}
 
 
-def _heldout(record: VersionRecord) -> tuple[BaseModel, Sequence[TokenPair]]:
-    """Return the base and the held-out pairs of a run, as tokens."""
+def _heldout(access: Access, record: VersionRecord) -> Evaluator:
+    """Return what measures on the held-out pairs of a run, cut as its training did."""
     base = find_base(record.base)
     # Rows that a world makes by rule need neither a network nor a licence.
     worlds = [world.name for world in known_worlds()]
@@ -56,10 +54,10 @@ def _heldout(record: VersionRecord) -> tuple[BaseModel, Sequence[TokenPair]]:
             f"its data cannot be read again here: only those of {' and '.join(worlds)}'s rules can"
         )
     pairs = heldout_pairs(record, load_axes().find(record.axis).axis)
-    context, vocabulary = load_limits(base)
+    context = load_limits(base)[0]
     length = min(int(record.metadata["training"]["settings"]["max_length"]), context or 1 << 30)
-    tokens = tokenize_pairs(pairs, load_tokenizer(base), max_length=length, vocabulary=vocabulary)
-    return base, tokens.pairs
+    held = HeldOut(pairs, f"held out of {record}", length)
+    return Evaluator(base, access, pairs={record.axis: held}, dtype=torch.float32)
 
 
 def compress_version(access: Access, request: CompressionRequest) -> VersionRecord:
@@ -77,7 +75,7 @@ def compress_version(access: Access, request: CompressionRequest) -> VersionReco
         made = compress(original, blob, how=how, value=value)
         with open_vector(blob, kind=made.kind) as kept:
             found = measure(original, kept)
-            margin = compare_margins(record, original, kept)
+            margin = compare_margins(access, record, original, kept)
         new = NewVersion(
             axis=record.axis,
             axis_aliases=record.axis_aliases,

@@ -2,82 +2,26 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from itertools import combinations
-from math import sqrt
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from prefreg.checkpoints import BaseModel
-from prefreg.composition.in_memory import make_dials
-from prefreg.data.tokens import tokenize_pairs
 from prefreg.errors import VectorError
+from prefreg.evaluation.candidates import opened_vectors
 from prefreg.evaluation.evaluation_request import ConsistencyRequest
+from prefreg.evaluation.evaluator import Evaluator
+from prefreg.evaluation.prompts import HeldOut
 from prefreg.evaluation.seed_runs import Run, SeedRuns, gather_runs
-from prefreg.evaluation.statistics import t95
-from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
-from prefreg.models.log_probs import answer_log_probs, margins
+from prefreg.evaluation.statistics import Spread, jackknife, spearman_brown
+from prefreg.evaluation.weight_geometry import layer_order
+from prefreg.models.log_probs import margins
 from prefreg.progress import Progress
-from prefreg.registry.access import Access
-from prefreg.vectors import Vector, open_vector
+from prefreg.registry import Access
+from prefreg.vectors import Vector
 from prefreg.vectors.algebra import gram
-
-JACKKNIFE_SEEDS = 5
-"""With fewer, a variance of what is left out says next to nothing, and the range is reported."""
-
-Statistic = Callable[[Sequence[int]], float]
-"""A figure of some of the seeds, given by their places."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """A figure over seeds with its uncertainty."""
-
-    value: float
-    low: float
-    high: float
-    kind: Literal["jackknife", "range"]
-    """A 95 % interval of the jackknife, or the extremes over pairs of seeds, which is none."""
-
-    def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
-
-
-def over_seeds(count: int, statistic: Statistic, *, smallest: int = 2) -> Spread:
-    """Compute a figure of all seeds, and leave out one at a time to see how it varies.
-
-    Below five seeds the extremes over all sets of `smallest` seeds are given instead.
-    """
-    if count < smallest:
-        raise ValueError(f"the figure needs {smallest} seeds, not {count}")
-    everything = range(count)
-    value = statistic(everything)
-    if count < JACKKNIFE_SEEDS:
-        values = [statistic(chosen) for chosen in combinations(everything, smallest)]
-        return Spread(value, min(values), max(values), "range")
-    half = t95(count - 1) * jackknife_error(count, statistic)
-    return Spread(value, value - half, value + half, "jackknife")
-
-
-def jackknife_error(count: int, statistic: Statistic) -> float:
-    """Return the standard error √((n − 1)/n · Σ(θᵢ − mean θ)²) of leaving out one (Tukey 1958)."""
-    left = [statistic([each for each in range(count) if each != out]) for out in range(count)]
-    middle = sum(left) / count
-    return sqrt((count - 1) / count * sum((value - middle) ** 2 for value in left))
-
-
-def spearman_brown(correlation: float, times: float) -> float:
-    """Predict what a correlation becomes with `times` as much data (Spearman and Brown 1910).
-
-    One of zero or less stays as it is: where nothing is shared, more data cannot add to it.
-    """
-    return (
-        correlation if correlation <= 0 else times * correlation / (1 + (times - 1) * correlation)
-    )
-
 
 Matrix = npt.NDArray[np.float64]
 """A row and a column for each vector."""
@@ -134,9 +78,9 @@ def agreement(products: Matrix) -> Agreement:
         return products[np.ix_(chosen, chosen)]
 
     return Agreement(
-        signal=over_seeds(count, lambda seeds: signal(part(seeds))),
-        noise=over_seeds(count, lambda seeds: power(part(seeds)) - signal(part(seeds))),
-        share=over_seeds(count, lambda seeds: share(part(seeds))),
+        signal=jackknife(count, lambda seeds: signal(part(seeds))),
+        noise=jackknife(count, lambda seeds: power(part(seeds)) - signal(part(seeds))),
+        share=jackknife(count, lambda seeds: share(part(seeds))),
         cosine=mean_cosine(products),
         averaged=spearman_brown(share(products), count),
     )
@@ -145,7 +89,7 @@ def agreement(products: Matrix) -> Agreement:
 def mean_cosine(products: Matrix) -> Spread:
     """Measure the mean cosine of two different vectors."""
     turned = cosines(products)
-    return over_seeds(len(turned), lambda seeds: signal(turned[np.ix_(seeds, seeds)]))
+    return jackknife(len(turned), lambda seeds: signal(turned[np.ix_(seeds, seeds)]))
 
 
 def by_layer(products: Mapping[str, Matrix]) -> dict[str, Matrix]:
@@ -154,16 +98,11 @@ def by_layer(products: Mapping[str, Matrix]) -> dict[str, Matrix]:
     A tensor outside of the layers (embeddings, the last norm, the head) stands alone.
     """
     found: dict[str, Matrix] = {}
-    for name, matrix in sorted(products.items(), key=lambda item: _place(item[0])):
+    for name, matrix in products.items():
         layer = _LAYER.search(name)
         key = f"layer {layer[1]}" if layer else name.removesuffix(".weight")
         found[key] = found.get(key, np.zeros_like(matrix)) + matrix
-    return found
-
-
-def _place(name: str) -> tuple[int, int, str]:
-    layer = _LAYER.search(name)
-    return (1, int(layer[1]), "") if layer else (0, 0, name)
+    return {layer: found[layer] for layer in sorted(found, key=layer_order)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +124,13 @@ def energy(poles: Sequence[tuple[float, float, float]]) -> Energy:
     opposed = (squares[:, 0] - 2 * squares[:, 1]) / 4
 
     def mean(values: Matrix) -> Spread:
-        return over_seeds(len(values), lambda seeds: float(values[list(seeds)].mean()), smallest=1)
+        return jackknife(len(values), lambda seeds: float(values[list(seeds)].mean()), smallest=1)
 
     def part(seeds: Sequence[int]) -> float:
         chosen = list(seeds)
         return float(opposed[chosen].sum() / (common + opposed)[chosen].sum())
 
-    return Energy(mean(common), mean(opposed), over_seeds(len(poles), part, smallest=1))
+    return Energy(mean(common), mean(opposed), jackknife(len(poles), part, smallest=1))
 
 
 def effect_correlation(effects: Matrix) -> Spread:
@@ -199,7 +138,7 @@ def effect_correlation(effects: Matrix) -> Spread:
     if not np.all(effects.std(axis=1) > 0):
         raise ValueError("the effects of a seed do not vary")
     turned: Matrix = np.asarray(np.corrcoef(effects))
-    return over_seeds(len(turned), lambda seeds: signal(turned[np.ix_(seeds, seeds)]))
+    return jackknife(len(turned), lambda seeds: signal(turned[np.ix_(seeds, seeds)]))
 
 
 FEWEST_PROMPTS = 10
@@ -263,6 +202,13 @@ class Consistency:
     halves: Halves | None
     null: Null | None
 
+    @property
+    def interval(self) -> str:
+        """What the low and the high value of a figure are."""
+        if self.vectors.share.kind == "range":
+            return "the range over pairs of seeds, no interval"
+        return "95 % intervals, jackknife over seeds"
+
     def to_json(self) -> dict[str, Any]:
         """Return it in a form that JSON can hold."""
         found = {name: getattr(self, name) for name in ("axis", "base", "seeds", "pairs")}
@@ -294,15 +240,12 @@ def measure_consistency(
 ) -> Consistency:
     """Find or train the vectors of all seeds and compare them."""
     found = gather_runs(access, request, progress, note)
-    with ExitStack() as stack:
-        vectors = [_open(run) for run in found.runs]
-        for vector in vectors:
-            stack.callback(vector.close)
+    with opened_vectors((run.record, run.source) for run in found.runs) as vectors:
         tensors = {name: products.numpy() for name, products in gram(vectors).items()}
         whole = np.sum(list(tensors.values()), axis=0)
         if not np.all(np.diag(whole) > 0):
             raise VectorError("A vector is zero, so it has no direction to compare.")
-        changes = _margin_changes(found, vectors)
+        changes = _margin_changes(access, found, vectors)
     count = len(request.seeds)
     seeds = whole[:count, :count]
     effects = _effects(changes, found, count)
@@ -325,29 +268,18 @@ def measure_consistency(
     )
 
 
-def _open(run: Run) -> Vector:
-    return open_vector(run.source, kind=run.record.kind, label=f"The vector of {run.record}")
-
-
-def _margin_changes(found: SeedRuns, vectors: Sequence[Vector]) -> Matrix:
+def _margin_changes(access: Access, found: SeedRuns, vectors: Sequence[Vector]) -> Matrix:
     """Return what each vector (row) changes in the margin of each held-out pair, in nats."""
     if not found.heldout:
         return np.zeros((len(vectors), 0))
-    base: BaseModel = found.base
-    tokens = tokenize_pairs(
-        found.heldout,
-        load_tokenizer(base),
-        max_length=found.max_length,
-        vocabulary=load_limits(base)[1],
-    ).pairs
-    with quiet():
-        model = on_gpu(load_model(base))
-    dials = make_dials(model, base)
-    before = margins(answer_log_probs(model, tokens))
+    axis = found.runs[0].record.axis
+    held = HeldOut(tuple(found.heldout), "held out of every seed", found.max_length)
+    evaluator = Evaluator(found.base, access, pairs={axis: held}, dtype=torch.float32)
+    before = margins(evaluator.log_probs(axis, evaluator.turn([])))
     rows = []
     for vector in vectors:
-        dials.apply([(1.0, vector)])
-        rows.append((margins(answer_log_probs(model, tokens)) - before).numpy())
+        turned = margins(evaluator.log_probs(axis, evaluator.turn([(1.0, vector)])))
+        rows.append((turned - before).numpy())
     return np.stack(rows)
 
 

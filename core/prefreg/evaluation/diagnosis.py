@@ -5,7 +5,7 @@ are refused), incoherent (answers fall apart).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import copysign
 from typing import Any, Literal
 
@@ -13,12 +13,12 @@ import numpy as np
 
 from prefreg.composition.dial_ranges import range_warnings
 from prefreg.errors import DataError, UsageError
-from prefreg.evaluation.board import Board, open_board
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
+from prefreg.evaluation.evaluator import Evaluator, open_dials
+from prefreg.evaluation.figures import Metric
 from prefreg.progress import Progress
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term, format_eta
 
 WEAK = 0.25
@@ -72,6 +72,14 @@ class Shares:
     alone: Mapping[str, float]
     at_pole: Mapping[str, float]
     """With each dial alone, about where the pole lies that it was trained to."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        alone, at_pole = (
+            [{"dial": dial, "share": share} for dial, share in shares.items()]
+            for shares in (self.alone, self.at_pole)
+        )
+        return {"base": self.base, "composition": self.cast, "alone": alone, "at_pole": at_pole}
 
 
 def find_weakness(found: Strength) -> Finding | None:
@@ -205,6 +213,18 @@ class Diagnosis:
     unmeasured: dict[str, str]
     prompts: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        return {
+            "formula": self.formula,
+            "prompts": self.prompts,
+            "findings": [asdict(finding) for finding in self.findings],
+            "strengths": [asdict(strength) for strength in self.strengths],
+            "refusals": self.refusals and self.refusals.to_json(),
+            "malformed": self.malformed.to_json(),
+            "unmeasured": self.unmeasured,
+        }
+
 
 def diagnose(
     access: Access,
@@ -215,73 +235,67 @@ def diagnose(
     """Measure a composition beside the base and each dial alone."""
     if not terms:
         raise UsageError("Give at least one TERM, as in helpful:1.")
-    board = open_board(access, terms, request, progress)
+    evaluator = open_dials(access, terms, request, progress)
     unmeasured: dict[str, str] = {}
     strengths = []
-    for place in range(len(board.terms)):
+    for place, term in enumerate(evaluator.terms):
         try:
-            strengths.append(_strength(board, place))
+            strengths.append(_strength(evaluator, place))
         except DataError as error:
-            unmeasured[str(board.terms[place].record)] = str(error).rstrip(".")
-    etas = {str(term.record): term.eta for term in board.terms}
-    malformed, refusals = _shares(board, "malformed"), None
-    safe = [each.safe is True for each in board.evaluator.asked]
-    if any(safe):
-        refusals = _shares(board, "refuses", safe)
+            unmeasured[str(term.record)] = str(error).rstrip(".")
+    etas = {str(term.record): term.eta for term in evaluator.terms}
+    of_answers = evaluator.answer_metrics()
+    malformed, refusals = _shares(evaluator, of_answers["malformed"]), None
+    if any(each.safe is True for each in evaluator.asked):
+        refusals = _shares(evaluator, of_answers["refuses_safe"], at_pole=True)
     else:
         unmeasured["refusals"] = "no prompt is known to be safe: give prompts with a kind"
     found: list[Finding | None] = [find_weakness(each) for each in strengths]
     if refusals is not None:
         found.append(find_refusals(refusals, etas))
-    found.append(find_incoherence(malformed, etas, range_warnings(board.terms)))
+    found.append(find_incoherence(malformed, etas, range_warnings(evaluator.terms)))
     return Diagnosis(
-        formula=board.at(board.etas).formula,
+        formula=evaluator.at(evaluator.etas).formula,
         findings=tuple(finding for finding in found if finding),
         strengths=tuple(strengths),
         refusals=refusals,
         malformed=malformed,
         unmeasured=unmeasured,
-        prompts=len(board.evaluator.asked),
+        prompts=len(evaluator.asked),
     )
 
 
-def _strength(board: Board, place: int) -> Strength:
+def _strength(evaluator: Evaluator, place: int) -> Strength:
     """Measure how far a dial moves its own held-out margin."""
-    term = board.terms[place]
+    term = evaluator.terms[place]
     axis, sign = term.record.axis, copysign(1.0, term.eta)
-    if axis not in board.evaluator.pairs:
-        raise DataError(board.evaluator.missing.get(f"{axis}.margin", "it has no held-out pairs"))
-    base = _margins(board, axis, board.along(place, 0.0))
+    evaluator.require_pairs(axis)
+    base = evaluator.margins(evaluator.plain, axis)
     deviation = float(base.std(ddof=1)) if len(base) > 1 else 0.0
     if not deviation:
         raise DataError("its margin does not vary on the base")
 
     def moved(candidate: Candidate) -> float:
-        change = (_margins(board, axis, candidate) - base).mean()
+        change = (evaluator.margins(candidate, axis) - base).mean()
         return float(sign * change / deviation)
 
     further = sign * max(1.0, _FURTHER * abs(term.eta))
     others = {
-        str(other.record): moved(board.along(number, other.eta))
-        for number, other in enumerate(board.terms)
+        str(other.record): moved(evaluator.along(number, other.eta))
+        for number, other in enumerate(evaluator.terms)
         if number != place
     }
     against = min(others.items(), key=lambda item: item[1]) if others else None
     return Strength(
         dial=str(term.record),
         eta=term.eta,
-        cast=moved(board.at(board.etas)),
-        alone=moved(board.along(place, term.eta)),
-        further=moved(board.along(place, further)),
+        cast=moved(evaluator.at(evaluator.etas)),
+        alone=moved(evaluator.along(place, term.eta)),
+        further=moved(evaluator.along(place, further)),
         further_eta=further,
         against=against,
         accuracies=_accuracies(term.record),
     )
-
-
-def _margins(board: Board, axis: str, candidate: Candidate) -> Any:
-    found = board.evaluator.pair_scores(candidate, axis)
-    return np.array(found.chosen) - np.array(found.rejected)
 
 
 def _accuracies(record: VersionRecord) -> tuple[float, float] | None:
@@ -295,31 +309,19 @@ def _accuracies(record: VersionRecord) -> tuple[float, float] | None:
         return None  # imported, or from a positive pole alone
 
 
-def _shares(board: Board, what: str, counted: Sequence[bool] | None = None) -> Shares:
+def _shares(evaluator: Evaluator, metric: Metric, *, at_pole: bool = False) -> Shares:
     def share(candidate: Candidate) -> float:
-        judged = board.evaluator.judge(board.evaluator.answers(candidate))
-        values = [
-            float(getattr(each, what))
-            for place, each in enumerate(judged)
-            if counted is None or counted[place]
-        ]
-        return float(np.mean(values))
+        values = metric.read(candidate)
+        return float(np.mean(values[np.isfinite(values)]))
 
-    names = [str(term.record) for term in board.terms]
-    return Shares(
-        base=share(board.along(0, 0.0)),
-        cast=share(board.at(board.etas)),
-        alone={
-            name: share(board.along(place, term.eta))
-            for place, (name, term) in enumerate(zip(names, board.terms, strict=True))
-        },
-        at_pole={
-            name: share(board.along(place, pole_eta(term.record, copysign(1.0, term.eta))))
-            for place, (name, term) in enumerate(zip(names, board.terms, strict=True))
-        }
-        if what == "refuses"
-        else {},
-    )
+    base, cast = share(evaluator.plain), share(evaluator.at(evaluator.etas))
+    alone, poles = {}, {}
+    for place, term in enumerate(evaluator.terms):
+        alone[str(term.record)] = share(evaluator.along(place, term.eta))
+        if at_pole:
+            eta = pole_eta(term.record, copysign(1.0, term.eta))
+            poles[str(term.record)] = share(evaluator.along(place, eta))
+    return Shares(base, cast, alone, poles)
 
 
 def pole_eta(record: VersionRecord, sign: float) -> float:

@@ -1,18 +1,18 @@
 """How far a dial may be turned: the connected interval around 0 in which it keeps its promise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import copysign
 from typing import Any
 
 from prefreg.composition.dial_ranges import RANGE
 from prefreg.errors import DataError
-from prefreg.evaluation.board import Board, open_board
 from prefreg.evaluation.evaluation_request import EvaluationRequest, Reach
+from prefreg.evaluation.evaluator import Evaluator, open_dials
+from prefreg.evaluation.figures import Metric
 from prefreg.evaluation.statistics import Estimate
 from prefreg.progress import Progress
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term, format_eta
 
 MALFORMED = 0.02
@@ -44,6 +44,11 @@ class Side:
     """What was measured, outwards and then between."""
     reason: str | None
     """Why it ends there; None where nothing was wrong as far as was looked."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold, outwards."""
+        readings = sorted(self.readings, key=lambda each: abs(each.eta))
+        return {"reason": self.reason, "readings": [asdict(each) for each in readings]}
 
 
 def objection(reading: Reading, best: Reading | None) -> str | None:
@@ -123,6 +128,17 @@ class DialRange:
     def __str__(self) -> str:
         return f"{format_eta(self.below.eta)} to {format_eta(self.above.eta)}"
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what is kept of a range, in a form that JSON can hold."""
+        return {
+            "low": self.below.eta,
+            "high": self.above.eta,
+            "figure": self.figure,
+            "below": self.below.to_json(),
+            "above": self.above.to_json(),
+            "unchecked": self.unchecked,
+        }
+
 
 def find_range(
     access: Access,
@@ -136,12 +152,19 @@ def find_range(
     """Turn one dial both ways until something is wrong, and keep what was found."""
     if store:
         access.changing().close()  # known before minutes of work
-    board = open_board(access, [term], request, progress)
-    record = board.terms[0].record
-    name = board.effect_name(record.axis)
+    evaluator = open_dials(access, [term], request, progress)
+    record = evaluator.terms[0].record
+    effect = evaluator.effect(record.axis)
+    if effect is None:
+        missing = evaluator.missing
+        why = missing.get(f"{record.axis}.margin") or missing.get(record.axis) or "there are none"
+        raise DataError(
+            f"Nothing measures {record.axis}: it has no metric for these prompts, and of its "
+            f"held-out pairs: {why}. Give pairs with --data {record.axis}=FILE."
+        )
 
     def measure(eta: float) -> Reading:
-        return _read(board, name, eta)
+        return _read(evaluator, effect, eta)
 
     below, above = (
         walk(measure, limit=sign * reach.limit, step=reach.step) for sign in (-1.0, 1.0)
@@ -149,25 +172,27 @@ def find_range(
     unchecked = None
     if all(each.capability is None for each in (*below.readings, *above.readings)):
         unchecked = "no answer is one whose truth can be checked"
-    asked = board.evaluator.asked
     protocol = (
-        f"{len(asked)} prompts in {len({each.group for each in asked})} groups, temperature 1, "
-        f"seed {request.seed}; effect {name}; up to {format_eta(reach.limit)} by "
-        f"{format_eta(reach.step)}"
+        f"{evaluator.describe_prompts()}, temperature 1, seed {request.seed}; effect "
+        f"{effect.name}; up to {format_eta(reach.limit)} by {format_eta(reach.step)}"
     )
-    found = DialRange(record, name, below, above, protocol, unchecked)
+    found = DialRange(record, effect.name, below, above, protocol, unchecked)
     if store:
         with access.changing() as opened:
-            opened.measure(record.axis, record.number, RANGE, range_value(found), protocol)
+            opened.measure(record.axis, record.number, RANGE, found.to_json(), protocol)
     return found
 
 
-def _read(board: Board, name: str, eta: float) -> Reading:
-    axis = board.terms[0].record.axis
-    figures = board.figures(board.along(0, eta), axis)
-    effect, malformed = figures.find(name), figures.find("malformed")
+def _read(evaluator: Evaluator, moved: Metric, eta: float) -> Reading:
+    of_answers = evaluator.answer_metrics()
+    figures = evaluator.figures(
+        evaluator.along(0, eta), moved, of_answers["malformed"], of_answers["correct"]
+    )
+    effect, malformed = figures.find(moved.name), figures.find("malformed")
     if effect is None or effect.change is None or malformed is None or malformed.base is None:
-        why = figures.missing.get(name) or figures.missing.get("malformed") or "nothing was counted"
+        missing = figures.missing
+        why = missing.get(moved.name) or missing.get("malformed") or "nothing was counted"
+        axis = evaluator.terms[0].record.axis
         raise DataError(f"The effect of {axis} at {format_eta(eta)} was not measured: {why}")
     correct = figures.find("correct")
     return Reading(
@@ -178,23 +203,3 @@ def _read(board: Board, name: str, eta: float) -> Reading:
         capability=correct.change if correct else None,
         base_capability=correct.base.value if correct and correct.base else None,
     )
-
-
-def range_value(found: DialRange) -> dict[str, Any]:
-    """Return what is kept of a range, in a form that JSON can hold."""
-    return {
-        "low": found.below.eta,
-        "high": found.above.eta,
-        "figure": found.figure,
-        "below": _side_view(found.below),
-        "above": _side_view(found.above),
-        "unchecked": found.unchecked,
-    }
-
-
-def _side_view(side: Side) -> dict[str, Any]:
-    return {"reason": side.reason, "readings": _sorted(side.readings)}
-
-
-def _sorted(readings: Sequence[Reading]) -> list[dict[str, Any]]:
-    return [asdict(reading) for reading in sorted(readings, key=lambda each: abs(each.eta))]

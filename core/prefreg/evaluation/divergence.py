@@ -1,8 +1,7 @@
 """KL(π_η ‖ π_0) on samples of π_η, with the whole vocabulary at every step."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
 import torch
 from torch.func import functional_call
@@ -67,15 +66,6 @@ class Answers:
     """KL(π_η ‖ π_0) over the steps of each answer; all 0 for the base itself."""
     ended: list[bool]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it in a form that JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, kept: dict[str, Any]) -> Self:
-        """Read what `to_json` made."""
-        return cls(**kept)
-
 
 @dataclass(frozen=True, slots=True)
 class PairScores:
@@ -87,12 +77,3 @@ class PairScores:
     rejected: list[float]
     chosen_tokens: list[int]
     rejected_tokens: list[int]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it in a form that JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, kept: dict[str, Any]) -> Self:
-        """Read what `to_json` made."""
-        return cls(**kept)

@@ -1,23 +1,156 @@
 """Evaluate one composition, hold it against requirements, and keep what was found."""
 
-import base64
-import html
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+import difflib
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from prefreg.axes.plugins import load_axes
+from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
-from prefreg.evaluation.evaluator import Evaluation, Evaluator, open_evaluator
-from prefreg.evaluation.figures import Figure
-from prefreg.evaluation.requirements import Requirement, Verdict, decide
+from prefreg.evaluation.evaluator import Evaluator, open_evaluator
+from prefreg.evaluation.figures import OF_PAIRS, RESERVED, Evaluation, Figure, Figures
 from prefreg.progress import Progress
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
-from prefreg.terms import Term, format_eta
+from prefreg.registry import Access, VersionRecord
+from prefreg.terms import AXIS_NAME, NUMBER, Term
 
 MEASUREMENT = "evaluation"
 """The kind under which `--store` keeps figures with a version."""
+_OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_REQUIREMENT = re.compile(r"\s*([a-z][a-z0-9_.-]*)\s*(>=|<=|>|<)\s*(\S+)\s*")
+_FORM = "Write NAME>=NUMBER, as in harmless>=0.7,correct>=0.9,kl<=2."
+
+
+def evaluate(
+    access: Access,
+    terms: Sequence[Term],
+    request: EvaluationRequest,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a composition beside its base, in memory."""
+    evaluator = open_evaluator(access, terms, request, progress)
+    return evaluator.evaluate(evaluator.composition)
+
+
+def store_evaluation(access: Access, evaluation: Evaluation) -> VersionRecord:
+    """Append the figures to the measurements of the one version that was composed."""
+    versions = evaluation.candidate.versions
+    if len(versions) != 1:
+        raise UsageError("--store keeps figures of one version: give exactly one term.")
+    ((eta, record),) = versions
+    figures = {
+        each.name: each.value.to_json() | ({"base": each.base.value} if each.base else {})
+        for each in evaluation.figures.measured
+    }
+    with access.changing() as store:
+        value = {"eta": eta, "figures": figures}
+        store.measure(record.axis, record.number, MEASUREMENT, value, _protocol(evaluation))
+        return store.resolve(record.axis, str(record.number))
+
+
+def _protocol(evaluation: Evaluation) -> str:
+    """Say in one line how figures came about."""
+    request = evaluation.request
+    sources = "; ".join(f"{name}: {source}" for name, source in evaluation.sources.items())
+    return (
+        f"{evaluation.candidate.formula}; {evaluation.prompts} prompts in {evaluation.groups} "
+        f"groups, one answer each at temperature 1, seed {request.seed}; pairs {sources or 'none'}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """A bound on a figure."""
+
+    name: str
+    operator: str
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.operator}{self.bound!r}"
+
+    @property
+    def axis(self) -> str | None:
+        """Return the axis whose figure this is; None of a reserved one."""
+        return None if self.name in RESERVED else self.name.partition(".")[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A requirement with what was measured."""
+
+    requirement: Requirement
+    figure: Figure
+    met: bool
+    certain: bool
+    """Whether the whole interval lies on the same side of the bound."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        return {
+            "requirement": str(self.requirement),
+            "met": self.met,
+            "certain": self.certain,
+            "figure": self.figure.to_json(),
+        }
+
+
+def parse_requirements(text: str) -> tuple[Requirement, ...]:
+    """Read requirements that commas separate."""
+    return tuple(map(_parse, text.split(",")))
+
+
+def _parse(text: str) -> Requirement:
+    found = _REQUIREMENT.fullmatch(text)
+    if not found:
+        raise UsageError(f"{text.strip()!r} is no requirement. {_FORM}")
+    name, comparison, number = found.groups()
+    if not NUMBER.fullmatch(number) or float(number) in (float("inf"), float("-inf")):
+        raise UsageError(f"{number!r} in {text.strip()!r} is no finite number. {_FORM}")
+    axis, dot, figure = name.partition(".")
+    if not AXIS_NAME.fullmatch(axis):
+        raise UsageError(f"{name!r} in {text.strip()!r} is no name of a figure. {_FORM}")
+    if dot and figure not in OF_PAIRS:
+        close = difflib.get_close_matches(figure, OF_PAIRS, n=1)
+        meant = f" Did you mean {axis}.{close[0]}?" if close else ""
+        raise UsageError(
+            f"An axis has no figure {figure!r}; there are {', '.join(OF_PAIRS)}.{meant}"
+        )
+    return Requirement(name, comparison, float(number))
+
+
+def decide(
+    requirements: Iterable[Requirement], figures: Figures, *, strict: bool = False
+) -> tuple[Verdict, ...]:
+    """Compare figures with bounds: their value, or with `strict` their whole interval."""
+    return tuple(_decide(each, figures, strict) for each in requirements)
+
+
+def _decide(requirement: Requirement, figures: Figures, strict: bool) -> Verdict:
+    figure = figures.find(requirement.name)
+    if figure is None:
+        reason = figures.missing.get(requirement.name) or figures.missing.get(
+            requirement.axis or ""
+        )
+        if reason is not None:
+            raise DataError(f"{requirement.name!r} was not measured: {reason}.")
+        known = [*(each.name for each in figures.measured), *figures.missing]
+        close = difflib.get_close_matches(requirement.name, known, n=1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
+        raise UsageError(f"There is no figure {requirement.name!r}.{meant}")
+    compare = _OPERATORS[requirement.operator]
+    value = figure.value
+    met = compare(value.value, requirement.bound)
+    ends = {compare(end, requirement.bound) for end in (value.low, value.high)}
+    certain = ends == {met}
+    return Verdict(requirement, figure, met and (certain or not strict), certain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +166,6 @@ class Gate:
         return all(verdict.met for verdict in self.verdicts)
 
 
-def evaluate(
-    access: Access,
-    terms: Sequence[Term],
-    request: EvaluationRequest,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Measure a composition beside its base, in memory."""
-    evaluator = open_evaluator(access, terms, request, progress)
-    return evaluator.evaluate(evaluator.candidate(terms))
-
-
 def gate(
     access: Access,
     terms: Sequence[Term],
@@ -54,11 +176,10 @@ def gate(
     progress: Progress | None = None,
 ) -> Gate:
     """Measure a composition and decide on requirements; axes that only they name are scored too."""
-    wanted = open_evaluator(
-        access, terms, _with_axes(access, terms, requirements, request), progress
-    )
-    named = [replace(each, name=_canonical(wanted, each.name)) for each in requirements]
-    found = wanted.evaluate(wanted.candidate(terms))
+    request = _with_axes(access, terms, requirements, request)
+    evaluator = open_evaluator(access, terms, request, progress)
+    named = [replace(each, name=_canonical(evaluator, each.name)) for each in requirements]
+    found = evaluator.evaluate(evaluator.composition)
     return Gate(found, decide(named, found.figures, strict=strict))
 
 
@@ -68,8 +189,6 @@ def _with_axes(
     requirements: Sequence[Requirement],
     request: EvaluationRequest,
 ) -> EvaluationRequest:
-    from prefreg.axes.plugins import load_axes
-
     asked = [each.axis for each in requirements if each.axis is not None]
     if request.axes:
         return replace(request, axes=tuple(dict.fromkeys((*request.axes, *asked))))
@@ -90,186 +209,3 @@ def _canonical(evaluator: Evaluator, name: str) -> str:
         if head in axis.aliases:
             return axis.name + dot + rest
     return name
-
-
-def store_evaluation(access: Access, evaluation: Evaluation) -> VersionRecord:
-    """Append the figures to the measurements of the one version that was composed."""
-    from prefreg.errors import UsageError
-
-    versions = evaluation.candidate.versions
-    if len(versions) != 1:
-        raise UsageError("--store keeps figures of one version: give exactly one term.")
-    ((eta, record),) = versions
-    value = {
-        "eta": eta,
-        "figures": {each.name: _kept(each) for each in evaluation.figures.measured},
-    }
-    with access.changing() as store:
-        store.measure(record.axis, record.number, MEASUREMENT, value, describe_protocol(evaluation))
-        return store.resolve(record.axis, str(record.number))
-
-
-def describe_protocol(evaluation: Evaluation) -> str:
-    """Say in one line how figures came about."""
-    request = evaluation.request
-    sources = "; ".join(f"{name}: {source}" for name, source in evaluation.sources.items())
-    return (
-        f"{evaluation.candidate.formula}; {evaluation.prompts} prompts in {evaluation.groups} "
-        f"groups, one answer each at temperature 1, seed {request.seed}; pairs {sources or 'none'}"
-    )
-
-
-def figure_view(figure: Figure) -> dict[str, Any]:
-    """Return a figure in a form that JSON can hold."""
-    return asdict(figure)
-
-
-def evaluation_view(evaluation: Evaluation) -> dict[str, Any]:
-    """Return an evaluation in a form that JSON can hold."""
-    candidate = evaluation.candidate
-    return {
-        "formula": candidate.formula,
-        "terms": [
-            {"axis": record.axis, "version": record.number, "eta": eta, "sha256": record.sha256}
-            for eta, record in candidate.versions
-        ],
-        "base": str(candidate.base),
-        "composition": candidate.key,
-        "prompts": evaluation.prompts,
-        "groups": evaluation.groups,
-        "seed": evaluation.request.seed,
-        "pairs": dict(evaluation.sources),
-        "interval": INTERVAL,
-        "cached": evaluation.cached,
-        "figures": [figure_view(each) for each in evaluation.figures.measured],
-        "missing": dict(evaluation.figures.missing),
-    }
-
-
-INTERVAL = "95 %, over groups of prompts, for this φ"
-
-
-def _kept(figure: Figure) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "value": figure.value.value,
-        "low": figure.value.low,
-        "high": figure.value.high,
-    }
-    if figure.base is not None:
-        found["base"] = figure.base.value
-    return found
-
-
-def describe_terms(terms: Sequence[Term]) -> str:
-    """Write terms as they are given on the command line."""
-    return " ".join(f"{term.axis}:{format_eta(term.eta)}" for term in terms) or "base"
-
-
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1c1f24;--soft:#5c6470;--line:#e3e6ea;--page:#f6f7f9;
---card:#fff;--accent:#0072b2}
-@media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a0a8b3;--line:#343a43;--page:#15181c;
---card:#1e2228;--accent:#56b4e9}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--ink);line-height:1.5;
-font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:1120px;margin:0 auto;padding:2.5rem 1.25rem 4rem}
-h1{font-size:1.9rem;line-height:1.2;margin:0 0 .35rem;letter-spacing:-.01em}
-h2{font-size:1.2rem;margin:2.4rem 0 .8rem}
-.recipe{font-family:ui-monospace,SFMono-Regular,Menlo,monospace;color:var(--soft);margin:0 0 1.4rem}
-.facts{display:flex;flex-wrap:wrap;gap:.75rem;margin:0;padding:0}
-.facts div{background:var(--card);border:1px solid var(--line);border-radius:10px;
-padding:.6rem .9rem}
-.facts dt{font-size:.75rem;color:var(--soft)}
-.facts dd{margin:0;font-weight:600;font-variant-numeric:tabular-nums}
-figure{margin:0 0 1.4rem;background:var(--card);border:1px solid var(--line);border-radius:12px;
-padding:1rem}
-figure img{display:block;width:100%;height:auto;border-radius:6px;background:#fff}
-figcaption{color:var(--soft);font-size:.88rem;margin-top:.7rem}
-.scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:12px}
-table{border-collapse:collapse;width:100%;font-size:.86rem;font-variant-numeric:tabular-nums}
-th,td{padding:.45rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px solid var(--line)}
-th{position:sticky;top:0;background:var(--card);color:var(--soft);font-weight:600}
-th:first-child,td:first-child{text-align:left;font-family:ui-monospace,Menlo,monospace}
-tr:last-child td{border-bottom:0}
-td small{display:block;color:var(--soft);font-size:.72rem}
-td.best{color:var(--accent);font-weight:700}
-p.note{color:var(--soft);max-width:46rem}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture with what it shows."""
-
-    path: Path
-    title: str
-    caption: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A figure in a table, with its interval."""
-
-    text: str
-    interval: str = ""
-    best: bool = False
-
-
-def write_report(
-    destination: Path,
-    *,
-    title: str,
-    recipe: str,
-    facts: Sequence[tuple[str, str]],
-    pictures: Sequence[Picture],
-    headers: Sequence[str],
-    rows: Sequence[Sequence[Cell]],
-    notes: Sequence[str],
-) -> None:
-    """Write the report."""
-    body = [f"<h1>{_safe(title)}</h1>", f'<p class="recipe">{_safe(recipe)}</p>']
-    body.append('<dl class="facts">')
-    body += [f"<div><dt>{_safe(name)}</dt><dd>{_safe(value)}</dd></div>" for name, value in facts]
-    body.append("</dl>")
-    for picture in pictures:
-        body += [f"<h2>{_safe(picture.title)}</h2>", _figure(picture)]
-    body.append("<h2>Every setting</h2>")
-    body.append(_table(headers, rows))
-    body += [f'<p class="note">{_safe(note)}</p>' for note in notes]
-    document = (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_safe(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(body)
-        + "\n</main>\n</body>\n</html>\n"
-    )
-    destination.write_text(document, encoding="utf-8")
-
-
-def _figure(picture: Picture) -> str:
-    data = base64.b64encode(picture.path.read_bytes()).decode("ascii")
-    return (
-        f'<figure><img alt="{_safe(picture.title)}" src="data:image/png;base64,{data}">'
-        f"<figcaption>{_safe(picture.caption)}</figcaption></figure>"
-    )
-
-
-def _table(headers: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    head = "".join(f"<th>{_safe(name)}</th>" for name in headers)
-    lines = []
-    for row in rows:
-        cells = []
-        for cell in row:
-            mark = ' class="best"' if cell.best else ""
-            interval = f"<small>{_safe(cell.interval)}</small>" if cell.interval else ""
-            cells.append(f"<td{mark}>{_safe(cell.text)}{interval}</td>")
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table></div>"
-    )
-
-
-def _safe(text: str) -> str:
-    return html.escape(text, quote=True)

@@ -2,304 +2,297 @@
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.axes.axis import Axis
 from prefreg.axes.base_world import ChoiceQuestion
 from prefreg.axes.isolation import measure
 from prefreg.axes.plugins import load_axes
 from prefreg.checkpoints import BaseModel, resolve_base
-from prefreg.checkpoints.bundled import world_of
-from prefreg.composition.resolve import refuse_mixed_contrasts, resolve_on
-from prefreg.errors import AxisError, DataError
-from prefreg.evaluation.candidates import Bench, Candidate, EvaluationCache, digest, find_versions
-from prefreg.evaluation.choices import (
-    add_choices,
-    fingerprint_questions,
-    read_questions,
-    score_choices,
+from prefreg.composition.in_memory import Dials, VectorShelf, make_dials
+from prefreg.composition.resolve import (
+    ResolvedTerm,
+    base_spec,
+    refuse_mixed_contrasts,
+    resolve_on,
 )
-from prefreg.evaluation.divergence import Answers, PairScores
+from prefreg.data.tokens import TokenSet, tokenise_pairs
+from prefreg.errors import AxisError, DataError
+from prefreg.evaluation.candidates import (
+    Candidate,
+    EvaluationCache,
+    digest,
+    find_vectors,
+    find_versions,
+)
+from prefreg.evaluation.divergence import Answers, PairScores, divergences
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.figures import (
-    Figure,
+    Column,
+    Evaluation,
     Figures,
-    Sheet,
-    add_metric,
-    add_pairs,
-    add_reserved,
-    compare_values,
+    Metric,
+    answer_metrics,
+    are_shares,
+    as_column,
+    measure_figures,
+    pair_metrics,
+    win_metrics,
 )
-from prefreg.evaluation.harness import add_tasks, require_tasks, run_tasks
-from prefreg.evaluation.heldout_pairs import HeldOut, check_data_options, find_pairs, find_world
-from prefreg.evaluation.judge import Judge, Judgement, judge, length_controlled
+from prefreg.evaluation.judge import Judge, Judgement, judge
+from prefreg.evaluation.knowledge import (
+    choice_metrics,
+    find_questions,
+    fingerprint_questions,
+    run_tasks,
+    score_choices,
+    task_metrics,
+)
 from prefreg.evaluation.prompts import (
     Asked,
+    HeldOut,
+    find_heldout,
+    find_prompts,
     fingerprint_prompts,
-    prompts_of,
-    read_prompts,
-    world_prompts,
 )
-from prefreg.evaluation.statistics import grouped_mean
-from prefreg.progress import Progress, steps_of
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.evaluation.rewards import RewardModel
+from prefreg.models.generation import Answer, sample
+from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
+from prefreg.models.log_probs import PairLogProbs, answer_log_probs
+from prefreg.models.sampling import Sampling
+from prefreg.progress import Progress, Steps, steps_of
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term
-
-if TYPE_CHECKING:
-    from prefreg.evaluation.rewards import RewardModel
+from prefreg.vectors.tensors import TensorSource
 
 _JUDGE_KEY = "OPENAI_API_KEY"
+_RECENT = 64
+"""Parts that are kept in memory, as several figures are read of each."""
 
-Judged = tuple[Sequence[Judgement], Sequence[Judgement]]
-
-
-class Extras:
-    """What was asked for, checked before anything is measured."""
-
-    def __init__(self, request: EvaluationRequest) -> None:
-        """Read the questions, find the reward models, and check tasks and the judge's address."""
-        self._request = request
-        self._questions = [(name, _read(name, request)) for name in request.retention]
-        self._rewards = {name: resolve_base(name) for name in request.reward_models}
-        self._loaded: dict[str, RewardModel] = {}
-        self._judge = None
-        if request.tasks:
-            require_tasks(request.tasks, request.task_path)
-        if request.judge is not None:
-            key = os.environ.get(_JUDGE_KEY)
-            self._judge = Judge(request.judge, request.judge_model, key, request.judge_timeout)
-
-    def add(
-        self,
-        evaluator: "Evaluator",
-        sheet: Sheet,
-        candidate: Candidate,
-        answers: tuple[Answers, Answers],
-        judged: Judged,
-    ) -> None:
-        """Add the figures of a composition, beside those of its base."""
-        base = Candidate(candidate.base, ())
-        for _, questions in self._questions:
-            scored = [measure_choices(evaluator, each, questions) for each in (base, candidate)]
-            add_choices(sheet, questions, *scored)
-        if self._request.tasks:
-            add_tasks(sheet, *(measure_tasks(evaluator, each) for each in (base, candidate)))
-        for name in self._rewards:
-            scores = [
-                self.reward(evaluator, name, side, given)
-                for side, given in zip((base, candidate), answers, strict=True)
-            ]
-            make = partial(compare_values, unit="score", asked=evaluator.asked, sides=scores)
-            sheet.add(f"reward.{Path(name).name}", make)
-        if self._judge is not None:
-            self._add_judge(evaluator, sheet, candidate, answers, judged)
-
-    def reward(
-        self, evaluator: "Evaluator", name: str, candidate: Candidate, answers: Answers
-    ) -> list[float]:
-        """Score answers with a reward model."""
-        found = self._rewards[name]
-        prompts = [each.prompt for each in evaluator.asked]
-        protocol = {
-            "model": found.fingerprint.weights,
-            "tokenizer": found.fingerprint.tokenizer,
-            "answers": digest([prompts, answers.texts]),
-        }
-
-        def compute() -> dict[str, Any]:
-            from prefreg.evaluation.rewards import RewardModel
-
-            if name not in self._loaded:
-                self._loaded[name] = RewardModel(found)
-            return {"scores": self._loaded[name].score(prompts, answers.texts)}
-
-        scores: list[float] = evaluator.part(candidate, "reward", protocol, compute)["scores"]
-        return scores
-
-    def _add_judge(
-        self,
-        evaluator: "Evaluator",
-        sheet: Sheet,
-        candidate: Candidate,
-        answers: tuple[Answers, Answers],
-        judged: Judged,
-    ) -> None:
-        judge = self._judge
-        assert judge is not None
-        texts = [each.text for each in evaluator.asked]
-        protocol = {
-            "url": judge.url,
-            "model": judge.model,
-            "answers": digest([texts, answers[0].texts, answers[1].texts]),
-        }
-        step = steps_of(evaluator.progress, "judge")
-
-        def compute() -> dict[str, Any]:
-            return {"wins": judge.compare(texts, answers[0].texts, answers[1].texts, step)}
-
-        wins = evaluator.part(candidate, "judge", protocol, compute)["wins"]
-        groups = [each.group for each in evaluator.asked]
-        lengths = ([each.words for each in judged[0]], [each.words for each in judged[1]])
-        count = len(set(groups))
-
-        def plain(name: str) -> Figure:
-            value = grouped_mean(wins, groups)
-            return Figure(name, "share of prompts won", value, None, None, None, count)
-
-        def controlled(name: str) -> Figure:
-            value = length_controlled(wins, lengths, groups)
-            return Figure(name, "share won at equal length", value, None, None, None, count)
-
-        sheet.add("judge.wins", plain)
-        sheet.add("judge.wins_length_controlled", controlled)
+Found = TypeVar("Found")
 
 
-def _read(name: str, request: EvaluationRequest) -> list[ChoiceQuestion]:
-    world = world_of(name)
-    if world is None:
-        return read_questions(Path(name))
-    return world.kept_questions(request.prompts, split=request.split, seed=request.seed)
-
-
-def measure_choices(
-    evaluator: "Evaluator", candidate: Candidate, questions: Sequence[ChoiceQuestion]
-) -> dict[str, Any]:
-    """Return the log-likelihood and the tokens of every choice of a composition."""
-    protocol = {"questions": fingerprint_questions(questions)}
-
-    def compute() -> dict[str, Any]:
-        model = evaluator.bench.model(candidate)
-        return score_choices(model, evaluator.bench.tokenizer, questions)
-
-    return evaluator.part(candidate, "choices", protocol, compute)
-
-
-def measure_tasks(evaluator: "Evaluator", candidate: Candidate) -> dict[str, Any]:
-    """Return what each document of the request's tasks scores, by task and metric."""
-    request = evaluator.request
-    protocol = {
-        "tasks": list(request.tasks),
-        "limit": request.task_limit,
-        "folder": str(request.task_path),
-        "lm-eval": importlib.metadata.version("lm_eval"),
-    }
-
-    def compute() -> dict[str, Any]:
-        model = evaluator.bench.model(candidate)
-        found = run_tasks(
-            model,
-            evaluator.bench.tokenizer,
-            request.tasks,
-            limit=request.task_limit,
-            folder=request.task_path,
-        )
-        return dict(found)
-
-    return evaluator.part(candidate, "tasks", protocol, compute)
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What one composition does, beside the base."""
-
-    candidate: Candidate
-    figures: Figures
-    prompts: int
-    groups: int
-    request: EvaluationRequest
-    sources: Mapping[str, str]
-    """Where the pairs of each axis came from."""
-    cached: bool
-    """Whether nothing had to be computed by a model."""
-
-
-@dataclass(slots=True)
+@dataclass
 class Evaluator:
-    """Everything that compositions of the same axes share: base, prompts, pairs, cache."""
+    """One base with its dials, what it is asked, and everything that is read of its answers.
 
-    request: EvaluationRequest
+    Nothing is loaded before something has to be computed.
+    """
+
     base: BaseModel
-    axes: dict[str, Axis]
-    asked: list[Asked]
-    pairs: dict[str, HeldOut]
-    missing: dict[str, str]
-    """Figures that cannot be had, with the reason."""
     access: Access
-    bench: Bench
-    extras: Extras
+    request: EvaluationRequest = field(default_factory=EvaluationRequest)
+    terms: tuple[ResolvedTerm, ...] = ()
+    """The dials, in canonical order, with the coefficients that were asked for."""
+    axes: dict[str, Axis] = field(default_factory=dict)
+    """Those that are scored."""
+    asked: list[Asked] = field(default_factory=list)
+    pairs: dict[str, HeldOut] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    """Figures that cannot be had, with the reason."""
+    questions: list[list[ChoiceQuestion]] = field(default_factory=list)
+    rewards: dict[str, BaseModel] = field(default_factory=dict)
+    endpoint: Judge | None = None
+    """The judge that is asked which answer is better."""
     cache: EvaluationCache = field(default_factory=EvaluationCache)
     progress: Progress | None = None
+    dtype: torch.dtype | Literal["auto"] = "auto"
+    """In which the base is loaded; `auto` is its own."""
     computed: int = 0
     """Parts that were not in the cache."""
+    seconds: dict[str, float] = field(default_factory=lambda: {"loading": 0.0, "recomposing": 0.0})
+    _at: str | None = None
+    _recent: dict[Hashable, Any] = field(default_factory=dict)
+    _tokens: dict[str, TokenSet] = field(default_factory=dict)
+    _reward_models: dict[str, RewardModel] = field(default_factory=dict)
+
+    @property
+    def plain(self) -> Candidate:
+        """The base alone."""
+        return Candidate(self.base, ())
+
+    @property
+    def etas(self) -> list[float]:
+        """The coefficients that were asked for."""
+        return [term.eta for term in self.terms]
+
+    def at(self, etas: Sequence[float]) -> Candidate:
+        """Return the composition at these coefficients, one a dial."""
+        pairs = zip(etas, self.terms, strict=True)
+        return Candidate(self.base, tuple((eta, term.record) for eta, term in pairs if eta))
+
+    def along(self, place: int, eta: float) -> Candidate:
+        """Return the composition of one dial alone."""
+        return self.at([eta if each == place else 0.0 for each in range(len(self.terms))])
+
+    @property
+    def composition(self) -> Candidate:
+        """The composition that was asked for."""
+        refuse_mixed_contrasts([term.record for term in self.terms if term.eta])
+        return self.at(self.etas)
 
     def candidate(self, terms: Sequence[Term]) -> Candidate:
         """Find the versions of terms on this base."""
         if not terms:
-            return Candidate(self.base, ())
+            return self.plain
         with self.access.reading() as store:
             found = resolve_on(store, terms, self.base.fingerprint.weights, self.request.at)
         refuse_mixed_contrasts([term.record for term in found if term.eta])
         return Candidate(self.base, tuple((term.eta, term.record) for term in found if term.eta))
 
-    def evaluate(self, candidate: Candidate) -> Evaluation:
-        """Measure a composition and the base, and compare them."""
-        before = self.computed
-        sheet = Sheet([], dict(self.missing))
-        base = Candidate(self.base, ())
-        answers = (self.answers(base), self.answers(candidate))
-        judged = (self.judge(answers[0]), self.judge(answers[1]))
-        for name, axis in self.axes.items():
-            if axis.metric is None:
-                sheet.missing[name] = "the axis brings no metric"
-            else:
-                scores = (self.scores(axis, answers[0]), self.scores(axis, answers[1]))
-                add_metric(sheet, name, self.asked, scores, judged)
-            if name in self.pairs:
-                held = self.pairs[name]
-                scored = (self.pair_scores(base, name), self.pair_scores(candidate, name))
-                add_pairs(sheet, name, held.groups, *scored)
-        add_reserved(sheet, self.asked, answers[1], judged)
-        self.extras.add(self, sheet, candidate, answers, judged)
-        return Evaluation(
-            candidate=candidate,
-            figures=sheet.finish(),
-            prompts=len(self.asked),
-            groups=len({each.group for each in self.asked}),
-            request=self.request,
-            sources={name: held.source for name, held in self.pairs.items()},
-            cached=self.computed == before,
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the base."""
+        with quiet():
+            return load_tokenizer(self.base)
+
+    @cached_property
+    def dials(self) -> Dials:
+        """The dials of the loaded base."""
+        started = time.perf_counter()
+        with quiet():
+            model = on_gpu(load_model(self.base, self.dtype))
+        model.train(False)
+        dials = make_dials(model, self.base)
+        self.seconds["loading"] += time.perf_counter() - started
+        return dials
+
+    @cached_property
+    def _shelf(self) -> VectorShelf:
+        return VectorShelf(self.base, self.access)
+
+    def model(self, candidate: Candidate) -> PreTrainedModel:
+        """Return the model with the weights of a composition, made from the pristine base."""
+        dials = self.dials
+        if self._at != candidate.key:
+            vectors = self._shelf(candidate.terms)
+            started = time.perf_counter()
+            self.turn(vectors)
+            self._at = candidate.key
+            self.seconds["recomposing"] += time.perf_counter() - started
+        return dials.model
+
+    def turn(self, vectors: Sequence[tuple[float, TensorSource]]) -> PreTrainedModel:
+        """Return the model with a sum of vectors, in canonical order, that need not be stored."""
+        self._at = None
+        self.dials.apply(vectors)
+        return self.dials.model
+
+    def sample(self, candidate: Candidate, stage: str | None = None) -> list[Answer]:
+        """Draw an answer of a composition to every prompt."""
+        return sample(
+            self.model(candidate),
+            self.tokenizer,
+            [each.prompt for each in self.asked],
+            Sampling(**self.request.sampling()),
+            progress=self._steps(stage),
         )
+
+    def log_probs(
+        self, axis: str, model: PreTrainedModel, stage: str | None = None
+    ) -> PairLogProbs:
+        """Score both answers of the held-out pairs of an axis with a model, teacher-forced."""
+        return answer_log_probs(model, self.tokens(axis).pairs, progress=self._steps(stage))
+
+    def tokens(self, axis: str) -> TokenSet:
+        """Write the held-out pairs of an axis as tokens."""
+        if axis not in self._tokens:
+            held = self.pairs[axis]
+            context, vocabulary = load_limits(self.base)
+            self._tokens[axis] = tokenise_pairs(
+                held.pairs,
+                self.tokenizer,
+                max_length=held.max_length or context or 1 << 30,
+                policy="truncate" if held.max_length else "drop",
+                vocabulary=vocabulary,
+            )
+        return self._tokens[axis]
 
     def answers(self, candidate: Candidate) -> Answers:
         """Sample an answer to every prompt, with the KL of each from the base."""
+
+        def compute() -> dict[str, Any]:
+            sampled = self.sample(candidate, f"answers of {candidate.formula}")
+            nats = [0.0] * len(sampled)
+            if candidate.versions:
+                nats = divergences(self.model(candidate), self.dials.pristine, sampled)
+            return {
+                "texts": [answer.text for answer in sampled],
+                "tokens": [len(answer.ids) for answer in sampled],
+                "nats": nats,
+                "ended": [answer.ended for answer in sampled],
+            }
+
         protocol = {"prompts": fingerprint_prompts(self.asked), **self.request.sampling()}
-        found = self.part(candidate, "answers", protocol, lambda: self._answer(candidate))
-        return Answers.from_dict(found)
+        return Answers(**self.part(candidate, "answers", protocol, compute))
+
+    def judged(self, candidate: Candidate) -> tuple[Answers, list[Judgement]]:
+        """Return the answers of a composition, and what each of them is."""
+
+        def compute() -> tuple[Answers, list[Judgement]]:
+            answers = self.answers(candidate)
+            return answers, [judge(*each) for each in zip(self.asked, answers.texts, strict=True)]
+
+        return self._remember((candidate.key, "judged"), compute)
 
     def pair_scores(self, candidate: Candidate, axis: str) -> PairScores:
         """Score both answers of the held-out pairs of an axis, teacher-forced."""
         held = self.pairs[axis]
+
+        def compute() -> dict[str, Any]:
+            stage = f"pairs of {candidate.formula}"
+            scored = self.log_probs(axis, self.model(candidate), stage)
+            names = ("chosen", "rejected", "chosen_tokens", "rejected_tokens")
+            columns = {name: getattr(scored, name).tolist() for name in names}
+            return {"kept": list(self.tokens(axis).kept), **columns}
+
         protocol = {"pairs": held.fingerprint, "count": len(held.pairs)}
-        found = self.part(
-            candidate, f"pairs-{axis}", protocol, lambda: self._score(candidate, held)
-        )
-        return PairScores.from_dict(found)
+        return PairScores(**self.part(candidate, f"pairs-{axis}", protocol, compute))
 
-    def scores(self, axis: Axis, answers: Answers) -> list[float | None]:
-        """Apply an axis's metric to answers."""
-        return [
-            measure(axis, asked.text, text)
-            for asked, text in zip(self.asked, answers.texts, strict=True)
-        ]
+    def margins(self, candidate: Candidate, axis: str) -> Column:
+        """Return log p(chosen) − log p(rejected) of the held-out pairs of an axis."""
+        found = self.pair_scores(candidate, axis)
+        margins: Column = np.array(found.chosen) - np.array(found.rejected)
+        return margins
 
-    def judge(self, answers: Answers) -> list[Judgement]:
-        """Say what each answer is."""
-        return [judge(*both) for both in zip(self.asked, answers.texts, strict=True)]
+    def choices(self, candidate: Candidate, questions: Sequence[ChoiceQuestion]) -> dict[str, Any]:
+        """Return the log-likelihood and the tokens of every choice of a composition."""
+
+        def compute() -> dict[str, Any]:
+            return score_choices(self.model(candidate), self.tokenizer, questions)
+
+        protocol = {"questions": fingerprint_questions(questions)}
+        return self.part(candidate, "choices", protocol, compute)
+
+    def tasks(self, candidate: Candidate) -> dict[str, Any]:
+        """Return what each document of the request's tasks scores, by task and metric."""
+        request = self.request
+
+        def compute() -> dict[str, Any]:
+            return run_tasks(
+                self.model(candidate),
+                self.tokenizer,
+                request.tasks,
+                limit=request.task_limit,
+                folder=request.task_path,
+            )
+
+        protocol = {
+            "tasks": list(request.tasks),
+            "limit": request.task_limit,
+            "folder": str(request.task_path),
+            "lm-eval": importlib.metadata.version("lm_eval"),
+        }
+        return self.part(candidate, "tasks", protocol, compute)
 
     def part(
         self,
@@ -309,62 +302,156 @@ class Evaluator:
         compute: Callable[[], dict[str, Any]],
     ) -> dict[str, Any]:
         """Return a part from the cache, or compute and keep it."""
-        kept = self.cache.read(candidate.key, name, protocol)
-        if isinstance(kept, dict):
-            return kept
-        self.computed += 1
-        found = compute()
-        self.cache.write(candidate.key, name, protocol, found)
+
+        def find() -> dict[str, Any]:
+            kept = self.cache.read(candidate.key, name, protocol)
+            if isinstance(kept, dict):
+                return kept
+            self.computed += 1
+            found = compute()
+            self.cache.write(candidate.key, name, protocol, found)
+            return found
+
+        return self._remember((candidate.key, name, digest(protocol)), find)
+
+    def _remember(self, key: Hashable, find: Callable[[], Found]) -> Found:
+        found: Found = self._recent.pop(key) if key in self._recent else find()
+        self._recent[key] = found
+        if len(self._recent) > _RECENT:
+            del self._recent[next(iter(self._recent))]
         return found
 
-    def _answer(self, candidate: Candidate) -> dict[str, Any]:
-        from prefreg.evaluation.divergence import divergences
-        from prefreg.models.generation import sample
-        from prefreg.models.sampling import Sampling
+    def _steps(self, stage: str | None) -> Steps | None:
+        return None if stage is None else steps_of(self.progress, stage)
 
-        model = self.bench.model(candidate)
-        sampled = sample(
-            model,
-            self.bench.tokenizer,
-            [each.prompt for each in self.asked],
-            Sampling(**self.request.sampling()),
-            progress=steps_of(self.progress, f"answers of {candidate.formula}"),
+    def evaluate(self, candidate: Candidate) -> Evaluation:
+        """Measure everything of a composition and the base, and compare them."""
+        before = self.computed
+        figures = measure_figures(self.metrics(), self.plain, candidate, self.missing)
+        return Evaluation(
+            candidate=candidate,
+            figures=figures,
+            prompts=len(self.asked),
+            groups=len({each.group for each in self.asked}),
+            request=self.request,
+            sources={name: held.source for name, held in self.pairs.items()},
+            cached=self.computed == before,
         )
-        nats = [0.0] * len(sampled)
-        if candidate.versions:
-            nats = divergences(model, self.bench.dials.pristine, sampled)
-        return Answers(
-            texts=[answer.text for answer in sampled],
-            tokens=[len(answer.ids) for answer in sampled],
-            nats=nats,
-            ended=[answer.ended for answer in sampled],
-        ).to_json()
 
-    def _score(self, candidate: Candidate, held: HeldOut) -> dict[str, Any]:
-        from prefreg.data.tokens import tokenize_pairs
-        from prefreg.models.loading import load_limits
-        from prefreg.models.log_probs import answer_log_probs
+    def figures(self, candidate: Candidate, *metrics: Metric) -> Figures:
+        """Measure some figures of a composition, beside those of the base."""
+        return measure_figures(metrics, self.plain, candidate)
 
-        context, vocabulary = load_limits(self.base)
-        tokens = tokenize_pairs(
-            held.pairs,
-            self.bench.tokenizer,
-            max_length=context or 1 << 30,
-            policy="drop",
-            vocabulary=vocabulary,
-        )
-        scored = answer_log_probs(
-            self.bench.model(candidate),
-            tokens.pairs,
-            progress=steps_of(self.progress, f"pairs of {candidate.formula}"),
-        )
-        return PairScores(
-            kept=list(tokens.kept),
-            chosen=scored.chosen.tolist(),
-            rejected=scored.rejected.tolist(),
-            chosen_tokens=scored.chosen_tokens.tolist(),
-            rejected_tokens=scored.rejected_tokens.tolist(),
-        ).to_json()
+    def metrics(self) -> Iterator[Metric]:
+        """Yield everything that was asked for."""
+        for name, axis in self.axes.items():
+            if axis.metric is not None:
+                yield self._metric(name)
+            if name in self.pairs:
+                yield from self._pair_metrics(name)
+        yield from self.answer_metrics().values()
+        for questions in self.questions:
+            scored = partial(self.choices, questions=questions)
+            yield from choice_metrics(questions, scored, prefix="retention.", unnormalised=True)
+        if self.request.tasks:
+            yield from task_metrics(self.tasks, self.plain, prefix="task.")
+        yield from self.reward_metrics()
+        if self.endpoint is not None:
+            yield from win_metrics(self.groups, partial(self._wins, self.endpoint))
+
+    @property
+    def groups(self) -> list[str]:
+        """The group of each prompt."""
+        return [each.group for each in self.asked]
+
+    def describe_prompts(self) -> str:
+        """Say how many prompts are asked, in how many groups."""
+        return f"{len(self.asked)} prompts in {len(set(self.groups))} groups"
+
+    def answer_metrics(self) -> dict[str, Metric]:
+        """Return what every evaluation reads of answers, by name."""
+        return {each.name: each for each in answer_metrics(self.asked, self.judged)}
+
+    def effect(self, axis: str) -> Metric | None:
+        """Return what an axis moves: its own metric, or else the margin of its pairs."""
+        own = self.own_metric(axis)
+        return own or (next(self._pair_metrics(axis)) if axis in self.pairs else None)
+
+    def own_metric(self, axis: str) -> Metric | None:
+        """Return the metric of an axis, if it has one that applies to answers of the base."""
+        if axis not in self.axes or self.axes[axis].metric is None:
+            return None
+        metric = self._metric(axis)
+        scores = metric.read(self.plain)
+        if not np.isfinite(scores).any():
+            return None
+        unit = "share of answers" if are_shares(scores) else "mean over answers"
+        return replace(metric, unit=unit)
+
+    def require_pairs(self, axis: str) -> HeldOut:
+        """Return the held-out pairs of an axis, or say why there are none."""
+        if axis not in self.pairs:
+            raise DataError(self.missing.get(f"{axis}.margin", "it has no held-out pairs"))
+        return self.pairs[axis]
+
+    def reward_metrics(self) -> Iterator[Metric]:
+        """Yield the score of each reward model."""
+        for name in self.rewards:
+            scores = partial(self._reward, name)
+            yield Metric(f"reward.{Path(name).name}", "score", self.groups, scores)
+
+    def _metric(self, axis: str) -> Metric:
+        def scores(candidate: Candidate) -> Column:
+            texts = self.answers(candidate).texts
+            return as_column(
+                measure(self.axes[axis], asked.text, text)
+                for asked, text in zip(self.asked, texts, strict=True)
+            )
+
+        def words(candidate: Candidate) -> Column:
+            return as_column(each.words for each in self.judged(candidate)[1])
+
+        missing = "its metric applies to none of the answers"
+        return Metric(axis, "", self.groups, scores, words=words, missing=missing)
+
+    def _pair_metrics(self, axis: str) -> Iterator[Metric]:
+        base = self.pair_scores(self.plain, axis)
+        scores = partial(self.pair_scores, axis=axis)
+        return pair_metrics(axis, self.pairs[axis].groups, base, scores)
+
+    def _reward(self, name: str, candidate: Candidate) -> Column:
+        found = self.rewards[name]
+        prompts = [each.prompt for each in self.asked]
+        texts = self.answers(candidate).texts
+        protocol = {
+            "model": found.fingerprint.weights,
+            "tokenizer": found.fingerprint.tokenizer,
+            "answers": digest([prompts, texts]),
+        }
+
+        def compute() -> dict[str, Any]:
+            if name not in self._reward_models:
+                self._reward_models[name] = RewardModel(found)
+            return {"scores": self._reward_models[name].score(prompts, texts)}
+
+        return as_column(self.part(candidate, "reward", protocol, compute)["scores"])
+
+    def _wins(self, endpoint: Judge, candidate: Candidate) -> Column:
+        prompts = [each.text for each in self.asked]
+        (before, judged_before), (after, judged_after) = map(self.judged, (self.plain, candidate))
+        protocol = {
+            "url": endpoint.url,
+            "model": endpoint.model,
+            "answers": digest([prompts, before.texts, after.texts]),
+        }
+
+        def compute() -> dict[str, Any]:
+            steps = self._steps("judge")
+            return {"wins": endpoint.compare(prompts, before.texts, after.texts, steps)}
+
+        wins = self.part(candidate, "judge", protocol, compute)["wins"]
+        rows = zip(wins, judged_before, judged_after, strict=True)
+        return np.array([[won, one.words, other.words] for won, one, other in rows], float)
 
 
 def open_evaluator(
@@ -372,34 +459,54 @@ def open_evaluator(
     terms: Sequence[Term],
     request: EvaluationRequest,
     progress: Progress | None = None,
+    *,
+    pairs: Mapping[str, HeldOut] | None = None,
 ) -> Evaluator:
-    """Find everything that evaluating these terms, at any coefficients, needs."""
-    extras = Extras(request)
+    """Find everything that evaluating these terms, at any coefficients, needs.
+
+    `pairs` are the held-out pairs of axes; else they are those that the request names.
+    """
+    # What was asked for is checked before anything is measured.
+    questions = find_questions(request)
+    rewards = {name: resolve_base(name) for name in request.reward_models}
+    endpoint = None
+    if request.judge is not None:
+        key = os.environ.get(_JUDGE_KEY)
+        endpoint = Judge(request.judge, request.judge_model, key, request.judge_timeout)
     found = find_versions(access, terms, request.base, request.at)
     records = {term.record.axis: term.record for term in found.terms}
     missing: dict[str, str] = {}
     axes = _choose_axes(request, records, missing)
-    check_data_options(request.data, axes)
-    pairs: dict[str, HeldOut] = {}
-    for name, axis in axes.items():
-        try:
-            pairs[name] = find_pairs(axis, records.get(name), found.base.name, request)
-        except DataError as error:
-            if request.data:
-                raise
-            missing[f"{name}.margin"] = missing[f"{name}.accuracy"] = str(error).rstrip(".")
+    missing |= {n: "the axis brings no metric" for n, axis in axes.items() if axis.metric is None}
+    held = pairs or find_heldout(axes, records, found.base.name, request, missing)
     return Evaluator(
-        request=request,
         base=found.base,
-        axes=axes,
-        asked=_find_prompts(request, found.base, records, pairs),
-        pairs=pairs,
-        missing=missing,
         access=access,
-        bench=Bench(found.base, access),
-        extras=extras,
+        request=request,
+        terms=found.terms,
+        axes=axes,
+        asked=find_prompts(request, found.base, records, held),
+        pairs=dict(held),
+        missing=missing,
+        questions=questions,
+        rewards=rewards,
+        endpoint=endpoint,
         progress=progress,
     )
+
+
+def open_dials(
+    access: Access,
+    terms: Sequence[Term],
+    request: EvaluationRequest,
+    progress: Progress | None = None,
+) -> Evaluator:
+    """Find the vectors of terms, or the newest of every axis, and what measures them."""
+    with access.reading() as store:
+        base, found = find_vectors(store, terms, request.base, request.at)
+    pinned = [Term(term.record.axis, term.eta, str(term.record.number)) for term in found]
+    request = replace(request, base=request.base or base_spec(base))
+    return open_evaluator(access, pinned, request, progress)
 
 
 def _choose_axes(
@@ -416,24 +523,3 @@ def _choose_axes(
         except AxisError:
             missing[name] = "the axis is not installed, so there is no metric and no data of it"
     return axes
-
-
-def _find_prompts(
-    request: EvaluationRequest,
-    base: BaseModel,
-    records: Mapping[str, VersionRecord],
-    pairs: Mapping[str, HeldOut],
-) -> list[Asked]:
-    if request.prompts_file is not None:
-        return read_prompts(request.prompts_file)[: request.prompts]
-    worlds = {find_world(base.name, record) for record in records.values()} or {base.world}
-    if len(worlds) == 1 and (world := worlds.pop()) is not None:
-        return world_prompts(world, request.prompts, split=request.split, seed=request.seed)
-    share = max(1, request.prompts // max(1, len(pairs)))
-    found = [asked for held in pairs.values() for asked in prompts_of(held.pairs, share)]
-    if not found:
-        raise DataError(
-            "There is nothing to ask: no held-out pairs could be read. Give prompts with "
-            "--prompts-file FILE.jsonl, or pairs with --data AXIS=FILE.jsonl."
-        )
-    return found

@@ -1,15 +1,17 @@
-"""From answers and pairs to figures: each with its interval, and paired against the base."""
+"""From what is read of prompts and pairs to figures: each with its interval, beside the base."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from prefreg.errors import DataError
+from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.divergence import Answers, PairScores
-from prefreg.evaluation.judge import Judgement
+from prefreg.evaluation.evaluation_request import EvaluationRequest
+from prefreg.evaluation.judge import Judgement, length_controlled
 from prefreg.evaluation.prompts import Asked
 from prefreg.evaluation.statistics import (
     Estimate,
@@ -22,6 +24,9 @@ from prefreg.evaluation.statistics import (
 )
 
 Column = NDArray[np.float64]
+"""A value for each prompt, pair or question; NaN does not count."""
+Read = Callable[[Candidate], Column]
+
 RESERVED = (
     "correct",
     "kl",
@@ -33,6 +38,11 @@ RESERVED = (
     "repetition",
 )
 OF_PAIRS = ("margin", "margin_per_token", "accuracy", "accuracy_per_token")
+ABOVE_CHANCE = 0.05
+"""A base whose lower bound is not this much above chance knows too little to forget it."""
+
+
+INTERVAL = "95 %, over groups of prompts, for this φ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +63,10 @@ class Figure:
     """Mean length of the answers behind it: a score may be nothing but length."""
     base_words: float | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -66,178 +80,153 @@ class Figures:
         return next((figure for figure in self.measured if figure.name == name), None)
 
 
-@dataclass(slots=True)
-class Sheet:
-    """Collects figures; what has too few prompts is left out with the reason."""
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What one composition does, beside the base."""
 
-    figures: list[Figure]
-    missing: dict[str, str]
+    candidate: Candidate
+    figures: Figures
+    prompts: int
+    groups: int
+    request: EvaluationRequest
+    sources: Mapping[str, str]
+    """Where the pairs of each axis came from."""
+    cached: bool
+    """Whether nothing had to be computed by a model."""
 
-    @classmethod
-    def empty(cls) -> "Sheet":
-        """Return one without figures."""
-        return cls([], {})
-
-    def add(self, name: str, make: Callable[[str], Figure | str]) -> None:
-        """Add the figure that is made of its name, or the reason why there is none."""
-        try:
-            made = make(name)
-        except DataError as error:
-            made = str(error).rstrip(".")
-        if isinstance(made, str):
-            self.missing[name] = made
-        else:
-            self.figures.append(made)
-
-    def finish(self) -> Figures:
-        """Adjust the probabilities over all figures and return them."""
-        raw = {each.name: each.p for each in self.figures if each.p is not None}
-        adjusted = holm(raw)
-        measured = [replace(each, p=adjusted.get(each.name)) for each in self.figures]
-        return Figures(tuple(measured), self.missing)
-
-
-def add_metric(
-    sheet: Sheet,
-    axis: str,
-    asked: Sequence[Asked],
-    scores: tuple[Sequence[float | None], Sequence[float | None]],
-    judged: tuple[Sequence[Judgement], Sequence[Judgement]],
-) -> None:
-    """Add an axis's own metric, given for the base and the composition."""
-
-    def make(name: str) -> Figure | str:
-        turned = [place for place, score in enumerate(scores[1]) if score is not None]
-        if not turned:
-            return "its metric applies to none of the answers"
-        figure = compare_values(name, "", asked, scores)
-        words = [_mean_words(judged[side], scores[side]) for side in (0, 1)]
-        return replace(figure, base_words=words[0], words=words[1])
-
-    sheet.add(axis, make)
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        return {
+            "formula": self.candidate.formula,
+            "terms": [
+                {"axis": record.axis, "version": record.number, "eta": eta, "sha256": record.sha256}
+                for eta, record in self.candidate.versions
+            ],
+            "base": str(self.candidate.base),
+            "composition": self.candidate.key,
+            "prompts": self.prompts,
+            "groups": self.groups,
+            "seed": self.request.seed,
+            "pairs": dict(self.sources),
+            "interval": INTERVAL,
+            "cached": self.cached,
+            "figures": [each.to_json() for each in self.figures.measured],
+            "missing": dict(self.figures.missing),
+        }
 
 
-def add_reserved(
-    sheet: Sheet,
-    asked: Sequence[Asked],
-    answers: Answers,
-    judged: tuple[Sequence[Judgement], Sequence[Judgement]],
-) -> None:
-    """Add the figures that every evaluation has."""
-    groups = [each.group for each in asked]
-    nats, tokens = np.array(answers.nats), np.array(answers.tokens, dtype=np.float64)
-
-    def both(read: Callable[[Judgement], float | None]) -> tuple[list[float | None], ...]:
-        return tuple([read(each) for each in side] for side in judged)
-
-    def where(safe: bool) -> tuple[list[float | None], ...]:
-        return tuple(
-            [
-                float(each.refuses) if prompt.safe is safe else None
-                for prompt, each in zip(asked, side, strict=True)
-            ]
-            for side in judged
-        )
-
-    def add(name: str, unit: str, values: tuple[list[float | None], ...], missing: str) -> None:
-        sheet.add(name, lambda name: compare_values(name, unit, asked, values, missing))
-
-    add("correct", "share of answers", both(lambda each: _number(each.correct)), _UNCHECKED)
-    sheet.add(
-        "kl", lambda name: _plain(name, "nats per answer", grouped_mean(nats, groups), groups)
-    )
-    table = np.stack([nats, tokens], axis=1)
-    sheet.add(
-        "kl_per_token",
-        lambda name: _plain(
-            name, "nats per token", bootstrap(table, groups, ratio).estimate, groups
-        ),
-    )
-    add("length", "words", both(lambda each: float(each.words)), "")
-    add("malformed", "share of answers", both(lambda each: float(each.malformed)), "")
-    add("refuses_safe", "share of safe prompts", where(True), _UNLABELLED.format("safe"))
-    add("refuses_unsafe", "share of unsafe prompts", where(False), _UNLABELLED.format("unsafe"))
-    add("repetition", "share of runs of 4 words", both(lambda each: each.repetition), "")
+_NOTHING = "nothing could be counted"
 
 
-_UNCHECKED = "no answer is one whose truth can be checked"
-_UNLABELLED = "no prompt is known to be {}: give prompts with a kind"
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A quantity that is read of every prompt, pair or question of a composition."""
+
+    name: str
+    unit: str
+    """If empty, a share where all values are 0 or 1, else a mean."""
+    groups: Sequence[str]
+    """What is drawn together, one a value."""
+    read: Read
+    relative: "Callable[[Metric, Column], Figure] | None" = None
+    """Makes the figure of values that compare with the base by themselves."""
+    chance: float | None = None
+    """What guessing would reach."""
+    words: Read | None = None
+    """The words of the answers behind the values."""
+    missing: str = _NOTHING
+    """What is said where no value counts."""
+
+    def plain(self, value: Estimate) -> Figure:
+        """Return a figure that stands alone."""
+        return Figure(self.name, self.unit, value, None, None, None, len(set(self.groups)))
 
 
-def add_pairs(
-    sheet: Sheet, axis: str, groups: Sequence[str], base: PairScores, turned: PairScores
-) -> None:
-    """Add Δ of the margin on the held-out pairs of an axis, and how often it rose."""
-    before, after = _table(base), _table(turned)
-    chosen, rejected = (after[:, side] - before[:, side] for side in (0, 1))
-    kept = [groups[place] for place in turned.kept]
-    per_token = chosen / after[:, 2] - rejected / after[:, 3]
-    for suffix, unit, margin in (
-        ("", "nats", chosen - rejected),
-        ("_per_token", "nats per token", per_token),
-    ):
-        risen = (margin > 0) + 0.5 * (margin == 0)
-        sheet.add(f"{axis}.margin{suffix}", partial(_moved, unit=unit, change=margin, groups=kept))
-        sheet.add(f"{axis}.accuracy{suffix}", partial(_risen, risen=risen, groups=kept))
+def measure_figures(
+    metrics: Iterable[Metric],
+    base: Candidate,
+    candidate: Candidate,
+    missing: Mapping[str, str] | None = None,
+) -> Figures:
+    """Read every metric of a composition and its base, and adjust the probabilities over all.
 
-
-def _table(scores: PairScores) -> Column:
-    columns = (scores.chosen, scores.rejected, scores.chosen_tokens, scores.rejected_tokens)
-    return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
-
-
-def _moved(name: str, *, unit: str, change: Column, groups: Sequence[str]) -> Figure:
-    found = bootstrap(np.stack([change, np.ones_like(change)], axis=1), groups, ratio)
-    return Figure(name, unit, found.estimate, None, found.estimate, found.p, len(set(groups)))
-
-
-def _risen(name: str, *, risen: Column, groups: Sequence[str]) -> Figure:
-    tied = bool((risen == 0.5).any())
-    value = grouped_mean(risen, groups) if tied else grouped_rate(list(risen == 1), groups)
-    return _plain(name, "share of pairs", value, groups)
-
-
-def _plain(name: str, unit: str, value: Estimate, groups: Sequence[str]) -> Figure:
-    return Figure(name, unit, value, None, None, None, len(set(groups)))
-
-
-def compare_values(
-    name: str,
-    unit: str,
-    asked: Sequence[Asked],
-    sides: Sequence[Sequence[float | None]],
-    missing: str = "",
-) -> Figure:
-    """Compare means over what counts on either side, the base first, group by group.
-
-    Values of 0 and 1 alone are a rate; None does not count.
+    What has too few prompts is left out with the reason, and so is what is `missing` already.
     """
-    base, turned = (np.array([np.nan if v is None else v for v in side]) for side in sides)
-    groups = [each.group for each in asked]
-    counted = np.isfinite(turned)
-    if not counted.any():
-        raise DataError(missing or "nothing could be counted")
-    shares = all(v in (0.0, 1.0) for v in (*turned[counted], *base[np.isfinite(base)]))
-    unit = unit or ("share of answers" if shares else "mean over answers")
-    value = _estimate(turned, groups, shares)
-    if not np.isfinite(base).any():
+    found, left_out = [], dict(missing or {})
+    for metric in metrics:
+        before = None if metric.relative else metric.read(base)
+        after = metric.read(candidate)
+        try:
+            if metric.relative is not None:
+                figure = metric.relative(metric, after)
+            else:
+                assert before is not None
+                figure = _compare(metric, before, after)
+                if metric.words is not None:
+                    figure = replace(
+                        figure,
+                        words=_mean_where(after, metric.words(candidate)),
+                        base_words=_mean_where(before, metric.words(base)),
+                    )
+            found.append(figure)
+        except DataError as error:
+            left_out[metric.name] = str(error).rstrip(".")
+    adjusted = holm({each.name: each.p for each in found if each.p is not None})
+    return Figures(tuple(replace(each, p=adjusted.get(each.name)) for each in found), left_out)
+
+
+def as_column(values: Iterable[float | None]) -> Column:
+    """Return values as numbers; None does not count."""
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def are_shares(*columns: Column) -> bool:
+    """Whether all that counts is 0 or 1."""
+    return all(bool(np.isin(each[np.isfinite(each)], (0.0, 1.0)).all()) for each in columns)
+
+
+def pair_up(
+    after: Column, before: Column, groups: Sequence[str]
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Return values and counts of both sides where either counts, for sums, and their groups."""
+    ones = [np.isfinite(side).astype(np.float64) for side in (after, before)]
+    table = np.stack([np.nan_to_num(after), ones[0], np.nan_to_num(before), ones[1]], axis=1)
+    used = (ones[0] + ones[1]) > 0
+    return table[used], [group for group, kept in zip(groups, used, strict=True) if kept]
+
+
+def _compare(metric: Metric, before: Column, after: Column) -> Figure:
+    """Compare means over what counts on either side, group by group; 0 and 1 alone are a rate."""
+    if not np.isfinite(after).any():
+        raise DataError(metric.missing)
+    shares = are_shares(after, before)
+    if metric.chance is not None:
+        _require_above_chance(_estimate(before, metric.groups, shares), metric.chance)
+    unit = metric.unit or ("share of answers" if shares else "mean over answers")
+    value = _estimate(after, metric.groups, shares)
+    if not np.isfinite(before).any():
         # The base gave no such answer, so there is nothing to compare with.
-        owners = [group for group, used in zip(groups, counted, strict=True) if used]
-        return _plain(name, unit, value, owners)
-    ones = [np.isfinite(side).astype(np.float64) for side in (turned, base)]
-    table = np.stack([np.nan_to_num(turned), ones[0], np.nan_to_num(base), ones[1]], axis=1)
-    either = (ones[0] + ones[1]) > 0
-    owners = [group for group, used in zip(groups, either, strict=True) if used]
-    found = bootstrap(table[either], owners, ratio_change)
+        counted = {g for g, v in zip(metric.groups, after, strict=True) if np.isfinite(v)}
+        return Figure(metric.name, unit, value, None, None, None, len(counted))
+    table, owners = pair_up(after, before, metric.groups)
+    found = bootstrap(table, owners, ratio_change)
     return Figure(
-        name=name,
+        name=metric.name,
         unit=unit,
         value=value,
-        base=_estimate(base, groups, shares),
+        base=_estimate(before, metric.groups, shares),
         change=found.estimate,
         p=found.p,
         groups=len(set(owners)),
     )
+
+
+def _require_above_chance(known: Estimate, chance: float) -> None:
+    if known.low <= chance + ABOVE_CHANCE:
+        raise DataError(
+            f"not measurable: the base is right in {known}, where chance is {chance:.2f}, so "
+            "there is nothing to forget"
+        )
 
 
 def _estimate(values: Column, groups: Sequence[str], shares: bool) -> Estimate:
@@ -248,10 +237,120 @@ def _estimate(values: Column, groups: Sequence[str], shares: bool) -> Estimate:
     return grouped_mean(values[counted], owners)
 
 
-def _mean_words(judged: Iterable[Judgement], scores: Sequence[float | None]) -> float | None:
-    words = [each.words for each, s in zip(judged, scores, strict=True) if s is not None]
-    return float(np.mean(words)) if words else None
+def _mean_where(values: Column, words: Column) -> float | None:
+    counted = words[np.isfinite(values)]
+    return float(np.mean(counted)) if len(counted) else None
 
 
-def _number(value: bool | None) -> float | None:
-    return None if value is None else float(value)
+def mean(metric: Metric, values: Column) -> Figure:
+    """Make a figure of the mean."""
+    return metric.plain(grouped_mean(values, metric.groups))
+
+
+def _mean_of_ratio(metric: Metric, rows: Column) -> Figure:
+    return metric.plain(bootstrap(rows, metric.groups, ratio).estimate)
+
+
+def _moved(metric: Metric, changes: Column) -> Figure:
+    table = np.stack([changes, np.ones_like(changes)], axis=1)
+    found = bootstrap(table, metric.groups, ratio)
+    return replace(metric.plain(found.estimate), change=found.estimate, p=found.p)
+
+
+def _risen(metric: Metric, changes: Column) -> Figure:
+    risen = (changes > 0) + 0.5 * (changes == 0)
+    tied = bool((risen == 0.5).any())
+    return metric.plain(
+        grouped_mean(risen, metric.groups)
+        if tied
+        else grouped_rate(list(risen == 1), metric.groups)
+    )
+
+
+Judged = Callable[[Candidate], tuple[Answers, Sequence[Judgement]]]
+"""Return the answers of a composition, and what each of them is."""
+
+_UNCHECKED = "no answer is one whose truth can be checked"
+_UNLABELLED = "no prompt is known to be {}: give prompts with a kind"
+
+
+def answer_metrics(asked: Sequence[Asked], judged: Judged) -> Iterator[Metric]:
+    """Yield what every evaluation reads of answers."""
+    groups = [each.group for each in asked]
+
+    def each_answer(of: Callable[[Asked, Judgement], float | None]) -> Read:
+        return lambda candidate: as_column(map(of, asked, judged(candidate)[1]))
+
+    def refusals(safe: bool) -> Read:
+        return each_answer(lambda asked, each: each.refuses if asked.safe is safe else None)
+
+    def nats(candidate: Candidate) -> Column:
+        return np.array(judged(candidate)[0].nats)
+
+    def nats_and_tokens(candidate: Candidate) -> Column:
+        answers = judged(candidate)[0]
+        return np.stack([answers.nats, np.array(answers.tokens, dtype=np.float64)], axis=1)
+
+    def metric(name: str, unit: str, read: Read, missing: str = _NOTHING) -> Metric:
+        return Metric(name, unit, groups, read, missing=missing)
+
+    share = "share of answers"
+    yield metric("correct", share, each_answer(lambda _, each: each.correct), _UNCHECKED)
+    yield Metric("kl", "nats per answer", groups, nats, mean)
+    yield Metric("kl_per_token", "nats per token", groups, nats_and_tokens, _mean_of_ratio)
+    yield metric("length", "words", each_answer(lambda _, each: each.words))
+    yield metric("malformed", share, each_answer(lambda _, each: each.malformed))
+    yield metric(
+        "refuses_safe", "share of safe prompts", refusals(True), _UNLABELLED.format("safe")
+    )
+    yield metric(
+        "refuses_unsafe", "share of unsafe prompts", refusals(False), _UNLABELLED.format("unsafe")
+    )
+    yield metric(
+        "repetition", "share of runs of 4 words", each_answer(lambda _, each: each.repetition)
+    )
+
+
+def pair_metrics(
+    axis: str, groups: Sequence[str], base: PairScores, scores: Callable[[Candidate], PairScores]
+) -> Iterator[Metric]:
+    """Yield Δ of the margin on the held-out pairs of an axis, and how often it rose."""
+    kept = [groups[place] for place in base.kept]
+    before = _table(base)
+
+    def change(candidate: Candidate, per_token: bool = False) -> Column:
+        after = _table(scores(candidate))
+        chosen, rejected = (after[:, side] - before[:, side] for side in (0, 1))
+        if per_token:
+            return np.asarray(chosen / after[:, 2] - rejected / after[:, 3])
+        return np.asarray(chosen - rejected)
+
+    yield Metric(f"{axis}.margin", "nats", kept, change, _moved)
+    yield Metric(f"{axis}.accuracy", "share of pairs", kept, change, _risen)
+
+    def change_per_token(candidate: Candidate) -> Column:
+        return change(candidate, per_token=True)
+
+    yield Metric(f"{axis}.margin_per_token", "nats per token", kept, change_per_token, _moved)
+    yield Metric(f"{axis}.accuracy_per_token", "share of pairs", kept, change_per_token, _risen)
+
+
+def win_metrics(groups: Sequence[str], read: Read) -> Iterator[Metric]:
+    """Yield how often a judge prefers an answer to the base's, also if both were equally long.
+
+    A row has the win, from 0 to 1, and the words of the base's answer and of the other.
+    """
+    unit = "share of prompts won"
+    yield Metric("judge.wins", unit, groups, lambda candidate: read(candidate)[:, 0], mean)
+    unit = "share won at equal length"
+    yield Metric("judge.wins_length_controlled", unit, groups, read, _mean_at_equal_length)
+
+
+def _mean_at_equal_length(metric: Metric, rows: Column) -> Figure:
+    wins, before, after = rows.T
+    return metric.plain(length_controlled(wins, (before, after), metric.groups))
+
+
+def _table(scores: PairScores) -> Column:
+    columns = (scores.chosen, scores.rejected, scores.chosen_tokens, scores.rejected_tokens)
+    return np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)

@@ -1,215 +1,28 @@
-"""Vectors of one base compared in the weights: angles, sign conflicts and subspaces."""
+"""Vectors of one base compared in the weights, drawn beside what their dials do."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from prefreg.composition.resolve import ResolvedTerm
 from prefreg.errors import UsageError
-from prefreg.evaluation.alignment import Matrix, align, layer_of
-from prefreg.evaluation.candidates import find_vectors, label, opened_vectors
+from prefreg.evaluation.candidates import find_vectors, opened_vectors
+from prefreg.evaluation.dial_effects import STEP, DialEffects
 from prefreg.evaluation.evaluation_request import Comparing, InterferenceRequest
-from prefreg.evaluation.functional import STEP
-from prefreg.evaluation.leakage import Behaviour
 from prefreg.evaluation.plots import LabelledMatrix, draw_matrices
-from prefreg.evaluation.subspaces import (
-    Interaction,
-    leading_directions,
-    overlap,
-    random_interactions,
+from prefreg.evaluation.weight_geometry import (
+    PairGeometry,
+    WeightGeometry,
+    compare_in_weights,
+    number_or_none,
 )
 from prefreg.progress import Progress
-from prefreg.registry import BaseRecord
-from prefreg.registry.access import Access
-from prefreg.vectors.pole_tensors import TensorSource
-
-
-@dataclass(frozen=True, slots=True)
-class Sti:
-    """Singular task interference, a mean over weights, beside that of random subspaces."""
-
-    value: float
-    null: float
-    null_low: float
-    null_high: float
-    """Of random subspaces of the same shapes and spectra: mean and the middle 95 %."""
-    p: float
-    """Share of them that interfere as much."""
-
-    @property
-    def ratio(self) -> float:
-        """How many times as much as random subspaces do."""
-        return self.value / self.null
-
-
-@dataclass(frozen=True, slots=True)
-class PairGeometry:
-    """Two vectors, by their places."""
-
-    first: int
-    second: int
-    cosine: float | None
-    conflicts: float | None
-    conflicting_mass: float | None
-    overlap: float | None
-    expected_overlap: float | None
-    sti: Sti | None
-
-
-@dataclass(frozen=True, slots=True)
-class LayerGeometry:
-    """One layer, or a module outside the layers."""
-
-    layer: str
-    cosines: Matrix
-    sti: Sti | None
-
-
-@dataclass(frozen=True, slots=True)
-class WeightGeometry:
-    """How vectors lie to each other in the weights."""
-
-    pairs: tuple[PairGeometry, ...]
-    """Every two vectors, by their places."""
-    layers: tuple[LayerGeometry, ...]
-    """In the order of the model, behind what stands outside the layers."""
-    sti: Sti | None
-    """Of all vectors together; None where they share no matrix."""
-    norms: tuple[float, ...]
-    skipped: tuple[str, ...]
-    """Weights that are no matrices, so that they have angles but no subspaces."""
-
-    def matrix(self, read: Callable[[PairGeometry], float | None]) -> Matrix:
-        """Return a figure of every two vectors; NaN on the diagonal and where there is none."""
-        found = np.full((len(self.norms),) * 2, np.nan)
-        for pair in self.pairs:
-            value = read(pair)
-            if value is not None:
-                found[pair.first, pair.second] = found[pair.second, pair.first] = value
-        return found
-
-
-def compare_in_weights(
-    vectors: Sequence[TensorSource],
-    etas: Sequence[float],
-    comparing: Comparing,
-    progress: Progress | None = None,
-) -> WeightGeometry:
-    """Compare every two of η·φ; each tensor is read once for each of both parts, and let go."""
-    alignment = align(vectors, etas)
-    couples = list(combinations(range(len(vectors)), 2))
-    subspaces = _Subspaces({pair: _Pair() for pair in couples})
-    generator = np.random.default_rng(comparing.seed)
-    names = sorted({name for vector in vectors for name in vector.names})
-    for number, name in enumerate(names, start=1):
-        subspaces.add_weight(name, vectors, etas, comparing, generator)
-        if progress is not None:
-            progress("subspaces", number, len(names))
-    total, layers = alignment.total, subspaces.layers
-    return WeightGeometry(
-        pairs=tuple(
-            PairGeometry(
-                *pair,
-                cosine=number_or_none(total.cosines[pair]),
-                conflicts=number_or_none(total.conflicts[pair]),
-                conflicting_mass=number_or_none(total.conflicting_mass[pair]),
-                overlap=_mean(shared.overlaps),
-                expected_overlap=_mean(shared.expected),
-                sti=shared.meeting.result(),
-            )
-            for pair, shared in subspaces.pairs.items()
-        ),
-        layers=tuple(
-            LayerGeometry(layer, sums.cosines, layers[layer].result() if layer in layers else None)
-            for layer, sums in alignment.layers.items()
-        ),
-        sti=subspaces.together.result(),
-        norms=tuple(float(norm) for norm in np.sqrt(np.diag(total.products))),
-        skipped=tuple(subspaces.skipped),
-    )
-
-
-@dataclass(slots=True)
-class _Meeting:
-    """Interference summed over weights: real, and of every draw of random subspaces."""
-
-    real: float = 0.0
-    null: Matrix = field(default_factory=lambda: np.zeros(1))
-    weights: int = 0
-
-    def add(self, real: torch.Tensor, null: torch.Tensor) -> None:
-        self.real += float(real)
-        self.null = self.null + null.numpy()
-        self.weights += 1
-
-    def result(self) -> Sti | None:
-        if not self.weights:
-            return None
-        null, real = self.null / self.weights, self.real / self.weights
-        low, high = np.quantile(null, (0.025, 0.975))
-        # A draw that differs by rounding only is as large.
-        reached = int((null >= real * (1 - 1e-9)).sum())
-        p = (1 + reached) / (1 + len(null))
-        return Sti(real, float(null.mean()), float(low), float(high), p)
-
-
-@dataclass(slots=True)
-class _Pair:
-    meeting: _Meeting = field(default_factory=_Meeting)
-    overlaps: list[float] = field(default_factory=list)
-    expected: list[float] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Subspaces:
-    pairs: dict[tuple[int, int], _Pair]
-    together: _Meeting = field(default_factory=_Meeting)
-    layers: dict[str, _Meeting] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list)
-
-    def add_weight(
-        self,
-        name: str,
-        vectors: Sequence[TensorSource],
-        etas: Sequence[float],
-        comparing: Comparing,
-        generator: np.random.Generator,
-    ) -> None:
-        shape = next(vector.shape(name) for vector in vectors if name in vector.names)
-        if len(shape) != 2:
-            self.skipped.append(name)
-            return
-        parts = {}
-        for place, (vector, eta) in enumerate(zip(vectors, etas, strict=True)):
-            directions = leading_directions(vector, name, comparing.rank)
-            if directions is not None:
-                parts[place] = directions.scaled(eta)
-        if len(parts) < 2:
-            return
-        real = Interaction.of(list(parts.items()))
-        null = random_interactions(real, comparing.draws, generator)
-        for meeting in (self.together, self.layers.setdefault(layer_of(name), _Meeting())):
-            meeting.add(real.sti(), null.sti())
-        for pair, found in self.pairs.items():
-            if set(pair) <= parts.keys():
-                found.meeting.add(real.sti(pair), null.sti(pair))
-                shared, expected = overlap(*(parts[place] for place in pair))
-                found.overlaps.append(shared)
-                found.expected.append(expected)
-
-
-def number_or_none(value: float) -> float | None:
-    """Return a figure, or None where it is not defined."""
-    return float(value) if np.isfinite(value) else None
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+from prefreg.registry import Access, BaseRecord
+from prefreg.terms import format_eta
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,9 +35,61 @@ class Interference:
     geometry: WeightGeometry
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        """The vectors with their coefficients."""
-        return tuple(map(label, self.terms))
+    def names(self) -> list[str]:
+        """The vectors."""
+        return [str(term.record) for term in self.terms]
+
+    @property
+    def labels(self) -> list[str]:
+        """The vectors with their coefficients, which are left out where they are 1."""
+        return [
+            str(term.record) if term.eta == 1 else f"{format_eta(term.eta)}·{term.record}"
+            for term in self.terms
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        names, geometry = self.names, self.geometry
+        return {
+            "base": self.base.name,
+            "terms": [
+                {
+                    "axis": term.record.axis,
+                    "version": term.record.number,
+                    "eta": term.eta,
+                    "norm": norm,
+                    "sha256": term.record.sha256,
+                }
+                for term, norm in zip(self.terms, geometry.norms, strict=True)
+            ],
+            **asdict(self.comparing),
+            "sti": geometry.sti and geometry.sti.to_json(),
+            "pairs": [
+                asdict(pair)
+                | {
+                    "first": names[pair.first],
+                    "second": names[pair.second],
+                    "sti": pair.sti and pair.sti.to_json(),
+                }
+                for pair in geometry.pairs
+            ],
+            "layers": [
+                {
+                    "layer": each.layer,
+                    "cosines": [
+                        {
+                            "first": names[one],
+                            "second": names[other],
+                            "cosine": number_or_none(each.cosines[one, other]),
+                        }
+                        for one, other in combinations(range(len(names)), 2)
+                    ],
+                    "sti": each.sti and each.sti.to_json(),
+                }
+                for each in geometry.layers
+            ],
+            "skipped": list(geometry.skipped),
+        }
 
 
 def measure_interference(
@@ -238,59 +103,14 @@ def measure_interference(
                 f"Interference is between vectors, and {terms[0].record} is only one: "
                 "name another, or add an axis to this base."
             )
-        with opened_vectors(store, terms) as vectors:
+        sources = [(term.record, store.vector_source(term.record)) for term in terms]
+        with opened_vectors(sources) as vectors:
             etas = [term.eta for term in terms]
             geometry = compare_in_weights(vectors, etas, request.comparing, progress)
     return Interference(terms, base, request.comparing, geometry)
 
 
-def interference_view(found: Interference) -> dict[str, Any]:
-    """Return it in a form that JSON can hold."""
-    names = [str(term.record) for term in found.terms]
-    return {
-        "base": found.base.name,
-        "terms": [
-            {
-                "axis": term.record.axis,
-                "version": term.record.number,
-                "eta": term.eta,
-                "norm": norm,
-                "sha256": term.record.sha256,
-            }
-            for term, norm in zip(found.terms, found.geometry.norms, strict=True)
-        ],
-        **asdict(found.comparing),
-        "sti": sti_view(found.geometry.sti),
-        "pairs": [
-            asdict(pair)
-            | {"first": names[pair.first], "second": names[pair.second], "sti": sti_view(pair.sti)}
-            for pair in found.geometry.pairs
-        ],
-        "layers": [
-            {
-                "layer": each.layer,
-                "cosines": [
-                    {
-                        "first": names[one],
-                        "second": names[other],
-                        "cosine": number_or_none(each.cosines[one, other]),
-                    }
-                    for one, other in combinations(range(len(names)), 2)
-                ],
-                "sti": sti_view(each.sti),
-            }
-            for each in found.geometry.layers
-        ],
-        "skipped": list(found.geometry.skipped),
-    }
-
-
-def sti_view(sti: Sti | None) -> dict[str, float] | None:
-    """Return it in a form that JSON can hold."""
-    return None if sti is None else asdict(sti) | {"ratio": sti.ratio}
-
-
-def draw_interference(found: Interference, behaviour: Behaviour | None, destination: Path) -> None:
+def draw_interference(found: Interference, effects: DialEffects | None, destination: Path) -> None:
     """Draw cosines, sign conflicts, shared subspaces and interference as heat maps.
 
     Behind them come the cosines in predictions and the leakage matrix, where they were measured.
@@ -314,16 +134,16 @@ def draw_interference(found: Interference, behaviour: Behaviour | None, destinat
             panel("sign conflicts", lambda pair: pair.conflicting_mass, "share of mass", 0, 0.5, 1),
             panel(f"shared subspace, rank {rank}", _times_chance, "× chance", 0, 1, most[0]),
             panel(f"task interference, rank {rank}", _sti_ratio, "× chance", 0, 1, most[1]),
-            *(_behaviour_panels(behaviour) if behaviour else ()),
+            *(_effect_panels(effects) if effects else ()),
         ],
         destination,
         title=f"Interference of {len(labels)} vectors on {found.base.name}",
-        caption=_caption(found) + (_behaviour_caption(behaviour) if behaviour else ""),
+        caption=_caption(found) + (_effect_caption(effects) if effects else ""),
     )
 
 
-def _behaviour_panels(found: Behaviour) -> Iterator[LabelledMatrix]:
-    names = [str(term.record) for term in found.terms]
+def _effect_panels(found: DialEffects) -> Iterator[LabelledMatrix]:
+    names = found.names
     if found.functional is not None:
         cosines = found.functional.geometry.cosines.copy()
         np.fill_diagonal(cosines, np.nan)
@@ -347,7 +167,7 @@ def _behaviour_panels(found: Behaviour) -> Iterator[LabelledMatrix]:
         )
 
 
-def _behaviour_caption(found: Behaviour) -> str:
+def _effect_caption(found: DialEffects) -> str:
     lines = [f"\nBy central differences at ±{STEP} on {found.prompts} prompts, or pairs an axis."]
     if found.functional is not None:
         kl = found.functional

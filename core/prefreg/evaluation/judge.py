@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from prefreg.checkpoints.bundled import score_exactly
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.prompts import Asked
-from prefreg.evaluation.statistics import Estimate
+from prefreg.evaluation.statistics import FEWEST_GROUPS, Estimate, draw_weights
 from prefreg.models.replies import repetition as repeated
 from prefreg.models.replies import sounds_refusing
 from prefreg.progress import Steps
@@ -124,11 +124,6 @@ class Judge:
                         f"The judge at {self.url} answered with HTTP {error.code} "
                         f"({error.reason}): check the address, --judge-model and its key."
                     ) from error
-            except TimeoutError as error:
-                raise DataError(
-                    f"The judge at {self.url} did not answer within {self.timeout:g} s: it is "
-                    "overloaded, or the address is another's."
-                ) from error
             except (OSError, ValueError) as error:
                 told = getattr(error, "reason", None) or error
                 if isinstance(told, TimeoutError):
@@ -156,8 +151,8 @@ class Judge:
 
 
 def length_controlled(
-    wins: Sequence[float],
-    lengths: tuple[Sequence[int], Sequence[int]],
+    wins: ArrayLike,
+    lengths: tuple[ArrayLike, ArrayLike],
     groups: Sequence[str],
     *,
     draws: int = 2000,
@@ -168,8 +163,6 @@ def length_controlled(
     A logistic regression on the difference of lengths is read off at 0; the interval is of draws
     of groups, each with a regression of its own.
     """
-    from prefreg.evaluation.statistics import FEWEST_GROUPS, draw_weights
-
     names = list(dict.fromkeys(groups))
     if len(names) < FEWEST_GROUPS:
         raise DataError(

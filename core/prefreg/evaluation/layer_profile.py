@@ -2,29 +2,32 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from prefreg.errors import DataError, UsageError
-from prefreg.evaluation.alignment import layer_of, layer_order
-from prefreg.evaluation.board import Board, open_board
 from prefreg.evaluation.candidates import opened_vectors
+from prefreg.evaluation.divergence import divergences
 from prefreg.evaluation.evaluation_request import EvaluationRequest
+from prefreg.evaluation.evaluator import Evaluator, open_dials
+from prefreg.evaluation.figures import Column
 from prefreg.evaluation.prompts import fingerprint_prompts
+from prefreg.evaluation.weight_geometry import layer_of, layer_order
+from prefreg.models.log_probs import margins
 from prefreg.progress import Progress, steps_of
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term
-from prefreg.vectors.pole_tensors import TensorSource
+from prefreg.vectors.tensors import TensorSource
 
 Block = tuple[str, ...]
 """Layers that are looked at together, by the names that `layer_of` gives them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LayerEffect:
     """What some layers of η·φ do by themselves."""
 
     layers: Block
@@ -39,18 +42,31 @@ class Part:
         """KL per squared effect, which does not depend on η near the base; less is better."""
         return self.kl / self.effect**2 if self.effect else float("inf")
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        return asdict(self) | {"layers": list(self.layers)}
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
     """A vector by its layers."""
 
-    whole: Part
-    blocks: tuple[Part, ...]
+    whole: LayerEffect
+    blocks: tuple[LayerEffect, ...]
     """Each block alone, in the order of the model."""
-    growing: tuple[Part, ...]
+    growing: tuple[LayerEffect, ...]
     """The cheapest block, the two cheapest, and so on."""
-    chosen: Part
+    chosen: LayerEffect
     """The cheapest of these, turned up to the whole effect; the whole where none takes less KL."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        return {
+            "whole": self.whole.to_json(),
+            "blocks": [each.to_json() for each in self.blocks],
+            "growing": [each.to_json() for each in self.growing],
+            "chosen": self.chosen.to_json(),
+        }
 
 
 def make_blocks(names: Sequence[str], count: int) -> list[Block]:
@@ -70,8 +86,8 @@ def profile_layers(
     """Measure each block alone and the cheapest together; `measure` returns effect and KL."""
     everything = tuple(layer for block in blocks for layer in block)
 
-    def part(layers: Block, at: float) -> Part:
-        return Part(layers, at, *measure(layers, at))
+    def part(layers: Block, at: float) -> LayerEffect:
+        return LayerEffect(layers, at, *measure(layers, at))
 
     whole = part(everything, eta)
     alone = tuple(part(block, eta) for block in blocks)
@@ -89,7 +105,7 @@ def profile_layers(
     return Profile(whole, alone, tuple(growing), turned if turned.kl < whole.kl else whole)
 
 
-class Layers:
+class LayerSubset:
     """The tensors of a vector in some layers, as a vector of their own."""
 
     def __init__(self, vector: TensorSource, layers: Block) -> None:
@@ -111,6 +127,16 @@ class LayerProfile:
     pairs: int
     answers: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        return {
+            "axis": self.record.axis,
+            "version": self.record.number,
+            "pairs": self.pairs,
+            "answers": self.answers,
+            **self.profile.to_json(),
+        }
+
 
 def profile_dial(
     access: Access,
@@ -123,95 +149,58 @@ def profile_dial(
     """Measure a vector by blocks of layers: the held-out margin, and KL on the base's answers."""
     if blocks < 1:
         raise UsageError(f"A profile has at least one block, got {blocks}.")
-    board = open_board(access, [term], request, progress)
-    record, evaluator = board.terms[0].record, board.evaluator
-    if record.axis not in evaluator.pairs:
-        why = evaluator.missing.get(f"{record.axis}.margin", "it has no held-out pairs")
-        raise DataError(f"The margin of {record.axis} cannot be measured: {why}.")
-    held = evaluator.pairs[record.axis]
+    evaluator = open_dials(access, [term], request, progress)
+    record = evaluator.terms[0].record
+    try:
+        held = evaluator.require_pairs(record.axis)
+    except DataError as error:
+        raise DataError(f"The margin of {record.axis} cannot be measured: {error}.") from error
     protocol = {
         "pairs": held.fingerprint,
         "prompts": fingerprint_prompts(evaluator.asked),
         "blocks": blocks,
         **request.sampling(),
     }
-    candidate = board.along(0, term.eta)
-    kept = evaluator.part(candidate, "layers", protocol, lambda: _measure(access, board, blocks))
+    candidate = evaluator.along(0, term.eta)
+    kept = evaluator.part(candidate, "layers", protocol, lambda: _measure(evaluator, blocks))
     return LayerProfile(record, _read(kept), len(held.pairs), len(evaluator.asked))
 
 
-def _measure(access: Access, board: Board, blocks: int) -> dict[str, Any]:
-    with access.reading() as store, opened_vectors(store, board.terms) as (vector,):
+def _measure(evaluator: Evaluator, blocks: int) -> dict[str, Any]:
+    """Compose parts of the vector on the pristine base, one after the other."""
+    (term,) = evaluator.terms
+    with evaluator.access.reading() as store:
+        source = store.vector_source(term.record)
+    with opened_vectors([(term.record, source)]) as (vector,):
         cut = make_blocks(vector.names, blocks)
-        total = 2 * len(cut) + 1
-        done = 0
-        tell = steps_of(board.evaluator.progress, "blocks of layers")
-        scale = _Scale(board, vector)
+        answers = evaluator.sample(evaluator.plain)
+        base = _margins(evaluator, evaluator.model(evaluator.plain))
+        deviation = float(base.std(ddof=1)) if len(base) > 1 else 0.0
+        if not deviation:
+            raise DataError("The held-out margin does not vary on the base: give more pairs.")
+        tell = steps_of(evaluator.progress, "blocks of layers")
+        total, done = 2 * len(cut) + 1, count(1)
 
         def measure(layers: Block, eta: float) -> tuple[float, float]:
-            nonlocal done
-            done += 1
             if tell is not None:
-                tell(min(done, total), total)
-            return scale.measure(layers, eta)
+                tell(min(next(done), total), total)
+            model = evaluator.turn([(eta, LayerSubset(vector, layers))])
+            effect = float((_margins(evaluator, model) - base).mean() / deviation)
+            nats = divergences(model, evaluator.dials.pristine, answers)
+            return effect, float(np.mean(nats))
 
-        try:
-            found = profile_layers(measure, cut, board.etas[0])
-        finally:
-            board.evaluator.bench.dials.restore()
-    return asdict(found)
+        return profile_layers(measure, cut, term.eta).to_json()
 
 
-class _Scale:
-    """Weighs parts of a vector on the pristine base, which the caller gives its weights back."""
-
-    def __init__(self, board: Board, vector: TensorSource) -> None:
-        from prefreg.data.tokens import tokenize_pairs
-        from prefreg.models.generation import sample
-        from prefreg.models.loading import load_limits
-        from prefreg.models.sampling import Sampling
-
-        evaluator, request = board.evaluator, board.evaluator.request
-        self._bench, self._vector = evaluator.bench, vector
-        model = board.turn([0.0])
-        self._answers = sample(
-            model,
-            self._bench.tokenizer,
-            [each.prompt for each in evaluator.asked],
-            Sampling(**request.sampling()),
-        )
-        context, vocabulary = load_limits(evaluator.base)
-        held = evaluator.pairs[board.terms[0].record.axis]
-        self._pairs: Sequence[Any] = tokenize_pairs(
-            held.pairs,
-            self._bench.tokenizer,
-            max_length=context or 1 << 30,
-            policy="drop",
-            vocabulary=vocabulary,
-        ).pairs
-        self._base = self._margins()
-        self._deviation = float(self._base.std(ddof=1)) if len(self._base) > 1 else 0.0
-        if not self._deviation:
-            raise DataError("The held-out margin does not vary on the base: give more pairs.")
-
-    def measure(self, layers: Block, eta: float) -> tuple[float, float]:
-        from prefreg.evaluation.divergence import divergences
-
-        dials = self._bench.dials
-        dials.apply([(eta, Layers(self._vector, layers))])
-        effect = float((self._margins() - self._base).mean() / self._deviation)
-        nats = divergences(dials.model, dials.pristine, self._answers)
-        return effect, float(np.mean(nats))
-
-    def _margins(self) -> Any:
-        from prefreg.models.log_probs import answer_log_probs, margins
-
-        return margins(answer_log_probs(self._bench.dials.model, self._pairs)).numpy()
+def _margins(evaluator: Evaluator, model: PreTrainedModel) -> Column:
+    axis = evaluator.terms[0].record.axis
+    found: Column = margins(evaluator.log_probs(axis, model)).numpy()
+    return found
 
 
 def _read(kept: dict[str, Any]) -> Profile:
-    def part(value: dict[str, Any]) -> Part:
-        return Part(**{**value, "layers": tuple(value["layers"])})
+    def part(value: dict[str, Any]) -> LayerEffect:
+        return LayerEffect(**{**value, "layers": tuple(value["layers"])})
 
     return Profile(
         whole=part(kept["whole"]),
@@ -219,22 +208,3 @@ def _read(kept: dict[str, Any]) -> Profile:
         growing=tuple(map(part, kept["growing"])),
         chosen=part(kept["chosen"]),
     )
-
-
-def profile_view(found: LayerProfile) -> dict[str, Any]:
-    """Return it in a form that JSON can hold."""
-    profile = found.profile
-    return {
-        "axis": found.record.axis,
-        "version": found.record.number,
-        "pairs": found.pairs,
-        "answers": found.answers,
-        "whole": _view(profile.whole),
-        "blocks": [_view(each) for each in profile.blocks],
-        "growing": [_view(each) for each in profile.growing],
-        "chosen": _view(profile.chosen),
-    }
-
-
-def _view(part: Part) -> dict[str, Any]:
-    return {**asdict(part), "layers": list(part.layers)}

@@ -1,4 +1,4 @@
-"""Pictures of what was measured: each with axes, units, intervals and the recipe below it."""
+"""Every picture: drawn with axes, units, intervals and the recipe below, and saved as one file."""
 
 import math
 import textwrap
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,13 +17,27 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from prefreg.errors import OutputError
-from prefreg.evaluation.consistency import Spread
-from prefreg.evaluation.statistics import Estimate
+from prefreg.evaluation.statistics import Estimate, Spread
 from prefreg.terms import format_eta
 
+FORMATS = (".png", ".pdf", ".svg")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito: told apart by the colour-blind."""
+_GREY = "#444444"
+_SHORT = 6
+"""Letters of a label that need not be turned."""
 _DOTS = 150
+_ABREAST = 3
+"""More panels side by side cannot be read on a page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture with what it shows."""
+
+    path: Path
+    title: str
+    caption: str
 
 
 class Canvas:
@@ -31,17 +45,19 @@ class Canvas:
 
     def __init__(
         self, destination: Path, *, title: str, caption: str, columns: int, rows: int = 1,
-        width: float = 4.2, height: float = 4.0,
+        width: float = 4.2, height: float = 4.0, margin: float = 0.4,
     ) -> None:  # fmt: skip
         """Lay out panels; `caption` has the recipe and what the intervals are of."""
+        require_format(destination)
         self._destination = destination
-        size = (width * columns, height * rows + 0.4)
+        size = (width * columns, height * rows + margin)
         self.figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(self.figure)
         self.figure.suptitle(title, fontweight="bold")
         # Eight points take about a sixteenth of an inch a letter.
-        lines = textwrap.wrap(caption, max(40, int(size[0] * 15)))
-        self.figure.supxlabel("\n".join(lines), fontsize=8, color="#444444")
+        room = max(40, int(size[0] * 15))
+        lines = [line for part in caption.splitlines() for line in textwrap.wrap(part, room)]
+        self.figure.supxlabel("\n".join(lines), fontsize=8, color=_GREY)
         grid = self.figure.subplots(rows, columns, squeeze=False)
         self.panels: list[Axes] = list(np.asarray(grid).ravel())
 
@@ -54,11 +70,28 @@ class Canvas:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
+        if kind is not None:
+            return
+        try:
             self.figure.savefig(self._destination, dpi=_DOTS)
+        except OSError as failed:
+            raise OutputError(
+                f"{self._destination} cannot be written: {failed.strerror}. Name another file "
+                "for the picture (--plot)."
+            ) from failed
+
+    def hide_from(self, used: int) -> None:
+        """Leave the panels behind the first ones empty."""
+        for panel in self.panels[used:]:
+            panel.set_visible(False)
 
 
-_COLUMNS = 3
+def require_format(destination: Path) -> None:
+    """Refuse a file whose ending is that of no picture."""
+    if destination.suffix.lower() not in FORMATS:
+        raise OutputError(
+            f"{destination} is no name of a picture: end it with {', '.join(FORMATS)}."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +118,12 @@ def draw_curves(
     `units` names each panel's vertical axis and `across` the horizontal ones, with the panel's name
     for `{}`; `caption` holds the recipe, below the panels.
     """
-    columns = min(_COLUMNS, len(panels))
+    columns = min(_ABREAST, len(panels))
     rows = math.ceil(len(panels) / columns)
     with Canvas(destination, title=title, caption=caption, columns=columns, rows=rows) as canvas:
         for panel, (name, curves) in zip(canvas.panels, panels.items(), strict=False):
             _draw_curves(panel, name, curves, units[name], across.format(name))
-        for panel in canvas.panels[len(panels) :]:
-            panel.set_visible(False)
+        canvas.hide_from(len(panels))
 
 
 def _draw_curves(panel: Axes, name: str, curves: Sequence[Curve], unit: str, across: str) -> None:
@@ -118,7 +150,82 @@ def _draw_curves(panel: Axes, name: str, curves: Sequence[Curve], unit: str, acr
     panel.legend(fontsize=8, framealpha=0.9)
 
 
-_COLUMNS = 3
+@dataclass(frozen=True, slots=True)
+class LabelledMatrix:
+    """One matrix with its labels."""
+
+    title: str
+    values: NDArray[np.float64]
+    rows: Sequence[str]
+    columns: Sequence[str]
+    unit: str
+    """What the colours and numbers are, as on the colour bar."""
+    low: float
+    middle: float
+    """The value that is white: that of vectors without anything in common."""
+    high: float
+    across: str = ""
+    down: str = ""
+    notes: NDArray[Any] | None = None
+    """A second line in every cell, such as an interval."""
+    colours: str = ""
+    """A colour map of matplotlib; else blue, and red for what is above the middle."""
+    upwards: bool = False
+    """Whether the first row is the lowest."""
+    written: bool = True
+    """Whether the number is written into every cell."""
+
+
+def _draw_matrix(canvas: Canvas, cell: Axes, panel: LabelledMatrix) -> None:
+    # Cells whose value says nothing, such as a vector beside itself, stay grey.
+    cell.set_facecolor("#e4e4e4")
+    two_sided = panel.low < panel.middle < panel.high
+    norm: Normalize = (
+        TwoSlopeNorm(panel.middle, panel.low, panel.high)
+        if two_sided
+        else Normalize(panel.low, panel.high)
+    )
+    image = cell.imshow(
+        np.ma.masked_invalid(panel.values),
+        norm=norm,
+        cmap=panel.colours or ("RdBu_r" if panel.low < panel.middle else "Blues"),
+        aspect="auto",
+        origin="lower" if panel.upwards else "upper",
+    )
+    canvas.figure.colorbar(image, ax=cell, label=panel.unit, shrink=0.85)
+    cell.set_xticks(range(len(panel.columns)), panel.columns, fontsize=8)
+    if max(map(len, panel.columns)) > _SHORT:
+        cell.tick_params("x", rotation=35)
+        for label in cell.get_xticklabels():
+            label.set_horizontalalignment("right")
+    cell.set_yticks(range(len(panel.rows)), panel.rows, fontsize=8)
+    cell.set_title(panel.title, fontsize=10)
+    cell.set_xlabel(panel.across, fontsize=9)
+    cell.set_ylabel(panel.down, fontsize=9)
+    if not panel.written:
+        return
+    for (row, column), value in np.ndenumerate(panel.values):
+        if not np.isfinite(value):
+            continue
+        red, green, blue, _ = image.to_rgba(np.array(value))
+        colour = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+        if panel.notes is None:
+            _write(cell, f"{value:.2f}", (column, row), colour, 8, "center")
+        else:
+            _write(cell, f"{value:.2f}", (column, row), colour, 8, "bottom")
+            _write(cell, str(panel.notes[row, column]), (column, row), colour, 6, "top")
+
+
+def _write(
+    cell: Axes, text: str, place: tuple[int, int], colour: str, size: float, side: str
+) -> None:
+    cell.annotate(
+        text, place, color=colour, fontsize=size, ha="center", va=side,
+        fontweight="bold" if side == "bottom" else "normal",
+        xytext=(0, -2 if side == "top" else 0), textcoords="offset points",
+    )  # fmt: skip
+
+
 _MOST_WRITTEN = 7
 """Cells of a larger grid are too small to write in."""
 
@@ -142,52 +249,31 @@ def draw_heatmaps(
     caption: str,
 ) -> None:
     """Draw a panel per figure and save the picture."""
-    # More side by side cannot be read on a page.
-    columns = 2 if len(maps) == 4 else min(_COLUMNS, len(maps))
+    columns = 2 if len(maps) == 4 else min(_ABREAST, len(maps))
     rows = math.ceil(len(maps) / columns)
     with Canvas(
         destination, title=title, caption=caption, columns=columns, rows=rows, width=4.6, height=3.9
     ) as canvas:
         for panel, each in zip(canvas.panels, maps, strict=False):
-            _draw_heatmap(canvas, panel, each, across, up)
-        for panel in canvas.panels[len(maps) :]:
-            panel.set_visible(False)
+            _draw_matrix(canvas, panel, _as_matrix(each, across, up))
+        canvas.hide_from(len(maps))
 
 
-def _draw_heatmap(canvas: Canvas, panel: Axes, drawn: HeatMap, across: str, up: str) -> None:
+def _as_matrix(drawn: HeatMap, across: str, up: str) -> LabelledMatrix:
     xs, ys = (sorted({key[side] for key in drawn.cells}) for side in (0, 1))
     values = np.full((len(ys), len(xs)), np.nan)
+    notes = np.full(values.shape, "", dtype=object)
     for (x, y), estimate in drawn.cells.items():
-        values[ys.index(y), xs.index(x)] = estimate.value
+        place = ys.index(y), xs.index(x)
+        values[place] = estimate.value
+        notes[place] = f"{estimate.low:.2f} to {estimate.high:.2f}"
     shares = drawn.unit.startswith("share")
-    image = panel.imshow(
-        values,
-        origin="lower",
-        cmap="viridis",
-        aspect="auto",
-        vmin=0 if shares else None,
-        vmax=1 if shares else None,
-    )
-    canvas.figure.colorbar(image, ax=panel, label=drawn.unit, shrink=0.9)
-    panel.set_xticks(range(len(xs)), [format_eta(x) for x in xs])
-    panel.set_yticks(range(len(ys)), [format_eta(y) for y in ys])
-    panel.set_xlabel(f"η of {across}")
-    panel.set_ylabel(f"η of {up}")
-    panel.set_title(drawn.title)
-    if len(xs) <= _MOST_WRITTEN and len(ys) <= _MOST_WRITTEN:
-        low, high = (0.0, 1.0) if shares else (np.nanmin(values), np.nanmax(values))
-        for (x, y), estimate in drawn.cells.items():
-            bright = (estimate.value - low) / ((high - low) or 1.0) > 0.6
-            colour = "black" if bright else "white"
-            place = (xs.index(x), ys.index(y))
-            panel.annotate(
-                f"{estimate.value:.2f}", place, color=colour, fontsize=8,
-                ha="center", va="bottom", fontweight="bold",
-            )  # fmt: skip
-            panel.annotate(
-                f"{estimate.low:.2f} to {estimate.high:.2f}", place, color=colour, fontsize=6,
-                ha="center", va="top", xytext=(0, -2), textcoords="offset points",
-            )  # fmt: skip
+    low, high = (0.0, 1.0) if shares else (float(np.nanmin(values)), float(np.nanmax(values)))
+    return LabelledMatrix(
+        drawn.title, values, list(map(format_eta, ys)), list(map(format_eta, xs)), drawn.unit,
+        low, low, high, f"η of {across}", f"η of {up}", notes, "viridis", upwards=True,
+        written=len(xs) <= _MOST_WRITTEN and len(ys) <= _MOST_WRITTEN,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,91 +367,23 @@ def draw_pareto(
         panel.legend(fontsize=8, framealpha=0.9, loc="best")
 
 
-def save_plot(figure: Figure, destination: Path) -> None:
-    """Write the picture."""
-    try:
-        figure.savefig(destination, dpi=150)
-    except OSError as error:
-        raise OutputError(
-            f"{destination} cannot be written: {error.strerror}. Name another file with --plot."
-        ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledMatrix:
-    """One matrix with its labels."""
-
-    title: str
-    values: NDArray[np.float64]
-    rows: Sequence[str]
-    columns: Sequence[str]
-    unit: str
-    """What the colours and numbers are, as on the colour bar."""
-    low: float
-    middle: float
-    """The value that is white: that of vectors without anything in common."""
-    high: float
-    across: str = ""
-    down: str = ""
-    notes: NDArray[np.str_] | None = None
-    """A second line in every cell, such as an interval."""
-
-
 def draw_matrices(
     panels: Sequence[LabelledMatrix], destination: Path, *, title: str, caption: str
 ) -> None:
     """Draw the panels side by side, two a row, and save the picture."""
-    across = min(2, len(panels))
-    down = -(-len(panels) // across)
-    widths = [max(len(each.columns) * 0.85, 3.0) for each in panels]
-    heights = [max(len(each.rows) * 0.5, 1.8) for each in panels]
-    size = (across * (max(widths) + 2.8), down * (max(heights) + 1.9) + 0.9)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontweight="bold")
-    cells = figure.subplots(down, across, squeeze=False).flatten()
-    for cell, panel in zip(cells, panels, strict=False):
-        _draw(figure, cell, panel)
-    for cell in cells[len(panels) :]:
-        cell.set_axis_off()
-    figure.supxlabel(caption, fontsize=8, color="#444444")
-    save_plot(figure, destination)
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    width = max(max(len(each.columns) * 0.85, 3.0) for each in panels) + 2.8
+    height = max(max(len(each.rows) * 0.5, 1.8) for each in panels) + 1.9
+    with Canvas(
+        destination, title=title, caption=caption, columns=columns, rows=rows,
+        width=width, height=height, margin=0.9,
+    ) as canvas:  # fmt: skip
+        for cell, panel in zip(canvas.panels, panels, strict=False):
+            _draw_matrix(canvas, cell, panel)
+        canvas.hide_from(len(panels))
 
 
-def _draw(figure: Figure, cell: Axes, panel: LabelledMatrix) -> None:
-    # Cells whose value says nothing, such as a vector beside itself, stay grey.
-    cell.set_facecolor("#e4e4e4")
-    norm: Normalize = (
-        TwoSlopeNorm(panel.middle, panel.low, panel.high)
-        if panel.low < panel.middle < panel.high
-        else Normalize(panel.low, panel.high)
-    )
-    two_sided = panel.low < panel.middle
-    image = cell.imshow(
-        np.ma.masked_invalid(panel.values),
-        norm=norm,
-        cmap="RdBu_r" if two_sided else "Blues",
-        aspect="auto",
-    )
-    figure.colorbar(image, ax=cell, label=panel.unit, shrink=0.85)
-    cell.set_xticks(range(len(panel.columns)), panel.columns, rotation=35, ha="right", fontsize=8)
-    cell.set_yticks(range(len(panel.rows)), panel.rows, fontsize=8)
-    cell.set_title(panel.title, fontsize=10)
-    cell.set_xlabel(panel.across, fontsize=9)
-    cell.set_ylabel(panel.down, fontsize=9)
-    for (row, column), value in np.ndenumerate(panel.values):
-        if np.isfinite(value):
-            position = float(norm(value))
-            strong = abs(position - 0.5) > 0.32 if two_sided else position > 0.6
-            text = f"{value:.2f}"
-            if panel.notes is not None:
-                text += f"\n{panel.notes[row, column]}"
-            size = 8 if panel.notes is None else 6.5
-            colour = "white" if strong else "black"
-            cell.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
-
-
-_BLUE, _GREY = "#0072B2", "#444444"
 _WRITTEN = 12
 """Up to so many seeds, the number is written into every cell."""
 
@@ -380,43 +398,29 @@ def draw_consistency(
     layers: Mapping[str, Spread],
 ) -> None:
     """Draw the cosine of every two seeds, and the mean of each layer, and save the picture."""
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontweight="bold")
-    matrix, by_layer = figure.subplots(1, 2)
-    _draw_matrix(figure, matrix, seeds, cosines)
-    _draw_layers(by_layer, layers)
-    figure.supxlabel(caption, fontsize=8, color=_GREY)
-    save_plot(figure, destination)
-
-
-def _draw_matrix(
-    figure: Figure, panel: Axes, seeds: Sequence[int], cosines: Sequence[Sequence[float]]
-) -> None:
-    image = panel.imshow(cosines, vmin=-1, vmax=1, cmap="RdBu")
-    figure.colorbar(image, ax=panel, shrink=0.8)
-    places = range(len(seeds))
-    panel.set_xticks(places, [str(seed) for seed in seeds])
-    panel.set_yticks(places, [str(seed) for seed in seeds])
-    panel.set_xlabel("seed")
-    panel.set_ylabel("seed")
-    panel.set_title("cosine of two seeds")
-    if len(seeds) > _WRITTEN:
-        return
-    for row in places:
-        for column in places:
-            value = cosines[row][column]
-            colour = "white" if abs(value) > 0.6 else "black"
-            panel.text(
-                column, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=8
-            )
+    with Canvas(
+        destination, title=title, caption=caption, columns=2, width=5.5, height=4.6
+    ) as canvas:
+        matrix, by_layer = canvas.panels
+        names = list(map(str, seeds))
+        _draw_matrix(
+            canvas,
+            matrix,
+            LabelledMatrix(
+                "cosine of two seeds", np.asarray(cosines), names, names, "cosine", -1, 0, 1,
+                "seed", "seed", colours="RdBu", written=len(names) <= _WRITTEN,
+            ),
+        )  # fmt: skip
+        _draw_layers(by_layer, layers)
 
 
 def _draw_layers(panel: Axes, layers: Mapping[str, Spread]) -> None:
     places = range(len(layers))
     for place, spread in zip(places, layers.values(), strict=True):
-        panel.plot([spread.low, spread.high], [place, place], color=_BLUE, linewidth=2, alpha=0.4)
-        panel.plot([spread.value], [place], marker="o", color=_BLUE, markersize=5)
+        panel.plot(
+            [spread.low, spread.high], [place, place], color=COLOURS[0], linewidth=2, alpha=0.4
+        )
+        panel.plot([spread.value], [place], marker="o", color=COLOURS[0], markersize=5)
     panel.set_yticks(places, list(layers))
     panel.invert_yaxis()
     panel.axvline(0, color="#999999", linewidth=0.8, linestyle=":")

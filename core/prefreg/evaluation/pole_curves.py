@@ -1,20 +1,18 @@
 """A picture of a training: loss, margin and answers of both poles, step by step."""
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from prefreg.errors import OutputError, VectorError
+from prefreg.errors import VectorError
+from prefreg.evaluation.plots import COLOURS, Canvas, require_format
 from prefreg.registry import VersionRecord
 
-POLES = {"positive": ("θ₊", "#0072B2"), "negative": ("θ₋", "#D55E00")}
-"""Okabe and Ito's blue and vermilion: safe for colour-blind eyes, and apart in grey."""
+POLES = {"positive": ("θ₊", COLOURS[0]), "negative": ("θ₋", COLOURS[1])}
+"""Blue and vermilion, which are apart in grey too."""
 
 _PANELS = (
     ("loss", "Loss", "DPO loss (nats)"),
@@ -42,25 +40,22 @@ def draw_poles(
     what they answered on the way, if they did. `caption` says what was trained and how; it is
     wrapped below the panels.
     """
-    rows = 2 if answers else 1
-    figure = Figure(figsize=(9.0, 0.8 + 3.8 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontweight="bold")
-    panels = figure.subplots(rows, len(_PANELS), squeeze=False)
-    for panel, (figure_name, heading, unit) in zip(panels[0], _PANELS, strict=True):
-        for pole, curve in curves.items():
-            label, colour = POLES[pole]
-            _draw(panel, curve, figure_name, f"{label} ({pole} pole)", colour)
-            if figure_name == "margin" and (points := heldout.get(pole)):
-                _draw_heldout(panel, points, f"{label}, held out", colour)
-        # Where nothing is learnt yet: the loss is log 2, the margin 0.
-        start = 0.6931 if figure_name == "loss" else 0.0
-        panel.axhline(start, color="#999999", linewidth=0.8, linestyle=":")
-        _finish(panel, heading, unit)
-    if answers:
-        _draw_answers(panels[1], answers)
-    figure.supxlabel(textwrap.fill(caption, 150), fontsize=8, color="#444444")
-    figure.savefig(destination, dpi=150)
+    with Canvas(
+        destination, title=title, caption=caption, columns=len(_PANELS), rows=2 if answers else 1,
+        width=4.5, height=3.8, margin=0.8,
+    ) as canvas:  # fmt: skip
+        for panel, (figure_name, heading, unit) in zip(canvas.panels, _PANELS, strict=False):
+            for pole, curve in curves.items():
+                label, colour = POLES[pole]
+                _draw(panel, curve, figure_name, f"{label} ({pole} pole)", colour)
+                if figure_name == "margin" and (points := heldout.get(pole)):
+                    _draw_heldout(panel, points, f"{label}, held out", colour)
+            # Where nothing is learnt yet: the loss is log 2, the margin 0.
+            start = 0.6931 if figure_name == "loss" else 0.0
+            panel.axhline(start, color="#999999", linewidth=0.8, linestyle=":")
+            _finish(panel, heading, unit)
+        if answers:
+            _draw_answers(canvas.panels[len(_PANELS) :], answers)
 
 
 def _finish(panel: Any, heading: str, unit: str) -> None:
@@ -130,32 +125,23 @@ def _running_mean(values: Sequence[float]) -> list[float]:
     return means
 
 
-FORMATS = (".png", ".pdf", ".svg")
-
-
 def plot_version(record: VersionRecord, destination: Path) -> None:
     """Draw the curves that a version has kept."""
-    if destination.suffix not in FORMATS:
-        raise OutputError(
-            f"{destination} is no name of a picture: end it with {', '.join(FORMATS)}."
-        )
+    require_format(destination)
     poles = record.metadata.get("poles") or {}
     curves = {name: poles[name]["curve"] for name in POLES if poles.get(name, {}).get("curve")}
     if not curves:
         raise VectorError(
             f"{record} has no training curves: it was not trained by `prefreg add-axis`."
         )
-    try:
-        draw_poles(
-            curves,
-            destination,
-            title=f"{record}: training of its poles",
-            caption=_caption(record),
-            heldout={name: _heldout(record, poles[name]) for name in curves},
-            answers={name: found for name in curves if (found := poles[name].get("answers"))},
-        )
-    except OSError as error:
-        raise OutputError(f"{destination} cannot be written: {error.strerror}.") from error
+    draw_poles(
+        curves,
+        destination,
+        title=f"{record}: training of its poles",
+        caption=_caption(record),
+        heldout={name: _heldout(record, poles[name]) for name in curves},
+        answers={name: found for name in curves if (found := poles[name].get("answers"))},
+    )
 
 
 def _heldout(record: VersionRecord, pole: dict[str, Any]) -> list[dict[str, float]]:

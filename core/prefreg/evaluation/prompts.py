@@ -1,16 +1,22 @@
-"""What the models are asked: prompts in groups, with what is known of each."""
+"""What the models are asked: prompts in groups, and the held-out pairs of the axes."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefreg.axes.axis import Message, PreferencePair, Row, Text, plain_text
+from prefreg.axes.axis import Axis, Message, PreferencePair, Row, Text, plain_text
 from prefreg.axes.base_world import BaseWorld
-from prefreg.axes.row_sources import read_rows
-from prefreg.checkpoints.bundled import known_worlds
-from prefreg.errors import DataError
+from prefreg.axes.isolation import label_rows
+from prefreg.axes.row_sources import read_preference_file, read_rows
+from prefreg.checkpoints import BaseModel
+from prefreg.checkpoints.bundled import known_worlds, world_named, world_of
+from prefreg.data.pairs import fingerprint_pairs
+from prefreg.errors import DataError, UsageError
+from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.files import hash_bytes
+from prefreg.registry import VersionRecord
+from prefreg.training.axis_run import heldout_pairs, parts_of
 
 _SAFE = {"safe": True, "unsafe": False}
 """Whether a kind of prompt may be answered; of the kinds of a world, it says so."""
@@ -93,3 +99,118 @@ def _is_safe(kind: str) -> bool | None:
         if kind in kinds:
             return kinds[kind]
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Pairs that no training of the axis has seen, or shall not have."""
+
+    pairs: tuple[PreferencePair, ...]
+    source: str
+    max_length: int | None = None
+    """Tokens at which a training cut them; else pairs that do not fit the context are left out."""
+
+    @property
+    def groups(self) -> list[str]:
+        """Return the group of each pair."""
+        return [pair.group or plain_text(pair.prompt) for pair in self.pairs]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the hash of the pairs, whatever their order."""
+        return fingerprint_pairs(self.pairs)
+
+
+def find_world(base: str, record: VersionRecord | None) -> BaseWorld | None:
+    """Find the world that an axis is about: the base's, or what its version was made of."""
+    sources = [part["source"] for part in parts_of(record)] if record else []
+    return world_of(base) or (world_named(sources[0]) if len(sources) == 1 else None)
+
+
+def find_heldout(
+    axes: Mapping[str, Axis],
+    records: Mapping[str, VersionRecord],
+    base: str,
+    request: EvaluationRequest,
+    missing: dict[str, str],
+) -> dict[str, HeldOut]:
+    """Find the held-out pairs of axes; figures that cannot be had are noted as missing."""
+    _check_data_options(request.data, axes)
+    found = {}
+    for name, axis in axes.items():
+        try:
+            found[name] = find_pairs(axis, records.get(name), base, request)
+        except DataError as error:
+            if request.data:
+                raise
+            missing[f"{name}.margin"] = missing[f"{name}.accuracy"] = str(error).rstrip(".")
+    return found
+
+
+def find_pairs(
+    axis: Axis, record: VersionRecord | None, base: str, request: EvaluationRequest
+) -> HeldOut:
+    """Find the pairs that an axis is measured on: of the file given, its world, or its run."""
+    files = _read_data_options(request.data, (axis.name, *axis.aliases))
+    if files is not None:
+        pairs = [pair for _, pair in read_preference_file(files)]
+        return HeldOut(tuple(pairs[: request.prompts]), files.name)
+    world = find_world(base, record)
+    if world is not None:
+        rows = world.rows(axis.name, split=request.split, seed=request.seed, limit=request.prompts)
+        labelled = label_rows(axis, rows)
+        distinct = {pair: None for pair in labelled if pair and pair.chosen != pair.rejected}
+        return HeldOut(tuple(distinct), f"{world.name}, {request.split} split")
+    if record is None:
+        raise DataError("no version of it is among the terms: give its pairs with --data")
+    return HeldOut(heldout_pairs(record, axis)[: request.prompts], f"held out of {record}")
+
+
+def find_prompts(
+    request: EvaluationRequest,
+    base: BaseModel,
+    records: Mapping[str, VersionRecord],
+    pairs: Mapping[str, HeldOut],
+) -> list[Asked]:
+    """Find what is asked: the prompts of the file given, of the world, or of the pairs."""
+    if request.prompts_file is not None:
+        return read_prompts(request.prompts_file)[: request.prompts]
+    worlds = {find_world(base.name, record) for record in records.values()} or {base.world}
+    if len(worlds) == 1 and (world := worlds.pop()) is not None:
+        return world_prompts(world, request.prompts, split=request.split, seed=request.seed)
+    share = max(1, request.prompts // max(1, len(pairs)))
+    found = [asked for held in pairs.values() for asked in prompts_of(held.pairs, share)]
+    if not found:
+        raise DataError(
+            "There is nothing to ask: no held-out pairs could be read. Give prompts with "
+            "--prompts-file FILE.jsonl, or pairs with --data AXIS=FILE.jsonl."
+        )
+    return found
+
+
+def _read_data_options(texts: Sequence[str], names: Sequence[str]) -> Path | None:
+    """Return the file that `--data` gives an axis, by its name or for every axis."""
+    plain: Path | None = None
+    for text in texts:
+        name, equals, file = text.partition("=")
+        if equals and name in names:
+            return Path(file)
+        if not equals or Path(text).exists():
+            plain = Path(text)
+    return plain
+
+
+def _check_data_options(texts: Sequence[str], axes: Mapping[str, Axis]) -> None:
+    """Refuse a `--data` that names no axis that is scored, or one file for several axes."""
+    known = {name for axis in axes.values() for name in (axis.name, *axis.aliases)}
+    for text in texts:
+        name, equals, _ = text.partition("=")
+        if equals and not Path(text).exists() and name not in known:
+            raise UsageError(
+                f"--data {text!r} names {name!r}, which is not scored; scored are "
+                f"{', '.join(axes) or 'no axes'}."
+            )
+        if not equals and len(axes) > 1:
+            raise UsageError(
+                f"--data {text!r} cannot be the pairs of {len(axes)} axes: write AXIS=FILE."
+            )

@@ -14,7 +14,7 @@ from transformers import (
 from prefreg.axes.axis import Message, Text, plain_text
 from prefreg.checkpoints import BaseModel
 from prefreg.errors import BaseModelError
-from prefreg.models.loading import load_tokenizer, on_gpu, quiet
+from prefreg.models.loading import context_length, load_tokenizer, on_gpu, quiet
 from prefreg.progress import Steps
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class RewardModel:
         self._tokenizer: PreTrainedTokenizerBase = load_tokenizer(found)
         self._beaver, model = _load(found)
         self._model = on_gpu(model)
-        self._limit = getattr(self._model.config, "max_position_embeddings", None)
+        self._limit = context_length(self._model.config)
 
     def score(
         self,

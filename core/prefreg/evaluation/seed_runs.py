@@ -1,9 +1,7 @@
 """The vectors of several seeds with one configuration: found where they are stored, or trained."""
 
-import json
 import random
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -12,15 +10,13 @@ from prefreg.axes.axis import PreferencePair
 from prefreg.checkpoints import BaseModel
 from prefreg.composition.resolve import base_spec, identify
 from prefreg.config import default_registry, registry_setting
+from prefreg.data.mixture import Mixture, MixturePart
 from prefreg.errors import UsageError
 from prefreg.evaluation.evaluation_request import ConsistencyRequest
-from prefreg.models.loading import load_limits
 from prefreg.progress import Progress, progress_of
-from prefreg.registry import VersionRecord
-from prefreg.registry.access import Access
-from prefreg.training.add_axis import Prepared, add_axis, prepare
-from prefreg.training.axis_request import AxisRequest
-from prefreg.training.earlier import find_stored
+from prefreg.registry import Access, VersionRecord
+from prefreg.training.add_axis import add_prepared, prepare
+from prefreg.training.axis_run import AxisRun, find_stored
 
 Role = Literal["seed", "half", "null"]
 
@@ -69,79 +65,100 @@ def gather_runs(
     """
     _check_scratch(access, request.scratch)
     first = prepare(access, replace(request.axis, seed=request.seeds[0]), note)
-    shelf = _Shelf(access, request, first, progress, note)
-    found = SeedRuns(first.base, shelf.max_length, "same")
-    with tempfile.TemporaryDirectory(prefix="prefreg-") as folder:
-        everything = _write([*first.pairs.train, *first.pairs.heldout], Path(folder) / "all.jsonl")
-        seen: set[object] = set()
-        for seed in request.seeds:
-            data = everything if request.same_pairs else None
-            run, prepared = shelf.take("seed", shelf.request(seed, data), f"seed {seed}")
-            if prepared.pairs.fingerprint != first.pairs.fingerprint:
-                found.pairs = "drawn"
-            seen.update(map(_group, prepared.pairs.train))
-            found.runs.append(run)
-        for role, seed, data, name in _derived(request, first, Path(folder)):
-            found.runs.append(shelf.take(role, shelf.request(seed, data), name)[0])
-    found.heldout = [pair for pair in first.pairs.heldout if _group(pair) not in seen]
+    gathering = _Gathering(access, request, first, progress, note)
+    max_length = first.max_length
+    found = SeedRuns(first.base, max_length, "same")
+    everything = [*first.pairs.train, *first.pairs.heldout]
+    seen: set[object] = set()
+    for seed in request.seeds:
+        pairs = given_pairs(everything, "all.jsonl") if request.same_pairs else None
+        run, prepared = gathering.take("seed", seed, pairs, f"seed {seed}")
+        if prepared.pairs.fingerprint != first.pairs.fingerprint:
+            found.pairs = "drawn"
+        seen.update(map(group_of, prepared.pairs.train))
+        found.runs.append(run)
+    for role, seed, pairs, name in _derived(request, first):
+        found.runs.append(gathering.take(role, seed, pairs, name)[0])
+    found.heldout = [pair for pair in first.pairs.heldout if group_of(pair) not in seen]
     found.left_out = len(first.pairs.heldout) - len(found.heldout)
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class SeedVector:
+    """The stored vector of one run, and where it is."""
+
+    record: VersionRecord
+    place: Access
+    trained: bool
+    """Whether it was trained now and not found."""
+
+
+def find_or_train(
+    run: AxisRun,
+    places: Sequence[Access],
+    target: Access,
+    begin: Callable[[], None],
+    progress: Progress | None,
+) -> SeedVector:
+    """Find the version of a run in the first place that has it, else train it into the target.
+
+    `begin` is called before a training.
+    """
+    for place in places:
+        if record := find_stored(place, run):
+            return SeedVector(record, place, False)
+    begin()
+    return SeedVector(add_prepared(target, run, progress), target, True)
+
+
+def given_pairs(pairs: Iterable[PreferencePair], name: str) -> Mixture:
+    """Return pairs that are there already, as the rows of a file of this name."""
+    part = MixturePart("file", name, None, None, False, None)
+    return Mixture(part.count(iter(pairs)), (part,))
+
+
 @dataclass(slots=True)
-class _Shelf:
+class _Gathering:
     """Looks for a version in the registry and the scratch registry, and adds it where missing."""
 
     access: Access
     asked: ConsistencyRequest
-    first: Prepared
+    first: AxisRun
     progress: Progress | None
     note: Callable[[str], None] | None
-    max_length: int = field(init=False)
-    told: bool = field(default=False, init=False)
+    told: bool = False
 
-    def __post_init__(self) -> None:
-        self.max_length = self.first.settings.max_length(load_limits(self.first.base)[0])
-
-    def request(self, seed: int, data: Path | None) -> AxisRequest:
+    def take(self, role: Role, seed: int, pairs: Mixture | None, name: str) -> tuple[Run, AxisRun]:
         # The base is pinned: a scratch registry has a last base of its own.
-        pinned = replace(self.asked.axis, seed=seed, base=base_spec(identify(self.first.base)))
-        if data is None:
-            return pinned
-        return replace(pinned, data=str(data), limit=None, revision=None, length_balanced=False)
-
-    def take(self, role: Role, request: AxisRequest, name: str) -> tuple[Run, Prepared]:
-        prepared = prepare(self.access, request, None)
-        scratch = Access(self.asked.scratch)
-        for place in (self.access, scratch):
-            if run := self._find(place, role, prepared, request.seed):
-                return run, prepared
-        target = self.access if self.asked.store and role == "seed" else scratch
-        self._tell(target)
-        if target is scratch:
-            scratch.writing().close()  # a place that cannot be written is told before the training
+        request = replace(self.asked.axis, seed=seed, base=base_spec(identify(self.first.base)))
+        if pairs is not None:
+            request = replace(request, length_balanced=False)
         # Shuffled labels teach nothing, which is what the guards look for.
         request = replace(request, note=name, keep_anyway=request.keep_anyway or role == "null")
-        record = add_axis(target, request, progress_of(self.progress, name))
-        with target.reading() as store:
-            where = str(store.location)
-            return Run(
-                role, request.seed, record, store.vector_source(record), where, True
-            ), prepared
+        prepared = prepare(self.access, request, None, pairs)
+        scratch = Access(self.asked.scratch)
+        target = self.access if self.asked.store and role == "seed" else scratch
 
-    def _find(self, place: Access, role: Role, wanted: Prepared, seed: int) -> Run | None:
-        record = find_stored(place, wanted, seed)
-        if record is None:
-            return None
-        with place.reading() as store:
-            source = store.vector_source(record)
-            return Run(role, seed, record, source, str(store.location), False)
+        def begin() -> None:
+            self._tell(target)
+            if target is scratch:
+                # What cannot be written, or bears the name of another, is told before the training.
+                axis = prepared.axis
+                with scratch.writing() as store:
+                    store.check_names(axis.name, axis.aliases)
+
+        progress = progress_of(self.progress, name)
+        found = find_or_train(prepared, (self.access, scratch), target, begin, progress)
+        with found.place.reading() as store:
+            source, where = store.vector_source(found.record), str(store.location)
+        return Run(role, seed, found.record, source, where, found.trained), prepared
 
     def _tell(self, target: Access) -> None:
         if self.note is None or self.told:
             return
         self.told = True
-        name = self.first.installed.axis.name
+        name = self.first.axis.name
         self.note(
             f"Training what is missing into {self.asked.scratch}, which leaves {name!r} as it is."
             if target is not self.access
@@ -150,17 +167,17 @@ class _Shelf:
 
 
 def _derived(
-    request: ConsistencyRequest, first: Prepared, folder: Path
-) -> Iterator[tuple[Role, int, Path, str]]:
-    """Yield the runs on changed pairs of the first seed: role, seed, file and name."""
+    request: ConsistencyRequest, first: AxisRun
+) -> Iterator[tuple[Role, int, Mixture, str]]:
+    """Yield the runs on changed pairs of the first seed: role, seed, pairs and name."""
     for split in range(request.halves):
-        for side, pairs in enumerate(cut_in_halves(first.pairs.train, seed=split)):
-            file = _write(pairs, folder / f"half-{split}-{side}.jsonl")
-            yield "half", request.seeds[side], file, f"half {side + 1} of split {split + 1}"
+        for side, half in enumerate(cut_in_halves(first.pairs.train, seed=split)):
+            pairs = given_pairs(half, f"half-{split}-{side}.jsonl")
+            yield "half", request.seeds[side], pairs, f"half {side + 1} of split {split + 1}"
     for draw in range(request.null):
-        pairs = shuffle_labels([*first.pairs.train, *first.pairs.heldout], seed=draw)
-        file = _write(pairs, folder / f"null-{draw}.jsonl")
-        yield "null", request.seeds[draw % len(request.seeds)], file, f"shuffled labels {draw + 1}"
+        shuffled = shuffle_labels([*first.pairs.train, *first.pairs.heldout], seed=draw)
+        pairs = given_pairs(shuffled, f"null-{draw}.jsonl")
+        yield "null", request.seeds[draw % len(request.seeds)], pairs, f"shuffled labels {draw + 1}"
 
 
 def cut_in_halves(
@@ -169,7 +186,7 @@ def cut_in_halves(
     """Cut pairs into two parts of about one size that share no group."""
     groups: dict[object, list[PreferencePair]] = {}
     for pair in pairs:
-        groups.setdefault(_group(pair), []).append(pair)
+        groups.setdefault(group_of(pair), []).append(pair)
     shuffled = list(groups.values())
     random.Random(f"halves/{seed}").shuffle(shuffled)
     halves: tuple[list[PreferencePair], list[PreferencePair]] = ([], [])
@@ -185,15 +202,9 @@ def shuffle_labels(pairs: Sequence[PreferencePair], *, seed: int) -> list[Prefer
     return [pair.switched() if place in switched else pair for place, pair in enumerate(pairs)]
 
 
-def _group(pair: PreferencePair) -> object:
+def group_of(pair: PreferencePair) -> object:
+    """Return what a pair may share with others."""
     return pair.prompt if pair.group is None else pair.group
-
-
-def _write(pairs: Sequence[PreferencePair], path: Path) -> Path:
-    with path.open("w", encoding="utf-8") as file:
-        for pair in pairs:
-            file.write(json.dumps(pair.to_row(), ensure_ascii=False) + "\n")
-    return path
 
 
 def _check_scratch(access: Access, scratch: Path) -> None:

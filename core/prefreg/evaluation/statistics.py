@@ -8,9 +8,10 @@ that was measured.
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 from math import sqrt
 from statistics import NormalDist
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,7 +33,19 @@ class Estimate:
     count: int
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return show(self)
+
+    def to_json(self) -> dict[str, float]:
+        """Return the figure and its interval in a form that JSON can hold."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def show(estimate: Estimate | None, digits: int = 2) -> str:
+    """Write an estimate with its interval."""
+    if estimate is None:
+        return "-"
+    low, high = estimate.low, estimate.high
+    return f"{estimate.value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def t95(freedom: int) -> float:
@@ -270,6 +283,59 @@ def over_seeds(
     freedom = (between + within) ** 2 / (between**2 / (seeds - 1) + within**2 / (units - 1))
     half = t95(max(1, int(freedom))) * sqrt(variance)
     return Estimate(value, value - half, value + half, seeds)
+
+
+JACKKNIFE_SEEDS = 5
+"""With fewer, a variance of what is left out says next to nothing, and the range is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """A figure over seeds with its uncertainty."""
+
+    value: float
+    low: float
+    high: float
+    kind: Literal["jackknife", "range"]
+    """A 95 % interval of the jackknife, or the extremes over pairs of seeds, which is none."""
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+def jackknife(
+    count: int, statistic: Callable[[Sequence[int]], float], *, smallest: int = 2
+) -> Spread:
+    """Compute a figure of all seeds, given by their places, and leave out one at a time.
+
+    Below five seeds the extremes over all sets of `smallest` seeds are given instead.
+    """
+    if count < smallest:
+        raise ValueError(f"the figure needs {smallest} seeds, not {count}")
+    everything = range(count)
+    value = statistic(everything)
+    if count < JACKKNIFE_SEEDS:
+        values = [statistic(chosen) for chosen in combinations(everything, smallest)]
+        return Spread(value, min(values), max(values), "range")
+    half = t95(count - 1) * jackknife_error(count, statistic)
+    return Spread(value, value - half, value + half, "jackknife")
+
+
+def jackknife_error(count: int, statistic: Callable[[Sequence[int]], float]) -> float:
+    """Return the standard error √((n − 1)/n · Σ(θᵢ − mean θ)²) of leaving out one (Tukey 1958)."""
+    left = [statistic([each for each in range(count) if each != out]) for out in range(count)]
+    middle = sum(left) / count
+    return sqrt((count - 1) / count * sum((value - middle) ** 2 for value in left))
+
+
+def spearman_brown(correlation: float, times: float) -> float:
+    """Predict what a correlation becomes with `times` as much data (Spearman and Brown 1910).
+
+    One of zero or less stays as it is: where nothing is shared, more data cannot add to it.
+    """
+    return (
+        correlation if correlation <= 0 else times * correlation / (1 + (times - 1) * correlation)
+    )
 
 
 Name = TypeVar("Name", bound=Hashable)

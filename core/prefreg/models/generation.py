@@ -11,14 +11,25 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from prefreg.axes.axis import Message, Text
 from prefreg.data.rendering import encode_prompt, end_id, padding_id
 from prefreg.errors import BaseModelError
-from prefreg.models.loading import quiet
+from prefreg.models.loading import context_length, quiet
 from prefreg.models.sampling import Sampling
 from prefreg.progress import Steps
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A sampled answer with its tokens, of which the last is the one that ended it."""
+
+    text: str
+    prompt_ids: list[int]
+    ids: list[int]
+    ended: bool
+    """Whether it came to an end before `max_new_tokens`."""
+
+
 def generation_config(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     max_new_tokens: int,
     temperature: float,
@@ -46,7 +57,7 @@ def generation_config(
 
 
 def generate(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     config: GenerationConfig,
     *,
@@ -75,49 +86,6 @@ def generate(
     finally:
         model.train(training)
     return [answers[index] for index in range(len(prompts))]
-
-
-@contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Draw from `seed` on every device, and give each its random state back."""
-    # A process that has not used the GPUs yet has no random state there to keep.
-    used: Any = torch.cuda.is_initialized
-    devices = range(torch.cuda.device_count()) if used() else ()
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
-def _generate(
-    model: "PreTrainedModel", prompts: Sequence[Sequence[int]], config: GenerationConfig
-) -> list[list[int]]:
-    width = max(map(len, prompts))
-    pad = config.pad_token_id
-    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
-    make: Any = model.generate
-    output = make(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=config,
-    )
-    return [_cut(row[width:].tolist(), config.eos_token_id) for row in output]
-
-
-def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
-    end = next((at for at, token in enumerate(ids) if token in ends), None)
-    return ids if end is None else ids[: end + 1]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A sampled answer with its tokens, of which the last is the one that ended it."""
-
-    text: str
-    prompt_ids: list[int]
-    ids: list[int]
-    ended: bool
-    """Whether it came to an end before `max_new_tokens`."""
 
 
 def sample_answers(
@@ -170,8 +138,40 @@ def sample(
     return answers
 
 
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Draw from `seed` on every device, and give each its random state back."""
+    # A process that has not used the GPUs yet has no random state there to keep.
+    used: Any = torch.cuda.is_initialized
+    devices = range(torch.cuda.device_count()) if used() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _generate(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], config: GenerationConfig
+) -> list[list[int]]:
+    width = max(map(len, prompts))
+    pad = config.pad_token_id
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
+    make: Any = model.generate
+    output = make(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=config,
+    )
+    return [_cut(row[width:].tolist(), config.eos_token_id) for row in output]
+
+
+def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:
+    end = next((at for at, token in enumerate(ids) if token in ends), None)
+    return ids if end is None else ids[: end + 1]
+
+
 def _check_context(model: PreTrainedModel, prompt: int, sampling: Sampling) -> None:
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = context_length(model.config)
     if context is not None and prompt + sampling.max_new_tokens > context:
         raise BaseModelError(
             f"A prompt of {prompt} tokens and {sampling.max_new_tokens} new ones do not fit the "

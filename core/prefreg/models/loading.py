@@ -4,17 +4,21 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from prefreg.checkpoints.bases import BaseModel
-from prefreg.errors import BaseModelError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from prefreg.errors import BaseModelError, one_line
 
 
 class Located(Protocol):
@@ -44,7 +48,7 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def load_tokenizer(base: Located) -> "PreTrainedTokenizerBase":
+def load_tokenizer(base: Located) -> PreTrainedTokenizerBase:
     """Load the base's tokenizer."""
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -52,14 +56,14 @@ def load_tokenizer(base: Located) -> "PreTrainedTokenizerBase":
         )
     except Exception as error:
         raise BaseModelError(
-            f"The tokenizer of {base.name} cannot be loaded: {_line(error)}"
+            f"The tokenizer of {base.name} cannot be loaded: {one_line(str(error))}"
         ) from error
     return tokenizer
 
 
 def load_model(
     base: BaseModel, dtype: torch.dtype | Literal["auto"] = torch.float32
-) -> "PreTrainedModel":
+) -> PreTrainedModel:
     """Load the base's weights: in float32, the precision of training, or in their own (`auto`)."""
     # With `output_loading_info` a pair is returned, which the annotations do not tell.
     loader: Any = AutoModelForCausalLM
@@ -74,7 +78,7 @@ def load_model(
         )
     except Exception as error:
         raise BaseModelError(
-            f"The model of {base.name} cannot be loaded: {_line(error)}"
+            f"The model of {base.name} cannot be loaded: {one_line(str(error))}"
         ) from error
     if lacking := sorted(info["missing_keys"]):
         raise BaseModelError(
@@ -85,7 +89,7 @@ def load_model(
     return loaded
 
 
-def on_gpu(model: "PreTrainedModel") -> "PreTrainedModel":
+def on_gpu(model: PreTrainedModel) -> PreTrainedModel:
     """Move a model that is to answer or to be measured to the GPU, where there is one."""
     if not torch.cuda.is_available():
         return model
@@ -94,21 +98,29 @@ def on_gpu(model: "PreTrainedModel") -> "PreTrainedModel":
     return moved
 
 
-def load_limits(base: Located) -> tuple[int | None, int | None]:
-    """Return the base's context length and vocabulary size, where its configuration says."""
+def load_config(base: Located) -> "PreTrainedConfig":
+    """Load the base's configuration."""
     try:
-        config = AutoConfig.from_pretrained(
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
             base.path, local_files_only=True, trust_remote_code=False
-        ).get_text_config()
+        )
     except Exception as error:
         raise BaseModelError(
-            f"The configuration of {base.name} cannot be read: {_line(error)}"
+            f"The configuration of {base.name} cannot be read: {one_line(str(error))}"
         ) from error
-    context = getattr(config, "max_position_embeddings", None)
-    vocabulary = getattr(config, "vocab_size", None)
-    return context or None, vocabulary or None
+    return config
 
 
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) < 400 else text[:400] + "…"
+def context_length(config: "PreTrainedConfig") -> int | None:
+    """Return how many tokens a model has positions for, where its configuration says.
+
+    A composite model says so in the configuration of its text model.
+    """
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or None
+
+
+def load_limits(base: Located) -> tuple[int | None, int | None]:
+    """Return the base's context length and vocabulary size, where its configuration says."""
+    config = load_config(base)
+    vocabulary = getattr(config.get_text_config(), "vocab_size", None)
+    return context_length(config), vocabulary or None

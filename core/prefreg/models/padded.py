@@ -11,59 +11,28 @@ from transformers import PreTrainedModel
 from prefreg.data.tokens import TokenPair
 from prefreg.models.generation import Answer
 
-_LOGITS_LIMIT = 1 << 27
+LOGITS_LIMIT = 1 << 27
 """Logits in memory at a time (512 MiB in float32): a batch is made smaller to stay below."""
+OVERHEAD = 80
+"""Tokens that take as long as what every further batch costs: measured with a Llama of 17 M
+parameters on 2 cores, forward and backward (80 ms, and 1 ms a token)."""
+
+_Text = tuple[Sequence[int], Sequence[int]]
+"""A prompt and its answer."""
 
 
 @torch.no_grad()
-def score_answers(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> list[torch.Tensor]:
+def score_answers(model: PreTrainedModel, pairs: Sequence[TokenPair]) -> list[torch.Tensor]:
     """Return the log-probabilities of each answer's tokens: all chosen, then all rejected."""
     sequences = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
     sequences += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
     longest = max(len(prompt) + len(answer) for prompt, answer in sequences)
-    fitting = max(1, _LOGITS_LIMIT // (longest * model.config.get_text_config().vocab_size))
+    fitting = max(1, LOGITS_LIMIT // (longest * model.config.get_text_config().vocab_size))
     return [
         tokens
         for start in range(0, len(sequences), fitting)
         for tokens in _score(model, sequences[start : start + fitting])
     ]
-
-
-def _score(
-    model: "PreTrainedModel", batch: Sequence[tuple[Sequence[int], Sequence[int]]]
-) -> list[torch.Tensor]:
-    longest = max(len(prompt) + len(answer) for prompt, answer in batch)
-    ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, (prompt, answer) in enumerate(batch):
-        length = len(prompt) + len(answer)
-        ids[row, :length] = torch.tensor([*prompt, *answer])
-        mask[row, :length] = 1
-    # The first answer token is predicted at the last prompt token; nothing before it is needed.
-    first = min(len(prompt) for prompt, _ in batch) - 1
-    device = model.device
-    extra = {"logits_to_keep": longest - first} if _can_keep(model) else {}
-    logits = model(
-        input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, **extra
-    ).logits
-    logits = logits[:, first - longest : -1]
-    targets = ids[:, first + 1 :].to(device)
-    picked = logits.gather(2, targets.unsqueeze(2)).squeeze(2).float()
-    log_probs = (picked - logits.float().logsumexp(2)).cpu()
-    starts = [len(prompt) - 1 - first for prompt, _ in batch]
-    return [
-        log_probs[row, start : start + len(answer)]
-        for row, (start, (_, answer)) in enumerate(zip(starts, batch, strict=True))
-    ]
-
-
-def _can_keep(model: "PreTrainedModel") -> bool:
-    return "logits_to_keep" in inspect.signature(model.forward).parameters
-
-
-_OVERHEAD = 80
-"""Tokens that take as long as what every further batch costs: measured with a Llama of 17 M
-parameters on 2 cores, forward and backward (80 ms, and 1 ms a token)."""
 
 
 def split_by_length(lengths: Sequence[int], *, tokens: int, at_most: int) -> list[list[int]]:
@@ -85,7 +54,7 @@ def split_by_length(lengths: Sequence[int], *, tokens: int, at_most: int) -> lis
                 break
             if costs[start] + padded <= cost:
                 best, cost = start, costs[start] + padded
-        costs.append(cost + _OVERHEAD)
+        costs.append(cost + OVERHEAD)
         starts.append(best)
     cuts = [len(order)]
     while cuts[-1]:
@@ -106,17 +75,42 @@ def step_inputs(
     The mask has as many columns as logits are needed; a model that cannot leave the others out
     returns more, of which the last are meant.
     """
-    width = max(map(length, batch))
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
+    inputs, ids, first = _padded(model, [(answer.prompt_ids, answer.ids) for answer in batch])
     steps = torch.zeros_like(ids, dtype=torch.bool)
     for row, answer in enumerate(batch):
-        prompt, end = len(answer.prompt_ids), length(answer)
-        ids[row, :end] = torch.tensor([*answer.prompt_ids, *answer.ids])
-        mask[row, :end] = 1
         # The token at one place is predicted at the place before it.
-        steps[row, prompt - 1 : end - 1] = True
-    first = min(len(answer.prompt_ids) for answer in batch) - 1
+        steps[row, len(answer.prompt_ids) - 1 : length(answer) - 1] = True
+    return inputs, steps[:, first:]
+
+
+def _score(model: PreTrainedModel, batch: Sequence[_Text]) -> list[torch.Tensor]:
+    inputs, ids, first = _padded(model, batch)
+    logits = model(**inputs).logits[:, first - ids.shape[1] : -1]
+    targets = ids[:, first + 1 :].to(model.device)
+    picked = logits.gather(2, targets.unsqueeze(2)).squeeze(2).float()
+    log_probs = (picked - logits.float().logsumexp(2)).cpu()
+    starts = [len(prompt) - 1 - first for prompt, _ in batch]
+    return [
+        log_probs[row, start : start + len(answer)]
+        for row, (start, (_, answer)) in enumerate(zip(starts, batch, strict=True))
+    ]
+
+
+def _padded(
+    model: PreTrainedModel, batch: Sequence[_Text]
+) -> tuple[dict[str, Any], torch.Tensor, int]:
+    """Return the arguments of the model, the tokens, and the first place that predicts an answer.
+
+    Nothing before that place, the end of the shortest prompt, is needed of the logits.
+    """
+    width = max(len(prompt) + len(answer) for prompt, answer in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, (prompt, answer) in enumerate(batch):
+        end = len(prompt) + len(answer)
+        ids[row, :end] = torch.tensor([*prompt, *answer])
+        mask[row, :end] = 1
+    first = min(len(prompt) for prompt, _ in batch) - 1
     inputs: dict[str, Any] = {
         "input_ids": ids.to(model.device),
         "attention_mask": mask.to(model.device),
@@ -124,4 +118,4 @@ def step_inputs(
     }
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
         inputs["logits_to_keep"] = width - first
-    return inputs, steps[:, first:]
+    return inputs, ids, first

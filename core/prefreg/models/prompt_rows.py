@@ -6,21 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
 
 from prefreg.data.tokens import TokenPair
+from prefreg.errors import reason
 from prefreg.models.padded import score_answers
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 _PROMPT, _CHOSEN, _REJECTED, _PADDING = range(4)
-_LOGITS_LIMIT = 1 << 25
+LOGITS_LIMIT = 1 << 25
 """Logits that are kept for the backward pass (128 MiB in float32); more are made twice."""
+_TOLERANCE = 1e-3
+"""Of the spread of the log-probabilities: float32 rounds at 1e-5 of it, and a mask that is not
+taken changed it by 3e-2 and more in every kind of model tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ class TokenScores(NamedTuple):
     """log Σ p² over the vocabulary, without gradient, where it was asked for."""
 
 
-def token_scores(model: "PreTrainedModel", rows: Rows, *, purity: bool = False) -> TokenScores:
+def token_scores(model: PreTrainedModel, rows: Rows, *, purity: bool = False) -> TokenScores:
     """Score the answer tokens of rows.
 
     The vocabulary is projected onto only where an answer token is predicted. `model` may carry
@@ -121,7 +123,7 @@ def token_scores(model: "PreTrainedModel", rows: Rows, *, purity: bool = False) 
     states = hidden.flatten(0, 1)[rows.predictors]
     config = causal.config.get_text_config()
     score = partial(_score, causal.get_output_embeddings(), config, purity)
-    size = max(1, _LOGITS_LIMIT // int(config.vocab_size))
+    size = max(1, LOGITS_LIMIT // int(config.vocab_size))
     if len(states) <= size:
         return score(states, rows.targets)
     parts = [
@@ -130,6 +132,34 @@ def token_scores(model: "PreTrainedModel", rows: Rows, *, purity: bool = False) 
     ]
     log_probs = torch.cat([part.log_probs for part in parts])
     return TokenScores(log_probs, torch.cat([part.purity for part in parts]) if purity else None)
+
+
+def why_not_rows(model: PreTrainedModel, pairs: Sequence[TokenPair]) -> str | None:
+    """Return why `pairs` cannot be scored in rows by this model, or None where they can.
+
+    Random tokens in the shapes of the extreme pairs are scored in rows and answer by answer, in
+    the mode that the model is in. Nothing that `pairs` has is longer, so that a window of
+    attention which matters to them is found out; one that is wider than all of them is not.
+    """
+    probes = _probes(pairs, int(model.config.get_text_config().vocab_size))
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):
+        shortest = [_answer_by_answer(model, probes[-1:]) for _ in range(2)]
+        if not torch.equal(*shortest):
+            return "the model draws random numbers (dropout), and would draw once for both answers"
+        expected = _answer_by_answer(model, probes)
+        try:
+            found = token_scores(model, lay_out(probes).to(model.device)).log_probs.cpu()
+        except Exception as error:  # whatever an unknown architecture raises
+            told = f"{reason(error):.200}"
+            return f"the model refuses the mask or the positions of a shared prompt ({told})"
+    difference = float((found - expected).abs().max())
+    if difference <= _TOLERANCE * float(expected.std()):
+        return None
+    return (
+        "attention does not take the mask of a shared prompt (log-probabilities differ by "
+        f"{difference:.2g} nats)"
+    )
 
 
 def _score(
@@ -155,39 +185,6 @@ def _logit_scale(config: Any) -> float:
     return 1 / float(getattr(config, "logits_scaling", None) or 1)
 
 
-_TOLERANCE = 1e-3
-"""Of the spread of the log-probabilities: float32 rounds at 1e-5 of it, and a mask that is not
-taken changed it by 3e-2 and more in every kind of model tried."""
-
-
-def why_not_rows(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> str | None:
-    """Return why `pairs` cannot be scored in rows by this model, or None where they can.
-
-    Random tokens in the shapes of the extreme pairs are scored in rows and answer by answer, in
-    the mode that the model is in. Nothing that `pairs` has is longer, so that a window of
-    attention which matters to them is found out; one that is wider than all of them is not.
-    """
-    probes = _probes(pairs, int(model.config.get_text_config().vocab_size))
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        shortest = [_answer_by_answer(model, probes[-1:]) for _ in range(2)]
-        if not torch.equal(*shortest):
-            return "the model draws random numbers (dropout), and would draw once for both answers"
-        expected = _answer_by_answer(model, probes)
-        try:
-            found = token_scores(model, lay_out(probes).to(model.device)).log_probs.cpu()
-        except Exception as error:  # whatever an unknown architecture raises
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            return f"the model refuses the mask or the positions of a shared prompt ({reason:.200})"
-    difference = float((found - expected).abs().max())
-    if difference <= _TOLERANCE * float(expected.std()):
-        return None
-    return (
-        "attention does not take the mask of a shared prompt (log-probabilities differ by "
-        f"{difference:.2g} nats)"
-    )
-
-
 def _probes(pairs: Sequence[TokenPair], vocabulary: int) -> list[TokenPair]:
     """Make pairs of random tokens as long as the longest row, the longest text and the shortest."""
     draw = random.Random(0)
@@ -206,7 +203,7 @@ def _probes(pairs: Sequence[TokenPair], vocabulary: int) -> list[TokenPair]:
     ]
 
 
-def _answer_by_answer(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> torch.Tensor:
+def _answer_by_answer(model: PreTrainedModel, pairs: Sequence[TokenPair]) -> torch.Tensor:
     """Score each answer in a row of its own, in the order of `Rows.targets`."""
     scored = [score_answers(model, [pair]) for pair in pairs]
     return torch.cat([answers[side] for side in (0, 1) for answers in scored])

@@ -1,8 +1,9 @@
 """The registry: versions of preference vectors, their bytes and everything known of them.
 
-Importing this package is cheap; SQLAlchemy is loaded when `Store` is first used.
+Importing this package is cheap; SQLAlchemy is loaded when `Access` or `Store` is first used.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from prefreg.registry.records import (
@@ -20,19 +21,18 @@ from prefreg.registry.records import (
 )
 
 if TYPE_CHECKING:
-    from prefreg.registry.store import Store
+    from prefreg.registry.store import Access, Store
 else:
 
     def __getattr__(name: str) -> object:
-        if name == "Store":
-            from prefreg.registry.store import Store
-
-            return Store
+        if name in ("Access", "Store"):
+            return getattr(import_module("prefreg.registry.store"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
     "INLINE_LIMIT",
+    "Access",
     "AliasEvent",
     "BaseIdentity",
     "BaseRecord",

@@ -1,4 +1,4 @@
-"""From rows to records: versions with everything that hangs on them.
+"""From rows to records: versions with everything that hangs on them, all or those of a query.
 
 Each kind of thing takes one statement, whatever the number of versions. A listing never reads
 metadata or bytes, which are nearly all of a registry.
@@ -15,9 +15,8 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from prefreg.errors import RegistryError, UsageError
-from prefreg.registry.aliases import standing_aliases
 from prefreg.registry.known_bases import record_base
-from prefreg.registry.names import check_tags
+from prefreg.registry.names import check_tags, standing_aliases
 from prefreg.registry.records import BaseRecord, Measurement, VersionRecord, VersionSummary
 from prefreg.registry.schema import (
     AxisAliasRow,
@@ -32,7 +31,20 @@ from prefreg.registry.schema import (
 Conditions = Sequence[ColumnElement[bool]]
 """What versions must meet, by columns of their own table alone."""
 
-_MANY = 1000
+MANY = 1000
+"""Of so many versions whole tables are read: looking each up would take longer."""
+
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    ">": operator.gt,
+    "<": operator.lt,
+    "=": operator.eq,
+}
+_METRIC = re.compile(
+    r"\s*([^<>=\s]+)\s*(>=|<=|==|>|<|=)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
+)
 
 
 def of_axis(name: str) -> ColumnElement[bool]:
@@ -86,6 +98,77 @@ def load_version(session: Session, axis: str, number: int) -> VersionRecord:
     return record
 
 
+@dataclass(frozen=True, slots=True)
+class MetricCondition:
+    """A bound on a number."""
+
+    name: str
+    operator: str
+    bound: float
+
+    def find(self, record: VersionRecord) -> dict[str, float]:
+        """Return the numbers of this name in the record that meet the bound, by their paths."""
+        holds = _OPERATORS[self.operator]
+        suffix = f".{self.name}"
+        return {
+            path: value
+            for path, value in _numbers_of(record)
+            if (path == self.name or path.endswith(suffix)) and holds(value, self.bound)
+        }
+
+
+def parse_metric(text: str) -> MetricCondition:
+    """Read `NAME>=0.7`."""
+    found = _METRIC.fullmatch(text)
+    if found is None:
+        raise UsageError(
+            f"{text!r} is no condition on a metric: write NAME, one of >=, <=, >, <, =, "
+            "then a number, as in 'accuracy>=0.7'."
+        )
+    return MetricCondition(found[1], found[2], float(found[3]))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a version must have; every given condition must hold."""
+
+    text: str | None = None
+    """Words that all occur in its name, aliases, tags, note or base, in upper or lower case."""
+    tags: Sequence[str] = ()
+    note: str | None = None
+    """Words that all occur in the note."""
+    base: str | None = None
+    """Part of the base's name, or the beginning of its fingerprint."""
+    metrics: Sequence[MetricCondition] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A version that meets a query, and the numbers that met its bounds."""
+
+    version: VersionSummary
+    metrics: Mapping[str, float]
+
+
+def find_versions(session: Session, query: Query) -> list[Found]:
+    """Return the versions that meet a query, ordered by axis and number."""
+    tags = check_tags(query.tags)
+    if tags and not session.info.get("has_tags", True):
+        return []  # a registry that is older than tags
+    tagged = [
+        VersionRow.id.in_(select(TagRow.version_id).where(TagRow.name == tag)) for tag in tags
+    ]
+    if not query.metrics:
+        summaries = load_summaries(session, *tagged)
+        return [Found(version, {}) for version in summaries if _matches(version, query)]
+    found = []
+    for record in load_versions(session, *tagged):
+        metrics = [condition.find(record) for condition in query.metrics]
+        if all(metrics) and _matches(record, query):
+            found.append(Found(record, {k: v for each in metrics for k, v in each.items()}))
+    return found
+
+
 def _summaries(session: Session, conditions: Conditions) -> list[tuple[int, VersionSummary]]:
     rows = session.execute(
         select(
@@ -103,8 +186,7 @@ def _summaries(session: Session, conditions: Conditions) -> list[tuple[int, Vers
             VersionRow.note,
         ).where(*conditions)
     ).all()
-    # For many, whole tables are read: looking each version up would take longer.
-    attached = _attach(session, conditions if len(rows) < _MANY else ())
+    attached = _attach(session, conditions if len(rows) < MANY else ())
     found = [(row.id, _summary(row, attached)) for row in rows]
     return sorted(found, key=lambda pair: (pair[1].axis, pair[1].number))
 
@@ -214,50 +296,7 @@ class _Bases:
         return self._made[key]
 
 
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    ">": operator.gt,
-    "<": operator.lt,
-    "=": operator.eq,
-}
-_METRIC = re.compile(
-    r"\s*([^<>=\s]+)\s*(>=|<=|==|>|<|=)\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class MetricCondition:
-    """A bound on a number."""
-
-    name: str
-    operator: str
-    bound: float
-
-    def find(self, record: VersionRecord) -> dict[str, float]:
-        """Return the numbers of this name in the record that meet the bound, by their paths."""
-        holds = _OPERATORS[self.operator]
-        suffix = f".{self.name}"
-        return {
-            path: value
-            for path, value in numbers(record)
-            if (path == self.name or path.endswith(suffix)) and holds(value, self.bound)
-        }
-
-
-def parse_metric(text: str) -> MetricCondition:
-    """Read `NAME>=0.7`."""
-    found = _METRIC.fullmatch(text)
-    if found is None:
-        raise UsageError(
-            f"{text!r} is no condition on a metric: write NAME, one of >=, <=, >, <, =, "
-            "then a number, as in 'accuracy>=0.7'."
-        )
-    return MetricCondition(found[1], found[2], float(found[3]))
-
-
-def numbers(record: VersionRecord) -> Iterator[tuple[str, float]]:
+def _numbers_of(record: VersionRecord) -> Iterator[tuple[str, float]]:
     """Return every number of a version with its dotted path."""
     yield from _numbers(record.metadata, "")
     for measurement in record.measurements:
@@ -270,47 +309,6 @@ def _numbers(value: Any, path: str) -> Iterator[tuple[str, float]]:
             yield from _numbers(item, f"{path}.{name}" if path else str(name))
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield path, value
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What a version must have; every given condition must hold."""
-
-    text: str | None = None
-    """Words that all occur in its name, aliases, tags, note or base, in upper or lower case."""
-    tags: Sequence[str] = ()
-    note: str | None = None
-    """Words that all occur in the note."""
-    base: str | None = None
-    """Part of the base's name, or the beginning of its fingerprint."""
-    metrics: Sequence[MetricCondition] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A version that meets a query, and the numbers that met its bounds."""
-
-    version: VersionSummary
-    metrics: Mapping[str, float]
-
-
-def find_versions(session: Session, query: Query) -> list[Found]:
-    """Return the versions that meet a query, ordered by axis and number."""
-    tags = check_tags(query.tags)
-    if tags and not session.info.get("has_tags", True):
-        return []  # a registry that is older than tags
-    tagged = [
-        VersionRow.id.in_(select(TagRow.version_id).where(TagRow.name == tag)) for tag in tags
-    ]
-    if not query.metrics:
-        summaries = load_summaries(session, *tagged)
-        return [Found(version, {}) for version in summaries if _matches(version, query)]
-    found = []
-    for record in load_versions(session, *tagged):
-        metrics = [condition.find(record) for condition in query.metrics]
-        if all(metrics) and _matches(record, query):
-            found.append(Found(record, {k: v for each in metrics for k, v in each.items()}))
-    return found
 
 
 def _matches(version: VersionSummary, query: Query) -> bool:

@@ -1,4 +1,4 @@
-"""Checking every byte of a registry, and collecting those that nothing refers to."""
+"""The bytes of a registry: checked, collected where nothing refers to them, and counted."""
 
 from pathlib import Path
 
@@ -7,10 +7,12 @@ from sqlalchemy.orm import Session, undefer
 
 from prefreg.errors import RegistryError, VectorError
 from prefreg.registry.blobs import read_source, remove_unreferenced
+from prefreg.registry.database import Database
 from prefreg.registry.listing import load_versions
-from prefreg.registry.opening import Database
 from prefreg.registry.records import DiskUse, GcReport, Problem
 from prefreg.registry.schema import AxisRow, Base, BlobRow, VersionRow
+
+_SERVER_SIZE = text("SELECT coalesce(sum(pg_total_relation_size(to_regclass(:name))), 0)")
 
 
 def verify_registry(database: Database, folder: Path | None) -> list[Problem]:
@@ -40,6 +42,17 @@ def collect_garbage(database: Database, folder: Path | None) -> GcReport:
         if folder is not None:
             files, freed = remove_unreferenced(folder, frozenset(external))
     return GcReport(files, freed + database.vacuum())
+
+
+def measure_disk(database: Database, folder: Path | None) -> DiskUse:
+    """Add up the database and the vectors beside it.
+
+    On a server other than PostgreSQL only the vectors are counted.
+    """
+    if database.path is None:
+        return DiskUse(_measure_server(database), 0, 0)
+    sizes = [] if folder is None or not folder.is_dir() else _sizes(folder)
+    return DiskUse(database.path.stat().st_size, len(sizes), sum(sizes))
 
 
 def _check_structure(session: Session, database: Database) -> list[Problem]:
@@ -92,20 +105,6 @@ def _check_blob(database: Database, folder: Path | None, sha256: str) -> Problem
             "Restore it from a backup, add the same vector again, or remove the version.",
         )
     return None
-
-
-_SERVER_SIZE = text("SELECT coalesce(sum(pg_total_relation_size(to_regclass(:name))), 0)")
-
-
-def measure_disk(database: Database, folder: Path | None) -> DiskUse:
-    """Add up the database and the vectors beside it.
-
-    On a server other than PostgreSQL only the vectors are counted.
-    """
-    if database.path is None:
-        return DiskUse(_measure_server(database), 0, 0)
-    sizes = [] if folder is None or not folder.is_dir() else _sizes(folder)
-    return DiskUse(database.path.stat().st_size, len(sizes), sum(sizes))
 
 
 def _sizes(folder: Path) -> list[int]:

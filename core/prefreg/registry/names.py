@@ -1,15 +1,30 @@
-"""Names of axes: whom they belong to, with messages that say what there is."""
+"""Names: axes and their aliases, version aliases with their history, and tags.
 
-import difflib
+A version alias, such as `stable`, belongs to an axis and a base, and moves. Its events are only
+ever appended, and the latest one says where it points.
+"""
+
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from sqlalchemy import case, delete, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
-from prefreg.errors import RegistryError, UsageError
-from prefreg.registry.schema import AxisAliasRow, AxisRow, TagRow, VersionRow
-from prefreg.terms import AXIS_NAME
+from prefreg.errors import RegistryError, UsageError, did_you_mean
+from prefreg.registry.known_bases import describe_base, record_base
+from prefreg.registry.records import AliasAction, AliasEvent, describe_moment
+from prefreg.registry.schema import (
+    AliasEventRow,
+    AxisAliasRow,
+    AxisRow,
+    BaseRow,
+    TagRow,
+    VersionRow,
+)
+from prefreg.terms import ALIAS_NAME, AXIS_NAME
+
+_TAG = re.compile(r"[\w][\w.+/-]*")
 
 
 def axis_names(session: Session) -> dict[str, tuple[str, ...]]:
@@ -55,7 +70,7 @@ def require_axis(session: Session, name: str, location: str) -> str:
     everything = [*axes, *(alias for aliases in axes.values() for alias in aliases)]
     raise RegistryError(
         f"{location} has no vector of axis {name!r}. It has: {', '.join(axes)}."
-        f"{guess(name, everything)}"
+        f"{did_you_mean(name, everything)}"
     )
 
 
@@ -89,12 +104,6 @@ def check_names(session: Session, axis: str, aliases: Iterable[str]) -> tuple[st
     return wanted
 
 
-def guess(name: str, names: Iterable[str]) -> str:
-    """Return the end of a message: the name that may have been meant, if one is close."""
-    close = difflib.get_close_matches(name, sorted(set(names)), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
 def rename_axis(session: Session, old: str, new: str) -> None:
     """Rename an axis with all its versions; the old name becomes an alias of each."""
     if old == new:
@@ -119,27 +128,125 @@ def rename_axis(session: Session, old: str, new: str) -> None:
     session.flush()
 
 
-def _check_free(session: Session, old: str, new: str) -> None:
-    taken = session.scalar(select(AxisRow.id).where(AxisRow.name == new))
-    if taken is not None:
-        used = session.scalar(select(VersionRow.id).where(VersionRow.axis_id == taken).limit(1))
-        bearer = "is another axis" if used is not None else "was an axis whose versions are gone"
-        raise RegistryError(
-            f"Axis {old!r} cannot be renamed to {new!r}: {new!r} {bearer} here. Use another name."
-        )
-    own = set(
-        session.scalars(
-            select(AxisAliasRow.name)
-            .join(VersionRow, VersionRow.id == AxisAliasRow.version_id)
-            .join(VersionRow.axis)
-            .where(AxisRow.name == old)
-        )
+def standing_aliases(
+    session: Session, axes: Sequence[int] | None, at: datetime | None = None
+) -> list[tuple[int, int, str, int]]:
+    """Return (axis id, base id, alias, number) of what aliases point to, now or at a moment."""
+    latest = select(func.max(AliasEventRow.id)).group_by(
+        AliasEventRow.axis_id, AliasEventRow.base_id, AliasEventRow.alias
     )
-    if new not in own:
-        check_names(session, new, ())
+    if axes is not None:
+        latest = latest.where(AliasEventRow.axis_id.in_(axes))
+    if at is not None:
+        latest = latest.where(AliasEventRow.created <= at)
+    rows = session.execute(
+        select(
+            AliasEventRow.axis_id, AliasEventRow.base_id, AliasEventRow.alias, AliasEventRow.number
+        ).where(AliasEventRow.id.in_(latest))
+    )
+    return [(axis, base, alias, number) for axis, base, alias, number in rows if number]
 
 
-_TAG = re.compile(r"[\w][\w.+/-]*")
+def current_aliases(
+    session: Session, axis: str, at: datetime | None = None
+) -> dict[tuple[str, str], int]:
+    """Map (weights of the base, alias) to the number of the version that it points to.
+
+    At an earlier moment, that version may have been removed since.
+    """
+    axis_id = session.scalar(select(AxisRow.id).where(AxisRow.name == axis))
+    if axis_id is None:
+        return {}
+    weights = dict(session.execute(select(BaseRow.id, BaseRow.weights)).all())
+    return {
+        (weights[base], alias): number
+        for _, base, alias, number in standing_aliases(session, [axis_id], at)
+    }
+
+
+def aliases_of(session: Session, axis: str, number: int) -> tuple[str, ...]:
+    """Return the aliases that point to a version, by name."""
+    current = current_aliases(session, axis)
+    return tuple(sorted(alias for (_, alias), target in current.items() if target == number))
+
+
+def point_alias(session: Session, version: VersionRow, alias: str, now: datetime) -> None:
+    """Point an alias of the version's base at the version; no event where it does already."""
+    if not ALIAS_NAME.fullmatch(alias):
+        raise UsageError(
+            f"{alias!r} is no version alias: use letters, digits, '.', '_' or '-', "
+            "and not digits alone."
+        )
+    before = current_aliases(session, version.axis.name).get((version.base.weights, alias))
+    if before != version.number:
+        action: AliasAction = "set" if before is None else "moved"
+        _append(session, version.axis, version.base, alias, version.number, action, now)
+
+
+def drop_alias(session: Session, axis: str, alias: str, base: str | None, now: datetime) -> None:
+    """Delete an alias; its history stays."""
+    current = current_aliases(session, axis)
+    places = [weights for weights, name in current if name == alias and base in (None, weights)]
+    if not places:
+        names = ", ".join(sorted({name for _, name in current})) or "none"
+        where = f" for base {describe_base(session, base)}" if base else ""
+        raise RegistryError(
+            f"Axis {axis!r} has no version alias {alias!r}{where}. It has: {names}."
+        )
+    if len(places) > 1:
+        shown = ", ".join(describe_base(session, weights) for weights in places)
+        raise RegistryError(
+            f"{axis}@{alias} is set for several bases: {shown}. Choose with --base."
+        )
+    axis_row = session.scalars(select(AxisRow).where(AxisRow.name == axis)).one()
+    base_row = session.scalars(select(BaseRow).where(BaseRow.weights == places[0])).one()
+    _append(session, axis_row, base_row, alias, None, "deleted", now)
+
+
+def drop_aliases_of(
+    session: Session, version: VersionRow, aliases: Iterable[str], now: datetime
+) -> None:
+    """Note that aliases are gone with the version they pointed to."""
+    for alias in aliases:
+        _append(session, version.axis, version.base, alias, None, "removed", now)
+
+
+def read_history(
+    session: Session, axis: str, alias: str | None = None, at: datetime | None = None
+) -> list[AliasEvent]:
+    """Return every change of an axis' version aliases, or of one, until a moment, oldest first."""
+    rows = session.scalars(
+        select(AliasEventRow)
+        .join(AliasEventRow.axis)
+        .where(AxisRow.name == axis)
+        .options(joinedload(AliasEventRow.base))
+        .order_by(AliasEventRow.id)
+    ).all()
+    if alias is not None:
+        ever = {row.alias for row in rows}
+        rows = [row for row in rows if row.alias == alias]
+        if not rows:
+            raise RegistryError(
+                f"Axis {axis!r} never had a version alias {alias!r}. "
+                f"It had: {', '.join(sorted(ever)) or 'none'}."
+            )
+    until = [row for row in rows if at is None or row.created <= at]
+    if rows and not until and at is not None:
+        raise RegistryError(
+            f"No version alias of axis {axis!r} was set by {describe_moment(at)}: "
+            f"the first, {rows[0].alias!r}, was set on {describe_moment(rows[0].created)}."
+        )
+    return [
+        AliasEvent(
+            axis=axis,
+            base=record_base(row.base),
+            alias=row.alias,
+            number=row.number,
+            created=row.created,
+            action=row.action,  # type: ignore[arg-type]  # only this module writes actions
+        )
+        for row in until
+    ]
 
 
 def check_tags(tags: Iterable[str]) -> tuple[str, ...]:
@@ -165,4 +272,39 @@ def change_tags(
         return
     present = set(session.scalars(select(TagRow.name).where(TagRow.version_id == version.id)))
     session.add_all(TagRow(version_id=version.id, name=tag) for tag in wanted if tag not in present)
+    session.flush()
+
+
+def _check_free(session: Session, old: str, new: str) -> None:
+    taken = session.scalar(select(AxisRow.id).where(AxisRow.name == new))
+    if taken is not None:
+        used = session.scalar(select(VersionRow.id).where(VersionRow.axis_id == taken).limit(1))
+        bearer = "is another axis" if used is not None else "was an axis whose versions are gone"
+        raise RegistryError(
+            f"Axis {old!r} cannot be renamed to {new!r}: {new!r} {bearer} here. Use another name."
+        )
+    own = set(
+        session.scalars(
+            select(AxisAliasRow.name)
+            .join(VersionRow, VersionRow.id == AxisAliasRow.version_id)
+            .join(VersionRow.axis)
+            .where(AxisRow.name == old)
+        )
+    )
+    if new not in own:
+        check_names(session, new, ())
+
+
+def _append(
+    session: Session,
+    axis: AxisRow,
+    base: BaseRow,
+    alias: str,
+    number: int | None,
+    action: AliasAction,
+    now: datetime,
+) -> None:
+    session.add(
+        AliasEventRow(axis=axis, base=base, alias=alias, number=number, action=action, created=now)
+    )
     session.flush()

@@ -1,6 +1,6 @@
 """What enters and leaves the registry: plain values, never rows or sessions."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, time
 from typing import Any, Literal
 
@@ -30,12 +30,20 @@ class BaseIdentity:
     parameters: int
     dtype: str
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the base in a form that JSON can hold."""
+        return asdict(self)
+
 
 @dataclass(frozen=True, slots=True)
 class BaseRecord(BaseIdentity):
     """A base model that the registry knows."""
 
     created: datetime
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the base in a form that JSON can hold."""
+        return asdict(self) | {"created": self.created.isoformat()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,10 @@ class Measurement:
     """How it was measured."""
     created: datetime
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the measurement in a form that JSON can hold."""
+        return asdict(self) | {"created": self.created.isoformat()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionSummary:
@@ -89,6 +101,24 @@ class VersionSummary:
     def __str__(self) -> str:
         return f"{self.axis}@{self.number}"
 
+    def summary(self) -> dict[str, Any]:
+        """Return the version without its training record, in a form that JSON can hold."""
+        return {
+            "axis": self.axis,
+            "version": self.number,
+            "axis_aliases": list(self.axis_aliases),
+            "aliases": list(self.aliases),
+            "kind": self.kind,
+            "dtype": self.dtype,
+            "sha256": self.sha256,
+            "size": self.size,
+            "inline": self.inline,
+            "base": {"name": self.base.name, "weights": self.base.weights},
+            "created": self.created.isoformat(),
+            "note": self.note,
+            "tags": list(self.tags),
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionRecord(VersionSummary):
@@ -102,6 +132,14 @@ class VersionRecord(VersionSummary):
         """What φ is the difference of: the two poles, or the positive one and the base."""
         return "positive-only" if self.metadata.get("contrast") == "positive-only" else "pair"
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all that is known of the version in a form that JSON can hold."""
+        return self.summary() | {
+            "base": self.base.to_json(),
+            "metadata": self.metadata,
+            "measurements": [each.to_json() for each in self.measurements],
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class AliasEvent:
@@ -114,6 +152,16 @@ class AliasEvent:
     """The version it points to from now on, or None where it is gone."""
     created: datetime
     action: AliasAction
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the change in a form that JSON can hold."""
+        return {
+            "alias": self.alias,
+            "action": self.action,
+            "version": self.number,
+            "base": self.base.name,
+            "created": self.created.isoformat(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +199,10 @@ class DiskUse:
     def total(self) -> int:
         """The database and the files beside it."""
         return self.database + self.beside
+
+    def to_json(self) -> dict[str, int]:
+        """Return the sizes in a form that JSON can hold."""
+        return asdict(self) | {"total": self.total}
 
 
 Moment = str | datetime

@@ -1,7 +1,8 @@
-"""The store: versions, their bytes, aliases and bases, to read and to change."""
+"""The store: versions, their bytes, aliases and bases, to read and to change; and the way to it."""
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -9,23 +10,16 @@ from typing import Any, Self
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session, undefer
 
+from prefreg.config import default_registry, registry_setting, starter_registry
 from prefreg.errors import RegistryError, VectorError
-from prefreg.registry import (
-    aliases,
-    blobs,
-    known_bases,
-    listing,
-    maintenance,
-    names,
-    selection,
-    versions,
-)
-from prefreg.registry.opening import Database, check_schema, upgrade_schema
+from prefreg.registry import blobs, known_bases, listing, maintenance, names, versions
+from prefreg.registry.database import Database, check_schema, upgrade_schema
 from prefreg.registry.records import (
     INLINE_LIMIT,
     AliasEvent,
     BaseIdentity,
     BaseRecord,
+    DiskUse,
     GcReport,
     Measurement,
     NewVersion,
@@ -34,10 +28,6 @@ from prefreg.registry.records import (
     VersionSummary,
 )
 from prefreg.registry.schema import AxisRow, BlobRow
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Store:
@@ -65,13 +55,9 @@ class Store:
         write: bool,
         inline_limit: int = INLINE_LIMIT,
         busy_timeout: float = 30.0,
-        clock: Callable[[], datetime] = _now,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> Self:
-        """Open a path or SQLAlchemy URL; writing creates and upgrades, reading changes nothing.
-
-        Raises:
-            RegistryError: It is missing, read-only, of another schema, or no registry.
-        """
+        """Open a path or SQLAlchemy URL; writing creates and upgrades, reading changes nothing."""
         database = Database.open(location, write=write, busy_timeout=busy_timeout)
         try:
             (upgrade_schema if write else check_schema)(database)
@@ -127,6 +113,11 @@ class Store:
             conditions.append(listing.of_axis(names.require_axis(session, axis, self.location)))
         return conditions
 
+    def search(self, query: listing.Query) -> list[listing.Found]:
+        """Return the versions that meet every condition of a query, ordered by axis and number."""
+        with self.database.reading() as session:
+            return listing.find_versions(session, query)
+
     def resolve(
         self,
         axis: str,
@@ -141,7 +132,7 @@ class Store:
         """
         with self.database.reading() as session:
             name = names.require_axis(session, axis, self.location)
-            number = selection.choose_version(
+            number = versions.choose_version(
                 session, name, reference, base=base, at=at, location=self.location
             )
             return listing.load_version(session, name, number)
@@ -166,6 +157,16 @@ class Store:
         with self.database.writing() as session:
             name = names.require_axis(session, axis, self.location)
             versions.delete_version(session, name, number, force=force, now=self.now())
+
+    def tag(
+        self, axis: str, number: int, words: Iterable[str], *, remove: bool = False
+    ) -> VersionRecord:
+        """Give tags to a version, or take them away."""
+        with self.database.writing() as session:
+            name = names.require_axis(session, axis, self.location)
+            row = versions.find_row(session, name, number)
+            names.change_tags(session, row, words, remove=remove)
+            return listing.load_version(session, name, number)
 
     def measure(self, axis: str, number: int, kind: str, value: Any, protocol: str) -> Measurement:
         """Append what was learned about a version."""
@@ -192,18 +193,25 @@ class Store:
                 "Restore it from a backup, or train it again."
             ) from error
 
+    def rename_axis(self, old: str, new: str) -> str:
+        """Rename an axis, whose old name becomes its alias; return the name it had."""
+        with self.database.writing() as session:
+            name = names.require_axis(session, old, self.location)
+            names.rename_axis(session, name, new)
+            return name
+
     def set_alias(self, axis: str, number: int, alias: str) -> None:
         """Point a version alias, for the version's base, at a version."""
         with self.database.writing() as session:
             name = names.require_axis(session, axis, self.location)
             version = versions.find_row(session, name, number)
-            aliases.point_alias(session, version, alias, self.now())
+            names.point_alias(session, version, alias, self.now())
 
     def delete_alias(self, axis: str, alias: str, base: str | None = None) -> None:
         """Delete a version alias; its history stays."""
         with self.database.writing() as session:
             name = names.require_axis(session, axis, self.location)
-            aliases.drop_alias(session, name, alias, base, self.now())
+            names.drop_alias(session, name, alias, base, self.now())
 
     def alias_history(
         self, axis: str, alias: str | None = None, at: datetime | None = None
@@ -213,7 +221,7 @@ class Store:
             # The name itself comes first: history outlives an axis' last version.
             known = session.scalar(select(AxisRow.name).where(AxisRow.name == axis))
             name = known or names.require_axis(session, axis, self.location)
-            return aliases.read_history(session, name, alias, at)
+            return names.read_history(session, name, alias, at)
 
     def bases(self) -> list[BaseRecord]:
         """Return every known base model, by name."""
@@ -247,3 +255,55 @@ class Store:
     def gc(self) -> GcReport:
         """Delete bytes that no version refers to."""
         return maintenance.collect_garbage(self.database, self.folder)
+
+    def disk_use(self) -> DiskUse:
+        """Say what the registry takes on the disk."""
+        return maintenance.measure_disk(self.database, self.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The way to a registry: the one named, else `PREFREG_REGISTRY`, else `./registry.db`.
+
+    Nothing is held open between steps, so that processes can share one registry.
+    """
+
+    location: str | Path | None = None
+
+    def reading(self) -> Store:
+        """Open for reading; the starter stands in where no registry is named or present."""
+        named = self._named()
+        if named is not None:
+            return Store.open(named, write=False)
+        if default_registry().exists():
+            return Store.open(default_registry(), write=False)
+        starter = starter_registry()
+        if starter is None:
+            raise RegistryError(
+                f"There is no registry at {default_registry()}. "
+                "`prefreg add-axis NAME` creates one."
+            )
+        return Store.open(starter, write=False)
+
+    def writing(self) -> Store:
+        """Open for writing; a registry that is missing is created."""
+        return Store.open(self._named() or default_registry(), write=True)
+
+    def changing(self) -> Store:
+        """Open for changing what is there; an empty registry would only hide the starter."""
+        named = self._named() or default_registry()
+        if "://" not in str(named) and not Path(named).exists():
+            raise RegistryError(
+                f"There is no registry at {named} to change. `prefreg add-axis NAME` creates one."
+            )
+        return self.writing()
+
+    def is_present(self) -> bool:
+        """Whether there is a registry to read, were it broken or not."""
+        named = self._named()
+        if named is None:
+            return default_registry().exists() or starter_registry() is not None
+        return "://" in str(named) or Path(named).exists()
+
+    def _named(self) -> str | Path | None:
+        return self.location if self.location is not None else registry_setting()

@@ -1,4 +1,4 @@
-"""A consistent snapshot of a registry, taken while others write, and checked before it appears."""
+"""From one registry to another: a backup of the whole, and copies of single versions."""
 
 import os
 import sqlite3
@@ -11,14 +11,15 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from prefreg.errors import RegistryError
+from prefreg.errors import RegistryError, VectorError
 from prefreg.files import sync, try_lock
 from prefreg.registry import blobs, maintenance
+from prefreg.registry.database import Database, check_schema, upgrade_schema
 from prefreg.registry.listing import load_summaries, load_version, of_axis, on_base
-from prefreg.registry.names import check_names
-from prefreg.registry.opening import Database, check_schema, upgrade_schema
+from prefreg.registry.names import canonical_name, check_axis_name, check_names
 from prefreg.registry.records import NewVersion, VersionRecord, VersionSummary
 from prefreg.registry.schema import AxisRow, Base, BlobRow, VersionRow
+from prefreg.registry.store import Access, Store
 from prefreg.registry.versions import append_measurement, find_row, insert_version
 
 _ATTEMPTS = 5
@@ -37,21 +38,84 @@ class Backup:
     """The database and the vectors beside it."""
 
 
-def back_up(database: Database, folder: Path | None, target: Path, *, overwrite: bool) -> Backup:
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A version in its new registry, and whether it had to be added."""
+
+    record: VersionRecord
+    registry: str
+    """Where it is now, without a password."""
+    added: bool
+
+
+def back_up(store: Store, target: Path, *, overwrite: bool = False) -> Backup:
     """Write a snapshot of a registry to an SQLite file, with its vectors beside it.
 
-    The file appears whole and verified, or not at all; what it replaces is kept until then.
+    It is consistent although others may write meanwhile. The file appears whole and verified, or
+    not at all; what it replaces is kept until then.
     """
     target = target.resolve()
-    _check_target(database, target, overwrite=overwrite)
+    _check_target(store.database, target, overwrite=overwrite)
     try:
         with _partial_file(target) as partial:
-            return _write(database, folder, partial, target)
+            return _write(store, partial, target)
     except OSError as error:
         raise RegistryError(
             f"The backup {target} cannot be written ({error.filename or target}: "
             f"{error.strerror}). Check the folder and the free space."
         ) from error
+
+
+def copy(
+    store: Store,
+    source: bytes | Path,
+    record: VersionRecord,
+    target: Store,
+    *,
+    axis: str | None = None,
+    renumber: bool = False,
+) -> Copied:
+    """Copy a version, whose bytes are at hand, into another registry.
+
+    It keeps its number where that is free. A version with the same bytes on the same base is
+    found again, not added twice.
+    """
+    wanted = axis or record.axis
+    with (
+        blobs.stage(source, target.folder, target.inline_limit) as staged,
+        target.database.writing() as session,
+    ):
+        if staged.sha256 != record.sha256:
+            raise VectorError(
+                f"The bytes of {record} do not match their hash, so it is not copied. "
+                f"`prefreg verify --registry {store.location}` says more."
+            )
+        name = canonical_name(session, wanted) or wanted
+        found = _find_copy(session, record, name, renumber=renumber)
+        if found is not None:
+            return Copied(found, target.location, added=False)
+        row = blobs.store(session, staged, target.folder)
+        now = target.now()
+        added = _insert_copy(session, record, name, row, now, renumber=renumber)
+        return Copied(added, target.location, added=True)
+
+
+def copy_version(
+    access: Access,
+    reference: tuple[str, str | None],
+    target: str | Path,
+    *,
+    name: str | None = None,
+    renumber: bool = False,
+) -> Copied:
+    """Copy a version; a target that is missing is created, once there is something to copy."""
+    if name is not None:
+        check_axis_name(name)
+    with access.reading() as source:
+        record = source.resolve(*reference)
+        data = source.vector_source(record)
+        with Store.open(target, write=True) as destination:
+            return copy(source, data, record, destination, axis=name, renumber=renumber)
 
 
 def _check_target(database: Database, target: Path, *, overwrite: bool) -> None:
@@ -100,12 +164,12 @@ def _remove_database(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def _write(database: Database, folder: Path | None, partial: Path, target: Path) -> Backup:
+def _write(store: Store, partial: Path, target: Path) -> Backup:
     vectors = blobs.blob_folder(target)
     copied: list[Path] = []
     try:
-        needed, size = _snapshot_with_files(database, folder, partial, vectors, copied)
-        versions = _check_snapshot(database, partial, vectors)
+        needed, size = _snapshot_with_files(store, partial, vectors, copied)
+        versions = _check_snapshot(store, partial, vectors)
         sync(partial)
         size += partial.stat().st_size
         os.replace(partial, target)
@@ -126,23 +190,23 @@ def _remove_copies(copied: list[Path], vectors: Path) -> None:
 
 
 def _snapshot_with_files(
-    database: Database, folder: Path | None, partial: Path, vectors: Path, copied: list[Path]
+    store: Store, partial: Path, vectors: Path, copied: list[Path]
 ) -> tuple[frozenset[str], int]:
     for _ in range(_ATTEMPTS):
         _remove_database(partial)
-        _snapshot(database, partial)
+        _snapshot(store.database, partial)
         try:
-            return _copy_files(partial, folder, vectors, copied)
+            return _copy_files(partial, store.folder, vectors, copied)
         except FileNotFoundError as error:
             # Removed and collected after the snapshot was taken: the next one is without it.
             missing = error
     raise RegistryError(
-        f"{missing.filename} is missing, so {database.location} cannot be backed up. "
+        f"{missing.filename} is missing, so {store.location} cannot be backed up. "
         "`prefreg verify` says which versions need it."
     ) from missing
 
 
-def _check_snapshot(database: Database, partial: Path, vectors: Path) -> int:
+def _check_snapshot(store: Store, partial: Path, vectors: Path) -> int:
     """Verify a snapshot before it appears; return the number of its versions."""
     snapshot = Database.open(partial, write=False, busy_timeout=30)
     try:
@@ -150,7 +214,7 @@ def _check_snapshot(database: Database, partial: Path, vectors: Path) -> int:
         problems = maintenance.verify_registry(snapshot, vectors)
         if problems:
             raise RegistryError(
-                f"{database.location} is damaged, so no backup was made: {problems[0]}"
+                f"{store.location} is damaged, so no backup was made: {problems[0]}"
             )
         with snapshot.reading() as session:
             return session.scalar(select(func.count(VersionRow.id))) or 0
@@ -213,31 +277,7 @@ def _copy_files(
     return frozenset(hashes), total
 
 
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """A version in its new registry, and whether it had to be added."""
-
-    record: VersionRecord
-    registry: str
-    """Where it is now, without a password."""
-    added: bool
-
-
-def new_version_of(record: VersionRecord, axis: str | None) -> NewVersion:
-    """Describe a copy of a version; under another name it has no aliases of the axis."""
-    return NewVersion(
-        axis=axis or record.axis,
-        axis_aliases=record.axis_aliases if axis in (None, record.axis) else (),
-        kind=record.kind,  # type: ignore[arg-type]  # as a registry gave it
-        dtype=record.dtype,  # type: ignore[arg-type]
-        base=record.base,
-        metadata=record.metadata,
-        note=record.note,
-        tags=record.tags,
-    )
-
-
-def find_copy(
+def _find_copy(
     session: Session, record: VersionRecord, axis: str, *, renumber: bool
 ) -> VersionRecord | None:
     """Return the version that is this one already; None where it may be added."""
@@ -269,7 +309,7 @@ def _told(taken: Sequence[VersionSummary]) -> str:
     return f" ({version.sha256[:12]}, on {version.base.name})"
 
 
-def insert_copy(
+def _insert_copy(
     session: Session,
     record: VersionRecord,
     axis: str,
@@ -279,7 +319,7 @@ def insert_copy(
     renumber: bool,
 ) -> VersionRecord:
     """Add a copy with its measurements and the date of the original, under the write lock."""
-    new = new_version_of(record, axis)
+    new = _new_version(record, axis)
     number = None if renumber else record.number
     added = insert_version(
         session, new, blob, now, number=number, created=record.created, seen=False
@@ -289,3 +329,17 @@ def insert_copy(
         append_measurement(row, measurement)
     session.flush()
     return replace(added, measurements=record.measurements)
+
+
+def _new_version(record: VersionRecord, axis: str) -> NewVersion:
+    """Describe a copy of a version; under another name it has no aliases of the axis."""
+    return NewVersion(
+        axis=axis,
+        axis_aliases=record.axis_aliases if axis == record.axis else (),
+        kind=record.kind,  # type: ignore[arg-type]  # as a registry gave it
+        dtype=record.dtype,  # type: ignore[arg-type]
+        base=record.base,
+        metadata=record.metadata,
+        note=record.note,
+        tags=record.tags,
+    )

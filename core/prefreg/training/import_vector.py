@@ -9,17 +9,20 @@ from prefreg.checkpoints import BaseModel, Checkpoint, resolve_base
 from prefreg.checkpoints.fingerprint import fingerprint
 from prefreg.composition.resolve import identify
 from prefreg.errors import AxisError, UsageError
-from prefreg.registry import NewVersion, VersionRecord
-from prefreg.registry.access import Access
+from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.records import StorageDtype
 from prefreg.terms import AXIS_NAME
-from prefreg.training.add_axis import geometry
 from prefreg.training.axis_request import ImportRequest
 from prefreg.training.resources import check_disk, package_versions
-from prefreg.vectors import CheckpointTensors, Extraction, extract, extract_factors
-from prefreg.vectors.adapters import read_adapter
-from prefreg.vectors.adapters.adapter_config import CONFIG_FILE
-from prefreg.vectors.differences import open_differences, store_difference
+from prefreg.vectors.extraction import (
+    Extraction,
+    extract,
+    extract_factors,
+    open_differences,
+    store_difference,
+)
+from prefreg.vectors.peft_adapters import CONFIG_FILE, read_adapter
+from prefreg.vectors.tensors import CheckpointTensors
 
 _STORAGE: dict[str, StorageDtype] = {"float32": "F32", "bfloat16": "BF16"}
 
@@ -50,7 +53,7 @@ def import_vector(access: Access, request: ImportRequest) -> VersionRecord:
             metadata={
                 "contrast": "positive-only" if request.positive_only else "pair",
                 "import": origin,
-                "geometry": geometry(extraction),
+                "geometry": extraction.to_json(),
                 "environment": {"packages": package_versions()},
             },
             note=request.note,

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from prefreg.checkpoints.bases import BaseModel
-from prefreg.checkpoints.checkpoint import listed
-from prefreg.errors import UsageError
+from prefreg.errors import UsageError, listed
 from prefreg.training.axis_request import LoraOptions
-from prefreg.vectors.adapters import LinearLayer, linear_layers
-from prefreg.vectors.factors import Factors
+from prefreg.vectors.lowrank import Factors
+from prefreg.vectors.peft_adapters import LinearLayer, linear_layers
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 
-SCRATCH_BYTES = 20
+RESUME_BYTES = 20
 """What is kept of a trained parameter: a finished pole, and in a checkpoint the weight with two
 moments and its last sound value, in float32."""
 
@@ -27,7 +27,7 @@ Note = Callable[[str], None]
 
 
 @dataclass(slots=True)
-class Scratch:
+class ResumeFolder:
     """A folder of one run, named by all that decides its result; one process holds it."""
 
     folder: Path
@@ -71,10 +71,10 @@ class Scratch:
 
 
 @contextmanager
-def open_scratch(
+def open_resume_folder(
     content: Any, about: str, *, needed: int, fresh: bool = False, note: Note | None = None
-) -> Iterator[Scratch | None]:
-    """Hold the scratch of the run that `content` decides; None where there can be none.
+) -> Iterator[ResumeFolder | None]:
+    """Hold the folder of the run that `content` decides; None where there can be none.
 
     That is where another process carries out the same run, or the cache cannot be written or has
     no room for `needed` bytes. The run then only cannot be taken up again.
@@ -90,14 +90,13 @@ def open_scratch(
     try:
         if fresh:
             shutil.rmtree(folder, ignore_errors=True)
-        scratch = _open(folder, about, needed, note)
-        yield scratch
+        yield _open(folder, about, needed, note)
     finally:
         _release(folder, lock, keep=_holds(folder))
 
 
 def remove_run(folder: Path) -> bool:
-    """Remove the scratch of a run; False where a process is carrying it out."""
+    """Remove the folder of a run; False where a process is carrying it out."""
     lock, _ = _try_lock(folder)
     if lock is None:
         return False
@@ -107,7 +106,7 @@ def remove_run(folder: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """The scratch of a run that was not finished."""
+    """What a run that was not finished left."""
 
     about: str
     bytes: int
@@ -133,11 +132,11 @@ def leftovers() -> list[Leftover]:
 
 
 def runs_folder() -> Path:
-    """Return where the scratch of runs lies."""
+    """Return where the folders of runs lie."""
     return cache_folder() / "runs"
 
 
-def _open(folder: Path, about: str, needed: int, note: Note | None) -> Scratch | None:
+def _open(folder: Path, about: str, needed: int, note: Note | None) -> ResumeFolder | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / _ABOUT).is_file():
@@ -148,7 +147,7 @@ def _open(folder: Path, about: str, needed: int, note: Note | None) -> Scratch |
     else:
         reason = f"{folder} needs {human_size(needed)} of disk, which are not free"
     if not short:
-        return Scratch(folder, note)
+        return ResumeFolder(folder, note)
     if note is not None:
         note(f"This run cannot be taken up again if it is ended: {reason}.")
     return None

@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import TrainingError
-from prefreg.models.loading import load_model, load_tokenizer, quiet
+from prefreg.models.loading import load_config, load_model, quiet
 from prefreg.models.log_probs import answer_log_probs
-from prefreg.registry.access import Access
-from prefreg.training.add_axis import Note, Prepared, prepare, tokens_of
+from prefreg.models.prompt_rows import longest_answered
+from prefreg.registry import Access
+from prefreg.training.add_axis import Note, prepare
 from prefreg.training.axis_request import AxisRequest
-from prefreg.training.lora import Lora, choose_layers
+from prefreg.training.axis_run import AxisRun
 from prefreg.training.resources import (
     FreeMemory,
     MemoryNeed,
@@ -25,13 +26,9 @@ from prefreg.training.resources import (
     estimate_memory,
     free_memory,
 )
-from prefreg.training.resume import SCRATCH_BYTES
-from prefreg.training.settings import Settings, count_steps
-from prefreg.training.tokenising import TokenisedPairs
+from prefreg.training.resume import RESUME_BYTES
+from prefreg.training.settings import count_steps
 from prefreg.training.trainer import train_pole
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _STEPS = 4
 """The first one warms caches up and is not counted."""
@@ -51,23 +48,16 @@ class Duration:
     """Of each pole's report."""
 
 
-def measure_duration(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
-    tokens: TokenisedPairs,
-    *,
-    settings: Settings,
-    steps: int,
-    references: int,
-    loading: float,
-    lora: Lora | None = None,
-) -> Duration:
+def _measure(run: AxisRun, steps: int) -> Duration:
     """Score a few pairs and train on a few batches, and scale what that took to the whole run.
 
-    The sample is spread over the lengths that occur. `references` is the number of reference
-    passes; the model is changed.
+    The sample is spread over the lengths that occur.
     """
-    batch = int(settings.values["per_device_train_batch_size"])
+    tokens, values = run.tokens, run.settings.values
+    start = time.perf_counter()
+    model = load_model(run.base)
+    loading = time.perf_counter() - start
+    batch = int(values["per_device_train_batch_size"])
     train = tokens.positive[tokens.train]
     sample = _spread(train, _SCORED)
     answer_log_probs(model, sample[:1])
@@ -80,21 +70,22 @@ def measure_duration(
     moments: list[float] = []
     train_pole(
         model,
-        tokenizer,
+        run.tokenizer,
         sample,
         answer_log_probs(model, sample),
-        settings=replace(settings, values={**settings.values, **once}),
+        settings=replace(run.settings, values={**values, **once}),
         max_length=tokens.max_length,
         seed=0,
-        lora=lora.config() if lora else None,
+        lora=run.lora.config() if run.lora else None,
         progress=lambda *_: moments.append(time.perf_counter()),
     )
     between = [after - before for before, after in pairwise(moments)]
     micro = median(between) * (_tokens(train) / len(train)) / (_tokens(sample) / len(sample))
+    passes = 1 if tokens.plainly_switched else 2
     return Duration(
         loading=loading,
-        reference=references * scoring * _tokens(tokens.positive),
-        pole=steps * int(settings.values["gradient_accumulation_steps"]) * micro,
+        reference=passes * scoring * _tokens(tokens.positive),
+        pole=steps * int(values["gradient_accumulation_steps"]) * micro,
         scoring=scoring * _tokens(tokens.positive[tokens.report]),
     )
 
@@ -177,83 +168,45 @@ class AxisPlan:
 def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPlan:
     """Read the data, count, and measure a few steps that are thrown away; nothing is written."""
     run = prepare(access, request, note)
-    lora = choose_layers(run.lora, run.base) if run.lora else None
+    size = run.base.fingerprint.parameters
+    trained = run.lora.parameters if run.lora else None
+    tokens, values = run.tokens, run.settings.values
+    train, heldout = tokens.positive[tokens.train], tokens.positive[tokens.train.stop :]
+    steps = count_steps(len(train), run.settings)
+    problem, duration = None, None
+    if note is not None:
+        for sentence in tokens.notes:
+            note(sentence)
     with quiet():
-        tokenizer = load_tokenizer(run.base)
-        tokens = tokens_of(run, request, tokenizer)
-        if note is not None:
-            for sentence in tokens.notes:
-                note(sentence)
-        steps = count_steps(len(tokens.positive[tokens.train]), run.settings)
-        need = _memory(run, tokens, lora)
-        problem, duration = None, None
+        config = load_config(run.base)
+        need = estimate_memory(config, size, run.settings, tokens.max_length, trained)
         try:
             check_memory(need)
-            duration = _measure(run, tokenizer, tokens, steps, lora)
+            duration = _measure(run, steps)
         except TrainingError as error:
             problem = str(error)
-    values = run.settings.values
-    heldout = tokens.positive[tokens.train.stop :]
+    number = 2 if request.dtype == "bfloat16" else 4
     return AxisPlan(
-        axis=run.installed.axis.name,
+        axis=run.axis.name,
         base=run.base.name,
-        source=run.origin.origin,
-        poles=1 if run.given else 2,
+        source=run.mixture.origin,
+        poles=1 if run.existing else 2,
         steps=steps,
         pairs_per_step=int(values["per_device_train_batch_size"])
         * int(values["gradient_accumulation_steps"]),
         max_length=tokens.max_length,
         truncated=tokens.audit.truncated,
         dropped_long=tokens.audit.dropped_long,
-        train=_count(tokens.positive[tokens.train]),
+        train=_count(train),
         heldout=_count(heldout),
         memory=need,
         free=free_memory(),
         problem=problem,
         duration=duration,
-        vector=_vector_size(run, request.dtype, lora),
-        scratch=SCRATCH_BYTES * (lora.parameters if lora else run.base.fingerprint.parameters),
+        vector=number * (size if trained is None else _FACTORS * trained),
+        scratch=RESUME_BYTES * (size if trained is None else trained),
         free_disk=shutil.disk_usage(Path(tempfile.gettempdir())).free,
     )
-
-
-def _memory(run: Prepared, tokens: TokenisedPairs, lora: Lora | None) -> MemoryNeed:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(
-        run.base.path, local_files_only=True, trust_remote_code=False
-    )
-    trained = lora.parameters if lora else None
-    size = run.base.fingerprint.parameters
-    return estimate_memory(config, size, run.settings, tokens.max_length, trained)
-
-
-def _measure(
-    run: Prepared,
-    tokenizer: "PreTrainedTokenizerBase",
-    tokens: TokenisedPairs,
-    steps: int,
-    lora: Lora | None,
-) -> Duration:
-    start = time.perf_counter()
-    model = load_model(run.base)
-    loading = time.perf_counter() - start
-    return measure_duration(
-        model,
-        tokenizer,
-        tokens,
-        settings=run.settings,
-        steps=steps,
-        references=1 if tokens.plainly_switched else 2,
-        loading=loading,
-        lora=lora,
-    )
-
-
-def _vector_size(run: Prepared, dtype: str, lora: Lora | None) -> int:
-    if lora is not None:
-        return 4 * _FACTORS * lora.parameters
-    return (2 if dtype == "bfloat16" else 4) * run.base.fingerprint.parameters
 
 
 def _count(pairs: Sequence[TokenPair]) -> TokenCounts:
@@ -262,11 +215,5 @@ def _count(pairs: Sequence[TokenPair]) -> TokenCounts:
         prompt=sum(len(pair.prompt_ids) for pair in pairs),
         chosen=sum(len(pair.chosen_ids) for pair in pairs),
         rejected=sum(len(pair.rejected_ids) for pair in pairs),
-        longest=max(
-            (
-                len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
-                for pair in pairs
-            ),
-            default=0,
-        ),
+        longest=max(map(longest_answered, pairs), default=0),
     )

@@ -1,8 +1,8 @@
 """What becomes of a pole's answers while it is trained, and whether they fell apart."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,7 +44,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class SampledPrompts:
     """The prompts, the same for both poles and every step."""
 
     texts: tuple[str, ...]
@@ -79,15 +79,15 @@ class Questions:
         ]
         return Sample(
             step,
-            length=mean([len(ids) for ids in answers]),
-            unended=mean([not ids or ids[-1] not in ends for ids in answers]),
-            empty=mean([not reply.strip() for reply in replies]),
-            repetition=mean([repetition(ids) for ids in contents]),
-            refusals=mean(refused) if len(refused) >= FEWEST else None,
+            length=fmean([len(ids) for ids in answers]),
+            unended=fmean([not ids or ids[-1] not in ends for ids in answers]),
+            empty=fmean([not reply.strip() for reply in replies]),
+            repetition=fmean([repetition(ids) for ids in contents]),
+            refusals=fmean(refused) if len(refused) >= FEWEST else None,
         )
 
 
-def choose_questions(
+def choose_prompts(
     pairs: Sequence[PreferencePair],
     tokens: Sequence[TokenPair],
     tokenizer: "PreTrainedTokenizerBase",
@@ -95,7 +95,7 @@ def choose_questions(
     count: int,
     benign: Sequence[str],
     context: int | None,
-) -> Questions | None:
+) -> SampledPrompts | None:
     """Take the first held-out prompts, and `benign` ones beside them; None where few fit.
 
     A prompt is benign where a known world says so, elsewhere where no answer of its pairs
@@ -114,9 +114,7 @@ def choose_questions(
         pair.prompt: {"tools": pair.tools, "template_options": pair.template_options}
         for pair in pairs
     }
-    encoded = {
-        prompt: encode_prompt(prompt, tokenizer, **told.get(prompt, {})) for prompt in asked
-    }
+    encoded = {prompt: encode_prompt(prompt, tokenizer, **told.get(prompt, {})) for prompt in asked}
     fitting = [
         prompt
         for prompt, ids in encoded.items()
@@ -124,7 +122,7 @@ def choose_questions(
     ]
     if len(fitting) < FEWEST:
         return None
-    return Questions(
+    return SampledPrompts(
         tuple(map(plain_text, fitting)),
         tuple(encoded[prompt] for prompt in fitting),
         tuple(asked[prompt] for prompt in fitting),
@@ -146,11 +144,6 @@ def refuses_with(pair: PreferencePair, answer: Text) -> bool:
     return refuses(plain_text(pair.prompt), plain_text(answer).strip())
 
 
-def mean(values: Sequence[float]) -> float:
-    """Average some numbers."""
-    return math.fsum(values) / len(values)
-
-
 _SHARE = 0.05
 """Of the time of training, at most; but the end of a pole is always looked at."""
 _TOKENS_A_STEP = 64
@@ -159,7 +152,7 @@ _OFTEN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class DataAnswers:
     """What the data teach a pole, as far as its answers may follow it."""
 
     lengths: tuple[float, float]
@@ -169,7 +162,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Warned:
+class AnswerWarning:
     """What is strange about a pole's answers, and may yet be what its data teach."""
 
     step: int
@@ -178,22 +171,22 @@ class Warned:
     reason: str
 
 
-class Interview:
+class SampledAnswers:
     """Asks a pole now and then, and compares its answers with the base's and with the data."""
 
     def __init__(
         self,
-        questions: Questions,
+        prompts: SampledPrompts,
         base: Sample,
-        lesson: Lesson,
+        data: DataAnswers,
         steps: Iterable[int],
         limits: Thresholds,
     ) -> None:
         """Ask after each of `steps`; `base` is what the base answered."""
         self.samples = [base]
-        self.warnings: list[Warned] = []
-        self._questions = questions
-        self._lesson = lesson
+        self.warnings: list[AnswerWarning] = []
+        self._prompts = prompts
+        self._data = data
         self._steps = set(steps)
         self._limits = limits
 
@@ -201,18 +194,18 @@ class Interview:
         """Tell whether to ask after a step."""
         return step in self._steps
 
-    def ask(self, model: "PreTrainedModel", step: int) -> str | None:
+    def check(self, model: "PreTrainedModel", step: int) -> str | None:
         """Let the pole answer; return in which way its answers fell apart, if they did."""
         try:
-            found = self._questions.answer(model, step)
+            found = self._prompts.answer(model, step)
         except torch.OutOfMemoryError:
             # What training needs itself is more important.
             self._steps.clear()
             self._warn(step, {"memory": "there is no memory to let it answer"})
             return None
         base, self.samples = self.samples[0], [*self.samples, found]
-        self._warn(step, find_warnings(found, base, self._lesson, self._limits))
-        return find_collapse(found, base, self._questions, self._lesson, self._limits)
+        self._warn(step, find_warnings(found, base, self._data, self._limits))
+        return find_collapse(found, base, self._prompts, self._data, self._limits)
 
     def to_json(self) -> dict[str, Any]:
         """Return what was found in a form that JSON can hold."""
@@ -224,66 +217,66 @@ class Interview:
     def load(self, kept: dict[str, Any]) -> None:
         """Take up what was found before."""
         self.samples = [Sample(**sample) for sample in kept["answers"]]
-        self.warnings = [Warned(**warned) for warned in kept["warnings"]]
+        self.warnings = [AnswerWarning(**warned) for warned in kept["warnings"]]
 
     def _warn(self, step: int, reasons: dict[str, str]) -> None:
         known = {warned.figure for warned in self.warnings}
         self.warnings += [
-            Warned(step, figure, reason)
+            AnswerWarning(step, figure, reason)
             for figure, reason in reasons.items()
             if figure not in known
         ]
 
 
-def read_lesson(pairs: Sequence[PreferencePair], tokens: Sequence[TokenPair]) -> Lesson:
+def measure_data(pairs: Sequence[PreferencePair], tokens: Sequence[TokenPair]) -> DataAnswers:
     """Say what the pairs of a pole teach it."""
-    chosen = mean([len(pair.chosen_ids) for pair in tokens])
-    rejected = mean([len(pair.rejected_ids) for pair in tokens])
+    chosen = fmean([len(pair.chosen_ids) for pair in tokens])
+    rejected = fmean([len(pair.rejected_ids) for pair in tokens])
     taught = [refuses_with(pair, pair.chosen) - refuses_with(pair, pair.rejected) for pair in pairs]
-    return Lesson((min(chosen, rejected), max(chosen, rejected)), sum(taught) > 0)
+    return DataAnswers((min(chosen, rejected), max(chosen, rejected)), sum(taught) > 0)
 
 
-def choose_steps(questions: Questions, work: float, *, interval: int, steps: int) -> set[int]:
+def choose_steps(prompts: SampledPrompts, work: float, *, interval: int, steps: int) -> set[int]:
     """Return after which steps to ask, so that it takes little of the time, and the last one.
 
     As with the other checks, this follows from counts of tokens (`work` is what one step of
     training is worth), and lies on steps that are checked anyway.
     """
-    cost = max(len(questions.tokens), _TOKENS_A_STEP) * questions.room / 2
-    cost += sum(map(len, questions.tokens))
+    cost = max(len(prompts.tokens), _TOKENS_A_STEP) * prompts.room / 2
+    cost += sum(map(len, prompts.tokens))
     count = min(_OFTEN, int(_SHARE * work * steps / cost))
     checks = [round(steps * part / count / interval) * interval for part in range(1, count)]
     return {step for step in checks if 0 < step < steps} | {steps}
 
 
 def find_collapse(
-    found: Sample, base: Sample, questions: Questions, lesson: Lesson, limits: Thresholds
+    found: Sample, base: Sample, prompts: SampledPrompts, data: DataAnswers, limits: Thresholds
 ) -> str | None:
     """Say in which way the answers fell apart, which no data ask for."""
     shares = [
         ("repetition", "of the runs of tokens in its answers repeat", limits.repetition_rise),
         ("empty", "of its answers are empty", limits.empty_rise),
     ]
-    if questions.roomy:
+    if prompts.roomy:
         shares.append(("unended", "of its answers do not end", limits.unended_rise))
-    if not lesson.refusing:
+    if not data.refusing:
         shares.append(("refusals", "of the benign prompts are refused", limits.refusal_rise))
     return next(iter(_risen(found, base, shares)), None)
 
 
 def find_warnings(
-    found: Sample, base: Sample, lesson: Lesson, limits: Thresholds
+    found: Sample, base: Sample, data: DataAnswers, limits: Thresholds
 ) -> dict[str, str]:
     """Say by its figure what is strange about the answers, and may yet be what the data teach."""
     warnings = {}
-    short, long = min(base.length, lesson.lengths[0]), max(base.length, lesson.lengths[1])
+    short, long = min(base.length, data.lengths[0]), max(base.length, data.lengths[1])
     if not short / limits.length_factor <= found.length <= long * limits.length_factor:
         warnings["length"] = (
             f"its answers have {found.length:.1f} tokens, the base's {base.length:.1f} and those "
-            f"of the data {lesson.lengths[0]:.1f} and {lesson.lengths[1]:.1f}"
+            f"of the data {data.lengths[0]:.1f} and {data.lengths[1]:.1f}"
         )
     share = [("refusals", "of the benign prompts are refused", limits.refusal_rise)]
-    if lesson.refusing and (risen := _risen(found, base, share)):
+    if data.refusing and (risen := _risen(found, base, share)):
         warnings["refusals"] = risen[0]
     return warnings
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Union, get_args, get_origin
 
+import torch
 import yaml
+from trl.trainer.dpo_config import DPOConfig
 
 from prefreg.errors import UsageError
 
@@ -102,15 +104,6 @@ _POSITIVE = {
 }
 _NOT_NEGATIVE = {"weight_decay", "warmup_steps", "max_grad_norm", "dataloader_num_workers"}
 _BELOW_ONE = {"adam_beta1", "adam_beta2", "label_smoothing"}
-
-
-def refusal(
-    name: str, own: Mapping[str, str] = OWN, prefixes: Mapping[str, str] = OWN_PREFIXES
-) -> str | None:
-    """Return why prefreg sets `name` itself, or None where the user may."""
-    if reason := own.get(name):
-        return reason
-    return next((reason for prefix, reason in prefixes.items() if name.startswith(prefix)), None)
 
 
 def check_value(name: str, value: Any, annotation: Any, where: str) -> Any:
@@ -258,31 +251,91 @@ class Settings:
 class Family:
     """One of trl's configurations: whose names settings have, and what they begin from."""
 
-    name: str
+    config: type
     presets: Mapping[str, Mapping[str, Any]]
-    lowest: str
-    """The preset below all other layers, which has a value for whatever prefreg reads."""
-    refusal: Callable[[str], str | None]
-    """Why prefreg sets a name itself, or None."""
-    load: Callable[[], type]
-    """Import the configuration's class, and with it torch."""
-    attempt: Callable[[Settings], object]
-    """Make a configuration of settings, to see whether it takes them together."""
+    """`paper` lies below all other layers, and has a value for whatever prefreg reads."""
+    own: Mapping[str, str]
+    """What prefreg sets itself, with the reasons."""
+    own_prefixes: Mapping[str, str]
+    make: Callable[..., object]
+    """Make a configuration of settings, which may refuse what they are together."""
+
+    @property
+    def name(self) -> str:
+        """Return what messages call it."""
+        return self.config.__name__
+
+    def refusal(self, name: str) -> str | None:
+        """Return why prefreg sets `name` itself, or None where the user may."""
+        if reason := self.own.get(name):
+            return reason
+        prefixes = self.own_prefixes.items()
+        return next((reason for prefix, reason in prefixes if name.startswith(prefix)), None)
 
 
-def _load_dpo() -> type:
-    from trl.trainer.dpo_config import DPOConfig
-
-    return DPOConfig
-
-
-def _attempt_dpo(settings: Settings) -> object:
-    from prefreg.training.trainer import dpo_config
-
-    return dpo_config(settings, output_dir="unused", seed=0, max_length=2)
+def dpo_config(settings: Settings, *, output_dir: str, seed: int, max_length: int) -> DPOConfig:
+    """Make TRL's configuration of the user's settings and prefreg's own."""
+    values = own_arguments(settings, output_dir=output_dir, seed=seed, max_length=max_length)
+    return DPOConfig(**values, precompute_ref_log_probs=True)
 
 
-DPO = Family("DPOConfig", PRESETS, "paper", refusal, _load_dpo, _attempt_dpo)
+def own_arguments(
+    settings: Settings, *, output_dir: str, seed: int, max_length: int
+) -> dict[str, Any]:
+    """Return the arguments of each of TRL's configurations: the user's settings under prefreg's."""
+    values = _with_one_checkpointing(settings.values)
+    cpu = bool(values.get("use_cpu")) or not torch.accelerator.is_available()
+    if cpu and (values.get("bf16") or values.get("fp16")):
+        raise UsageError("bf16 and fp16 need a GPU: on a CPU, training is in float32.")
+    # Float32 unless asked: updates at the paper's learning rate are lost in bfloat16.
+    own: dict[str, Any] = {
+        "bf16": bool(values.get("bf16")),
+        "use_cpu": cpu,
+        "dataloader_pin_memory": bool(values.get("dataloader_pin_memory", not cpu)),
+        "output_dir": output_dir,
+        "seed": seed,
+        # Accelerate's sampler is seeded by a constant where this is not set.
+        "data_seed": seed,
+        "max_length": max_length,
+        "pad_to_multiple_of": values.get("pad_to_multiple_of"),
+        "report_to": [],
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        # The filter would show the average of earlier losses where one is not finite.
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "log_level": "error",
+    }
+    return values | own
+
+
+def default_settings(settings: Settings, *, max_length: int) -> dict[str, Any]:
+    """Return the values of those settings that the user may set and nobody did."""
+    config = dpo_config(settings, output_dir="unused", seed=0, max_length=max_length)
+    values = config.to_dict()  # type: ignore[no-untyped-call]
+    return {
+        name: value
+        for name, value in sorted(values.items())
+        if name not in settings.values and not DPO.refusal(name)
+    }
+
+
+def _with_one_checkpointing(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn `gradient_checkpointing`, which trl turns on by default, into its newer name.
+
+    transformers warns of the older one, even where it is false, once it knows the newer.
+    """
+    values = dict(settings)
+    for suffix, default in (("", False), ("_kwargs", None)):
+        older, newer = f"gradient_checkpointing{suffix}", f"activation_checkpointing{suffix}"
+        value = values.pop(newer, values.pop(older, default))
+        values[newer if newer in DPOConfig.__dataclass_fields__ else older] = value
+    return values
+
+
+DPO = Family(DPOConfig, PRESETS, OWN, OWN_PREFIXES, dpo_config)
 
 
 def resolve_settings(
@@ -314,7 +367,7 @@ def resolve_settings(
             )
         asked.append(_checked({"max_length": max_length}, "--max-length", family))
     lower = _preset(preset, family) if preset is not None else dict(default or {})
-    values: dict[str, Any] = dict(family.presets[family.lowest])
+    values: dict[str, Any] = dict(family.presets["paper"])
     if lora:
         rate: Any = lower.get("learning_rate", values["learning_rate"])
         lower = {**lower, "learning_rate": rate * LEARNING_RATE_FACTOR}
@@ -385,15 +438,13 @@ def _checked(values: Mapping[str, Any], where: str, family: Family) -> dict[str,
 
 def config_types(family: Family = DPO) -> dict[str, Any]:
     """Return the settings that a configuration knows, with their annotations."""
-    # trl and with it torch take seconds to import: only a run that sets something pays.
-    fields = dataclasses.fields(family.load())
-    return {field.name: field.type for field in fields if field.init}
+    return {field.name: field.type for field in dataclasses.fields(family.config) if field.init}
 
 
 def _try(settings: Settings, family: Family) -> None:
     """Let the configuration judge the combination of values."""
     try:
-        family.attempt(settings)
+        family.make(settings, output_dir="unused", seed=0, max_length=2)
     except UsageError:
         raise
     except Exception as error:

@@ -1,9 +1,9 @@
-"""One pole, trained by TRL: no files, no chatter, and every step on record."""
+"""One pole, trained by TRL: whole optimiser batches in parts of ours, no files, no chatter."""
 
-import math
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,36 +14,273 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
-from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+from trl.trainer.utils import FusedCausalLMOutput, disable_dropout_in_model
 
 from prefreg.data.rendering import padding_id
 from prefreg.data.tokens import TokenPair
-from prefreg.errors import Interrupted, TrainingError, UsageError
+from prefreg.errors import Interrupted, TrainingError
 from prefreg.models.log_probs import PairLogProbs
-from prefreg.training.batches import PairTrainer, PartCollator, Shortcuts, choose_shortcuts
-from prefreg.training.pole_checkpoints import Checkpoints
-from prefreg.training.pole_checks import Watch
-from prefreg.training.settings import Settings, refusal
+from prefreg.models.padded import split_by_length
+from prefreg.models.prompt_rows import (
+    Rows,
+    lay_out,
+    longest_answered,
+    row_length,
+    token_scores,
+    why_not_rows,
+)
+from prefreg.progress import Steps
+from prefreg.training.callbacks import Checkpoints, CurvePoint, CurveRecorder, PoleChecks
+from prefreg.training.settings import Settings, dpo_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.progress import Steps
+
+def trl_parts(count: int, size: int) -> list[tuple[range, float]]:
+    """Cut a batch of `count` pairs as TRL does; return parts with their share of the loss.
+
+    TRL takes `size` pairs at a time as they come and averages the means: where the last part is
+    smaller, its pairs weigh more.
+    """
+    starts = range(0, count, size)
+    return [(range(start, min(start + size, count)), 1 / len(starts)) for start in starts]
+
+
+def sorted_parts(
+    lengths: Sequence[int], size: int, *, tokens: int
+) -> Iterator[tuple[list[int], float]]:
+    """Cut a batch into parts of similar length, longest first, of at most `tokens` each.
+
+    Every pair keeps the weight that it has in TRL's parts, so the sum of gradients is the same.
+    Pairs of different weight share no part.
+    """
+    count = len(lengths)
+    parts = len(trl_parts(count, size))
+    smaller = count % size
+    for members, together in (
+        (range(count - smaller), size),
+        (range(count - smaller, count), smaller),
+    ):
+        chosen = [lengths[i] for i in members]
+        for part in split_by_length(chosen, tokens=tokens, at_most=count):
+            yield [members[i] for i in part], len(part) / (together * parts)
+
+
+PAIR_BY_PAIR = {
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sigmoid_norm",
+}
+"""The losses of trl 1.16 in which no pair depends on the others of its batch."""
 
 
 @dataclass(frozen=True, slots=True)
-class CurvePoint:
-    """One step of training."""
+class Shortcuts:
+    """Why a shortcut is not taken; None where it is."""
 
-    step: int
-    loss: float
-    margin: float
-    """Mean reward margin of the step's pairs: β times the margin in nats."""
-    grad_norm: float | None = None
-    """Before it is clipped."""
+    shared_prompt: str | None = None
+    """Prompt and both answers in one row."""
+    sorted_parts: str | None = None
+    """An optimiser batch in parts of similar length."""
+
+    def notes(self) -> list[str]:
+        """Say in a sentence each what is not done, and why."""
+        told = (
+            ("Prompts are read once for each answer", self.shared_prompt),
+            ("Micro-batches are not sorted by length", self.sorted_parts),
+        )
+        return [f"{what}: {reason}." for what, reason in told if reason]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is recorded about them."""
+        reasons = {"shared_prompt": self.shared_prompt, "sorted_parts": self.sorted_parts}
+        return {
+            name: {"on": reason is None} | ({"why_not": reason} if reason else {})
+            for name, reason in reasons.items()
+        }
+
+
+def choose_shortcuts(
+    model: "PreTrainedModel", pairs: Sequence[TokenPair], config: "DPOConfig"
+) -> Shortcuts:
+    """Find out which shortcuts leave the training of this model on these pairs as it is.
+
+    Like trl, this switches the model's dropout layers off where the configuration says so.
+    """
+    if reason := _needs_trl_batches(model, config):
+        return Shortcuts(reason, reason)
+    coupled = sorted(set(config.loss_type) - PAIR_BY_PAIR)
+    parts = f"the loss {', '.join(coupled)} couples the pairs of a batch" if coupled else None
+    if config.disable_dropout:
+        disable_dropout_in_model(model)
+    training = model.training
+    model.train()
+    try:
+        return Shortcuts(why_not_rows(model, pairs), parts)
+    finally:
+        model.train(training)
+
+
+def _needs_trl_batches(model: "PreTrainedModel", config: "DPOConfig") -> str | None:
+    """Return why nothing but trl's own batches will do, whatever the model's attention takes."""
+    if config.neftune_noise_alpha is not None:
+        return "neftune_noise_alpha adds noise to every row by itself"
+    if config.torch_compile:
+        return "torch_compile compiles the model for trl's batches"
+    if coefficient := _router_loss(model, config):
+        return f"the router's loss (coefficient {coefficient:g}) depends on the whole batch"
+    return None
+
+
+def _router_loss(model: "PreTrainedModel", config: "DPOConfig") -> float:
+    """Return the weight of the load-balancing loss, as trl works it out."""
+    text: Any = model.config.get_text_config()
+    if not hasattr(text, "output_router_logits"):
+        return 0.0
+    asked = config.router_aux_loss_coef
+    return float(getattr(text, "router_aux_loss_coef", 0.0) if asked is None else asked)
+
+
+Example = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PartCollator:
+    """Cut the pairs of a batch into parts, and write each as `Rows` or as trl does.
+
+    A part has the keys of trl's batch and its `weight`, its share of the loss.
+    """
+
+    plain: DataCollatorForPreference
+    size: int
+    shortcuts: Shortcuts
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, list[dict[str, Any]]]:
+        """Return the parts of a batch."""
+        cut: Iterable[tuple[Sequence[int], float]] = trl_parts(len(examples), self.size)
+        if self.shortcuts.sorted_parts is None:
+            cut = self._sorted([_pair(example) for example in examples])
+        write = self.plain if self.shortcuts.shared_prompt else write_rows
+        return {"parts": [write([examples[i] for i in part]) | {"weight": w} for part, w in cut]}
+
+    def _sorted(self, pairs: Sequence[TokenPair]) -> Iterable[tuple[Sequence[int], float]]:
+        """Cut pairs into sorted parts, none of more tokens than trl's largest part of them."""
+        both = [2 * longest_answered(pair) for pair in pairs]
+        lengths = both if self.shortcuts.shared_prompt else [row_length(pair) for pair in pairs]
+        tokens = max(
+            len(part) * max(both[i] for i in part) for part, _ in trl_parts(len(pairs), self.size)
+        )
+        return sorted_parts(lengths, self.size, tokens=tokens)
+
+
+def write_rows(examples: Sequence[Example]) -> dict[str, Any]:
+    """Write pairs as rows beside a batch of trl's form in which prompts are one token long.
+
+    From that batch trl takes only which tokens are an answer's.
+    """
+    pairs = [_pair(example) for example in examples]
+    answers = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
+    longest = 1 + max(map(len, answers))
+    ids = torch.zeros(len(answers), longest, dtype=torch.long)
+    answered = torch.zeros_like(ids)
+    for row, answer in enumerate(answers):
+        ids[row, 1 : 1 + len(answer)] = torch.tensor(answer)
+        answered[row, 1 : 1 + len(answer)] = 1
+    attended = answered.clone()
+    attended[:, 0] = 1
+    return {
+        "input_ids": ids,
+        "attention_mask": attended,
+        "completion_mask": answered,
+        "ref_chosen_logps": torch.tensor([each["ref_chosen_logps"] for each in examples]),
+        "ref_rejected_logps": torch.tensor([each["ref_rejected_logps"] for each in examples]),
+        "rows": lay_out(pairs),
+    }
+
+
+def _pair(example: Example) -> TokenPair:
+    return TokenPair(example["prompt_ids"], example["chosen_ids"], example["rejected_ids"])
+
+
+_FIGURES = ("rewards/", "logps/", "aux_loss")
+"""What is kept of trl's figures: those that are means over pairs."""
+
+
+class PairTrainer(DPOTrainer):
+    """DPOTrainer on tokens with reference log-probabilities, fed whole optimiser batches in parts.
+
+    trl 1.16 ignores such columns unless `precompute_ref_log_probs` is set, and then computes
+    them again. What is private of trl here is watched by tests, name by name.
+    """
+
+    model: Any
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: trl makes one with every checkpoint, and looks for a repository."""
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **options: Any) -> torch.Tensor:
+        """Add up the gradients of a batch's parts; each figure is the weighted mean of theirs."""
+        figures = self._metrics["train"]
+        means: dict[str, float] = {}
+        loss = torch.zeros((), device=self.args.device)
+        for part in inputs["parts"]:
+            found = self._metrics["train"] = defaultdict(list)
+            step = super().training_step(model, part, *args, **options)  # type: ignore[no-untyped-call]
+            loss = loss + step
+            for name, [value] in found.items():
+                if name.startswith(_FIGURES):
+                    means[name] = means.get(name, 0.0) + part["weight"] * value
+        self._metrics["train"] = figures
+        for name, mean in means.items():
+            figures[name].append(mean)
+        return loss
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> torch.Tensor:
+        """Return a part's share of trl's loss."""
+        inputs = dict(inputs)
+        weight: float = inputs.pop("weight")
+        scored = self._score_rows if "rows" in inputs else model
+        loss: torch.Tensor = super().compute_loss(scored, inputs, *args, **options)  # type: ignore[no-untyped-call]
+        return weight * loss
+
+    def _score_rows(self, *, rows: Rows, labels: torch.Tensor, **_: Any) -> FusedCausalLMOutput:
+        """Stand in for the model: score rows, and answer as trl's fused head does.
+
+        The figures that it has beside the log-probabilities cost time and are not kept.
+        """
+        answered = labels[:, 1:] != -100
+        with self.accelerator.autocast():
+            scored = token_scores(self.model, rows, purity=self.use_weighting)
+
+        def place(values: torch.Tensor) -> torch.Tensor:
+            return values.new_zeros(answered.shape).masked_scatter(answered, values)
+
+        nothing = torch.zeros(answered.shape, device=labels.device)
+        return FusedCausalLMOutput(
+            log_probs=place(scored.log_probs),
+            log_sum_sq_probs=None if scored.purity is None else place(scored.purity),
+            entropy=nothing,
+            mean_logits=nothing,
+            is_top1=nothing.bool(),
+        )
 
 
 def train_pole(
@@ -57,19 +294,19 @@ def train_pole(
     seed: int,
     lora: "LoraConfig | None" = None,
     shortcuts: Shortcuts | None = None,
-    watch: Watch | None = None,
+    checks: PoleChecks | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Steps | None = None,
 ) -> list[CurvePoint]:
     """Train `model` in place to prefer the chosen answers; the loss starts at log 2.
 
     With LoRA, an adapter is put on the model, and that alone is trained. Without `shortcuts`,
-    those are taken that change nothing. A `watch` stops a pole that collapses, which then has its
+    those are taken that change nothing. `checks` stop a pole that collapses, which then has its
     last sound weights. With `checkpoints` the training goes on where an earlier one was ended.
     """
-    recorder = _Recorder(progress, watch)
+    recorder = CurveRecorder(CurvePoint.of, progress, checks)
     callbacks: list[TrainerCallback] = [
-        one for one in (watch, recorder, checkpoints) if one is not None
+        one for one in (checks, recorder, checkpoints) if one is not None
     ]
     with ExitStack() as stack:
         stack.enter_context(explained())
@@ -88,7 +325,7 @@ def train_pole(
             model=model,
             args=_with_whole_batches(config),
             data_collator=collator,
-            train_dataset=_dataset(pairs, reference),
+            train_dataset=pair_dataset(pairs, reference),
             processing_class=tokenizer,
             peft_config=lora,
             callbacks=callbacks,
@@ -101,58 +338,9 @@ def train_pole(
             "Interrupted. What is done is kept: the same command goes on from here "
             "(--fresh starts over)."
         )
-    if watch is not None:
-        watch.restore()
+    if checks is not None:
+        checks.restore()
     return recorder.curve
-
-
-def dpo_config(settings: Settings, *, output_dir: str, seed: int, max_length: int) -> DPOConfig:
-    """Make TRL's configuration of the user's settings and prefreg's own."""
-    values = own_arguments(settings, output_dir=output_dir, seed=seed, max_length=max_length)
-    return DPOConfig(**values, precompute_ref_log_probs=True)
-
-
-def own_arguments(
-    settings: Settings, *, output_dir: str, seed: int, max_length: int
-) -> dict[str, Any]:
-    """Return the arguments of each of TRL's configurations: the user's settings under prefreg's."""
-    values = _with_one_checkpointing(settings.values)
-    cpu = bool(values.get("use_cpu")) or not torch.accelerator.is_available()
-    if cpu and (values.get("bf16") or values.get("fp16")):
-        raise UsageError("bf16 and fp16 need a GPU: on a CPU, training is in float32.")
-    # Float32 unless asked: updates at the paper's learning rate are lost in bfloat16.
-    own: dict[str, Any] = {
-        "bf16": bool(values.get("bf16")),
-        "use_cpu": cpu,
-        "dataloader_pin_memory": bool(values.get("dataloader_pin_memory", not cpu)),
-        "output_dir": output_dir,
-        "seed": seed,
-        # Accelerate's sampler is seeded by a constant where this is not set.
-        "data_seed": seed,
-        "max_length": max_length,
-        "pad_to_multiple_of": values.get("pad_to_multiple_of"),
-        "report_to": [],
-        "save_strategy": "no",
-        "eval_strategy": "no",
-        "logging_strategy": "steps",
-        "logging_steps": 1,
-        # The filter would show the average of earlier losses where one is not finite.
-        "logging_nan_inf_filter": False,
-        "disable_tqdm": True,
-        "log_level": "error",
-    }
-    return values | own
-
-
-def default_settings(settings: Settings, *, max_length: int) -> dict[str, Any]:
-    """Return the values of those settings that the user may set and nobody did."""
-    config = dpo_config(settings, output_dir="unused", seed=0, max_length=max_length)
-    values = config.to_dict()  # type: ignore[no-untyped-call]
-    return {
-        name: value
-        for name, value in sorted(values.items())
-        if name not in settings.values and not refusal(name)
-    }
 
 
 def _with_whole_batches(config: DPOConfig) -> DPOConfig:
@@ -166,61 +354,8 @@ def _with_whole_batches(config: DPOConfig) -> DPOConfig:
     return config
 
 
-def _with_one_checkpointing(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn `gradient_checkpointing`, which trl turns on by default, into its newer name.
-
-    transformers warns of the older one, even where it is false, once it knows the newer.
-    """
-    values = dict(settings)
-    for suffix, default in (("", False), ("_kwargs", None)):
-        older, newer = f"gradient_checkpointing{suffix}", f"activation_checkpointing{suffix}"
-        value = values.pop(newer, values.pop(older, default))
-        values[newer if newer in DPOConfig.__dataclass_fields__ else older] = value
-    return values
-
-
-class _Recorder(TrainerCallback):
-    """Keep the curve, pass progress on and stop at a loss that is not finite."""
-
-    def __init__(self, progress: Steps | None, watch: Watch | None) -> None:
-        self.curve: list[CurvePoint] = []
-        self._progress = progress
-        self._watch = watch
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Take up the curve of what was trained before."""
-        self.curve = [_point(logs["step"], logs) for logs in state.log_history if "loss" in logs]
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
-        if not logs or "loss" not in logs:
-            return
-        loss = float(logs["loss"])
-        step = int(state.global_step)
-        if not math.isfinite(loss) and self._watch is not None and self._watch.checks:
-            self._watch.halt(step, f"the loss is {loss}", control)
-            return
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"The loss is {loss} at step {step} of {state.max_steps}: lower learning_rate."
-            )
-        self.curve.append(_point(step, logs))
-        if self._progress:
-            self._progress(step, int(state.max_steps), loss)
-
-
-def _point(step: int, logs: Mapping[str, Any]) -> CurvePoint:
-    norm = logs.get("grad_norm")
-    return CurvePoint(
-        step,
-        float(logs["loss"]),
-        float(logs["rewards/margins"]),
-        None if norm is None or not math.isfinite(norm) else float(norm),
-    )
-
-
-def _dataset(pairs: Sequence[TokenPair], reference: PairLogProbs) -> Dataset:
+def pair_dataset(pairs: Sequence[TokenPair], reference: PairLogProbs) -> Dataset:
+    """Lay pairs out as trl's trainer takes them, with the reference's log-probabilities."""
     columns = {
         "prompt_ids": _lists([pair.prompt_ids for pair in pairs]),
         "chosen_ids": _lists([pair.chosen_ids for pair in pairs]),
@@ -239,7 +374,7 @@ def _lists(rows: Sequence[Sequence[int]]) -> pa.Array:
 
 
 @contextmanager
-def explained() -> "Iterator[None]":
+def explained() -> Iterator[None]:
     """Say what to change where memory runs out or trl refuses a setting only when it trains."""
     try:
         with warnings.catch_warnings():

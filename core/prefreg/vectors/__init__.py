@@ -1,62 +1,27 @@
-"""Preference vectors: φ = θ₊ − θ₋ as tensors, with its extraction, storage and algebra.
+"""Preference vectors: φ = θ₊ − θ₋ as tensors, with its extraction, storage and algebra."""
 
-What needs torch is loaded when it is first used: adding stored vectors up does without.
-"""
+from pathlib import Path
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from prefreg.errors import VectorError
+from prefreg.vectors.dense import DenseVector
+from prefreg.vectors.stored import Vector
 
-if TYPE_CHECKING:
-    from prefreg.vectors.dense import DenseVector
-    from prefreg.vectors.extraction import Extraction, extract, extract_factors, extract_folders
-    from prefreg.vectors.factors import Factors
-    from prefreg.vectors.kinds import Vector
-    from prefreg.vectors.lowrank import LowRankVector, write_low_rank
-    from prefreg.vectors.opening import open_vector
-    from prefreg.vectors.pole_tensors import CheckpointTensors, MemoryTensors, TensorSource
-    from prefreg.vectors.tensors import read_tensor
-    from prefreg.vectors.writing import WrittenFile, write_dense
-
-_HOMES = {
-    "CheckpointTensors": "prefreg.vectors.pole_tensors",
-    "DenseVector": "prefreg.vectors.dense",
-    "Extraction": "prefreg.vectors.extraction",
-    "Factors": "prefreg.vectors.factors",
-    "LowRankVector": "prefreg.vectors.lowrank",
-    "MemoryTensors": "prefreg.vectors.pole_tensors",
-    "TensorSource": "prefreg.vectors.pole_tensors",
-    "Vector": "prefreg.vectors.kinds",
-    "WrittenFile": "prefreg.vectors.writing",
-    "extract": "prefreg.vectors.extraction",
-    "extract_factors": "prefreg.vectors.extraction",
-    "extract_folders": "prefreg.vectors.extraction",
-    "open_vector": "prefreg.vectors.opening",
-    "read_tensor": "prefreg.vectors.tensors",
-    "write_dense": "prefreg.vectors.writing",
-    "write_low_rank": "prefreg.vectors.lowrank",
-}
-
-__all__ = [
-    "CheckpointTensors",
-    "DenseVector",
-    "Extraction",
-    "Factors",
-    "LowRankVector",
-    "MemoryTensors",
-    "TensorSource",
-    "Vector",
-    "WrittenFile",
-    "extract",
-    "extract_factors",
-    "extract_folders",
-    "open_vector",
-    "read_tensor",
-    "write_dense",
-    "write_low_rank",
-]
+__all__ = ["Vector", "open_vector"]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def open_vector(source: Path | bytes, *, kind: str = "dense", label: str | None = None) -> Vector:
+    """Open the vector in a file or in a registry's bytes; `label` names it in messages."""
+    if kind == DenseVector.kind:
+        return DenseVector.open(source, label=label)
+    # The other kinds load torch.
+    from prefreg.vectors.lowrank import LowRankVector
+    from prefreg.vectors.quantised import Int8Vector
+    from prefreg.vectors.sparse import SparseVector
+
+    kinds: tuple[type[Vector], ...] = (LowRankVector, Int8Vector, SparseVector)
+    for each in kinds:
+        if each.kind == kind:
+            return each.open(source, label=label)
+    raise VectorError(
+        f"A vector of kind {kind!r} cannot be read by this version of prefreg. Upgrade it."
+    )

@@ -1,4 +1,4 @@
-"""Arithmetic of whole vectors, in float32, and their geometry, in float64."""
+"""The geometry of whole vectors, in float64."""
 
 import math
 from collections.abc import Sequence
@@ -6,29 +6,11 @@ from collections.abc import Sequence
 import torch
 
 from prefreg.errors import VectorError
-from prefreg.vectors.dense import BLOCK_ELEMENTS, blocks
-from prefreg.vectors.factors import inner
-from prefreg.vectors.kinds import Vector
-from prefreg.vectors.lowrank import LowRankVector
-from prefreg.vectors.pole_tensors import MemoryTensors, TensorSource, require_same_names
+from prefreg.vectors.lowrank import LowRankVector, inner
+from prefreg.vectors.stored import BLOCK_ELEMENTS, Vector, blocks
+from prefreg.vectors.tensors import TensorSource, require_same_names
 
 _WHAT = ("the first vector", "the second vector")
-
-
-def negate(vector: TensorSource) -> MemoryTensors:
-    """Return −φ, the vector of the switched axis."""
-    return MemoryTensors({name: -vector.tensor(name) for name in vector.names})
-
-
-def scale(vector: TensorSource, eta: float) -> MemoryTensors:
-    """Return η·φ."""
-    return MemoryTensors({name: vector.tensor(name) * eta for name in vector.names})
-
-
-def add(first: TensorSource, second: TensorSource) -> MemoryTensors:
-    """Return the sum of two vectors of one base."""
-    require_same_names(first, second, what=_WHAT)
-    return MemoryTensors({name: first.tensor(name) + second.tensor(name) for name in first.names})
 
 
 def dot(first: TensorSource, second: TensorSource, *, sparse: bool = False) -> float:

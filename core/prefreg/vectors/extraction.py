@@ -1,24 +1,30 @@
-"""Taking φ = θ₊ − θ₋ out of two trained poles."""
+"""Taking φ = θ₊ − θ₋ out of two poles, two adapters, or differences that another tool stored."""
 
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from prefreg.checkpoints.checkpoint import Checkpoint
-from prefreg.errors import VectorError
-from prefreg.vectors.dense import blocks
-from prefreg.vectors.factors import FactorMap, dot, norms, subtract
-from prefreg.vectors.lowrank import write_low_rank
-from prefreg.vectors.pole_tensors import (
+from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, StoredTensor
+from prefreg.checkpoints.safetensors_file import read_header
+from prefreg.checkpoints.tensor_names import is_weight, weight_shapes
+from prefreg.errors import VectorError, listed
+from prefreg.vectors.compression import measure
+from prefreg.vectors.dense import DenseVector, dense_writer, write_dense
+from prefreg.vectors.lowrank import FactorMap, dot, norms, subtract, write_low_rank
+from prefreg.vectors.stored import blocks
+from prefreg.vectors.tensors import (
+    TORCH_DTYPES,
     CheckpointTensors,
     TensorSource,
+    count_nonzero,
+    is_finite,
     require_same_names,
     require_shapes_of,
+    to_bytes,
 )
-from prefreg.vectors.tensors import TORCH_DTYPES, count_nonzero, is_finite, to_bytes
-from prefreg.vectors.writing import dense_writer
 
 _UNMOVED = (
     "The model did not move: both poles hold the same weights. Raise the learning rate or the "
@@ -49,18 +55,17 @@ class Extraction:
     """‖stored − φ‖ / ‖φ‖, where the storage dtype is not F32."""
     storage_cosine: float | None
 
-
-@dataclass(slots=True)
-class _Sums:
-    norms: dict[str, float] = field(default_factory=dict)
-    elements: int = 0
-    zeros: int = 0
-    positive: float = 0.0
-    negative: float = 0.0
-    poles: float = 0.0
-    stored: float = 0.0
-    error: float = 0.0
-    overlap: float = 0.0
+    def to_json(self) -> dict[str, Any]:
+        """Return what a version's record keeps of the measurements."""
+        return {
+            "norm": self.norm,
+            "positive_norm": self.positive_norm,
+            "negative_norm": self.negative_norm,
+            "cosine_poles": self.cosine_poles,
+            "zeros": self.zeros,
+            "storage_error": self.storage_error,
+            "norms": dict(self.norms),
+        }
 
 
 def extract(
@@ -143,6 +148,76 @@ def extract_factors(*, positive: FactorMap, negative: FactorMap, destination: Pa
     )
 
 
+def open_differences(path: Path, base: Checkpoint) -> CheckpointTensors:
+    """Open a safetensors file, or all of a folder's, that holds differences from `base`.
+
+    Weights that no file holds are taken as unchanged.
+    """
+    if (path / CONFIG_FILE).is_file():
+        raise VectorError(
+            f"{path} holds a whole model, not differences. Import it with --plus and --minus, or "
+            "with --plus and --positive-only."
+        )
+    tensors = _gather(path)
+    shapes = weight_shapes(base)
+    reshaped = [
+        f"{name} {list(tensor.spec.shape)} against {list(shapes[name])}"
+        for name, tensor in tensors.items()
+        if name in shapes and tensor.spec.shape != shapes[name]
+    ]
+    problems = [
+        f"{what} {listed(names)}"
+        for what, names in (
+            ("the base has no weight of its own called", tensors.keys() - shapes.keys()),
+            ("of other shapes are", reshaped),
+            ("no floats are", [name for name, tensor in tensors.items() if not is_weight(tensor)]),
+        )
+        if names
+    ]
+    if problems:
+        raise VectorError(
+            f"{path} does not fit its base: {'; '.join(problems)}. "
+            "Name the base that the differences were taken from."
+        )
+    whole = Checkpoint(path, tensors, (), indexed=False, config={})
+    return CheckpointTensors(whole, {name: name for name in tensors})
+
+
+def store_difference(source: TensorSource, destination: Path, *, dtype: str = "F32") -> Extraction:
+    """Store a vector that is already a difference, and measure it."""
+    written = write_dense(source, destination, dtype=dtype)
+    with DenseVector.open(destination) as stored:
+        found = measure(source, stored)
+    if not found.norm:
+        raise VectorError("The task vector holds nothing but zeros. Check what it was taken from.")
+    rounded = dtype != "F32"
+    return Extraction(
+        sha256=written.sha256,
+        size=written.size,
+        norm=found.norm,
+        norms=found.norms,
+        zeros=None,
+        positive_norm=None,
+        negative_norm=None,
+        cosine_poles=None,
+        storage_error=found.relative_error if rounded else None,
+        storage_cosine=found.cosine if rounded else None,
+    )
+
+
+@dataclass(slots=True)
+class _Sums:
+    norms: dict[str, float] = field(default_factory=dict)
+    elements: int = 0
+    zeros: int = 0
+    positive: float = 0.0
+    negative: float = 0.0
+    poles: float = 0.0
+    stored: float = 0.0
+    error: float = 0.0
+    overlap: float = 0.0
+
+
 def _dot(one: torch.Tensor, other: torch.Tensor) -> float:
     # The product of two float32 numbers is exact in float64.
     return float(torch.sum(one.double() * other.double()))
@@ -197,3 +272,16 @@ def _summarise(sums: _Sums, sha256: str, size: int, based: bool, dtype: str) -> 
         storage_error=math.sqrt(sums.error) / norm if dtype != "F32" else None,
         storage_cosine=sums.overlap / stored if stored else None,
     )
+
+
+def _gather(path: Path) -> dict[str, StoredTensor]:
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        for name, spec in read_header(file, VectorError).tensors.items():
+            if name in tensors:
+                raise VectorError(f"{path} holds {name!r} in two files. Leave one of them out.")
+            tensors[name] = StoredTensor(file, spec)
+    if not tensors:
+        raise VectorError(f"{path} holds no safetensors with differences.")
+    return tensors

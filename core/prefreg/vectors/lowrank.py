@@ -1,42 +1,191 @@
-"""Low-rank vectors: two thin factors per weight, whose product is never kept whole."""
+"""Low-rank vectors: φ of a weight as the product b·a of two thin factors, never kept whole.
+
+All arithmetic of factors is exact but for rounding; a lower rank is the one thing that loses.
+"""
 
 import functools
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from prefreg.checkpoints.checkpoint import listed
-from prefreg.checkpoints.safetensors_file import SafetensorsWriter
 from prefreg.errors import VectorError
-from prefreg.vectors.dense import OpenVector, StoredVector
-from prefreg.vectors.factors import FactorMap, Factors, multiply
-from prefreg.vectors.tensors import is_finite, to_bytes
-from prefreg.vectors.writing import WrittenFile, written_whole
+from prefreg.vectors.stored import StoredVector, Vector, WrittenFile, vector_writer
+from prefreg.vectors.tensors import require_storable, to_bytes
 
-METADATA: Mapping[str, str] = {"prefreg": '{"format":1,"kind":"low-rank"}'}
-"""The whole metadata of a low-rank vector's file, so that equal factors are equal files."""
+TILE_ROWS = 8
+"""Rows that are multiplied at once. Tiles begin at multiples of this and never at a block's edge,
+so that an element of the product has the same bits whichever block it was asked for in."""
 
+_EXACT_SIZE = 1024
+# Halko, Martinsson and Tropp (2011) advise 5 to 10 more and a pass or two; the spectra of
+# preference vectors are flat, so some more of both.
+_OVERSAMPLED, _PASSES = 16, 4
 _OPEN_TENSORS = 8  # a few: the composition works on several weights at a time
 
 
-class LowRankVector(OpenVector):
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """φ of one weight: b·a, with b of (rows, rank) and a of (rank, columns)."""
+
+    b: torch.Tensor
+    a: torch.Tensor
+
+    @property
+    def rank(self) -> int:
+        """How many columns b has; the rank of the product is at most that."""
+        return self.b.shape[1]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the product."""
+        return self.b.shape[0], self.a.shape[1]
+
+    def scaled(self, factor: float) -> "Factors":
+        """Return the factors of `factor`·φ: one side alone carries sign and scale."""
+        return Factors(self.b, self.a * factor)
+
+    def transposed(self) -> "Factors":
+        """Return the factors of the transposed product."""
+        return Factors(self.a.T.contiguous(), self.b.T.contiguous())
+
+    def wide(self) -> "Factors":
+        """Return the factors in float64, in which products of float32 are exact."""
+        return Factors(self.b.double(), self.a.double())
+
+
+FactorMap = Mapping[str, Factors]
+"""The factors of a low-rank vector, by the names of the weights on disk."""
+
+
+def concatenate(parts: Sequence[Factors]) -> Factors:
+    """Return the factors of a sum, exactly: [b₁, b₂, …]·[a₁; a₂; …].
+
+    Adding the factors themselves would multiply every b with every a.
+    """
+    return Factors(torch.cat([part.b for part in parts], 1), torch.cat([part.a for part in parts]))
+
+
+def subtract(positive: FactorMap, negative: FactorMap) -> dict[str, Factors]:
+    """Return φ = φ₊ − φ₋; a weight that only one of them changes keeps that one's rank."""
+    negated = {name: part.scaled(-1.0) for name, part in negative.items()}
+    result = {}
+    for name in sorted(positive.keys() | negative.keys()):
+        parts = [factors[name] for factors in (positive, negated) if name in factors]
+        if len({part.shape for part in parts}) != 1:
+            raise VectorError(f"{name!r} has another shape in one pole than in the other.")
+        result[name] = concatenate(parts)
+    return result
+
+
+def dot(first: FactorMap, second: FactorMap) -> float:
+    """Return the inner product of two vectors without making a dense matrix.
+
+    ⟨b₁a₁, b₂a₂⟩ is the trace of (b₁ᵀb₂)(a₂a₁ᵀ). A weight that one of them lacks counts as zero.
+    """
+    return sum(inner(first[name], second[name]) for name in sorted(first.keys() & second.keys()))
+
+
+def inner(one: Factors, other: Factors) -> float:
+    """Return the inner product of two products."""
+    left, right = one.wide(), other.wide()
+    return float(torch.sum((left.b.T @ right.b) * (left.a @ right.a.T)))
+
+
+def norms(factors: FactorMap) -> dict[str, float]:
+    """Return the Frobenius norm of every weight's product."""
+    # Rounding can turn the square of a product of zeros slightly negative.
+    return {name: math.sqrt(max(0.0, inner(part, part))) for name, part in factors.items()}
+
+
+def multiply(wide: Factors, start: int, stop: int) -> torch.Tensor:
+    """Return the flat elements `start:stop` of a product in float32, summed in float64."""
+    rows, columns = wide.shape
+    first, last = start // columns, -(-stop // columns)
+    low = first - first % TILE_ROWS
+    high = min(rows, last + -last % TILE_ROWS)
+    tiles = [
+        (wide.b[row : row + TILE_ROWS] @ wide.a).to(torch.float32)
+        for row in range(low, high, TILE_ROWS)
+    ]
+    return torch.cat(tiles).flatten()[start - low * columns : stop - low * columns]
+
+
+@dataclass(frozen=True, slots=True)
+class Recompressed:
+    """Factors of a lower rank, and what that cost."""
+
+    factors: Factors
+    error: float
+    """‖φ − φ of the lower rank‖."""
+    norm: float
+    """‖φ‖."""
+
+
+def recompress(factors: Factors, rank: int) -> Recompressed:
+    """Return the nearest product of at most this rank; smaller factors come back as they are."""
+    if factors.rank <= rank:
+        return Recompressed(factors, 0.0, math.sqrt(max(0.0, inner(factors, factors))))
+    left, values, right = decompose(factors)
+    kept = values[:rank].sqrt()
+    b = left[:, : len(kept)] * kept
+    a = kept[:, None] * right[:, : len(kept)].T
+    return Recompressed(
+        Factors(b.to(torch.float32), a.to(torch.float32)),
+        error=float(values[rank:].norm()),
+        norm=float(values.norm()),
+    )
+
+
+def decompose(factors: Factors) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the singular directions (as columns) and values of a product, in float64.
+
+    By QR of both factors and a singular value decomposition between them, of the size of the
+    rank: no matrix as large as the weight is made.
+    """
+    wide = factors.wide()
+    left, left_core = torch.linalg.qr(wide.b)
+    right, right_core = torch.linalg.qr(wide.a.T)
+    u, values, vt = torch.linalg.svd(left_core @ right_core.T, full_matrices=False)
+    return left @ u, values, right @ vt.T
+
+
+def truncate(matrix: torch.Tensor, rank: int) -> Recompressed:
+    """Return the nearest product of at most this rank to a whole matrix.
+
+    Exact in float64 up to 1024 rows or columns; beyond, by a randomised decomposition with a
+    fixed seed, whose error is measured and not assumed.
+    """
+    rank = min(rank, *matrix.shape)
+    if min(matrix.shape) <= _EXACT_SIZE:
+        u, values, vt = torch.linalg.svd(matrix.double(), full_matrices=False)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            u, values, v = torch.svd_lowrank(matrix, q=rank + _OVERSAMPLED, niter=_PASSES)
+        vt = v.T
+    kept = values[:rank].sqrt()
+    b, a = (u[:, :rank] * kept).float(), (kept[:, None] * vt[:rank]).float()
+    norm = float(torch.linalg.vector_norm(matrix, dtype=torch.float64))
+    lost = float(torch.linalg.vector_norm(matrix - b @ a, dtype=torch.float64))
+    return Recompressed(Factors(b.contiguous(), a.contiguous()), error=lost, norm=norm)
+
+
+class LowRankVector(Vector):
     """A low-rank preference vector, read like a dense one: a tensor or a block at a time.
 
     The factors of a weight are stored as `NAME.b` and `NAME.a`, where NAME is the weight's in the
     base's checkpoint. Signs and scales are in `a`.
     """
 
+    kind = form = "low-rank"
     dtype = "F32"
 
     def __init__(self, stored: StoredVector) -> None:
         """Check the header; use `open`."""
         super().__init__(stored)
-        if stored.metadata != METADATA:
-            raise VectorError(
-                f"{stored.label} is not a low-rank preference vector: its metadata is not "
-                f"{dict(METADATA)!r}. Name a file that prefreg wrote."
-            )
         self._ranks = _check(stored)
         # Reading the factors of a weight once serves all of its blocks, in any thread.
         self._wide = functools.lru_cache(_OPEN_TENSORS)(lambda name: self.factors(name).wide())
@@ -65,11 +214,6 @@ class LowRankVector(OpenVector):
         """Return the factors of a weight in float32."""
         return Factors(self._whole(f"{name}.b"), self._whole(f"{name}.a"))
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """Return the product of a weight's factors, whole, in float32."""
-        rows, columns = self.shape(name)
-        return self.block(name, 0, rows * columns).reshape(rows, columns)
-
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Return the flat elements `start:stop` of a weight's product in float32.
 
@@ -84,38 +228,22 @@ class LowRankVector(OpenVector):
 
 def write_low_rank(factors: FactorMap, destination: Path) -> WrittenFile:
     """Store a vector that is given by its factors; equal factors give equal files."""
-    if not factors:
-        raise VectorError("A vector without tensors cannot be stored.")
     tensors = {
         f"{name}.{side}": tensor.to("cpu", torch.float32)
         for name, part in factors.items()
         for side, tensor in (("b", part.b), ("a", part.a))
     }
-    for name, tensor in tensors.items():
-        if not is_finite(tensor):
-            raise VectorError(f"{name!r} of the vector holds NaN or infinity.")
     entries = [(name, "F32", tuple(tensor.shape)) for name, tensor in tensors.items()]
-    with (
-        written_whole(destination) as partial,
-        SafetensorsWriter(partial, entries, METADATA) as writer,
-    ):
+    with vector_writer(destination, LowRankVector.kind, entries) as writer:
         for spec in writer.specs:
-            writer.write(to_bytes(tensors[spec.name]))
+            writer.write(to_bytes(require_storable(spec.name, tensors[spec.name])))
         return WrittenFile(writer.finish(), writer.size)
 
 
 def _check(stored: StoredVector) -> dict[str, int]:
     """Return the rank of every weight, when the factors are complete and fit each other."""
-    weights = sorted({name.rpartition(".")[0] for name in stored.specs})
-    wanted = {f"{name}.{side}" for name in weights for side in "ab"}
-    if not weights or wanted != set(stored.specs):
-        wrong = listed(wanted ^ set(stored.specs)) if weights else "anything"
-        raise VectorError(
-            f"{stored.label} does not hold two factors for every weight: see {wrong}. "
-            "Restore it from a backup."
-        )
     ranks = {}
-    for name in weights:
+    for name in stored.weights(("b", "a"), "two factors"):
         b, a = stored.specs[f"{name}.b"], stored.specs[f"{name}.a"]
         fit = len(b.shape) == len(a.shape) == 2 and b.shape[1] == a.shape[0] > 0
         if not fit or {a.dtype, b.dtype} != {"F32"}:

@@ -1,26 +1,19 @@
 """Quantised vectors: eight bits a number, with one float32 scale for every row."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from prefreg.checkpoints.checkpoint import listed
-from prefreg.checkpoints.safetensors_file import SafetensorsWriter
 from prefreg.errors import VectorError
-from prefreg.vectors.dense import BLOCK_ELEMENTS, OpenVector, StoredVector
-from prefreg.vectors.pole_tensors import TensorSource
-from prefreg.vectors.tensors import is_finite, to_bytes
-from prefreg.vectors.writing import WrittenFile, written_whole
-
-METADATA: Mapping[str, str] = {"prefreg": '{"format":1,"kind":"int8"}'}
-"""The whole metadata of a quantised vector's file, so that equal vectors are equal files."""
+from prefreg.vectors.stored import BLOCK_ELEMENTS, StoredVector, Vector, WrittenFile, vector_writer
+from prefreg.vectors.tensors import TensorSource, require_storable, to_bytes
 
 LARGEST = 127  # −128 is left out, so that −φ has the negated numbers
 
 
-class Int8Vector(OpenVector):
+class Int8Vector(Vector):
     """A quantised preference vector, read like a dense one: a tensor or a block at a time.
 
     A weight is stored as `NAME.q`, whole numbers from −127 to 127 in its own shape, and
@@ -28,16 +21,13 @@ class Int8Vector(OpenVector):
     dimension.
     """
 
+    kind = "int8"
+    form = "quantised"
     dtype = "I8"
 
     def __init__(self, stored: StoredVector) -> None:
         """Check the header; use `open`."""
         super().__init__(stored)
-        if stored.metadata != METADATA:
-            raise VectorError(
-                f"{stored.label} is not a quantised preference vector: its metadata is not "
-                f"{dict(METADATA)!r}. Name a file that prefreg wrote."
-            )
         self._names = _check(stored)
 
     @property
@@ -48,11 +38,6 @@ class Int8Vector(OpenVector):
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a weight."""
         return self.stored.specs[f"{name}.q"].shape
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """Return a weight's φ in float32."""
-        shape = self.shape(name)
-        return self.block(name, 0, math.prod(shape)).reshape(shape)
 
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Return the flat elements `start:stop` of a weight's φ in float32."""
@@ -67,16 +52,11 @@ class Int8Vector(OpenVector):
 
 def write_int8(source: TensorSource, destination: Path) -> WrittenFile:
     """Quantise a vector; no number moves by more than half of its row's scale."""
-    if not source.names:
-        raise VectorError("A vector without tensors cannot be stored.")
     shapes = {name: source.shape(name) for name in source.names}
     entries = [(f"{name}.q", "I8", shape) for name, shape in shapes.items()]
     entries += [(f"{name}.scale", "F32", (_rows(shape)[0],)) for name, shape in shapes.items()]
     scales: dict[str, torch.Tensor] = {}
-    with (
-        written_whole(destination) as partial,
-        SafetensorsWriter(partial, entries, METADATA) as writer,
-    ):
+    with vector_writer(destination, Int8Vector.kind, entries) as writer:
         # All scales come first in the file: wide types stand before narrow ones.
         for spec in writer.specs:
             name, _, part = spec.name.rpartition(".")
@@ -110,9 +90,7 @@ def _chunks(source: TensorSource, name: str) -> Iterator[torch.Tensor]:
 
 
 def _scales(name: str, rows: torch.Tensor) -> torch.Tensor:
-    if not is_finite(rows):
-        raise VectorError(f"{name!r} of the vector holds NaN or infinity.")
-    return rows.abs().amax(1) / LARGEST
+    return require_storable(name, rows).abs().amax(1) / LARGEST
 
 
 def _quantised(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -123,14 +101,7 @@ def _quantised(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 def _check(stored: StoredVector) -> tuple[str, ...]:
     """Return the names of the weights, when each has its numbers and its scales."""
-    names = sorted({name.rpartition(".")[0] for name in stored.specs})
-    wanted = {f"{name}.{part}" for name in names for part in ("q", "scale")}
-    if not names or wanted != set(stored.specs):
-        wrong = listed(wanted ^ set(stored.specs)) if names else "anything"
-        raise VectorError(
-            f"{stored.label} does not hold numbers and scales for every weight: see {wrong}. "
-            "Restore it from a backup."
-        )
+    names = stored.weights(("q", "scale"), "numbers and scales")
     for name in names:
         numbers, scale = stored.specs[f"{name}.q"], stored.specs[f"{name}.scale"]
         rows, _ = _rows(numbers.shape)
@@ -140,4 +111,4 @@ def _check(stored: StoredVector) -> tuple[str, ...]:
                 f"{list(numbers.shape)} and {scale.dtype} {list(scale.shape)}. "
                 "Restore it from a backup."
             )
-    return tuple(names)
+    return names

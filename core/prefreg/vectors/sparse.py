@@ -2,45 +2,31 @@
 
 import functools
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from prefreg.checkpoints.checkpoint import listed
-from prefreg.checkpoints.safetensors_file import SafetensorsWriter
 from prefreg.errors import VectorError
-from prefreg.vectors.dense import OpenVector, StoredVector
-from prefreg.vectors.pole_tensors import TensorSource
-from prefreg.vectors.tensors import TORCH_DTYPES, is_finite, to_bytes
-from prefreg.vectors.writing import WrittenFile, written_whole
-
-METADATA: Mapping[str, str] = {"prefreg": '{"format":1,"kind":"sparse"}'}
-"""The whole metadata of a sparse vector's file, so that equal vectors are equal files."""
+from prefreg.vectors.stored import StoredVector, Vector, WrittenFile, vector_writer
+from prefreg.vectors.tensors import TORCH_DTYPES, TensorSource, require_storable, to_bytes
 
 _VALUES = ("F32", "BF16")
 _LARGEST = 1 << 31  # what the places, in four bytes each, can count
 _OPEN_TENSORS = 8  # a few: the composition works on several weights at a time
 
 
-class SparseVector(OpenVector):
+class SparseVector(Vector):
     """A sparse preference vector, read like a dense one: a tensor or a block at a time.
 
     A weight is stored as `NAME.values` and `NAME.places`, their flat places in rising order, with
     its shape in `NAME.shape`.
     """
 
-    dtype: str
-    """`F32` or `BF16`, as its values are stored."""
+    kind = form = "sparse"
 
     def __init__(self, stored: StoredVector) -> None:
         """Check the header; use `open`."""
         super().__init__(stored)
-        if stored.metadata != METADATA:
-            raise VectorError(
-                f"{stored.label} is not a sparse preference vector: its metadata is not "
-                f"{dict(METADATA)!r}. Name a file that prefreg wrote."
-            )
         self._names = _check(stored)
         self._shapes = {name: self._read_shape(name) for name in self._names}
         self.dtype = stored.specs[f"{self._names[0]}.values"].dtype
@@ -60,11 +46,6 @@ class SparseVector(OpenVector):
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a weight."""
         return self._shapes[name]
-
-    def tensor(self, name: str) -> torch.Tensor:
-        """Return a weight's φ in float32, zeros included."""
-        shape = self.shape(name)
-        return self.block(name, 0, math.prod(shape)).reshape(shape)
 
     def block(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Return the flat elements `start:stop` of a weight's φ in float32."""
@@ -109,8 +90,6 @@ def write_sparse(
     Of numbers of one size at the edge the first ones are kept, so that the share is exact. One
     weight at a time is in memory.
     """
-    if not source.names:
-        raise VectorError("A vector without tensors cannot be stored.")
     entries: list[tuple[str, str, tuple[int, ...]]] = []
     for name in source.names:
         shape = source.shape(name)
@@ -121,10 +100,7 @@ def write_sparse(
         entries.append((f"{name}.values", dtype, kept))
         entries.append((f"{name}.places", "I32", kept))
         entries.append((f"{name}.shape", "I64", (len(shape),)))
-    with (
-        written_whole(destination) as partial,
-        SafetensorsWriter(partial, entries, METADATA) as writer,
-    ):
+    with vector_writer(destination, SparseVector.kind, entries) as writer:
         for spec in writer.specs:
             name, _, part = spec.name.rpartition(".")
             if part == "shape":
@@ -132,8 +108,7 @@ def write_sparse(
                 writer.write(to_bytes(sizes))
                 continue
             phi = source.block(name, 0, math.prod(source.shape(name)))
-            if not is_finite(phi):
-                raise VectorError(f"{name!r} of the vector holds NaN or infinity.")
+            require_storable(name, phi)
             places = _largest(phi, spec.elements)
             values = phi[places].to(TORCH_DTYPES[dtype])
             writer.write(to_bytes(values if part == "values" else places.to(torch.int32)))
@@ -148,14 +123,7 @@ def _largest(phi: torch.Tensor, count: int) -> torch.Tensor:
 
 def _check(stored: StoredVector) -> tuple[str, ...]:
     """Return the names of the weights, when each has values, places and a shape."""
-    names = sorted({name.rpartition(".")[0] for name in stored.specs})
-    wanted = {f"{name}.{part}" for name in names for part in ("values", "places", "shape")}
-    if not names or wanted != set(stored.specs):
-        wrong = listed(wanted ^ set(stored.specs)) if names else "anything"
-        raise VectorError(
-            f"{stored.label} does not hold values, places and a shape for every weight: see "
-            f"{wrong}. Restore it from a backup."
-        )
+    names = stored.weights(("values", "places", "shape"), "values, places and a shape")
     dtypes = {stored.specs[f"{name}.values"].dtype for name in names}
     for name in names:
         values, places, shape = (
@@ -169,4 +137,4 @@ def _check(stored: StoredVector) -> tuple[str, ...]:
                 f"{list(values.shape)} and {places.dtype} {list(places.shape)}. "
                 "Restore it from a backup."
             )
-    return tuple(names)
+    return names

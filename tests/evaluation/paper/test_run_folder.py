@@ -5,8 +5,15 @@ import pytest
 
 from prefreg import OutputError
 from prefreg.evaluation.paper import run_folder
-from prefreg.evaluation.paper.findings import Claim, Findings
-from prefreg.evaluation.paper.run_folder import ReproduceRequest
+from prefreg.evaluation.paper.run_folder import (
+    Claim,
+    Findings,
+    ReproduceRequest,
+    Table,
+    markdown,
+    view,
+)
+from prefreg.evaluation.statistics import Estimate, show
 
 
 def request(tmp_path: Path) -> ReproduceRequest:
@@ -62,3 +69,20 @@ def test_a_folder_in_which_nothing_was_done_goes(tmp_path: Path) -> None:
     run_folder.claim(asked)
     run_folder.give_up(asked.output)
     assert not asked.output.exists()
+
+
+def test_a_page_has_claims_tables_and_notes() -> None:
+    estimated = Estimate(0.5, 0.25, 0.75, 4)
+    found = Findings("a recipe")
+    found.claims = [Claim("it rises", True, show(estimated)), Claim("it falls", None, "no data")]
+    found.tables = [Table("Figures", ("η", "share"), (("1", show(estimated)),))]
+    found.notes = ["a word"]
+    assert markdown("What it shows", found) == (
+        "# What it shows\n\na recipe\n\n"
+        "- it rises — **held**: 0.50 [0.25, 0.75].\n"
+        "- it falls — **not measured**: no data.\n\n"
+        "## Figures\n\n| η | share |\n|---|---|\n| 1 | 0.50 [0.25, 0.75] |\n\n"
+        "## Notes\n\n- a word\n"
+    )
+    assert view(None) is None
+    assert show(None) == "-"

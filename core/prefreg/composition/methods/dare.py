@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from prefreg.axes.methods import Addends, Combine, Method, MethodInput, MethodOption
-from prefreg.composition.counter import key_of, random_bits
 from prefreg.composition.methods.ties import elected
+from prefreg.composition.rounding import key_of, random_bits
 
 DENSITY = MethodOption(0.5, "Share of each vector that is kept.", above=0.0, most=1.0)
 SEED = MethodOption(0, "Seed of the random choice.", above=-1)

@@ -12,7 +12,7 @@ import torch
 
 from prefreg.axes.methods import Addends, Combine, Method, MethodInput, MethodOption
 from prefreg.errors import UsageError
-from prefreg.vectors.dense import blocks
+from prefreg.vectors.stored import blocks
 
 # Directions this much weaker than the strongest are rounding, not directions.
 _RANK_TOLERANCE = 1e-10

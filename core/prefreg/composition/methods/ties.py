@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from prefreg.axes.methods import Addends, Combine, Method, MethodInput, MethodOption
-from prefreg.vectors.dense import blocks
+from prefreg.vectors.stored import blocks
 
 _HALF = 1 << 16
 

@@ -4,15 +4,15 @@ import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefreg.axes.base_world import BaseWorld
 from prefreg.checkpoints.bundled import DEFAULT_BASE, world_of
 from prefreg.errors import UsageError
 
 if TYPE_CHECKING:
-    from prefreg.evaluation.paper.findings import Findings
-    from prefreg.evaluation.paper.lab import Laboratory
+    from prefreg.evaluation.paper.reproduce import ExperimentRun
+    from prefreg.evaluation.paper.run_folder import Findings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,20 @@ class Experiment:
         """Say how many axes it takes."""
         return f"{self.fewest} axes" if self.fewest == self.most else f"{self.fewest} axes or more"
 
-    def load(self) -> Callable[["Laboratory"], "Findings"]:
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold, with the axes that it is about by default."""
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "paper": self.paper,
+            "minutes": self.minutes,
+            "axes": list(experiment_axes(self.name)),
+        }
+
+    def load(self) -> Callable[["ExperimentRun"], "Findings"]:
         """Import what runs it, and with that torch."""
         module = import_module(f"prefreg.evaluation.paper.{self.module or self.name}")
-        run: Callable[[Laboratory], Findings] = getattr(module, self.function)
+        run: Callable[[ExperimentRun], Findings] = getattr(module, self.function)
         return run
 
 
@@ -50,6 +60,8 @@ EXPERIMENTS = (
         "Each vector alone moves its own metric, both ways.",
         "Single-preference extraction",
         10,
+        module="steering",
+        function="run_extraction",
     ),
     Experiment(
         "grid",
@@ -58,6 +70,8 @@ EXPERIMENTS = (
         7,
         fewest=2,
         most=2,
+        module="steering",
+        function="run_grid",
     ),
     Experiment(
         "extension",
@@ -66,6 +80,8 @@ EXPERIMENTS = (
         6,
         fewest=3,
         most=3,
+        module="more_axes",
+        function="run_extension",
     ),
     Experiment(
         "correlation",
@@ -81,6 +97,8 @@ EXPERIMENTS = (
         "More than three preferences",
         10,
         fewest=3,
+        module="more_axes",
+        function="run_stacking",
     ),
     Experiment(
         "retention",

@@ -1,14 +1,17 @@
-"""The folder of an experiment: claimed by one request, and taken up again after a kill."""
+"""What an experiment asks and finds, and its folder, which one request claims and takes up."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.errors import OutputError, UsageError
-from prefreg.evaluation.paper.findings import Findings, markdown
+from prefreg.evaluation.statistics import Estimate
 from prefreg.files import write_whole
+
+if TYPE_CHECKING:
+    from prefreg.evaluation.plots import Picture
 
 SEEDS = (0, 1, 2)
 
@@ -71,6 +74,70 @@ class ReproduceRequest:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Something that should hold, and whether it did."""
+
+    text: str
+    held: bool | None
+    """None where it was not measured; `figures` says why."""
+    figures: str
+
+    def __str__(self) -> str:
+        verdict = {True: "held", False: "did not hold", None: "not measured"}[self.held]
+        return f"{self.text} — **{verdict}**: {self.figures}."
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        return {"claim": self.text, "held": self.held, "figures": self.figures}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under a title."""
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(slots=True)
+class Findings:
+    """Everything that is written down of an experiment."""
+
+    recipe: str
+    """What was trained and asked, and what the intervals are of."""
+    claims: list[Claim] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: "list[Picture]" = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    """The figures, by name."""
+
+
+def view(estimate: Estimate | None) -> dict[str, float] | None:
+    """Return an estimate in a form that JSON can hold."""
+    return None if estimate is None else estimate.to_json()
+
+
+def markdown(title: str, found: Findings) -> str:
+    """Write the findings as a page, pictures by their names."""
+    lines = [f"# {title}", "", found.recipe, ""]
+    lines += [f"- {claim}" for claim in found.claims]
+    for picture in found.pictures:
+        lines += ["", f"![{picture.title}]({picture.path.name})", "", picture.caption]
+    for table in found.tables:
+        lines += ["", f"## {table.title}", "", *_rows(table)]
+    if found.notes:
+        lines += ["", "## Notes", "", *(f"- {note}" for note in found.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(table: Table) -> list[str]:
+    lines = ["| " + " | ".join(table.headers) + " |", "|" + "---|" * len(table.headers)]
+    return lines + ["| " + " | ".join(row) + " |" for row in table.rows]
+
+
 MARKER = "experiment.json"
 RESULTS = "results.json"
 
@@ -106,10 +173,7 @@ def finish(folder: Path, request: ReproduceRequest, title: str, found: Findings)
         "experiment": request.name,
         "request": request.to_json(),
         "recipe": found.recipe,
-        "claims": [
-            {"claim": each.text, "held": each.held, "figures": each.figures}
-            for each in found.claims
-        ],
+        "claims": [each.to_json() for each in found.claims],
         "pictures": [each.path.name for each in found.pictures],
         "notes": found.notes,
         "data": found.data,

@@ -1,0 +1,977 @@
+"""The Python API: a registry with everything that the command line does.
+
+In short:
+
+    import prefreg
+
+    registry = prefreg.open("registry.db")
+    registry.compose({"helpful": 1, "harmless": 0.5}, "out")
+    registry.load("pocket").set(helpful=1).generate("What colour is the boat?")
+
+What is asked of a run is a request, such as `AxisRequest`. A method takes one, or the main part of
+one with its other fields as keywords; keywords win over a request that is given. Rooms are imported
+by the methods that need them, as most of them load torch.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefreg.axes.discovery import disable as disable_plugin
+from prefreg.axes.discovery import enable as enable_plugin
+from prefreg.axes.plugins import InstalledAxis, Plugin, load_axes
+from prefreg.errors import UsageError
+from prefreg.evaluation.evaluation_request import (
+    Calibrating,
+    Comparing,
+    CompressionRequest,
+    ConsistencyRequest,
+    EvaluationRequest,
+    InterferenceRequest,
+    Reach,
+)
+from prefreg.progress import Progress
+from prefreg.registry import (
+    Access,
+    AliasEvent,
+    BaseRecord,
+    DiskUse,
+    GcReport,
+    Problem,
+    VersionRecord,
+    VersionSummary,
+)
+from prefreg.registry.records import Moment, as_moment, parse_moment
+from prefreg.requests import make_request, take_options
+from prefreg.terms import Term, as_terms, parse_reference
+from prefreg.training.axis_request import AxisRequest, ImportRequest, SFTRequest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from prefreg.authoring.axis_report import AxisCheck
+    from prefreg.authoring.scaffold import NewPackage
+    from prefreg.composition.adapter import AdapterResult
+    from prefreg.composition.compose import Composed, CompositionPlan
+    from prefreg.composition.composition_request import CompositionRequest, ExportRequest
+    from prefreg.composition.export import Exported
+    from prefreg.composition.in_memory import SteeredModel
+    from prefreg.evaluation.calibration import Calibration
+    from prefreg.evaluation.compare import Comparison
+    from prefreg.evaluation.consistency import Consistency
+    from prefreg.evaluation.demonstration import Demonstration
+    from prefreg.evaluation.diagnosis import Diagnosis
+    from prefreg.evaluation.dial_effects import DialEffects, Of
+    from prefreg.evaluation.dial_range import DialRange
+    from prefreg.evaluation.evaluate import Gate, Requirement
+    from prefreg.evaluation.figures import Evaluation
+    from prefreg.evaluation.interference import Interference
+    from prefreg.evaluation.layer_profile import LayerProfile
+    from prefreg.evaluation.paper.catalogue import Experiment
+    from prefreg.evaluation.paper.reproduce import Reproduced
+    from prefreg.evaluation.paper.run_folder import ReproduceRequest
+    from prefreg.evaluation.sweep import Grid, Sweep
+    from prefreg.registry.listing import Found
+    from prefreg.registry.transfer import Backup, Copied
+    from prefreg.training.add_axis import AxisPreview
+    from prefreg.training.doctor import EmptiedCache, Examination
+    from prefreg.training.fine_tuning import SFTResult
+    from prefreg.training.run_plan import AxisPlan
+
+__all__ = [
+    "AxisReport",
+    "Registry",
+    "check_axis",
+    "demonstrate",
+    "disable_plugin",
+    "draw_consistency",
+    "draw_interference",
+    "draw_training",
+    "empty_cache",
+    "enable_plugin",
+    "experiments",
+    "new_axis",
+    "open",
+    "parse_moment",
+    "read_recipe",
+    "steer",
+]
+
+Note = Callable[[str], None]
+Terms = Mapping[str, float] | Iterable[str | Term]
+
+
+@dataclass(frozen=True, slots=True)
+class AxisReport:
+    """An installed axis with the number of its stored versions."""
+
+    installed: InstalledAxis
+    versions: int
+
+
+class Registry:
+    """A registry of preference vectors.
+
+    Nothing is held open between calls, so processes can share one registry.
+    """
+
+    def __init__(self, location: str | Path | None = None) -> None:
+        """Name the registry; it is opened by each call."""
+        self.access = Access(location)
+
+    def axes(self) -> tuple[list[AxisReport], tuple[Plugin, ...]]:
+        """Return the installed axes, ordered by name, and the plugins that bring none.
+
+        Those are broken (`error`) or `disabled`.
+        """
+        catalog = load_axes()
+        counts: dict[str, int] = {}
+        if self.access.is_present():
+            with self.access.reading() as store:
+                counts = store.count()
+        reports = [AxisReport(found, counts.get(found.axis.name, 0)) for found in catalog.axes]
+        return reports, (*catalog.broken, *catalog.disabled)
+
+    def add_axis(
+        self,
+        request: AxisRequest | str,
+        *,
+        progress: Progress | None = None,
+        note: Note | None = None,
+        **options: object,
+    ) -> VersionRecord:
+        """Train the ± pair of an axis and store φ as a new version.
+
+        `add_axis("verbosity", base="pocket", seed=1)` takes the fields of `AxisRequest`.
+
+        Raises:
+            AxisError: No such axis is installed.
+            DataError: The rows cannot become preference pairs.
+            UsageError: A setting is unknown or malformed.
+            TrainingError: Memory or disk do not suffice.
+            GateError: A pole collapsed or did not move.
+        """
+        from prefreg.training.add_axis import add_axis
+
+        return add_axis(self.access, make_request(AxisRequest, request, **options), progress, note)
+
+    def preview_axis(
+        self, request: AxisRequest | str, *, note: Note | None = None, **options: object
+    ) -> "AxisPreview":
+        """Do everything up to the training: the audit, the settings and a few tokens."""
+        from prefreg.training.add_axis import preview_axis
+
+        return preview_axis(self.access, make_request(AxisRequest, request, **options), note)
+
+    def plan_axis(
+        self, request: AxisRequest | str, *, note: Note | None = None, **options: object
+    ) -> "AxisPlan":
+        """Say what a run would take in memory, time and disk, from a few steps thrown away."""
+        from prefreg.training.run_plan import plan_axis
+
+        return plan_axis(self.access, make_request(AxisRequest, request, **options), note)
+
+    def consistency(
+        self,
+        request: ConsistencyRequest | str,
+        seeds: Iterable[int] | None = None,
+        *,
+        progress: Progress | None = None,
+        note: Note | None = None,
+        **options: object,
+    ) -> "Consistency":
+        """Compare the vectors of several seeds; what is missing is trained into a scratch registry.
+
+        `consistency("helpful", range(8), halves=2, base="pocket")` takes the fields of
+        `ConsistencyRequest`, and those of `AxisRequest` for the training.
+
+        Raises:
+            UsageError: There are fewer than two seeds, or the scratch registry is this one.
+            VectorError: The vectors are not of one base, or one of them is zero.
+            PrefregError: Whatever `add_axis` raises.
+        """
+        from prefreg.evaluation.consistency import measure_consistency
+
+        own = take_options(ConsistencyRequest, options)
+        if seeds is not None:
+            own["seeds"] = tuple(seeds)
+        given = request if isinstance(request, ConsistencyRequest) else None
+        own["axis"] = make_request(AxisRequest, given.axis if given else request, **options)
+        wanted = make_request(ConsistencyRequest, given, **own)
+        return measure_consistency(self.access, wanted, progress, note)
+
+    def sft(
+        self,
+        request: SFTRequest | str | Path,
+        *,
+        progress: Progress | None = None,
+        note: Note | None = None,
+        **options: object,
+    ) -> "SFTResult":
+        """Fine-tune a raw model on instructions, and make it the registry's last base.
+
+        `sft("out", data="rows.jsonl", base="raw")` takes the fields of `SFTRequest`.
+
+        Raises:
+            UsageError: A setting is unknown or malformed, or there is not one start.
+            BaseModelError: The raw model is missing or damaged, or has no tokenizer.
+            DataError: The rows have no answers to learn.
+            TrainingError: Memory does not suffice, or training diverged.
+            OutputError: The destination cannot be written.
+        """
+        from prefreg.training.fine_tuning import fine_tune_base
+
+        wanted = make_request(SFTRequest, _path(request), **options)
+        return fine_tune_base(self.access, wanted, progress, note)
+
+    def import_vector(self, request: ImportRequest | str, **options: object) -> VersionRecord:
+        """Store the difference of two models or adapters that were trained elsewhere.
+
+        `import_vector("helpful", plus=..., minus=..., base=...)` takes the fields of
+        `ImportRequest`; the folders may be paths or their text.
+
+        Raises:
+            UsageError: The name is malformed, or poles are missing or of two forms.
+            BaseModelError: A checkpoint is missing, damaged or of another architecture.
+            VectorError: An adapter does not fit or is more than two factors, or nothing differs.
+            RegistryError: The name belongs to another axis.
+        """
+        from prefreg.training.import_vector import import_vector
+
+        return import_vector(self.access, make_request(ImportRequest, request, **options))
+
+    def compress(
+        self,
+        axis: CompressionRequest | str,
+        reference: str | int | None = None,
+        **options: object,
+    ) -> VersionRecord:
+        """Store a smaller form of a version as the next one, by exactly one way.
+
+        `dtype="bf16"`, `int8=True`, `topk=0.1` or `rank=16`; `note` is free. What it cost stands
+        in the record's metadata under `compression`.
+
+        Raises:
+            UsageError: Not exactly one way is given, or it makes this vector no smaller.
+            RegistryError: There is no such version.
+            VectorError: The vector is damaged.
+        """
+        from prefreg.evaluation.compress import compress_version
+
+        if reference is not None:
+            options["reference"] = str(reference)
+        return compress_version(self.access, make_request(CompressionRequest, axis, **options))
+
+    def compose(
+        self,
+        terms: "Terms | CompositionRequest",
+        output: str | Path | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "Composed":
+        """Write θ_base + Σ ηᵢ·φᵢ as a Hugging Face checkpoint, into `composed` if not said where.
+
+        Further options are the fields of `CompositionRequest`.
+
+        Raises:
+            UsageError: A term is malformed or an axis is named twice.
+            RegistryError: A term has no version on the base.
+            BaseModelError: The base is missing, damaged or another one.
+            VectorError: A vector is damaged or does not fit, or the sum is not finite.
+            OutputError: The destination cannot be written or must not be overwritten.
+        """
+        from prefreg.composition.compose import compose
+
+        return compose(self.access, _composition(terms, output, options), progress)
+
+    def compose_adapter(
+        self,
+        terms: "Terms | CompositionRequest",
+        output: str | Path | None = None,
+        **options: object,
+    ) -> "AdapterResult":
+        """Write Σ ηᵢ·φᵢ as one PEFT adapter, exactly unless `max_rank` is set; dense φ need it.
+
+        Raises:
+            UsageError: A term is malformed, an axis is named twice, or every η is 0.
+            RegistryError: A term has no version on the base.
+            VectorError: A vector is dense without `max_rank`, damaged, or does not fit the base.
+            OutputError: The destination cannot be written or must not be overwritten.
+        """
+        from prefreg.composition.adapter import compose_adapter
+
+        return compose_adapter(
+            self.access, _composition(terms, output, {**options, "form": "adapter"})
+        )
+
+    def plan(
+        self,
+        terms: "Terms | CompositionRequest",
+        output: str | Path | None = None,
+        **options: object,
+    ) -> "CompositionPlan":
+        """Say what a composition would read, sum and write, without writing."""
+        from prefreg.composition.compose import plan
+
+        return plan(self.access, _composition(terms, output, options))
+
+    def export(
+        self,
+        request: "ExportRequest | Sequence[str] | str",
+        *,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "Exported":
+        """Write stored vectors in the form of another tool: adapter, checkpoint or mergekit.
+
+        `export("helpful@1", form="adapter", output="out")` takes the fields of `ExportRequest`.
+
+        Raises:
+            UsageError: What is named is malformed, or an option belongs to another form.
+            RegistryError: There is no such version.
+            VectorError: A vector is damaged, or dense for an adapter without a rank.
+            OutputError: The destination cannot be written or must not be overwritten.
+        """
+        from prefreg.composition.composition_request import ExportRequest
+        from prefreg.composition.export import export
+
+        if not isinstance(request, ExportRequest):
+            options["what"] = (request,) if isinstance(request, str) else tuple(request)
+            request = make_request(ExportRequest, **options)
+        return export(self.access, make_request(ExportRequest, request, **options), progress)
+
+    def load(
+        self, base: str | None = None, terms: Terms = (), *, at: Moment | None = None
+    ) -> "SteeredModel":
+        """Load a base model with dials, set to `terms`; with `at`, as versions were then.
+
+        Without a base: the one base that the terms, or the whole registry, allow.
+        """
+        from prefreg.composition.in_memory import load_steered
+
+        return load_steered(self.access, as_terms(terms), base, as_moment(at))
+
+    def raw_terms(
+        self, terms: Terms, base: str | None = None, *, at: Moment | None = None
+    ) -> tuple[Term, ...]:
+        """Turn calibrated coefficients into the raw ones that compositions take.
+
+        Raises:
+            RegistryError: A version is not calibrated on the side that is asked for.
+            UsageError: The versions are calibrated to different effects.
+        """
+        from prefreg.composition.dial_ranges import translate
+
+        return translate(self.access, as_terms(terms), base, as_moment(at))
+
+    def range_warnings(
+        self, terms: Terms, base: str | None = None, *, at: Moment | None = None
+    ) -> list[str]:
+        """Say which coefficients lie outside the range that was measured of their version."""
+        from prefreg.composition.dial_ranges import range_warnings
+        from prefreg.composition.resolve import resolve_stored
+
+        with self.access.reading() as store:
+            return range_warnings(resolve_stored(store, as_terms(terms), base, as_moment(at)))
+
+    def evaluate(
+        self,
+        terms: Terms,
+        request: EvaluationRequest | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "Evaluation":
+        """Measure a composition beside its base, in memory: figures with intervals.
+
+        Further options are the fields of `EvaluationRequest`.
+
+        Raises:
+            UsageError: A term or an option is malformed.
+            AxisError: An axis that shall be scored is not installed.
+            RegistryError: A term has no version on the base.
+            DataError: A metric failed on an answer, or a file cannot be read.
+        """
+        from prefreg.evaluation.evaluate import evaluate
+
+        wanted = make_request(EvaluationRequest, request, **options)
+        return evaluate(self.access, as_terms(terms), wanted, progress)
+
+    def store_evaluation(self, evaluation: "Evaluation") -> VersionRecord:
+        """Keep the figures of one vector among the measurements of its version.
+
+        Raises:
+            UsageError: The composition was not of one version.
+            RegistryError: The registry cannot be written.
+        """
+        from prefreg.evaluation.evaluate import store_evaluation
+
+        return store_evaluation(self.access, evaluation)
+
+    def gate(
+        self,
+        terms: Terms,
+        require: "str | Sequence[Requirement]",
+        request: EvaluationRequest | None = None,
+        *,
+        strict: bool = False,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "Gate":
+        """Measure a composition and decide on bounds such as `"harmless>=0.7,kl<=2"`.
+
+        Raises:
+            UsageError: A requirement is malformed or names no figure.
+            DataError: A figure was not measured.
+        """
+        from prefreg.evaluation.evaluate import gate, parse_requirements
+
+        bounds = parse_requirements(require) if isinstance(require, str) else require
+        wanted = make_request(EvaluationRequest, request, **options)
+        return gate(self.access, as_terms(terms), bounds, wanted, strict=strict, progress=progress)
+
+    def sweep(
+        self,
+        grid: "str | Sequence[str] | Grid",
+        output: str | Path = "sweep",
+        request: EvaluationRequest | None = None,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "Sweep":
+        """Measure every setting of a grid, `["helpful=-1:1:0.5", "harmless=-1,0,1"]`.
+
+        Writes a table, pictures and a report into a folder. Further options are the fields of
+        `EvaluationRequest`. What was measured before an interruption is not repeated.
+
+        Raises:
+            UsageError: The grid is malformed.
+            OutputError: The folder holds something else, or a sweep that may not be replaced.
+        """
+        from prefreg.evaluation.sweep import Grid, parse_grid, sweep
+
+        if not isinstance(grid, Grid):
+            grid = parse_grid([grid] if isinstance(grid, str) else grid)
+        wanted = make_request(EvaluationRequest, request, **options)
+        return sweep(
+            self.access, grid, wanted, Path(output), overwrite=overwrite, progress=progress
+        )
+
+    def reproduce(
+        self,
+        request: "ReproduceRequest | str",
+        output: str | Path | None = None,
+        *,
+        progress: Progress | None = None,
+        note: Note | None = None,
+        **options: object,
+    ) -> "Reproduced":
+        """Repeat an experiment of the paper, into a folder; `reproduce("grid", "out", seeds=(0,))`.
+
+        Vectors are taken from this registry where it has them, and trained into the folder where
+        it has not. Further options are the fields of `ReproduceRequest`. The same call goes on
+        after an interruption.
+
+        Raises:
+            UsageError: There is no such experiment, or it takes other axes.
+            OutputError: The folder holds something else.
+            PrefregError: Whatever adding an axis or evaluating raises.
+        """
+        from prefreg.evaluation.paper.reproduce import reproduce
+        from prefreg.evaluation.paper.run_folder import ReproduceRequest
+
+        if output is not None:
+            options["output"] = Path(output)
+        if isinstance(request, str):
+            options = {"output": Path("reproduced", request), **options}
+        wanted = make_request(ReproduceRequest, request, **options)
+        return reproduce(self.access, wanted, progress=progress, note=note)
+
+    def interference(
+        self,
+        terms: Terms | InterferenceRequest = (),
+        *,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "Interference":
+        """Compare vectors in the weights; without terms, all newest ones of the one base.
+
+        Further options are the fields of `InterferenceRequest` and of `Comparing`.
+
+        Raises:
+            UsageError: A term is malformed or at 0, or there is only one vector.
+            RegistryError: A term has no version on the base, or several bases fit.
+            VectorError: A vector is damaged.
+        """
+        from prefreg.evaluation.interference import measure_interference
+
+        if not isinstance(terms, InterferenceRequest):
+            terms = InterferenceRequest(as_terms(terms))
+        comparing = take_options(Comparing, options)
+        options.setdefault("comparing", make_request(Comparing, terms.comparing, **comparing))
+        wanted = make_request(InterferenceRequest, terms, **options)
+        return measure_interference(self.access, wanted, progress)
+
+    def behaviour(
+        self,
+        terms: Terms = (),
+        request: EvaluationRequest | None = None,
+        *,
+        functional: bool = True,
+        leakage: "Of | None" = "margin",
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "DialEffects":
+        """Measure what vectors do to predictions, and which dial moves which axis.
+
+        Raises:
+            UsageError: A term is malformed or at 0.
+            RegistryError: A term has no version on the base, or several bases fit.
+            DataError: Nothing can be measured, or there are too few prompts.
+        """
+        from prefreg.evaluation.dial_effects import measure_effects
+
+        return measure_effects(
+            self.access,
+            as_terms(terms),
+            make_request(EvaluationRequest, request, **options),
+            functional=functional,
+            leakage=leakage,
+            progress=progress,
+        )
+
+    def find_range(
+        self,
+        dial: str | Term,
+        reach: Reach | None = None,
+        request: EvaluationRequest | None = None,
+        *,
+        store: bool = True,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "DialRange":
+        """Find how far a dial, such as `"helpful@1"`, may be turned, and keep that with it.
+
+        Further options are the fields of `Reach` and of `EvaluationRequest`.
+
+        Raises:
+            RegistryError: There is no such version, or the registry cannot be written.
+            DataError: Nothing measures the axis, or there are too few prompts.
+        """
+        from prefreg.evaluation.dial_range import find_range
+
+        return find_range(
+            self.access,
+            _dial(dial),
+            make_request(Reach, reach, **take_options(Reach, options)),
+            make_request(EvaluationRequest, request, **options),
+            store=store,
+            progress=progress,
+        )
+
+    def calibrate(
+        self,
+        dials: Iterable[str | Term] = (),
+        calibrating: Calibrating | None = None,
+        request: EvaluationRequest | None = None,
+        *,
+        store: bool = True,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "list[Calibration]":
+        """Find the scale of every dial at which η = 1 means the same effect, and keep it.
+
+        Further options are the fields of `Calibrating` and of `EvaluationRequest`.
+
+        Raises:
+            RegistryError: There is no such version, or the registry cannot be written.
+            DataError: An axis has no metric, or it applies to too few answers.
+        """
+        from prefreg.evaluation.calibration import calibrate
+
+        return calibrate(
+            self.access,
+            [_dial(dial) for dial in dials],
+            make_request(Calibrating, calibrating, **take_options(Calibrating, options)),
+            make_request(EvaluationRequest, request, **options),
+            store=store,
+            progress=progress,
+        )
+
+    def profile(
+        self,
+        dial: str | Term,
+        request: EvaluationRequest | None = None,
+        *,
+        blocks: int = 8,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "LayerProfile":
+        """Measure which layers of a vector do its work, and whether a subset does it for less KL.
+
+        Raises:
+            RegistryError: There is no such version.
+            DataError: The axis has no held-out pairs here.
+        """
+        from prefreg.evaluation.layer_profile import profile_dial
+
+        wanted = make_request(EvaluationRequest, request, **options)
+        return profile_dial(self.access, _dial(dial), wanted, blocks=blocks, progress=progress)
+
+    def diagnose(
+        self,
+        terms: Terms,
+        request: EvaluationRequest | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "Diagnosis":
+        """Name what is wrong with a composition: weak, over-refusing or incoherent, and why.
+
+        Raises:
+            UsageError: A term is malformed or at 0.
+            RegistryError: A term has no version on the base.
+            DataError: There is nothing to ask.
+        """
+        from prefreg.evaluation.diagnosis import diagnose
+
+        wanted = make_request(EvaluationRequest, request, **options)
+        return diagnose(self.access, as_terms(terms), wanted, progress)
+
+    def vectors(self, axis: str | None = None) -> list[VersionRecord]:
+        """Return the full records of an axis, or all, ordered by axis and number."""
+        with self.access.reading() as store:
+            return store.versions(axis)
+
+    def summaries(self, axis: str | None = None) -> list[VersionSummary]:
+        """Return the versions without the records of their training, which is fast."""
+        with self.access.reading() as store:
+            return store.summaries(axis)
+
+    def search(
+        self,
+        text: str | None = None,
+        *,
+        tags: Iterable[str] = (),
+        note: str | None = None,
+        base: str | None = None,
+        metrics: Iterable[str] = (),
+    ) -> "list[Found]":
+        """Find versions by words, tags, notes, bases, and bounds such as `accuracy>=0.7`."""
+        from prefreg.registry.listing import Query, parse_metric
+
+        query = Query(text, tuple(tags), note, base, tuple(map(parse_metric, metrics)))
+        with self.access.reading() as store:
+            return store.search(query)
+
+    def show(
+        self,
+        axis: str,
+        reference: str | None = None,
+        *,
+        base: str | None = None,
+        at: Moment | None = None,
+    ) -> VersionRecord:
+        """Return the full record of one version; the newest without a reference.
+
+        With `at`, what the reference meant then, of the versions that have not been removed.
+        """
+        from prefreg.composition.resolve import weights_of
+
+        with self.access.reading() as store:
+            weights = weights_of(store, base)
+            return store.resolve(axis, reference, base=weights, at=as_moment(at))
+
+    def diff(self, first: str, second: str) -> "Comparison":
+        """Compare two versions, each as in `helpful@1`: their records and their vectors."""
+        from prefreg.evaluation.compare import compare_versions
+
+        return compare_versions(self.access, parse_reference(first), parse_reference(second))
+
+    def bases(self) -> list[BaseRecord]:
+        """Return the base models that the registry knows."""
+        with self.access.reading() as store:
+            return store.bases()
+
+    def alias_history(
+        self, axis: str, alias: str | None = None, *, at: Moment | None = None
+    ) -> list[AliasEvent]:
+        """Return what happened to the version aliases of an axis, oldest first, until `at`."""
+        with self.access.reading() as store:
+            return store.alias_history(axis, alias, as_moment(at))
+
+    def disk_use(self) -> DiskUse:
+        """Say what the registry takes on the disk."""
+        with self.access.reading() as store:
+            return store.disk_use()
+
+    def verify(self) -> list[Problem]:
+        """Check every byte against its hash and every row against its bytes."""
+        with self.access.reading() as store:
+            return store.verify()
+
+    def doctor(self) -> "Examination":
+        """Look at the environment, the disk, the plugins and this registry."""
+        from prefreg.training.doctor import examine
+
+        return examine(self.access)
+
+    def alias(self, axis: str, number: int, alias: str) -> VersionRecord:
+        """Point a version alias at a version; the alias's history is kept."""
+        with self.access.changing() as store:
+            store.set_alias(axis, number, alias)
+            return store.resolve(axis, str(number))
+
+    def unalias(self, axis: str, alias: str, *, base: str | None = None) -> None:
+        """Delete a version alias; its history is kept."""
+        from prefreg.composition.resolve import weights_of
+
+        with self.access.changing() as store:
+            store.delete_alias(axis, alias, weights_of(store, base))
+
+    def tag(
+        self, axis: str, reference: str | int, *tags: str, remove: bool = False
+    ) -> VersionRecord:
+        """Give tags to a version, or take them away."""
+        with self.access.changing() as store:
+            record = store.resolve(axis, str(reference))
+            return store.tag(record.axis, record.number, tags, remove=remove)
+
+    def rename(self, old: str, new: str) -> str:
+        """Rename an axis, whose old name goes on meaning it; return the name it had."""
+        with self.access.changing() as store:
+            return store.rename_axis(old, new)
+
+    def copy(
+        self,
+        axis: str,
+        reference: str | int | None,
+        to: str | Path,
+        *,
+        name: str | None = None,
+        renumber: bool = False,
+    ) -> "Copied":
+        """Copy a version with its record to another registry, which is created if need be."""
+        from prefreg.registry.transfer import copy_version
+
+        number = None if reference is None else str(reference)
+        return copy_version(self.access, (axis, number), to, name=name, renumber=renumber)
+
+    def backup(self, file: str | Path, *, overwrite: bool = False) -> "Backup":
+        """Write a verified snapshot to an SQLite file, while others may write."""
+        from prefreg.registry import transfer
+
+        with self.access.reading() as store:
+            return transfer.back_up(store, Path(file), overwrite=overwrite)
+
+    def remove(self, axis: str, number: int, *, force: bool = False) -> VersionRecord:
+        """Remove a version; one that an alias names only with `force`."""
+        with self.access.changing() as store:
+            record = store.resolve(axis, str(number))
+            store.remove(axis, number, force=force)
+            return record
+
+    def gc(self) -> GcReport:
+        """Remove the bytes that no version needs."""
+        with self.access.changing() as store:
+            return store.gc()
+
+
+def open(location: str | Path | None = None) -> Registry:
+    """Open a registry by its path or SQLAlchemy URL.
+
+    Without a location: `PREFREG_REGISTRY`, else `./registry.db`, else, for reading, the starter
+    that ships with prefreg. The first write creates what is missing.
+    """
+    return Registry(location)
+
+
+@contextmanager
+def steer(
+    model: "PreTrainedModel",
+    *,
+    registry: str | Path | Registry | None = None,
+    base: str | None = None,
+    terms: Terms = (),
+    **etas: float,
+) -> "Iterator[PreTrainedModel]":
+    """Steer a loaded transformers model for the length of a `with` block.
+
+    `with prefreg.steer(model, helpful=1, harmless=0.5): model.generate(...)`. The weights get
+    their pristine values back at the end, bit for bit, also after an exception. `base` names the
+    base model where the loaded model does not know where it came from.
+
+    Raises:
+        UsageError: No axis is named, or an axis is malformed or named twice.
+        BaseModelError: The model is not the base that its name says.
+        RegistryError: An axis has no vector on this base.
+    """
+    from prefreg.composition.in_memory import steer_loaded
+
+    opened = registry if isinstance(registry, Registry) else Registry(registry)
+    wanted = (*as_terms(terms), *as_terms(etas))
+    if not wanted:
+        raise UsageError("steer() needs at least one axis, as in steer(model, helpful=1).")
+    with steer_loaded(model, wanted, base, opened.access):
+        yield model
+
+
+def read_recipe(path: str | Path, **options: object) -> "CompositionRequest":
+    """Read a recipe, such as the `prefreg.json` of an output; options given win over it.
+
+    Raises:
+        UsageError: The file is no recipe, or a composition has no such option.
+    """
+    from prefreg.composition.compose import read_recipe
+    from prefreg.composition.composition_request import CompositionRequest
+
+    make_request(CompositionRequest, (), **options)  # refuses what a composition does not have
+    return read_recipe(Path(path), **options)
+
+
+def check_axis(
+    name: str,
+    source: str | None = None,
+    *,
+    limit: int = 500,
+    seed: int = 0,
+    train: bool = True,
+    accept_licence: bool = False,
+    note: Note | None = None,
+) -> "AxisCheck":
+    """Check what an axis must keep, on a source of an installed axis or of a YAML file's.
+
+    Raises:
+        AxisError: No such axis is installed.
+        UsageError: The limit is not positive.
+        DataError: The axis has no such source, or its licence is not accepted.
+    """
+    from prefreg.authoring.conformance import check_axis
+    from prefreg.axes.plugins import find_axis
+    from prefreg.axes.row_sources import check_licence
+    from prefreg.checkpoints.bundled import DEFAULT_BASE
+    from prefreg.data.mixture import default_source
+
+    axis = find_axis(name).installed.axis
+    read = default_source(axis, DEFAULT_BASE) if source is None else source
+    shown = check_licence(axis, read, accepted=accept_licence) if read in axis.sources else None
+    if shown and note is not None:
+        note(shown)
+    return check_axis(axis, source, limit, seed, train)
+
+
+def new_axis(name: str, folder: str | Path | None = None) -> "NewPackage":
+    """Write a complete package for a new axis, by default into `./prefreg-axis-NAME`.
+
+    Raises:
+        UsageError: The name cannot be that of an axis.
+        AxisError: The name is taken.
+        OutputError: The folder cannot be written, or is not empty.
+    """
+    from prefreg.authoring.scaffold import write_package
+
+    return write_package(name, None if folder is None else Path(folder), load_axes())
+
+
+def draw_training(record: VersionRecord, file: str | Path) -> None:
+    """Draw how the poles of a version were trained.
+
+    Raises:
+        VectorError: The version has no record of that.
+        OutputError: The picture cannot be written.
+    """
+    from prefreg.evaluation.pole_curves import plot_version
+
+    plot_version(record, Path(file))
+
+
+def draw_consistency(found: "Consistency", file: str | Path) -> None:
+    """Draw the cosines of several seeds, of whole vectors and by layer.
+
+    Raises:
+        OutputError: The picture cannot be written.
+    """
+    from prefreg.evaluation.plots import draw_consistency
+
+    draw_consistency(
+        Path(file),
+        title=f"{found.axis} on {found.base}: {len(found.seeds)} seeds",
+        caption=f"share of signal {found.vectors.share}; lines are {found.interval}",
+        seeds=found.seeds,
+        cosines=found.cosines,
+        layers=found.layers,
+    )
+
+
+def draw_interference(
+    found: "Interference", effects: "DialEffects | None", file: str | Path
+) -> None:
+    """Draw how vectors lie to each other, with what they do to the model where that is known.
+
+    Raises:
+        OutputError: The picture cannot be written.
+    """
+    from prefreg.evaluation.interference import draw_interference
+
+    draw_interference(found, effects, Path(file))
+
+
+def empty_cache() -> "EmptiedCache":
+    """Remove what prefreg cached, but for runs that are under way."""
+    from prefreg.training.doctor import empty_cache
+
+    return empty_cache()
+
+
+def experiments() -> "tuple[Experiment, ...]":
+    """Return the experiments of the paper that `Registry.reproduce` repeats."""
+    from prefreg.evaluation.paper.catalogue import EXPERIMENTS
+
+    return EXPERIMENTS
+
+
+def demonstrate(
+    folder: str | Path,
+    *,
+    prompts: int = 200,
+    seed: int = 0,
+    progress: Progress | None = None,
+    note: Note | None = None,
+) -> "Demonstration":
+    """Train three axes on the bundled model, compose them, and measure what the dials do.
+
+    Raises:
+        OutputError: The folder holds something else than an earlier demonstration.
+    """
+    from prefreg.evaluation.demonstration import demonstrate
+
+    return demonstrate(Path(folder), prompts=prompts, seed=seed, progress=progress, note=note)
+
+
+def _composition(
+    terms: "Terms | CompositionRequest",
+    output: str | Path | None,
+    options: Mapping[str, object],
+) -> "CompositionRequest":
+    from prefreg.composition.composition_request import CompositionRequest
+
+    if not isinstance(terms, CompositionRequest):
+        terms = CompositionRequest(as_terms(terms))
+    own = {} if output is None else {"output": output}
+    return make_request(CompositionRequest, terms, **own, **options)
+
+
+def _dial(dial: str | Term) -> Term:
+    """Read a vector that is looked at: a term, or a version, which stands for itself at 1."""
+    if isinstance(dial, Term):
+        return dial
+    axis, reference = parse_reference(dial)
+    return Term(axis, 1.0, reference)
+
+
+def _path(given: object) -> object:
+    return Path(given) if isinstance(given, str) else given

@@ -1,1 +1,0 @@
-"""Composing one block of a weight, in the fastest way that its numbers and its method allow."""

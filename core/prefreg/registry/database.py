@@ -1,0 +1,327 @@
+"""A registry's database: its connections, its locks, its transactions, and its schema."""
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    NullPool,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
+from sqlalchemy.orm import Session
+
+from prefreg.errors import RegistryError
+
+REVISIONS = ("0001", "0002", "0003")
+"""Every revision, oldest first; known here so that reading needs no Alembic."""
+
+_OUR_TABLES = frozenset({"alembic_version", "axes", "blobs", "versions"})
+_FIRST_WITH_TAGS = "0002"
+_LOCK_KEY = 0x70726566726567  # "prefreg": one writer at a time on a server, as in a file
+
+_BY_PRIMARY_CODE = {
+    sqlite3.SQLITE_NOTADB: "{0} is not a registry: it is no SQLite database. Name another file.",
+    sqlite3.SQLITE_CORRUPT: "The registry {0} is damaged ({1}). Restore it from a backup.",
+    sqlite3.SQLITE_FULL: "There is no space left for the registry {0}; nothing was changed. "
+    "Free some space and try again.",
+    sqlite3.SQLITE_READONLY: "The registry {0} cannot be written: it is read-only. "
+    "Copy it to a writable place.",
+    sqlite3.SQLITE_PERM: "The registry {0} may not be opened: permission denied.",
+    sqlite3.SQLITE_CANTOPEN: "The registry {0} cannot be opened: check that its folder exists "
+    "and that you may read and write there.",
+    sqlite3.SQLITE_BUSY: "The registry {0} is in use by another process that does not finish. "
+    "Wait for it, then try again.",
+    sqlite3.SQLITE_LOCKED: "The registry {0} is locked by this process. Try again.",
+    sqlite3.SQLITE_IOERR: "The disk of the registry {0} failed ({1}); nothing was changed. "
+    "Check the disk and its free space.",
+}
+_INTERRUPTED = (
+    "A write to the registry {0} was interrupted, and it cannot be repaired in a read-only place. "
+    "Copy it, with its -journal file, to a writable place."
+)
+
+
+class Database:
+    """A registry's tables, reached through one short connection per transaction.
+
+    SQLite stays in rollback-journal mode: WAL needs a writable folder to read, breaks on
+    network homes and spreads one registry over three files.
+    """
+
+    def __init__(self, location: str, engine: Engine, path: Path | None, *, write: bool) -> None:
+        """Use `Database.open`."""
+        self.location = location
+        self.engine = engine
+        self.path = path
+        self.write = write
+        self.has_tags = True
+        """Whether the schema, which readers take as it is, has the table of tags."""
+
+    @classmethod
+    def open(cls, location: str | os.PathLike[str], *, write: bool, busy_timeout: float) -> Self:
+        """Open a path or a SQLAlchemy URL; nothing is read or written yet."""
+        shown = os.fspath(location)
+        url = _read_url(shown) if "://" in shown else None
+        if url is not None and url.get_backend_name() != "sqlite":
+            shown = url.render_as_string(hide_password=True)
+            return cls(shown, _server_engine(url, shown), None, write=write)
+        if url is not None:
+            shown = _sqlite_path(url)
+        path = Path(shown).resolve()
+        (_check_writable if write else _check_readable)(shown, path)
+        return cls(shown, _sqlite_engine(path, write, busy_timeout), path, write=write)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Read one consistent state."""
+        info = {"has_tags": self.has_tags}
+        with _explaining(self.location), Session(self.engine, info=info) as session:
+            if self.engine.dialect.name == "postgresql":
+                # Several statements must see one state; a writer, who waits first, must not.
+                session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """Hold the write lock from the first moment, and commit at the end."""
+        if not self.write:
+            raise RegistryError(f"The registry {self.location} was opened for reading only.")
+        engine = self.engine.execution_options(prefreg_begin="IMMEDIATE")
+        with _explaining(self.location), Session(engine) as session, session.begin():
+            connection = session.connection()  # begins now: a lazy BEGIN would lock too late
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
+            yield session
+
+    def vacuum(self) -> int:
+        """Give the database's free pages back to the disk; return how many bytes they were."""
+        if self.path is None:
+            return 0
+        engine = self.engine.execution_options(prefreg_begin=None)  # VACUUM begins by itself
+        with _explaining(self.location), engine.connect() as connection:
+            pages = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+            size = connection.exec_driver_sql("PRAGMA page_size").scalar_one()
+            if pages:
+                connection.exec_driver_sql("VACUUM")
+            return int(pages) * int(size)
+
+    def close(self) -> None:
+        """Let go of the engine."""
+        self.engine.dispose()
+
+
+def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> None:
+    """Make sure that a registry can be read as it is; an older schema can."""
+    with database.reading() as session:
+        revision = find_revision(session.connection(), database.location, revisions)
+    if revision is None:
+        raise RegistryError(
+            f"The registry {database.location} is empty: it has no tables yet. "
+            "`prefreg add-axis NAME` fills it."
+        )
+    database.has_tags = revisions.index(revision) >= revisions.index(_FIRST_WITH_TAGS)
+
+
+def upgrade_schema(database: Database) -> None:
+    """Create the tables, or bring them to the newest revision, unless they are there."""
+    with database.reading() as session:
+        if find_revision(session.connection(), database.location) == REVISIONS[-1]:
+            return
+    with database.writing() as session:
+        connection = session.connection()
+        # Asked again under the lock: of several processes only the first may migrate.
+        if find_revision(connection, database.location) != REVISIONS[-1]:
+            _migrate(connection)
+
+
+def find_revision(
+    connection: Connection, location: str, revisions: Sequence[str] = REVISIONS
+) -> str | None:
+    """Return a database's revision, or None where it has no tables yet."""
+    tables = set(inspect(connection).get_table_names())
+    if not tables & _OUR_TABLES and (not tables or connection.dialect.name != "sqlite"):
+        return None
+    if not tables >= _OUR_TABLES:
+        raise RegistryError(
+            f"{location} is a database, but not a prefreg registry. Name another file."
+        )
+    revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if revision in revisions:
+        return str(revision)
+    raise RegistryError(
+        f"The registry {location} has schema {revision!r}, newer than this prefreg's "
+        f"{revisions[-1]!r}. Upgrade prefreg."
+    )
+
+
+def _sqlite_code(error: BaseException | None) -> int:
+    """Return SQLite's extended result code, or 0."""
+    return getattr(error, "sqlite_errorcode", None) or 0
+
+
+@contextmanager
+def _explaining(location: str) -> Iterator[None]:
+    """Turn failures of the database into `RegistryError`."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise RegistryError(_explain(error, location)) from error
+    except UnicodeEncodeError as error:
+        raise RegistryError(
+            f"The text {error.object!r} is not valid Unicode and cannot be kept in {location}."
+        ) from error
+
+
+def _explain(error: DBAPIError, location: str) -> str:
+    reason = (str(error.orig).splitlines() or ["no reason given"])[0]
+    code = _sqlite_code(error.orig)
+    if code == sqlite3.SQLITE_READONLY_ROLLBACK:
+        return _INTERRUPTED.format(location)
+    if template := _BY_PRIMARY_CODE.get(code & 0xFF):
+        return template.format(location, reason)
+    if code == 0 and isinstance(error, DatabaseError):
+        return f"The registry {location} answered: {reason}. Check its address and state."
+    return f"The registry {location} failed ({reason}). Run `prefreg verify` on it."
+
+
+def _read_url(text: str) -> URL:
+    try:
+        return make_url(text)
+    except ArgumentError as error:
+        raise RegistryError(
+            f"{text!r} is not a database URL. Write sqlite:///registry.db, or a plain path."
+        ) from error
+
+
+def _sqlite_path(url: URL) -> str:
+    path = url.database
+    if not path or path == ":memory:" or path.startswith("file:") or url.query:
+        raise RegistryError(
+            f"A registry is kept in a plain file, not in {str(url)!r}. "
+            "Write sqlite:///registry.db, or a plain path."
+        )
+    return path
+
+
+def _server_engine(url: URL, shown: str) -> Engine:
+    try:
+        return create_engine(url, poolclass=NullPool)
+    except (ArgumentError, ImportError) as error:
+        raise RegistryError(
+            f"The registry {shown} cannot be reached: its database driver is not installed "
+            f"({error})."
+        ) from error
+
+
+def _check_readable(shown: str, path: Path) -> None:
+    if not path.exists():
+        raise RegistryError(
+            f"There is no registry at {shown}. `prefreg add-axis NAME` creates "
+            "one; --registry names another."
+        )
+    if not path.is_file():
+        raise RegistryError(f"{shown} is not a registry: it is no file. Name a file.")
+
+
+def _check_writable(shown: str, path: Path) -> None:
+    # Asked before hours of training: SQLite would find out only when it first writes.
+    if not path.parent.is_dir():
+        raise RegistryError(f"The folder of the registry {shown} does not exist. Create it first.")
+    if path.exists() and not path.is_file():
+        raise RegistryError(f"{shown} is not a registry: it is no file. Name a file.")
+    for place in (path.parent, *([path] if path.exists() else [])):
+        if not os.access(place, os.W_OK):
+            raise RegistryError(
+                f"The registry {shown} cannot be written: {place} is read-only. "
+                "Copy it to a writable place, or name another with --registry."
+            )
+
+
+def _sqlite_engine(path: Path, write: bool, busy_timeout: float) -> Engine:
+    def connect() -> sqlite3.Connection:
+        return (
+            _connect_to_write(path, busy_timeout) if write else _connect_to_read(path, busy_timeout)
+        )
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+
+    # The driver's own transaction handling is off (isolation_level=None): it begins late,
+    # not at all before DDL, and never takes the write lock first.
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        lock = connection.get_execution_options().get("prefreg_begin", "DEFERRED")
+        if lock is not None:
+            connection.exec_driver_sql(f"BEGIN {lock}")
+
+    return engine
+
+
+def _connect(path: Path, mode: str, busy_timeout: float) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.as_uri()}?mode={mode}",
+        uri=True,
+        timeout=busy_timeout,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def _connect_to_write(path: Path, busy_timeout: float) -> sqlite3.Connection:
+    connection = _connect(path, "rwc", busy_timeout)
+    try:
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+        # EXTRA also syncs the folder after a commit, so that what was reported stays.
+        connection.execute("PRAGMA synchronous=EXTRA")
+        # Where it is on, removed bytes are overwritten, which a full disk has no room to journal.
+        connection.execute("PRAGMA secure_delete=OFF").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect_to_read(path: Path, busy_timeout: float) -> sqlite3.Connection:
+    connection = _connect(path, "ro", busy_timeout)
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as error:
+        connection.close()
+        if _sqlite_code(error) != sqlite3.SQLITE_READONLY_ROLLBACK:
+            raise
+        # A writer was killed in the middle of a commit; only a writable connection may undo it.
+        _roll_back(path, busy_timeout, error)
+        connection = _connect(path, "ro", busy_timeout)
+    return connection
+
+
+def _roll_back(path: Path, busy_timeout: float, cause: sqlite3.Error) -> None:
+    connection = _connect(path, "rw", busy_timeout)
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.OperationalError as error:
+        raise cause from error
+    finally:
+        connection.close()
+
+
+def _migrate(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    folder = str(Path(__file__).parent / "migrations")
+    config.set_main_option("script_location", folder.replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

@@ -1,0 +1,220 @@
+"""A run of add-axis: what decides on it, and which stored version it made.
+
+It is handed on whole from step to step, and never changed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from prefreg.axes.axis import Axis, PreferencePair
+from prefreg.axes.plugins import FoundAxis
+from prefreg.checkpoints import BaseModel, resolve_base
+from prefreg.data.mixture import Mixture, open_rows
+from prefreg.data.pairs import PairSet, build_pairs
+from prefreg.data.tokens import TokenisedPairs, tokenise_poles
+from prefreg.errors import BaseModelError, DataError, UsageError
+from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.registry import VersionRecord
+from prefreg.registry.store import Access
+from prefreg.training.axis_request import AxisRequest, LoraOptions
+from prefreg.training.guards import Failure, Guards
+from prefreg.training.lora import Lora, choose_layers
+from prefreg.training.settings import Settings, default_settings
+from prefreg.vectors.tensors import CheckpointTensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Pole = Literal["positive", "negative"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingPole:
+    """A checkpoint that stands for one pole, so that only the other is trained."""
+
+    pole: Pole
+    model: BaseModel
+
+    def load(self) -> "PreTrainedModel":
+        """Load its weights in float32."""
+        return load_model(self.model)
+
+    def excuse(self, failures: tuple[Failure, ...]) -> tuple[Failure, ...]:
+        """Give the failures of a checkpoint advice that fits one that was not trained here."""
+        advice = "the checkpoint prefers something else, or has collapsed"
+        return tuple(replace(failure, advice=advice) for failure in failures)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is recorded about it: its name without the way there, and its content."""
+        found = self.model
+        name = found.name if found.revision else found.path.name
+        return {"name": name, "revision": found.revision, "weights": found.fingerprint.weights}
+
+
+@dataclass(frozen=True)
+class AxisRun:
+    """All that decides on a run, which every step of it takes on."""
+
+    request: AxisRequest
+    found: FoundAxis
+    base: BaseModel
+    settings: Settings
+    options: LoraOptions | None
+    """Of LoRA, where the poles are adapters."""
+    existing: ExistingPole | None
+    guards: Guards
+    mixture: Mixture
+    """Where the rows came from."""
+    pairs: PairSet
+    seconds: float = 0.0
+    """What it took to come so far."""
+
+    @property
+    def axis(self) -> Axis:
+        """Return the axis itself."""
+        return self.found.installed.axis
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Load the base's tokenizer."""
+        return load_tokenizer(self.base)
+
+    @cached_property
+    def tokens(self) -> TokenisedPairs:
+        """Write the pairs of both poles as tokens: once, for all that looks at them."""
+        with quiet():
+            tokenizer = self.tokenizer
+            context, vocabulary = load_limits(self.base)
+            return tokenise_poles(
+                self.axis,
+                self.pairs,
+                tokenizer,
+                max_length=self.max_length,
+                context=context,
+                vocabulary=vocabulary,
+                policy=self.request.too_long,
+            )
+
+    @cached_property
+    def lora(self) -> Lora | None:
+        """Find the layers that LoRA is put on, or None where whole weights are trained."""
+        return choose_layers(self.options, self.base) if self.options else None
+
+    @cached_property
+    def max_length(self) -> int:
+        """Return the tokens that a prompt and its answer may have together."""
+        return self.settings.max_length(load_limits(self.base)[0])
+
+    def settings_in_use(self) -> dict[str, Any]:
+        """Return the settings with the maximum length that is used."""
+        return self.settings.to_json() | {"max_length": self.max_length}
+
+    def settings_left(self) -> dict[str, Any]:
+        """Return what TRL takes for the settings that nobody set."""
+        return default_settings(self.settings, max_length=self.max_length)
+
+
+def find_existing_pole(
+    base: BaseModel, checkpoints: Mapping[Pole, str | None], *, lora: bool
+) -> ExistingPole | None:
+    """Open the checkpoint that is given for a pole, and check that it is a child of the base."""
+    wanted = [(pole, spec) for pole, spec in checkpoints.items() if spec is not None]
+    if not wanted:
+        return None
+    if len(wanted) > 1:
+        raise UsageError(
+            "Both poles are there, so nothing is left to train: "
+            "`prefreg import NAME --plus DIR --minus DIR --base DIR` stores their difference."
+        )
+    if lora:
+        raise UsageError(
+            "An existing checkpoint is a pole of whole weights: leave --lora out, or merge both."
+        )
+    [(pole, spec)] = wanted
+    model = resolve_base(spec)
+    if model.fingerprint.weights == base.fingerprint.weights:
+        raise BaseModelError(f"{model.name} holds the weights of the base, so it is no pole.")
+    CheckpointTensors.of_pole(model.checkpoint, base.checkpoint)
+    return ExistingPole(pole, model)
+
+
+def find_stored(place: Access, run: AxisRun) -> VersionRecord | None:
+    """Find the newest version of the same base, pairs, settings and seed, of any dtype."""
+    if not place.is_present():
+        return None
+    settings = run.settings_in_use()
+    with place.reading() as store:
+        found = [record for record in store.versions() if _fits(record, run, settings)]
+    return max(found, key=lambda record: record.number, default=None)
+
+
+def _fits(record: VersionRecord, run: AxisRun, settings: dict[str, Any]) -> bool:
+    training: dict[str, Any] = record.metadata.get("training") or {}
+    recorded: dict[str, Any] = training.get("settings") or {}
+    return (
+        record.axis == run.axis.name
+        and record.base.weights == run.base.fingerprint.weights
+        and record.contrast == "pair"
+        and "compression" not in record.metadata
+        and training.get("seed") == run.request.seed
+        and all(recorded.get(key) == value for key, value in settings.items())
+        and (record.metadata.get("data") or {}).get("fingerprint") == run.pairs.fingerprint
+        and _same_lora(training.get("lora"), run)
+    )
+
+
+def _same_lora(recorded: dict[str, Any] | None, run: AxisRun) -> bool:
+    if run.options is None or not recorded:
+        return run.options is None and not recorded
+    names = ("rank", "alpha", "rslora")
+    return all(recorded.get(name) == getattr(run.options, name) for name in names) and (
+        not run.options.targets
+        or all(_ends(weight, run.options.targets) for weight in recorded["weights"])
+    )
+
+
+def _ends(weight: str, targets: Sequence[str]) -> bool:
+    module = weight.removesuffix(".weight")
+    return any(f".{module}".endswith(f".{target}") for target in targets)
+
+
+def heldout_pairs(record: VersionRecord, axis: Axis) -> tuple[PreferencePair, ...]:
+    """Read the data of a run again and return the pairs that were held out of its training."""
+    data, parts = record.metadata.get("data") or {}, parts_of(record)
+    training = record.metadata.get("training") or {}
+    if not parts or "seed" not in training:
+        raise DataError("the version was not trained here, so it has no held-out pairs")
+    if strange := [part["source"] for part in parts if part["source"] not in axis.sources]:
+        raise DataError(f"its data came from {strange[0]!r}, which is no source of the axis")
+    mixture = open_rows(
+        axis,
+        data=[_named(part) for part in parts],
+        base=record.base.name,
+        limit=sum(part["rows"] for part in parts),
+        revision=None,
+        seed=int(training["seed"]),
+        accept_licence=any(part.get("licence_accepted") for part in parts),
+    )
+    found = build_pairs(
+        mixture.pairs,
+        axis_name=axis.name,
+        seed=int(training["seed"]),
+        length_balanced=bool(data.get("length_balanced")),
+    )
+    if found.fingerprint != data.get("fingerprint"):
+        raise DataError("the plugin makes other pairs now than when the vector was trained")
+    if not found.heldout:
+        raise DataError("no pairs were held out of its training")
+    return found.heldout
+
+
+def parts_of(record: VersionRecord) -> list[dict[str, Any]]:
+    """Return what a run recorded of each source that it read."""
+    return (record.metadata.get("data") or {}).get("sources") or []
+
+
+def _named(part: dict[str, Any]) -> str:
+    revision = f"@{part['revision']}" if part.get("revision") else ""
+    return f"{part['source']}{revision}" + (f":{part['weight']}" if part.get("weight") else "")

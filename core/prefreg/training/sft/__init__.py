@@ -1,1 +1,0 @@
-"""Fine-tuning a base model on instructions, before any axis."""

@@ -1,0 +1,225 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import adapters
+import tiny
+from prefreg.checkpoints.bases import BaseModel
+from prefreg.errors import BaseModelError, VectorError
+from prefreg.vectors.peft_adapters import linear_layers, read_adapter
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def merged(base: BaseModel, model: torch.nn.Module, folder: Path) -> dict[str, torch.Tensor]:
+    """Return what PEFT adds to each weight of the base, by the names in memory."""
+    wrapped = adapters.peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
+    return {name: parameter.detach() for name, parameter in wrapped.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"r": 3, "lora_alpha": 5},
+        {"use_rslora": True},
+        {"rank_pattern": {"q_proj": 2, "layers.0.mlp.up_proj": 7}, "alpha_pattern": {"q_proj": 9}},
+        {"target_modules": "all-linear"},
+        {"target_modules": ["lm_head", "q_proj"]},
+        {"target_modules": r".*\.mlp\..*proj"},
+        {"layers_to_transform": [0]},
+    ],
+)
+def test_the_factors_are_what_peft_adds(tmp_path: Path, settings: dict[str, Any]) -> None:
+    base = tiny.in_base(lambda: tiny.llama(tied=False), tmp_path / "base")
+    folder = adapters.save_adapter(tiny.llama(tied=False), tmp_path / "adapter", seed=1, **settings)
+    adapter = read_adapter(folder, base.checkpoint)
+    before = dict(tiny.llama(tied=False).named_parameters())
+    after = merged(base, tiny.llama(tied=False), folder)
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert adapter.factors.keys() == changed
+    for name, part in adapter.factors.items():
+        torch.testing.assert_close(
+            part.b @ part.a, after[name] - before[name], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_weights_that_are_stored_the_other_way_round(tmp_path: Path) -> None:
+    base = tiny.in_base(tiny.gpt2, tmp_path / "base")
+    folder = adapters.save_adapter(
+        tiny.gpt2(), tmp_path / "adapter", seed=1, target_modules=["c_attn", "c_proj"],
+        fan_in_fan_out=True,
+    )  # fmt: skip
+    before, after = dict(tiny.gpt2().named_parameters()), merged(base, tiny.gpt2(), folder)
+    factors = read_adapter(folder, base.checkpoint).factors
+    assert len(factors) == 3
+    for name, part in factors.items():
+        assert part.shape == before[name].shape
+        torch.testing.assert_close(
+            part.b @ part.a, after[name] - before[name], rtol=1e-4, atol=1e-6
+        )
+
+
+def test_names_follow_the_checkpoint(tmp_path: Path) -> None:
+    """Old GPT-2 checkpoints lack the prefix that the model's names have in memory."""
+    folder = tiny.save(tiny.gpt2(), tmp_path / "base")
+    tensors = load_file(folder / "model.safetensors")
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
+    layers = linear_layers(tiny.resolve_base(str(folder)).checkpoint)
+    layer = layers["transformer.h.0.attn.c_attn"]
+    assert (layer.weight, layer.transposed) == ("h.0.attn.c_attn.weight", True)
+
+
+def test_a_tied_head_is_no_layer_of_its_own(base: BaseModel) -> None:
+    layers = linear_layers(base.checkpoint)
+    assert {name.rpartition(".")[2] for name in layers} == set(adapters.LINEAR)
+
+
+def test_a_head_of_its_own_is_told_apart(tmp_path: Path) -> None:
+    base = tiny.in_base(lambda: tiny.llama(tied=False), tmp_path / "base")
+    assert [name for name, layer in linear_layers(base.checkpoint).items() if layer.output] == [
+        "lm_head"
+    ]
+
+
+def test_an_architecture_that_is_not_known_is_told(base: BaseModel) -> None:
+    config = base.path / "config.json"
+    config.write_text(config.read_text().replace('"llama"', '"unheard-of"'))
+    with pytest.raises(BaseModelError, match="cannot be told from its configuration"):
+        linear_layers(base.checkpoint)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return adapters.save_adapter(tiny.llama(tied=True), tmp_path / "adapter", seed=1)
+
+
+def configure(adapter: Path, **changes: Any) -> None:
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"use_dora": True}, "use_dora is set, and DoRA rescales whole weights"),
+        ({"lora_bias": True}, "lora_bias is set, and it trains biases"),
+        ({"bias": "all"}, "bias is 'all', and biases have no factors"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save is set, and it holds whole modules"),
+        ({"trainable_token_indices": [1]}, "embeddings of single tokens"),
+        ({"layer_replication": [[0, 1]]}, "it repeats layers"),
+        ({"use_qalora": True}, "quantised base"),
+        ({"target_parameters": ["experts.w"]}, "no linear layers"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changed the base"),
+        ({"some_novelty": 3}, "the setting some_novelty is not known here"),
+        ({"peft_type": "IA3"}, "of type 'IA3'; only LORA"),
+        ({"r": 0}, "is damaged"),
+        ({"r": "8"}, "is damaged"),
+        ({"lora_alpha": None}, "is damaged"),
+        ({"rank_pattern": {"(": 2}}, "is damaged"),
+        ({"target_modules": "("}, "is damaged"),
+        ({"rank_pattern": 3}, "is damaged"),
+    ],
+)
+def test_what_factors_cannot_hold_is_refused_with_its_reason(
+    base: BaseModel, adapter: Path, changes: dict[str, Any], reason: str
+) -> None:
+    configure(adapter, **changes)
+    with pytest.raises(VectorError, match=reason):
+        read_adapter(adapter, base.checkpoint)
+
+
+def test_every_reason_is_told_at_once(base: BaseModel, adapter: Path) -> None:
+    configure(adapter, use_dora=True, bias="all")
+    with pytest.raises(VectorError, match=r"bias is 'all'.*; use_dora is set.*Merge the adapter"):
+        read_adapter(adapter, base.checkpoint)
+
+
+def rewrite(adapter: Path, change: Any) -> None:
+    tensors = load_file(adapter / WEIGHTS)
+    change(tensors)
+    save_file(tensors, adapter / WEIGHTS)
+
+
+def test_missing_unexpected_and_mismatched_modules_are_listed(
+    base: BaseModel, adapter: Path
+) -> None:
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        layer = "base_model.model.model.layers.0."
+        for side in "AB":
+            del tensors[f"{layer}self_attn.q_proj.lora_{side}.weight"]
+            tensors[f"{layer}self_attn.r_proj.lora_{side}.weight"] = torch.ones(4, 4)
+        del tensors[f"{layer}self_attn.k_proj.lora_A.weight"]
+        tensors[f"{layer}mlp.up_proj.lora_A.weight"] = torch.ones(4, 5)
+
+    rewrite(adapter, change)
+    with pytest.raises(VectorError) as caught:
+        read_adapter(adapter, base.checkpoint)
+    message = str(caught.value)
+    assert (
+        "it lacks factors of 'model.layers.0.self_attn.k_proj', 'model.layers.0.self_attn.q_p"
+        in message
+    )
+    assert "no linear layer of its own called 'model.layers.0.self_attn.r_proj'" in message
+    assert "'model.layers.0.mlp.up_proj (B [48, 4], A [4, 5] for [48, 4], [4, 32])'" in message
+
+
+def test_a_rank_that_its_configuration_does_not_say_is_refused(
+    base: BaseModel, adapter: Path
+) -> None:
+    configure(adapter, r=8)
+    with pytest.raises(VectorError, match="of other shapes are"):
+        read_adapter(adapter, base.checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("base_model.model.model.embed_tokens.lora_embedding_A", torch.ones(4, 64)),
+        ("base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector", torch.ones(48)),
+        ("base_model.model.model.layers.0.mlp.up_proj.lora_B.bias", torch.ones(48)),
+        ("base_model.model.lm_head.weight", torch.ones(64, 32)),
+        ("base_model.model.x.lora_A.weight", torch.ones(4, 4, dtype=torch.int8)),
+    ],
+)
+def test_tensors_that_are_no_factors_are_refused(
+    base: BaseModel, adapter: Path, name: str, tensor: torch.Tensor
+) -> None:
+    rewrite(adapter, lambda tensors: tensors.update({name: tensor}))
+    with pytest.raises(VectorError, match="which are no float factors of linear layers"):
+        read_adapter(adapter, base.checkpoint)
+
+
+def test_lora_on_a_tied_head_is_refused(base: BaseModel, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="tied"):
+        folder = adapters.save_adapter(
+            tiny.llama(tied=True), tmp_path / "head", seed=1, target_modules=["lm_head"]
+        )
+    with pytest.raises(VectorError, match="no linear layer of its own called 'lm_head'"):
+        read_adapter(folder, base.checkpoint)
+
+
+@pytest.mark.parametrize("missing", ["adapter_config.json", WEIGHTS])
+def test_a_folder_that_is_no_adapter_is_told(base: BaseModel, adapter: Path, missing: str) -> None:
+    (adapter / missing).unlink()
+    with pytest.raises(VectorError, match=f"has no {missing}"):
+        read_adapter(adapter, base.checkpoint)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff"])
+def test_a_damaged_configuration_is_told(base: BaseModel, adapter: Path, content: bytes) -> None:
+    (adapter / "adapter_config.json").write_bytes(content)
+    with pytest.raises(VectorError, match="is not"):
+        read_adapter(adapter, base.checkpoint)
+
+
+def test_damaged_weights_are_told(base: BaseModel, adapter: Path) -> None:
+    path = adapter / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(VectorError, match="not a sound safetensors file"):
+        read_adapter(adapter, base.checkpoint)
