@@ -6,7 +6,7 @@ TORCH_INSTALL_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint pocket registry bench clean help
+.PHONY: demo test lint pocket registry commands bench clean help
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ pocket: $(INSTALLED)  ## Train the bundled model from nothing (about 15 minutes 
 
 registry: $(INSTALLED)  ## Train the shipped vectors and write registry.db anew
 	$(BIN)/python tools/build_registry.py
+
+commands: $(INSTALLED)  ## Write docs/commands.md from the commands
+	$(BIN)/python tools/commands_page.py
 
 bench: $(INSTALLED)  ## Measure every figure of docs/results.md on the bundled model
 	mkdir -p out

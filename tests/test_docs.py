@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import prefreg
 from prefreg.axes import hookspecs
 from prefreg.axes.plugins import read_plugin
 from prefreg.cli.main import run
+from prefreg.requests import describe_fields
 
 ROOT = Path(__file__).parent.parent
 REGISTRY = ROOT / "registry.db"
@@ -66,46 +68,92 @@ def test_the_console_blocks_of_the_readme_are_what_happens(
         assert without_hashes(shown.err + shown.out) == without_hashes(expected), arguments
 
 
-def shape(value: object) -> object:
-    """Reduce a document to its keys; lists to their first entry, long tables to one."""
-    if isinstance(value, dict):
-        if len(value) > 14 and all(isinstance(item, int | float) for item in value.values()):
-            return "table"
-        return {key: shape(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [shape(item) for item in value[:1]]
-    return None
+KINDS: dict[str, Any] = {"text": str, "number": (int, float), "bool": bool, "any": object}
 
 
-def matches(shown: object, real: object) -> bool:
-    """Whether a documented shape is the real one; a table is shown by one entry."""
-    if real == "table":
-        return isinstance(shown, dict) and len(shown) == 1
-    if isinstance(shown, dict) and isinstance(real, dict):
-        return shown.keys() == real.keys() and all(matches(shown[key], real[key]) for key in shown)
-    if isinstance(shown, list) and isinstance(real, list):
-        return len(shown) == len(real) and all(map(matches, shown, real))
-    return shown == real
+class Shapes:
+    """The shapes that docs/commands.md names and writes by its own rules."""
+
+    def __init__(self, named: dict[str, Any]) -> None:
+        self.named = named
+
+    def fits(self, shape: Any, value: Any) -> bool:
+        """Whether a value has a shape."""
+        if isinstance(shape, str):
+            if shape in self.named:
+                return self.fits(self.named[shape], value)
+            if isinstance(value, bool):  # which is an int, too
+                return shape in ("bool", "any")
+            return isinstance(value, KINDS[shape])
+        if isinstance(shape, list):
+            (entry,) = shape
+            return isinstance(value, list) and all(self.fits(entry, each) for each in value)
+        return isinstance(value, dict) and self.has_keys(self.all_keys(shape), value)
+
+    def has_keys(self, shape: dict[str, Any], value: dict[str, Any]) -> bool:
+        rest = dict(value)
+        for key, part in shape.items():
+            name, optional = key.removesuffix("?"), key.endswith("?")
+            if name == "*":
+                wanted, rest = rest, {}
+            elif name in rest:
+                wanted = {name: rest.pop(name)}
+            elif optional:
+                continue
+            else:
+                return False
+            for each in wanted.values():
+                if not (optional and each is None) and not self.fits(part, each):
+                    return False
+        return not rest
+
+    def all_keys(self, shape: dict[str, Any]) -> dict[str, Any]:
+        """Take the keys of the shape that `+` names over; its own come first, and win."""
+        own = {key: part for key, part in shape.items() if key != "+"}
+        more = self.all_keys(self.named[shape["+"]]) if "+" in shape else {}
+        return own | {key: part for key, part in more.items() if key.removesuffix("?") not in own}
+
+
+def test_shapes_tell_documents_apart() -> None:
+    shapes = Shapes({"pair": {"first": "text", "second?": "number"}})
+    good: list[tuple[Any, Any]] = [
+        ("pair", {"first": "a", "second": 1}),
+        ("pair", {"first": "a", "second": None}),
+        ({"+": "pair", "third": ["bool"]}, {"first": "a", "third": [True, False]}),
+        ({"*": "number"}, {"x": 1, "y": 2.5}),
+        ({"*?": "pair"}, {"x": None}),
+    ]
+    bad: list[tuple[Any, Any]] = [
+        ("pair", {"second": 1}),
+        ("pair", {"first": None}),
+        ("pair", {"first": "a", "third": 1}),
+        ({"+": "pair", "third": ["bool"]}, {"first": "a", "third": [1]}),
+        ({"*": "number"}, {"x": "1"}),
+        ({"*": "number"}, {"x": True}),
+    ]
+    assert [each for each in good if not shapes.fits(*each)] == []
+    assert [each for each in bad if shapes.fits(*each)] == []
 
 
 def test_every_json_document_has_the_shape_that_is_documented(
     clone: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (ROOT / "docs" / "commands.md").read_text("utf-8")
-    cases = re.findall(r"<!-- (.*?) -->\n```json\n(.*?)```", text, re.DOTALL)
-    assert len(cases) >= 14
-    for command, document in cases:
+    (_, named), *cases = re.findall(r"<!-- (.*?) -->\n```json\n(.*?)```", text, re.DOTALL)
+    shapes = Shapes(json.loads(named))
+    assert len(cases) >= 30
+    for command, shape in cases:
         assert run([*shlex.split(command), "--json"]) == 0, command
-        real = json.loads(capsys.readouterr().out)
-        assert matches(shape(json.loads(document)), shape(real)), command
+        document = json.loads(capsys.readouterr().out)
+        assert shapes.fits(json.loads(shape), document["data"]), command
 
 
-def test_every_command_is_documented() -> None:
-    from prefreg.cli.main import prefreg as group
+def test_the_page_of_commands_says_what_the_commands_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    import commands_page
 
-    text = (ROOT / "docs" / "commands.md").read_text("utf-8")
-    for name in group.commands:
-        assert re.search(rf"^## {name}\b", text, re.MULTILINE), name
+    written = commands_page.PAGE.read_text("utf-8")
+    assert written == commands_page.page(), "run `python tools/commands_page.py`"
 
 
 def test_every_hook_has_its_heading_and_the_example_axis_works() -> None:
@@ -184,6 +232,24 @@ def test_the_maps_show_every_room_top_first() -> None:
     for document, row in ((ROOT / "README.md", r"\| · "), (ROOT / "docs/architecture.md", r"\| ")):
         named = [name for name in rooms_named(document, row) if name in rooms]
         assert named == [name for name in order if name in rooms], document.name
+
+
+def test_the_page_on_python_has_every_request_and_methods_that_exist() -> None:
+    text = (ROOT / "docs" / "python.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`.*?) \| (.*?) \| ", text, re.MULTILINE)
+    named = {name for row, _ in rows for name in re.findall(r"`(\w+)`", row)}
+    asked = {name for name in prefreg.__all__ if name.endswith("Request")} - {"SourceRequest"}
+    assert named == asked | {"Calibrating", "Comparing", "Reach", "Sampling"}
+    for _, methods in rows:
+        for method in re.findall(r"`(\w+)", methods):
+            assert callable(getattr(prefreg.Registry, method)), method
+
+
+def test_every_field_of_a_request_is_described() -> None:
+    for name in prefreg.__all__:
+        kind = getattr(prefreg, name)
+        if name.endswith("Request") and name != "SourceRequest":
+            assert describe_fields(kind).keys() == {field.name for field in fields(kind)}, name
 
 
 def test_public_names_are_sorted_and_exist() -> None:

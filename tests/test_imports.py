@@ -43,6 +43,18 @@ def test_an_axis_in_a_file_loads_nothing_heavy(tmp_path: Path) -> None:
     assert loaded(code, tmp_path) == []
 
 
+GROUND = {"config", "errors", "files", "progress", "requests", "terms"}
+
+
+def test_help_loads_no_room(tmp_path: Path) -> None:
+    code = (
+        "from prefreg.cli.main import run\nrun(['--help'])\nimport sys\n"
+        "rooms = {name.split('.')[1] for name in sys.modules if name.startswith('prefreg.')}\n"
+        f"assert rooms <= {GROUND | {'cli'}}, rooms\n"
+    )
+    assert loaded(code, tmp_path) == []
+
+
 COMMANDS = [
     ["--help"],
     ["--version"],

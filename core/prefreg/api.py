@@ -16,8 +16,9 @@ by the methods that need them, as most of them load torch.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefreg.axes.discovery import disable as disable_plugin
 from prefreg.axes.discovery import enable as enable_plugin
@@ -45,56 +46,58 @@ from prefreg.registry import (
 )
 from prefreg.registry.records import Moment, as_moment, parse_moment
 from prefreg.requests import make_request, take_options
-from prefreg.terms import Term, as_terms, parse_reference
+from prefreg.terms import Term, as_terms, parse_dial, parse_reference
 from prefreg.training.axis_request import AxisRequest, ImportRequest, SFTRequest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from prefreg.authoring.axis_report import AxisCheck
+    from prefreg.authoring.conformance import check_installed
     from prefreg.authoring.scaffold import NewPackage
-    from prefreg.composition.adapter import AdapterResult
-    from prefreg.composition.compose import Composed, CompositionPlan
+    from prefreg.composition.adapter import ComposedAdapter
+    from prefreg.composition.compose import CompositionPlan, read_recipe
     from prefreg.composition.composition_request import CompositionRequest, ExportRequest
     from prefreg.composition.export import Exported
     from prefreg.composition.in_memory import SteeredModel
+    from prefreg.composition.output import Composed
     from prefreg.evaluation.calibration import Calibration
     from prefreg.evaluation.compare import Comparison
-    from prefreg.evaluation.consistency import Consistency
-    from prefreg.evaluation.demonstration import Demonstration
+    from prefreg.evaluation.consistency import Consistency, plot_consistency
+    from prefreg.evaluation.demonstration import demonstrate
     from prefreg.evaluation.diagnosis import Diagnosis
     from prefreg.evaluation.dial_effects import DialEffects, Of
     from prefreg.evaluation.dial_range import DialRange
     from prefreg.evaluation.evaluate import Gate, Requirement
     from prefreg.evaluation.figures import Evaluation
-    from prefreg.evaluation.interference import Interference
+    from prefreg.evaluation.interference import Interference, draw_interference
     from prefreg.evaluation.layer_profile import LayerProfile
-    from prefreg.evaluation.paper.catalogue import Experiment
+    from prefreg.evaluation.paper.catalogue import EXPERIMENTS
     from prefreg.evaluation.paper.reproduce import Reproduced
     from prefreg.evaluation.paper.run_folder import ReproduceRequest
+    from prefreg.evaluation.pole_curves import plot_version
     from prefreg.evaluation.sweep import Grid, Sweep
     from prefreg.registry.listing import Found
     from prefreg.registry.transfer import Backup, Copied
     from prefreg.training.add_axis import AxisPreview
-    from prefreg.training.doctor import EmptiedCache, Examination
+    from prefreg.training.doctor import Examination, empty_cache
     from prefreg.training.fine_tuning import SFTResult
     from prefreg.training.run_plan import AxisPlan
 
 __all__ = [
+    "EXPERIMENTS",
     "AxisReport",
     "Registry",
-    "check_axis",
+    "check_installed",
     "demonstrate",
     "disable_plugin",
-    "draw_consistency",
     "draw_interference",
-    "draw_training",
     "empty_cache",
     "enable_plugin",
-    "experiments",
     "new_axis",
     "open",
     "parse_moment",
+    "plot_consistency",
+    "plot_version",
     "read_recipe",
     "steer",
 ]
@@ -292,7 +295,7 @@ class Registry:
         terms: "Terms | CompositionRequest",
         output: str | Path | None = None,
         **options: object,
-    ) -> "AdapterResult":
+    ) -> "ComposedAdapter":
         """Write Σ ηᵢ·φᵢ as one PEFT adapter, exactly unless `max_rank` is set; dense φ need it.
 
         Raises:
@@ -820,50 +823,6 @@ def steer(
         yield model
 
 
-def read_recipe(path: str | Path, **options: object) -> "CompositionRequest":
-    """Read a recipe, such as the `prefreg.json` of an output; options given win over it.
-
-    Raises:
-        UsageError: The file is no recipe, or a composition has no such option.
-    """
-    from prefreg.composition.compose import read_recipe
-    from prefreg.composition.composition_request import CompositionRequest
-
-    make_request(CompositionRequest, (), **options)  # refuses what a composition does not have
-    return read_recipe(Path(path), **options)
-
-
-def check_axis(
-    name: str,
-    source: str | None = None,
-    *,
-    limit: int = 500,
-    seed: int = 0,
-    train: bool = True,
-    accept_licence: bool = False,
-    note: Note | None = None,
-) -> "AxisCheck":
-    """Check what an axis must keep, on a source of an installed axis or of a YAML file's.
-
-    Raises:
-        AxisError: No such axis is installed.
-        UsageError: The limit is not positive.
-        DataError: The axis has no such source, or its licence is not accepted.
-    """
-    from prefreg.authoring.conformance import check_axis
-    from prefreg.axes.plugins import find_axis
-    from prefreg.axes.row_sources import check_licence
-    from prefreg.checkpoints.bundled import DEFAULT_BASE
-    from prefreg.data.mixture import default_source
-
-    axis = find_axis(name).installed.axis
-    read = default_source(axis, DEFAULT_BASE) if source is None else source
-    shown = check_licence(axis, read, accepted=accept_licence) if read in axis.sources else None
-    if shown and note is not None:
-        note(shown)
-    return check_axis(axis, source, limit, seed, train)
-
-
 def new_axis(name: str, folder: str | Path | None = None) -> "NewPackage":
     """Write a complete package for a new axis, by default into `./prefreg-axis-NAME`.
 
@@ -877,79 +836,23 @@ def new_axis(name: str, folder: str | Path | None = None) -> "NewPackage":
     return write_package(name, None if folder is None else Path(folder), load_axes())
 
 
-def draw_training(record: VersionRecord, file: str | Path) -> None:
-    """Draw how the poles of a version were trained.
-
-    Raises:
-        VectorError: The version has no record of that.
-        OutputError: The picture cannot be written.
-    """
-    from prefreg.evaluation.pole_curves import plot_version
-
-    plot_version(record, Path(file))
-
-
-def draw_consistency(found: "Consistency", file: str | Path) -> None:
-    """Draw the cosines of several seeds, of whole vectors and by layer.
-
-    Raises:
-        OutputError: The picture cannot be written.
-    """
-    from prefreg.evaluation.plots import draw_consistency
-
-    draw_consistency(
-        Path(file),
-        title=f"{found.axis} on {found.base}: {len(found.seeds)} seeds",
-        caption=f"share of signal {found.vectors.share}; lines are {found.interval}",
-        seeds=found.seeds,
-        cosines=found.cosines,
-        layers=found.layers,
-    )
+_ROOMS = {
+    "EXPERIMENTS": "evaluation.paper.catalogue",
+    "check_installed": "authoring.conformance",
+    "demonstrate": "evaluation.demonstration",
+    "draw_interference": "evaluation.interference",
+    "empty_cache": "training.doctor",
+    "plot_consistency": "evaluation.consistency",
+    "plot_version": "evaluation.pole_curves",
+    "read_recipe": "composition.compose",
+}
+"""What needs no registry, by the room that it comes from when it is first used."""
 
 
-def draw_interference(
-    found: "Interference", effects: "DialEffects | None", file: str | Path
-) -> None:
-    """Draw how vectors lie to each other, with what they do to the model where that is known.
-
-    Raises:
-        OutputError: The picture cannot be written.
-    """
-    from prefreg.evaluation.interference import draw_interference
-
-    draw_interference(found, effects, Path(file))
-
-
-def empty_cache() -> "EmptiedCache":
-    """Remove what prefreg cached, but for runs that are under way."""
-    from prefreg.training.doctor import empty_cache
-
-    return empty_cache()
-
-
-def experiments() -> "tuple[Experiment, ...]":
-    """Return the experiments of the paper that `Registry.reproduce` repeats."""
-    from prefreg.evaluation.paper.catalogue import EXPERIMENTS
-
-    return EXPERIMENTS
-
-
-def demonstrate(
-    folder: str | Path,
-    *,
-    prompts: int = 200,
-    seed: int = 0,
-    progress: Progress | None = None,
-    note: Note | None = None,
-) -> "Demonstration":
-    """Train three axes on the bundled model, compose them, and measure what the dials do.
-
-    Raises:
-        OutputError: The folder holds something else than an earlier demonstration.
-    """
-    from prefreg.evaluation.demonstration import demonstrate
-
-    return demonstrate(Path(folder), prompts=prompts, seed=seed, progress=progress, note=note)
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(import_module(f"prefreg.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module 'prefreg.api' has no attribute {name!r}")
 
 
 def _composition(
@@ -966,11 +869,7 @@ def _composition(
 
 
 def _dial(dial: str | Term) -> Term:
-    """Read a vector that is looked at: a term, or a version, which stands for itself at 1."""
-    if isinstance(dial, Term):
-        return dial
-    axis, reference = parse_reference(dial)
-    return Term(axis, 1.0, reference)
+    return dial if isinstance(dial, Term) else parse_dial(dial)
 
 
 def _path(given: object) -> object:

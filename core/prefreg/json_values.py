@@ -32,7 +32,17 @@ def to_json(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+class JsonFields:
+    """An object whose form in JSON is its fields."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the object in a form that JSON can hold."""
+        return fields_to_json(self)
+
+
 def fields_to_json(value: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass or a named tuple; what most `to_json` methods are."""
+    """Return the fields of a dataclass or a named tuple in a form that JSON can hold."""
     names = value._fields if hasattr(value, "_fields") else [each.name for each in fields(value)]
     return {name: to_json(getattr(value, name)) for name in names}

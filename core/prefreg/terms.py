@@ -63,6 +63,14 @@ def parse_term(text: str) -> Term:
     return Term(axis, eta, reference)
 
 
+def parse_dial(text: str) -> Term:
+    """Read a vector that is looked at: a term, or a version, which stands for itself at 1."""
+    if ":" in text:
+        return parse_term(text)
+    axis, reference = parse_reference(text)
+    return Term(axis, 1.0, reference)
+
+
 def as_terms(terms: Mapping[str, float] | Iterable[str | Term]) -> tuple[Term, ...]:
     """Read terms from text, from `{"helpful@2": 1.0}`, or take them as they are."""
     if isinstance(terms, Mapping):

@@ -17,7 +17,6 @@ from prefreg.axes.isolation import (
     read_source,
     switch_pair,
 )
-from prefreg.errors import reason
 
 PAIR = PreferencePair("p", "a", "b")
 TURNS = PreferencePair.from_texts(prompt="p", chosen="a", rejected="b")
@@ -197,16 +196,6 @@ def test_stdout_comes_back_when_threads_overlap(capfd: pytest.CaptureFixture[str
     assert capfd.readouterr() == ("seen\n", "hidden\n")
 
 
-class MuteError(Exception):
-    """An exception whose message cannot be had."""
-
-    def __str__(self) -> str:
-        raise RuntimeError
-
-
-def test_a_reason_is_one_printable_line() -> None:
-    assert reason(MuteError()) == "MuteError"
-    assert reason(ValueError("a\n\tb\x1b[31m \ud800 c")) == "ValueError: a b [31m c"
-    assert len(reason(ValueError("x" * 10_000))) < 500
+def test_what_is_raised_is_told_by_its_reason() -> None:
     with pytest.raises(DataError, match=r"^it failed: ValueError$"), isolated("it failed"):
         raise ValueError

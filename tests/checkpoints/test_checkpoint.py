@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prefreg.checkpoints.checkpoint import INDEX_FILE, Checkpoint
-from prefreg.errors import BaseModelError, listed
+from prefreg.checkpoints.checkpoint import INDEX_FILE, Checkpoint, companions
+from prefreg.errors import BaseModelError
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_companions_are_the_tokenizer_and_the_generation_defaults(
     (folder / "additional_chat_templates" / "rag.jinja").touch()
     for name in ("README.md", "LICENSE", "train.log", "pytorch_model.bin", "vocab.json"):
         (folder / name).touch()
-    assert [path.as_posix() for path in Checkpoint.open(folder).companions()] == [
+    assert [path.as_posix() for path in companions(folder)] == [
         "additional_chat_templates/rag.jinja",
         "generation_config.json",
         "special_tokens_map.json",
@@ -153,7 +153,3 @@ def test_a_truncated_weight_file_is_refused(saved: Path, tmp_path: Path) -> None
     (folder / "model.safetensors").write_bytes(content[:-1])
     with pytest.raises(BaseModelError, match="not a sound safetensors file"):
         Checkpoint.open(folder)
-
-
-def test_long_lists_are_cut() -> None:
-    assert listed("gfedcba") == "'a', 'b', 'c', 'd', 'e' and 2 more"

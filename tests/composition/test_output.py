@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.composition.output import (
-    ComposedFolder,
+    Composed,
     new_folder,
     swap,
     write_composition,
@@ -240,7 +240,7 @@ def test_of_two_compositions_to_one_place_one_wins(
 ) -> None:
     plan = make_plan(bases["llama"], helpful=1.0)
     both = Barrier(2, timeout=20)
-    results: list[ComposedFolder | OutputError] = []
+    results: list[Composed | OutputError] = []
 
     def compose() -> None:
         def meet(_: str, done: int, total: int) -> None:
@@ -257,7 +257,7 @@ def test_of_two_compositions_to_one_place_one_wins(
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(type(result).__name__ for result in results) == ["ComposedFolder", "OutputError"]
+    assert sorted(type(result).__name__ for result in results) == ["Composed", "OutputError"]
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["out"]
     AutoModelForCausalLM.from_pretrained(tmp_path / "here" / "out")
 

@@ -10,6 +10,7 @@ import torch
 import prefreg
 from prefreg import Axis, DataError, PreferencePair, UsageError, pocket
 from prefreg.errors import AxisError, BaseModelError
+from prefreg.evaluation.candidates import opened_vectors
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_evaluator
 from prefreg.models.log_probs import answer_log_probs, margins
@@ -83,6 +84,30 @@ def test_the_pristine_base_comes_back_bit_for_bit(evaluator: Evaluator) -> None:
     evaluator.model(evaluator.candidate(as_terms(["helpful:3"])))
     after = dict(evaluator.model(base).named_parameters())
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_vectors_by_themselves_are_measured_as_their_composition_is(evaluator: Evaluator) -> None:
+    candidate = evaluator.candidate(as_terms(["helpful:4"]))
+    ((eta, record),) = candidate.versions
+    with evaluator.access.reading() as store:
+        source = store.vector_source(record)
+    with opened_vectors([(record, source)]) as (vector,):
+        scored = evaluator.log_probs("helpful", evaluator.turn([(eta, vector)]))
+    assert (margins(scored).numpy() == evaluator.margins(candidate, "helpful")).all()
+    # The next composition is made anew, from the pristine base.
+    base = evaluator.log_probs("helpful", evaluator.model(evaluator.plain))
+    assert (margins(base).numpy() == evaluator.margins(evaluator.plain, "helpful")).all()
+
+
+def test_an_axis_is_measured_by_its_metric_or_else_by_its_margin(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert evaluator.effect("verbosity").name == "verbosity"
+    monkeypatch.setitem(
+        evaluator.axes, "verbosity", replace(evaluator.axes["verbosity"], metric=None)
+    )
+    assert evaluator.effect("verbosity").name == "verbosity.margin"
+    assert evaluator.effect("harmless") is None
 
 
 def test_a_key_is_of_the_weights_alone(evaluator: Evaluator) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefreg.authoring.axis_report import AxisCheck, Finding, failed, passed
 from prefreg.authoring.pair_checks import (
-    Reading,
+    LabelledRows,
     check_columns,
     check_determinism,
     check_encoding,
@@ -23,6 +23,8 @@ from prefreg.authoring.pair_checks import (
 )
 from prefreg.axes.axis import Axis
 from prefreg.axes.isolation import off_stdout
+from prefreg.axes.plugins import find_axis
+from prefreg.axes.row_sources import check_licence
 from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.data.mixture import default_source
 from prefreg.data.pairs import Audit, PairSet, build_pairs
@@ -54,6 +56,25 @@ def check_axis(
         raise DataError(f"The axis {axis.name!r} has no source {name!r}: it has {known}.")
     with off_stdout():
         return _Run(axis, name, limit, seed).check(train=train)
+
+
+def check_installed(
+    name: str,
+    source: str | None = None,
+    *,
+    limit: int = 500,
+    seed: int = 0,
+    train: bool = True,
+    accept_licence: bool = False,
+    note: Callable[[str], None] | None = None,
+) -> AxisCheck:
+    """Check an axis that is installed, or that a YAML file declares; its licence is noted."""
+    axis = find_axis(name).installed.axis
+    read = default_source(axis, DEFAULT_BASE) if source is None else source
+    shown = check_licence(axis, read, accepted=accept_licence) if read in axis.sources else None
+    if shown and note is not None:
+        note(shown)
+    return check_axis(axis, source, limit, seed, train)
 
 
 def assert_conforms(
@@ -104,7 +125,7 @@ class _Run:
             preview=self.preview,
         )
 
-    def _check_rows(self) -> Reading | None:
+    def _check_rows(self) -> LabelledRows | None:
         axis, source, limit, seed = self.axis, self.source, self.limit, self.seed
         try:
             rows = take_rows(axis, source, limit=limit, seed=seed)
@@ -127,7 +148,7 @@ class _Run:
         self.findings.append(check_ties(reading))
         return reading
 
-    def _check_pairs(self, reading: Reading) -> PairSet | None:
+    def _check_pairs(self, reading: LabelledRows) -> PairSet | None:
         found = reading.pairs
         self.findings += [check_texts(found), check_encoding(found), check_switch(self.axis, found)]
         try:

@@ -189,7 +189,7 @@ def _excerpt(pair: PreferencePair) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class LabelledRows:
     """The rows of one request, with what the label rule made of each."""
 
     rows: tuple[Row, ...]
@@ -207,9 +207,9 @@ def take_rows(axis: Axis, source: str, *, limit: int, seed: int) -> tuple[Row, .
     return tuple(islice(found.rows, limit))
 
 
-def label_all(axis: Axis, rows: Sequence[Row]) -> Reading:
+def label_all(axis: Axis, rows: Sequence[Row]) -> LabelledRows:
     """Label rows."""
-    return Reading(tuple(rows), tuple(label_rows(axis, rows)))
+    return LabelledRows(tuple(rows), tuple(label_rows(axis, rows)))
 
 
 def check_columns(axis: Axis, rows: Sequence[Row]) -> Finding:
@@ -237,7 +237,9 @@ def check_limit(axis: Axis, source: str, *, rows: int, seed: int) -> Finding:
     return passed("limit", f"asked for {limit} rows it gives {count}")
 
 
-def check_determinism(axis: Axis, source: str, first: Reading, *, limit: int, seed: int) -> Finding:
+def check_determinism(
+    axis: Axis, source: str, first: LabelledRows, *, limit: int, seed: int
+) -> Finding:
     """Check that the same request gives the same rows and labels once more."""
     rows = take_rows(axis, source, limit=limit, seed=seed)
     if len(rows) != len(first.rows):
@@ -266,7 +268,7 @@ def check_determinism(axis: Axis, source: str, first: Reading, *, limit: int, se
     return passed("determinism", "the same request gives the same rows and labels")
 
 
-def check_ties(reading: Reading) -> Finding:
+def check_ties(reading: LabelledRows) -> Finding:
     """Check that the label rule decides, and how often it does not."""
     ties = sum(pair is None for pair in reading.labelled)
     share = ties / len(reading.labelled)

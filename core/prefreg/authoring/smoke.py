@@ -2,7 +2,9 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
 
 from prefreg.authoring.axis_report import Finding, failed, passed, warned
 from prefreg.authoring.pair_checks import BaseWording
@@ -16,9 +18,6 @@ from prefreg.models.loading import load_limits, load_model, load_tokenizer, quie
 from prefreg.models.log_probs import answer_log_probs, margins
 from prefreg.training.settings import Settings, resolve_settings
 from prefreg.training.trainer import train_pole
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 STEPS = 10
 _LEARNING_RATE = 3e-4
@@ -34,7 +33,7 @@ class Bench:
     """The bundled model, as both checks use it."""
 
     base: BaseModel
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: PreTrainedTokenizerBase
     settings: Settings
     wording: BaseWording
 

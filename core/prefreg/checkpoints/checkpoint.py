@@ -77,17 +77,13 @@ class Checkpoint:
         nested = text.get("tie_word_embeddings", True) if isinstance(text, dict) else True
         return bool(self.config.get("tie_word_embeddings", nested))
 
-    def companions(self) -> tuple[Path, ...]:
-        """Return the files, relative to the folder, that belong to the model beside its weights.
-
-        That is the tokenizer, its chat template and the generation defaults; the configuration,
-        licences, cards and other people's files are left out.
-        """
-        return companions(self.path)
-
 
 def companions(folder: Path) -> tuple[Path, ...]:
-    """Return the files of `Checkpoint.companions`, also of a folder without weights."""
+    """Return the files, relative to a model's folder, that belong to it beside its weights.
+
+    That is the tokenizer, its chat template and the generation defaults; the configuration,
+    licences, cards and other people's files are left out.
+    """
     found = {
         path.relative_to(folder)
         for pattern in _COMPANIONS

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.axes.plugins import Plugin
 from prefreg.cli.options import GATE_NOT_MET, Common, command
 from prefreg.cli.printing import table
 from prefreg.errors import UsageError
@@ -110,7 +109,7 @@ def check_axis(common: Common, name: str, source: str | None, **options: Any) ->
     """
     from prefreg import api
 
-    report = api.check_axis(name, source, note=common.note, **options)
+    report = api.check_installed(name, source, note=common.note, **options)
     common.emit("check-axis", report.to_json(), str(report), asked=True)
     return 0 if report.passed else GATE_NOT_MET
 

@@ -16,7 +16,8 @@ from prefreg.terms import Term
 
 if TYPE_CHECKING:
     from prefreg.composition.adapter import Compression
-    from prefreg.composition.compose import Composed, CompositionPlan
+    from prefreg.composition.compose import CompositionPlan
+    from prefreg.composition.output import Composed
 
 _DTYPES = {"type": click.Choice(["float32", "bfloat16", "float16"])}
 _OUTPUT = {"type": click.Path(path_type=Path, file_okay=False)}
@@ -80,7 +81,7 @@ def compose(
             raise UsageError("--plan tells of checkpoints; an adapter is a small file.")
         adapter = registry.compose_adapter(request)
         made = adapter.to_json()
-        common.emit("compose", made, _describe_written(made, adapter.written.compression))
+        common.emit("compose", made, _describe_written(made, adapter.compression))
         _warn(common, "Note", adapter.warnings)
     elif plan:
         planned = registry.plan(request)

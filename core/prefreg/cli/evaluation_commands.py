@@ -192,10 +192,9 @@ def reproduce(common: Common, name: str | None, **options: Any) -> None:
     if name is None:
         from prefreg import api
 
-        known = api.experiments()
-        common.emit(
-            "reproduce", [each.to_json() for each in known], _list_experiments(known), asked=True
-        )
+        known = api.EXPERIMENTS
+        data = [each.to_json() for each in known]
+        common.emit("reproduce", data, _list_experiments(known), asked=True)
         return
     with progress_bars(common) as progress:
         found = common.open_registry().reproduce(

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 import prefreg
 from prefreg.errors import UsageError
 from prefreg.requests import describe_fields
-from prefreg.terms import Term, parse_reference, parse_term
+from prefreg.terms import parse_dial, parse_reference, parse_term
 
 if TYPE_CHECKING:
     from prefreg.api import Registry
@@ -203,60 +203,23 @@ def _option_type(kind: Any) -> dict[str, Any]:
     return {"type": next((each for each in (int, float) if each in kinds), str)}
 
 
-class TermType(click.ParamType[Term]):
-    """A term, `AXIS[@VERSION]:ETA`."""
-
-    name = "term"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Term:
-        """Parse the term; malformed text is wrong usage."""
-        try:
-            return value if isinstance(value, Term) else parse_term(value)
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
+Value = TypeVar("Value")
 
 
-class ReferenceType(click.ParamType[Reference]):
-    """A version of an axis, `AXIS[@VERSION|@ALIAS]`."""
+class ParsedType(click.ParamType[Value]):
+    """What a function makes of a text; a text that it refuses is wrong usage."""
 
-    name = "reference"
+    def __init__(self, name: str, parse: Callable[[str], Value]) -> None:
+        """Name the type, which shows where a parameter has no metavar."""
+        self.name = name
+        self.parse = parse
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Reference:
-        """Parse the reference; malformed text is wrong usage."""
+    ) -> Value:
+        """Parse a text; a default is what it is."""
         try:
-            return value if isinstance(value, tuple) else parse_reference(value)
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-
-
-class DialType(click.ParamType[Term]):
-    """A vector that is looked at: a term, or a version, which stands for itself at 1."""
-
-    name = "dial"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Term:
-        """Parse the term or the reference; malformed text is wrong usage."""
-        if isinstance(value, Term) or ":" in value:
-            return TERM.convert(value, param, ctx)
-        axis, reference = REFERENCE.convert(value, param, ctx)
-        return Term(axis, 1.0, reference)
-
-
-class MomentType(click.ParamType[datetime]):
-    """A moment in the past, `YYYY-MM-DD[THH:MM]`."""
-
-    name = "date"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        """Read the moment; malformed text is wrong usage."""
-        from prefreg.api import parse_moment
-
-        try:
-            return value if isinstance(value, datetime) else parse_moment(value)
+            return self.parse(value) if isinstance(value, str) else cast("Value", value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
 
@@ -279,57 +242,43 @@ class PictureType(click.Path):
         return path
 
 
-class NamesType(click.ParamType[tuple[str, ...]]):
-    """Names, as in `a,b`."""
+def _parse_moment(text: str) -> datetime:
+    from prefreg.api import parse_moment
 
-    name = "names"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        """Part the names at commas."""
-        if isinstance(value, tuple):
-            return value
-        return tuple(name.strip() for name in value.split(",") if name.strip())
+    return parse_moment(text)
 
 
-class SeedsType(click.ParamType[tuple[int, ...]]):
-    """Seeds, as in `0,1,5-7`."""
+def _parse_names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
-    name = "seeds"
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, ...]:
-        """Read the seeds; malformed text is wrong usage."""
-        if isinstance(value, tuple):
-            return value
-        seeds: list[int] = []
-        for part in value.split(","):
-            found = _RANGE.fullmatch(part.strip())
-            if found is None:
-                self.fail(f"{part!r} is no seed: write whole numbers, as in 0,1,2 or 0-7.")
-            first, last = int(found[1]), int(found[2] or found[1])
-            if not first <= last < first + _MOST_SEEDS:
-                self.fail(f"{part!r} is no range of seeds.")
-            seeds += range(first, last + 1)
-        return tuple(seeds)
+def _parse_seeds(text: str) -> tuple[int, ...]:
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = _RANGE.fullmatch(part.strip())
+        if found is None:
+            raise UsageError(f"{part!r} is no seed: write whole numbers, as in 0,1,2 or 0-7.")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not first <= last < first + _MOST_SEEDS:
+            raise UsageError(f"{part!r} is no range of seeds.")
+        seeds += range(first, last + 1)
+    return tuple(seeds)
 
 
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 _MOST_SEEDS = 1000
 
-TERM = TermType()
-REFERENCE = ReferenceType()
-DIAL = DialType()
-NAMES = NamesType()
+TERM = ParsedType("term", parse_term)
+REFERENCE = ParsedType("reference", parse_reference)
+DIAL = ParsedType("dial", parse_dial)
+NAMES = ParsedType("names", _parse_names)
 SCORING = "axes retention tasks task_limit task_path reward_models judge judge_model judge_timeout"
 """The fields of `EvaluationRequest` that compositions need, and single dials do not."""
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _ONE_OR_MORE = click.IntRange(1)
 _AT: Mapping[str, Any] = {
-    "type": MomentType(),
+    "type": ParsedType("date", _parse_moment),
     "metavar": "DATE",
     "help": "As it was at the end of YYYY-MM-DD, or at YYYY-MM-DDTHH:MM, in UTC.",
 }
@@ -367,7 +316,7 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "prompts": {"type": _ONE_OR_MORE},
     "prompts_file": {"type": click.Path(path_type=Path, dir_okay=False)},
     "reward_models": {"names": ["--reward-model"], "metavar": "ID"},
-    "seeds": {"type": SeedsType(), "multiple": False},
+    "seeds": {"type": ParsedType("seeds", _parse_seeds), "multiple": False},
     "settings": {"names": ["--set"], "metavar": "KEY=VALUE"},
     "tags": {"names": ["--tag"]},
     "task_limit": {"type": _ONE_OR_MORE},

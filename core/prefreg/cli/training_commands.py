@@ -198,7 +198,7 @@ def consistency(common: Common, name: str, plot: Path | None, **options: Any) ->
     if plot is not None:
         from prefreg import api
 
-        api.draw_consistency(found, plot)
+        api.plot_consistency(found, plot)
     common.emit("consistency", found.to_json(), _describe_consistency(found), asked=True)
 
 

@@ -69,7 +69,7 @@ def show(
     if plot is not None:
         from prefreg import api
 
-        api.draw_training(record, plot)
+        api.plot_version(record, plot)
         common.note(f"Drew {plot}.")
     text = f"{_describe(record)}\n\n{describe_disk(disk)}"
     common.emit("show", record.to_json() | {"disk": disk.to_json()}, text, asked=True)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ from prefreg.composition.plan import OpenPlan, Plan, opened, rounded_eta
 from prefreg.composition.recipe import recipe, recipe_file
 from prefreg.errors import UsageError, VectorError, listed
 from prefreg.files import hash_bytes
-from prefreg.json_values import fields_to_json
+from prefreg.json_values import JsonFields
 from prefreg.registry import Access
 from prefreg.vectors import Vector
 from prefreg.vectors.lowrank import (
@@ -51,7 +50,7 @@ _Part = tuple[float, Vector]
 
 
 @dataclass(frozen=True, slots=True)
-class Compression:
+class Compression(JsonFields):
     """What a bound on the rank cost, as ‖lost‖ / ‖φ‖."""
 
     max_rank: int
@@ -86,61 +85,35 @@ class Compression:
         line = f"Recompressed to rank {self.max_rank}: relative error {self.error:.3g}."
         return f"{line} Left out: {self.omitted}." if self.omitted else line
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the values for the recipe."""
-        return fields_to_json(self)
-
 
 @dataclass(frozen=True, slots=True)
-class ComposedAdapter:
-    """An adapter that has been written."""
+class ComposedAdapter(JsonFields):
+    """An adapter that has been written, and what to know about serving it."""
 
     path: Path
     formula: str
+    base: str
+    size: int
+    """Bytes of the weight file."""
     rank: int
     """The largest rank of a module."""
     ranks: dict[str, int]
     """By the weight's name on disk."""
-    size: int
-    """Bytes of the weight file."""
     compression: Compression | None
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterResult:
-    """An adapter that was written, and what to know about serving it."""
-
-    written: ComposedAdapter
-    base: str
     warnings: tuple[str, ...]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the result in a form that JSON can hold."""
-        written = self.written
-        return {
-            "path": str(written.path),
-            "formula": written.formula,
-            "base": self.base,
-            "size": written.size,
-            "rank": written.rank,
-            "ranks": written.ranks,
-            "compression": written.compression.to_json() if written.compression else None,
-            "warnings": list(self.warnings),
-        }
 
-
-def compose_adapter(access: Access, request: CompositionRequest) -> AdapterResult:
+def compose_adapter(access: Access, request: CompositionRequest) -> ComposedAdapter:
     """Write the composition that is asked for as an adapter."""
     _refuse_options_of_checkpoints(request)
-    found, made = resolve_plan(access, request)
-    written = write_adapter(
+    _, made = resolve_plan(access, request)
+    return write_adapter(
         made,
         request.output,
         max_rank=request.max_rank,
         overwrite=request.overwrite,
         durable=request.durable,
     )
-    return AdapterResult(written, str(found.base), tuple(_serving(written.rank)))
 
 
 def write_adapter(
@@ -191,7 +164,10 @@ def write_adapter(
         write_file(folder / RECIPE_FILE, recipe_file(content), durable=durable)
         write_file(folder / CARD_FILE, card, durable=durable)
     ranks = {weight: part.rank for weight, part in factors.items()}
-    return ComposedAdapter(destination, plan.formula, max(ranks.values()), ranks, size, compression)
+    rank = max(ranks.values())
+    return ComposedAdapter(
+        destination, plan.formula, str(base), size, rank, ranks, compression, _serving(rank)
+    )
 
 
 def factor_sum(
@@ -250,16 +226,16 @@ def _refuse_options_of_checkpoints(request: CompositionRequest) -> None:
         )
 
 
-def _serving(rank: int) -> list[str]:
+def _serving(rank: int) -> tuple[str, ...]:
     if rank in VLLM_RANKS:
-        return []
+        return ()
     room = next((size for size in VLLM_RANKS if size >= rank), None)
     if room is None:
-        return [
+        return (
             f"vLLM serves adapters of rank {VLLM_RANKS[-1]} at most, and this one has rank {rank}; "
-            "bound it with --max-rank."
-        ]
-    return [f"vLLM has no rank {rank}; serve it with --max-lora-rank {room}."]
+            "bound it with --max-rank.",
+        )
+    return (f"vLLM has no rank {rank}; serve it with --max-lora-rank {room}.",)
 
 
 def _require_finite(tensors: Mapping[str, torch.Tensor]) -> None:

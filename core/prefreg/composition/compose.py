@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from prefreg.composition.composition_request import CompositionRequest, read_rul
 from prefreg.composition.dial_ranges import range_warnings
 from prefreg.composition.layout import parse_size, plan_files
 from prefreg.composition.methods import find_method
-from prefreg.composition.output import write_composition
+from prefreg.composition.output import Composed, write_composition
 from prefreg.composition.plan import Plan, PlannedTerm, opened
 from prefreg.composition.recipe import SCHEMA
 from prefreg.composition.resolve import Resolution, refuse_mixed_contrasts, resolve_terms
@@ -23,29 +23,9 @@ from prefreg.errors import PrefregError, UsageError, VectorError, one_line
 from prefreg.json_values import fields_to_json
 from prefreg.progress import Progress
 from prefreg.registry import Access, Store
+from prefreg.requests import make_request
 from prefreg.terms import Term, parse_reference
 from prefreg.vectors.stored import parse_dtype, require_device
-
-
-@dataclass(frozen=True, slots=True)
-class Composed:
-    """A composition that was written."""
-
-    path: Path
-    formula: str
-    base: str
-    size: int
-    survival: Survival | None
-    warnings: tuple[str, ...]
-
-    @property
-    def gain(self) -> float | None:
-        """The share of the requested change that the rounding left."""
-        return self.survival.gain if self.survival else None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result in a form that JSON can hold."""
-        return fields_to_json(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +74,7 @@ def compose(
         progress=progress,
     )
     _relocate(access, request, found)
-    warnings = tuple(_warnings(found, written.survival))
-    return Composed(
-        written.path, written.formula, str(found.base), written.size, written.survival, warnings
-    )
+    return replace(written, warnings=tuple(_warnings(found, written.survival)))
 
 
 def plan(access: Access, request: CompositionRequest) -> CompositionPlan:
@@ -221,8 +198,9 @@ def _warnings(found: Resolution, survival: Survival | None) -> list[str]:
     return warnings
 
 
-def read_recipe(path: Path, **options: Any) -> CompositionRequest:
+def read_recipe(path: Path, **options: object) -> CompositionRequest:
     """Read a recipe, such as the `prefreg.json` of an output; options given win over it."""
+    make_request(CompositionRequest, (), **options)  # refuses what a composition does not have
     try:
         content = _parse(path.read_text(encoding="utf-8"))
         given = {key: value for key, value in options.items() if _is_given(value)}

@@ -52,6 +52,7 @@ class CompositionRequest:
     """What is asked of a composition; every default is the command line's."""
 
     terms: tuple[Term, ...]
+    """What is added to the base."""
     output: Path = Path("composed")
     """Folder to write; it appears whole or not at all."""
     base: str | None = None

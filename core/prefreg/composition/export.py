@@ -24,6 +24,7 @@ from prefreg.composition.output import (
 from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.composition.recipe import recipe, recipe_file
 from prefreg.errors import UsageError
+from prefreg.json_values import JsonFields
 from prefreg.progress import Progress
 from prefreg.registry import Access
 from prefreg.terms import Term, parse_reference, parse_term
@@ -49,22 +50,25 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class MergekitFolder:
+class MergekitFolder(JsonFields):
     """A folder that mergekit can work from."""
 
     path: Path
     formula: str
-    models: tuple[str, ...]
-    """The folders of θ_base + φ in it, in the order of the terms."""
+    base: str
     size: int
     """Bytes of all weight files."""
+    config: str
+    """The file in it that says how."""
+    models: tuple[str, ...]
+    """The folders of θ_base + φ in it, in the order of the terms."""
 
 
 def export(access: Access, request: ExportRequest, progress: Progress | None = None) -> Exported:
     """Write stored vectors for another tool."""
     _refuse_strangers(request)
     if request.form == "mergekit":
-        return Exported("mergekit", _to_mergekit(access, request, progress))
+        return Exported("mergekit", _to_mergekit(access, request, progress).to_json())
     if len(request.what) != 1:
         raise UsageError(f"An exported {request.form} is of one version: give one AXIS[@V].")
     axis, reference = parse_reference(request.what[0])
@@ -80,7 +84,7 @@ def export(access: Access, request: ExportRequest, progress: Progress | None = N
     )
     if request.form == "adapter":
         made = compose_adapter(access, wanted)
-        return Exported("adapter", made.to_json(), made.written.compression)
+        return Exported("adapter", made.to_json(), made.compression)
     return Exported("checkpoint", compose(access, wanted, progress).to_json())
 
 
@@ -114,7 +118,9 @@ def write_mergekit(
         write_file(folder / CONFIG_FILE, _config(plan, names))
         content = recipe(plan, dtype=None, files=None, survival=None)
         write_file(folder / RECIPE_FILE, recipe_file(content))
-    return MergekitFolder(destination, plan.formula, tuple(names), size)
+    return MergekitFolder(
+        destination, plan.formula, str(plan.base), size, CONFIG_FILE, tuple(names)
+    )
 
 
 def _refuse_strangers(request: ExportRequest) -> None:
@@ -130,19 +136,10 @@ def _refuse_strangers(request: ExportRequest) -> None:
 
 def _to_mergekit(
     access: Access, request: ExportRequest, progress: Progress | None
-) -> dict[str, Any]:
+) -> MergekitFolder:
     terms = tuple(map(parse_term, request.what))
-    wanted = CompositionRequest(terms, request.output, base=request.base)
-    found, made = resolve_plan(access, wanted)
-    written = write_mergekit(made, request.output, overwrite=request.overwrite, progress=progress)
-    return {
-        "path": str(written.path),
-        "formula": written.formula,
-        "base": str(found.base),
-        "size": written.size,
-        "config": CONFIG_FILE,
-        "models": list(written.models),
-    }
+    _, made = resolve_plan(access, CompositionRequest(terms, request.output, base=request.base))
+    return write_mergekit(made, request.output, overwrite=request.overwrite, progress=progress)
 
 
 def _config(plan: Plan, names: list[str]) -> bytes:

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from prefreg.checkpoints.checkpoint import CONFIG_FILE, INDEX_FILE, read_companion
+from prefreg.checkpoints.checkpoint import CONFIG_FILE, INDEX_FILE, companions, read_companion
 from prefreg.composition.card import CARD_FILE, checkpoint_card
 from prefreg.composition.layout import OutputFile, index_file, parse_size, plan_files
 from prefreg.composition.plan import Plan, opened
@@ -20,6 +21,7 @@ from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import THREADS, write_weights
 from prefreg.errors import OutputError
 from prefreg.files import hash_bytes, hash_file, human_size, sync
+from prefreg.json_values import fields_to_json
 from prefreg.progress import Progress
 from prefreg.vectors.stored import parse_dtype, require_device
 
@@ -33,17 +35,30 @@ _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
 
 
 @dataclass(frozen=True, slots=True)
-class ComposedFolder:
-    """A checkpoint that has been written."""
+class Composed:
+    """A composition that was written as a checkpoint."""
 
     path: Path
     formula: str
-    files: dict[str, str] | None
-    """sha256 by file name, without the recipe and the card; only where they were asked for."""
+    base: str
     size: int
     """Bytes of all weight files."""
     survival: Survival | None
     """What the rounding left of the requested change; absent when none was requested."""
+    files: dict[str, str] | None
+    """sha256 by file name, without the recipe and the card; only where they were asked for."""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def gain(self) -> float | None:
+        """The share of the requested change that the rounding left."""
+        return self.survival.gain if self.survival else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result in a form that JSON can hold; its recipe has the hashes of files."""
+        found = fields_to_json(self)
+        del found["files"]
+        return found
 
 
 def write_composition(
@@ -58,7 +73,7 @@ def write_composition(
     durable: bool = False,
     hashed: bool = False,
     progress: Progress | None = None,
-) -> ComposedFolder:
+) -> Composed:
     """Write a plain checkpoint that transformers loads, with its recipe and card.
 
     Equal plans give equal bytes, on every device. The folder appears whole or not at all; with
@@ -104,7 +119,7 @@ def write_composition(
         for name, data in small.items():
             (folder / name).parent.mkdir(exist_ok=True)
             write_file(folder / name, data, durable=durable)
-    return ComposedFolder(destination, plan.formula, hashes, size, survival)
+    return Composed(destination, plan.formula, str(plan.base), size, survival, hashes)
 
 
 @contextmanager
@@ -195,7 +210,7 @@ def swap(partial: Path, target: Path) -> None:
 def _small_files(plan: Plan, files: tuple[OutputFile, ...], dtype: str | None) -> dict[str, bytes]:
     checkpoint = plan.base.checkpoint
     small = {CONFIG_FILE: config_file(checkpoint, dtype)}
-    for path in checkpoint.companions():
+    for path in companions(checkpoint.path):
         small[path.as_posix()] = read_companion(checkpoint.path / path)
     index = index_file(files)
     if index is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from prefreg.errors import UsageError
-from prefreg.json_values import fields_to_json
+from prefreg.json_values import JsonFields
 
 if TYPE_CHECKING:
     import torch
@@ -89,7 +89,7 @@ def random_bits(key: int, start: int, count: int) -> numpy.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(JsonFields):
     """What became of Δ = Σ ηᵢ·φᵢ in some of the written weights."""
 
     changed: float
@@ -100,10 +100,6 @@ class Kept:
     """‖Δ written‖ / ‖Δ requested‖; above the gain by the noise that rounding added."""
     cosine: float
     """Between the two; it misleads where few weights changed, each by a large step."""
-
-    def to_json(self) -> dict[str, float]:
-        """Return the values for the recipe."""
-        return fields_to_json(self)
 
 
 @dataclass(frozen=True, slots=True)

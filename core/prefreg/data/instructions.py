@@ -4,14 +4,15 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from prefreg.axes.axis import Message, Row, Text, is_blank, read_message, read_told
 from prefreg.axes.row_sources import read_rows
 from prefreg.data.pairs import HELDOUT_LIMIT, HELDOUT_SHARE, SMALLEST_SPLIT
 from prefreg.errors import DataError
+from prefreg.json_values import JsonFields
 
 Form = Literal["messages", "prompt/completion", "instruction/output"]
 
@@ -31,7 +32,7 @@ class Instruction:
 
 
 @dataclass(frozen=True, slots=True)
-class InstructionAudit:
+class InstructionAudit(JsonFields):
     """What became of the rows; the examples are those of all their answers."""
 
     rows: int
@@ -46,10 +47,6 @@ class InstructionAudit:
     """Examples dropped because they exceed the maximum length; known once tokenised."""
     truncated: int = 0
     """Examples whose answer was cut at the maximum length."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the counts in a form that JSON can hold."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,14 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from prefreg.axes.axis import PreferencePair, is_blank, word_count
 from prefreg.errors import DataError
+from prefreg.json_values import JsonFields
 
 
 @dataclass(frozen=True, slots=True)
-class Audit:
+class Audit(JsonFields):
     """Counts of rows and pairs, and figures about the pairs that were kept."""
 
     rows: int
@@ -78,10 +78,6 @@ class Audit:
                 f"{max_length} tokens: {self.truncated} were cut, {self.dropped_long} left out."
             )
         return found
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures in a form that JSON can hold."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from prefreg.composition.dial_ranges import CALIBRATION
 from prefreg.errors import DataError
 from prefreg.evaluation.evaluation_request import FURTHEST, Calibrating, EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials
-from prefreg.evaluation.figures import pair_up
+from prefreg.evaluation.figures import deviation_of, pair_up
 from prefreg.evaluation.statistics import Estimate, bootstrap
 from prefreg.progress import Progress
 from prefreg.registry import Access, VersionRecord
@@ -241,9 +241,7 @@ def _effect(evaluator: Evaluator, place: int) -> tuple[Unit, Measure]:
             f"{axis} has no metric for these prompts, so its effect has no unit: use --by kl."
         )
     base = metric.read(evaluator.plain)
-    counted = base[np.isfinite(base)]
-    unit = unit_of(counted)
-    deviation = float(counted.std(ddof=1)) if len(counted) > 1 else 0.0
+    unit, deviation = unit_of(base[np.isfinite(base)]), deviation_of(base)
     if unit is Unit.DEVIATIONS and not deviation:
         raise DataError(f"The metric of {axis} does not vary on the base: use --by kl.")
     statistic = effect_statistic(unit, deviation)

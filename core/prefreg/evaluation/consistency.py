@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from prefreg.errors import VectorError
 from prefreg.evaluation.candidates import opened_vectors
 from prefreg.evaluation.evaluation_request import ConsistencyRequest
 from prefreg.evaluation.evaluator import Evaluator
+from prefreg.evaluation.plots import draw_consistency
 from prefreg.evaluation.prompts import HeldOut
 from prefreg.evaluation.seed_runs import Run, SeedRuns, gather_runs
 from prefreg.evaluation.statistics import Spread, jackknife, spearman_brown
@@ -265,6 +267,18 @@ def measure_consistency(
         effects=effects,
         halves=_halves(whole, count, request.halves),
         null=_null(whole, changes, count, request.null),
+    )
+
+
+def plot_consistency(found: Consistency, destination: Path) -> None:
+    """Draw the cosines of whole vectors, seed by seed, and of every layer."""
+    draw_consistency(
+        destination,
+        title=f"{found.axis} on {found.base}: {len(found.seeds)} seeds",
+        caption=f"share of signal {found.vectors.share}; lines are {found.interval}",
+        seeds=found.seeds,
+        cosines=found.cosines,
+        layers=found.layers,
     )
 
 

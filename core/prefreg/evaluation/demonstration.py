@@ -80,8 +80,8 @@ class Demonstration:
 def demonstrate(
     folder: Path,
     *,
-    prompts: int,
-    seed: int,
+    prompts: int = 200,
+    seed: int = 0,
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> Demonstration:

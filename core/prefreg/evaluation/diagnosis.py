@@ -16,7 +16,7 @@ from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials
-from prefreg.evaluation.figures import Metric
+from prefreg.evaluation.figures import Metric, deviation_of
 from prefreg.progress import Progress
 from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term, format_eta
@@ -271,7 +271,7 @@ def _strength(evaluator: Evaluator, place: int) -> Strength:
     axis, sign = term.record.axis, copysign(1.0, term.eta)
     evaluator.require_pairs(axis)
     base = evaluator.margins(evaluator.plain, axis)
-    deviation = float(base.std(ddof=1)) if len(base) > 1 else 0.0
+    deviation = deviation_of(base)
     if not deviation:
         raise DataError("its margin does not vary on the base")
 

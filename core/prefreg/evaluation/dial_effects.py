@@ -22,9 +22,10 @@ from prefreg.composition.resolve import ResolvedTerm
 from prefreg.errors import DataError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials
-from prefreg.evaluation.figures import Column, Read
+from prefreg.evaluation.figures import Column, Read, deviation_of
 from prefreg.evaluation.prompts import fingerprint_prompts
 from prefreg.evaluation.statistics import Estimate, grouped_mean
+from prefreg.evaluation.weight_geometry import cosines_of
 from prefreg.models.generation import Answer
 from prefreg.models.padded import length, step_inputs
 from prefreg.progress import Progress, Steps, steps_of
@@ -58,10 +59,7 @@ class FunctionalGeometry:
     @property
     def cosines(self) -> Array:
         """Cosines between vectors as the model's predictions have them; NaN of one without any."""
-        norms = np.sqrt(np.diag(self.gram))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found: Array = self.gram / np.outer(norms, norms)
-        return found
+        return cosines_of(self.gram)
 
     def predict(self, etas: ArrayLike) -> float:
         """Predict KL(π_η ‖ π_0) in nats per answer."""
@@ -298,8 +296,7 @@ def measure_leakage(evaluator: Evaluator, of: Of) -> Leakage:
 def _row(evaluator: Evaluator, axis: str, of: Of) -> tuple[Estimate, ...]:
     read, groups = _reader(evaluator, axis, of)
     base = read(evaluator.plain)
-    counted = base[np.isfinite(base)]
-    deviation = float(counted.std(ddof=1)) if len(counted) > 1 else 0.0
+    deviation = deviation_of(base)
     if not deviation:
         raise DataError(f"the {of} does not vary on the base")
     entries = []

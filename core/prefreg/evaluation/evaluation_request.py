@@ -167,7 +167,9 @@ class CompressionRequest:
     """What is to be made smaller, and in which one way."""
 
     axis: str
+    """The axis of the version."""
     reference: str | None = None
+    """Its number or an alias of it; the newest version if absent."""
     dtype: str | None = None
     """Store every number in bfloat16."""
     int8: bool = False

@@ -185,6 +185,12 @@ def are_shares(*columns: Column) -> bool:
     return all(bool(np.isin(each[np.isfinite(each)], (0.0, 1.0)).all()) for each in columns)
 
 
+def deviation_of(values: Column) -> float:
+    """Return the standard deviation of what counts; 0 of fewer than two values."""
+    counted = values[np.isfinite(values)]
+    return float(counted.std(ddof=1)) if len(counted) > 1 else 0.0
+
+
 def pair_up(
     after: Column, before: Column, groups: Sequence[str]
 ) -> tuple[NDArray[np.float64], list[str]]:

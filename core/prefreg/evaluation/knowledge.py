@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.axes.axis import Row
 from prefreg.axes.base_world import ChoiceQuestion
@@ -29,9 +30,6 @@ from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.figures import Column, Metric, as_column
 from prefreg.files import hash_bytes
 from prefreg.models.log_probs import answer_log_probs
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def read_questions(path: Path) -> list[ChoiceQuestion]:
@@ -70,8 +68,8 @@ def fingerprint_questions(questions: Sequence[ChoiceQuestion]) -> str:
 
 
 def score_choices(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[ChoiceQuestion],
 ) -> dict[str, Any]:
     """Return the log-likelihood and the tokens of every choice, question by question."""
@@ -139,7 +137,7 @@ def is_right(question: ChoiceQuestion, nats: Sequence[float], normalised: bool =
 
 
 def _encode(
-    question: ChoiceQuestion, tokenizer: "PreTrainedTokenizerBase", context: int | None
+    question: ChoiceQuestion, tokenizer: PreTrainedTokenizerBase, context: int | None
 ) -> tuple[list[int], list[list[int]]]:
     prompt = encode_prompt(question.prompt, tokenizer)
     if isinstance(question.prompt, str):
@@ -203,8 +201,8 @@ def require_tasks(tasks: Sequence[str], folder: Path | None = None) -> None:
 
 
 def run_tasks(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[str],
     *,
     limit: int | None = None,

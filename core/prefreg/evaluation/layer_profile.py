@@ -1,7 +1,7 @@
 """Which layers of a vector do its work, and whether a subset does it for less KL."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count, pairwise
 from typing import Any
 
@@ -13,9 +13,10 @@ from prefreg.evaluation.candidates import opened_vectors
 from prefreg.evaluation.divergence import divergences
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials
-from prefreg.evaluation.figures import Column
+from prefreg.evaluation.figures import Column, deviation_of
 from prefreg.evaluation.prompts import fingerprint_prompts
 from prefreg.evaluation.weight_geometry import layer_of, layer_order
+from prefreg.json_values import JsonFields
 from prefreg.models.log_probs import margins
 from prefreg.progress import Progress, steps_of
 from prefreg.registry import Access, VersionRecord
@@ -27,7 +28,7 @@ Block = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class LayerEffect:
+class LayerEffect(JsonFields):
     """What some layers of η·φ do by themselves."""
 
     layers: Block
@@ -42,13 +43,9 @@ class LayerEffect:
         """KL per squared effect, which does not depend on η near the base; less is better."""
         return self.kl / self.effect**2 if self.effect else float("inf")
 
-    def to_json(self) -> dict[str, Any]:
-        """Return it in a form that JSON can hold."""
-        return asdict(self) | {"layers": list(self.layers)}
-
 
 @dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(JsonFields):
     """A vector by its layers."""
 
     whole: LayerEffect
@@ -58,15 +55,6 @@ class Profile:
     """The cheapest block, the two cheapest, and so on."""
     chosen: LayerEffect
     """The cheapest of these, turned up to the whole effect; the whole where none takes less KL."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it in a form that JSON can hold."""
-        return {
-            "whole": self.whole.to_json(),
-            "blocks": [each.to_json() for each in self.blocks],
-            "growing": [each.to_json() for each in self.growing],
-            "chosen": self.chosen.to_json(),
-        }
 
 
 def make_blocks(names: Sequence[str], count: int) -> list[Block]:
@@ -175,7 +163,7 @@ def _measure(evaluator: Evaluator, blocks: int) -> dict[str, Any]:
         cut = make_blocks(vector.names, blocks)
         answers = evaluator.sample(evaluator.plain)
         base = _margins(evaluator, evaluator.model(evaluator.plain))
-        deviation = float(base.std(ddof=1)) if len(base) > 1 else 0.0
+        deviation = deviation_of(base)
         if not deviation:
             raise DataError("The held-out margin does not vary on the base: give more pairs.")
         tell = steps_of(evaluator.progress, "blocks of layers")

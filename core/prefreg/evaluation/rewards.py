@@ -1,7 +1,7 @@
 """Score answers with a reward or cost model: any sequence classifier in safetensors."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -9,6 +9,8 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     LlamaForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from prefreg.axes.axis import Message, Text, plain_text
@@ -16,9 +18,6 @@ from prefreg.checkpoints import BaseModel
 from prefreg.errors import BaseModelError
 from prefreg.models.loading import context_length, load_tokenizer, on_gpu, quiet
 from prefreg.progress import Steps
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _BEAVER = ("LlamaForScore", "LlamaModelForScore")
 """What PKU's safe-rlhf calls a Llama with a linear score of the last token."""
@@ -92,7 +91,7 @@ class RewardModel:
         return list(tokenizer(plain_text(prompt), answer)["input_ids"])
 
 
-def _load(found: BaseModel) -> tuple[bool, "PreTrainedModel"]:
+def _load(found: BaseModel) -> tuple[bool, PreTrainedModel]:
     loader: Any = AutoModelForSequenceClassification
     options: dict[str, Any] = {}
     try:

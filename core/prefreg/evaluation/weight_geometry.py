@@ -8,7 +8,7 @@ no two vectors share a direction.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import combinations, product
 
 import numpy as np
@@ -237,33 +237,36 @@ class Sums:
 
     def add(self, other: "Sums") -> None:
         """Add the sums of other weights."""
-        self.products += other.products
-        self.shared += other.shared
-        self.opposed += other.opposed
-        self.mass += other.mass
-        self.opposed_mass += other.opposed_mass
+        for each in fields(self):
+            mine: Matrix = getattr(self, each.name)
+            mine += getattr(other, each.name)
 
     @property
     def cosines(self) -> Matrix:
         """The cosine of every two vectors; NaN with one that is zero there."""
-        norms = np.sqrt(np.diag(self.products))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found: Matrix = self.products / np.outer(norms, norms)
-        return found
+        return cosines_of(self.products)
 
     @property
     def conflicts(self) -> Matrix:
         """Of the weights that both change, the share moved in opposite directions."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found: Matrix = self.opposed / self.shared
-        return found
+        return _divide(self.opposed, self.shared)
 
     @property
     def conflicting_mass(self) -> Matrix:
         """The same, a weight counted by the smaller of both changes: what really cancels."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found: Matrix = self.opposed_mass / self.mass
-        return found
+        return _divide(self.opposed_mass, self.mass)
+
+
+def cosines_of(products: Matrix) -> Matrix:
+    """Return the cosine of every two vectors by their inner products; NaN with one of zeros."""
+    norms = np.sqrt(np.diag(products))
+    return _divide(products, np.outer(norms, norms))
+
+
+def _divide(over: Matrix, under: Matrix) -> Matrix:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Matrix = over / under
+    return found
 
 
 @dataclass(slots=True)

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from transformers import PreTrainedModel
 
 from prefreg.data.tokens import TokenPair
 from prefreg.models.padded import score_answers, split_by_length
@@ -16,9 +16,6 @@ from prefreg.models.prompt_rows import (
     why_not_rows,
 )
 from prefreg.progress import Steps
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 TOKENS = 4096
 """Tokens that are scored at a time, with their padding."""
@@ -52,7 +49,7 @@ class PairLogProbs:
 
 
 def answer_log_probs(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     pairs: Sequence[TokenPair],
     *,
     tokens: int = TOKENS,
@@ -107,7 +104,7 @@ def preference_accuracy(margin: torch.Tensor) -> float:
 
 
 @torch.no_grad()
-def _score_rows(model: "PreTrainedModel", pairs: Sequence[TokenPair]) -> list[torch.Tensor]:
+def _score_rows(model: PreTrainedModel, pairs: Sequence[TokenPair]) -> list[torch.Tensor]:
     """Return the log-probabilities of each answer's tokens: all chosen, then all rejected."""
     scores = token_scores(model, lay_out(pairs).to(model.device)).log_probs.cpu()
     answers = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]

@@ -1,10 +1,11 @@
 """What enters and leaves the registry: plain values, never rows or sessions."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from typing import Any, Literal
 
 from prefreg.errors import UsageError
+from prefreg.json_values import JsonFields, fields_to_json
 
 INLINE_LIMIT = 4 * 1024 * 1024
 """Vectors of at most this many bytes live inside the database."""
@@ -16,7 +17,7 @@ AliasAction = Literal["set", "moved", "deleted", "removed"]
 
 
 @dataclass(frozen=True, slots=True)
-class BaseIdentity:
+class BaseIdentity(JsonFields):
     """A base model: what it was called, where it lay, and what it holds."""
 
     name: str
@@ -30,20 +31,12 @@ class BaseIdentity:
     parameters: int
     dtype: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the base in a form that JSON can hold."""
-        return asdict(self)
-
 
 @dataclass(frozen=True, slots=True)
 class BaseRecord(BaseIdentity):
     """A base model that the registry knows."""
 
     created: datetime
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the base in a form that JSON can hold."""
-        return asdict(self) | {"created": self.created.isoformat()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +55,7 @@ class NewVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class Measurement(JsonFields):
     """Something learned about a version after it was added."""
 
     kind: str
@@ -70,10 +63,6 @@ class Measurement:
     protocol: str
     """How it was measured."""
     created: datetime
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the measurement in a form that JSON can hold."""
-        return asdict(self) | {"created": self.created.isoformat()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +191,7 @@ class DiskUse:
 
     def to_json(self) -> dict[str, int]:
         """Return the sizes in a form that JSON can hold."""
-        return asdict(self) | {"total": self.total}
+        return fields_to_json(self) | {"total": self.total}
 
 
 Moment = str | datetime

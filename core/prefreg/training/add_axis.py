@@ -16,6 +16,7 @@ from prefreg.composition.resolve import base_spec, identify
 from prefreg.data.mixture import Mixture, open_rows
 from prefreg.data.pairs import Audit, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
+from prefreg.json_values import JsonFields
 from prefreg.progress import Progress
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
@@ -233,7 +234,7 @@ def _declared(found: FoundAxis) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class AxisPreview:
+class AxisPreview(JsonFields):
     """What a run would train on."""
 
     axis: str
@@ -249,12 +250,6 @@ class AxisPreview:
     examples: tuple[list[PreviewToken], ...] = ()
     notes: tuple[str, ...] = ()
     """What a run would say of its rows, a sentence each."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the preview in a form that JSON can hold."""
-        examples = [[token._asdict() for token in example] for example in self.examples]
-        lists = {"renderings": list(self.renderings), "notes": list(self.notes)}
-        return asdict(self) | lists | {"examples": examples}
 
 
 def preview_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPreview:

@@ -6,7 +6,9 @@ It is handed on whole from step to step, and never changed.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.axes.axis import Axis, PreferencePair
 from prefreg.axes.plugins import FoundAxis
@@ -24,9 +26,6 @@ from prefreg.training.lora import Lora, choose_layers
 from prefreg.training.settings import Settings, default_settings
 from prefreg.vectors.tensors import CheckpointTensors
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 Pole = Literal["positive", "negative"]
 
 
@@ -37,7 +36,7 @@ class ExistingPole:
     pole: Pole
     model: BaseModel
 
-    def load(self) -> "PreTrainedModel":
+    def load(self) -> PreTrainedModel:
         """Load its weights in float32."""
         return load_model(self.model)
 
@@ -77,7 +76,7 @@ class AxisRun:
         return self.found.installed.axis
 
     @cached_property
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the base's tokenizer."""
         return load_tokenizer(self.base)
 

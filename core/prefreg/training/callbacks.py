@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from prefreg.checkpoints.checkpoint import read_json_object
 from prefreg.data.tokens import TokenPair
@@ -31,10 +31,6 @@ from prefreg.training.guards import Thresholds, compare
 from prefreg.training.references import References
 from prefreg.training.sample_answers import SampledAnswers
 from prefreg.training.settings import Settings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 
 Note = Callable[[str], None]
 
@@ -174,7 +170,7 @@ class PoleChecks(TrainerCallback):
 
     def __init__(
         self,
-        model: "PreTrainedModel",
+        model: PreTrainedModel,
         pairs: Sequence[TokenPair],
         reference: PairLogProbs,
         *,

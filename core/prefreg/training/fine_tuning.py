@@ -5,10 +5,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, companions
@@ -32,9 +38,6 @@ from prefreg.training.callbacks import LossPoint
 from prefreg.training.resources import check_memory, estimate_memory, hardware, package_versions
 from prefreg.training.settings import Settings, resolve_settings
 from prefreg.training.sft_trainer import SFT, answer_loss, fine_tune
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SCHEMA = 1
 _SMALL_FILES_BYTES = 1 << 24  # the tokenizer, the record, and the file system's own
@@ -67,7 +70,7 @@ class RawModel:
         """What its weights are stored in."""
         return _DTYPES.get(self.base.fingerprint.dtype if self.base else "", torch.float32)
 
-    def load(self, seed: int) -> "PreTrainedModel":
+    def load(self, seed: int) -> PreTrainedModel:
         """Load the weights, or draw them from the seed, in float32."""
         if self.base is not None:
             return load_model(self.base)
@@ -132,7 +135,7 @@ class ChatTemplate:
         return {"origin": self.origin, "file": self.file, "sha256": digest}
 
 
-def choose_template(tokenizer: "PreTrainedTokenizerBase", file: Path | None) -> ChatTemplate:
+def choose_template(tokenizer: PreTrainedTokenizerBase, file: Path | None) -> ChatTemplate:
     """Give a tokenizer the template of a file, else keep its own, else give it the plain one."""
     if file is None and tokenizer.chat_template:
         return ChatTemplate("tokenizer")
@@ -154,7 +157,7 @@ class SFTRun:
     request: SFTRequest
     raw: RawModel
     settings: Settings
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: PreTrainedTokenizerBase
     template: ChatTemplate | None
     """None where no example has messages, so that no template is learnt."""
     examples: InstructionSet
@@ -271,14 +274,14 @@ def _find_raw(request: SFTRequest) -> RawModel:
     return RawModel(str(folder), folder, None)
 
 
-def _check_memory(model: "PreTrainedModel", run: SFTRun) -> None:
+def _check_memory(model: PreTrainedModel, run: SFTRun) -> None:
     need = estimate_memory(model.config, model.num_parameters(), run.settings, run.max_length)
     # The estimate is for pairs, which have two answers, and for poles, which are compared.
     check_memory(replace(need, activations=need.activations // 2, copies=0))
 
 
 def _train(
-    run: SFTRun, model: "PreTrainedModel", progress: Progress | None
+    run: SFTRun, model: PreTrainedModel, progress: Progress | None
 ) -> tuple[float | None, list[LossPoint], float | None]:
     """Train, and score the held-out answers before and after."""
 
@@ -306,7 +309,7 @@ def _train(
     return before, curve, after
 
 
-def _write(folder: Path, run: SFTRun, model: "PreTrainedModel") -> None:
+def _write(folder: Path, run: SFTRun, model: PreTrainedModel) -> None:
     """Write a plain checkpoint: what lay beside the raw weights stays as it was, byte for byte."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to("cpu", run.raw.dtype)

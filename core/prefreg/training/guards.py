@@ -3,17 +3,17 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
 
 import torch
 
 from prefreg.errors import GateError, UsageError
+from prefreg.json_values import JsonFields
 from prefreg.models.log_probs import PairLogProbs, margins, preference_accuracy
 
 
 @dataclass(frozen=True, slots=True)
-class PoleReport:
+class PoleReport(JsonFields):
     """Figures of one pole on pairs that it prefers; changes are against the reference."""
 
     pairs: int
@@ -33,10 +33,6 @@ class PoleReport:
     """Share of pairs whose chosen answer the pole finds more probable than the rejected one."""
     reference_accuracy: float
     """The same of the reference."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures in a form that JSON can hold."""
-        return asdict(self)
 
 
 def compare(policy: PairLogProbs, reference: PairLogProbs, *, split: str = "heldout") -> PoleReport:
@@ -124,7 +120,7 @@ def read_thresholds(assignments: Sequence[str]) -> Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(JsonFields):
     """A figure of one pole that misses its threshold."""
 
     pole: str
@@ -138,10 +134,6 @@ class Failure:
             f"the {self.pole} pole's {self.figure} is {self.value:.3g} "
             f"(threshold {self.threshold:.3g}): {self.advice}"
         )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the failure in a form that JSON can hold."""
-        return asdict(self)
 
 
 def check_pole(

@@ -10,9 +10,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel
+from trl.trainer.dpo_config import DPOConfig
 
 from prefreg.axes.isolation import switch_pairs
 from prefreg.data.tokens import TokenPair
@@ -53,10 +55,6 @@ from prefreg.training.sample_answers import (
 )
 from prefreg.training.settings import count_steps, dpo_config
 from prefreg.training.trainer import Shortcuts, choose_shortcuts, train_pole
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-    from trl.trainer.dpo_config import DPOConfig
 
 Weights = dict[str, torch.Tensor]
 _POLES: tuple[Pole, ...] = ("positive", "negative")
@@ -139,12 +137,12 @@ class TrainedPair:
         """Return θ₋."""
         return self.poles["negative"]
 
-    def load(self) -> "PreTrainedModel":
+    def load(self) -> PreTrainedModel:
         """Load the base to where it is trained."""
         with self._timed("loading"):
             return self._place(load_model(self.run.base))
 
-    def start(self, model: "PreTrainedModel") -> None:
+    def start(self, model: PreTrainedModel) -> None:
         """Find out which shortcuts are exact for either pole, and keep the base's weights."""
         self.prefix = model.base_model_prefix
         self.original = {} if self.run.lora else trained_weights(model)
@@ -154,7 +152,7 @@ class TrainedPair:
         for sentence in self.shortcuts.notes():
             self._tell(sentence)
 
-    def score_reference(self, model: "PreTrainedModel") -> None:
+    def score_reference(self, model: PreTrainedModel) -> None:
         """Score the base once; where the switch is the plain one, that serves both poles."""
         scorer, tokens = self._scorer(), self.run.tokens
         with self._timed("reference"):
@@ -166,7 +164,7 @@ class TrainedPair:
                 negative = scorer.score(model, tokens.negative, steps)
         self.references = {"positive": positive, "negative": negative}
 
-    def make(self, pole: Pole, model: "PreTrainedModel | None") -> None:
+    def make(self, pole: Pole, model: PreTrainedModel | None) -> None:
         """Take a pole as it is given, or as an earlier process finished it, or train it.
 
         `model` is the base, if it is loaded and nothing was trained on it yet.
@@ -210,7 +208,7 @@ class TrainedPair:
         needed, fresh = RESUME_BYTES * size, run.request.fresh
         return open_resume_folder(content, about, needed=needed, fresh=fresh, note=self.note)
 
-    def _train(self, pole: Pole, model: "PreTrainedModel") -> TrainedPole:
+    def _train(self, pole: Pole, model: PreTrainedModel) -> TrainedPole:
         run, tokens = self.run, self.run.tokens
         reference = self.references[pole].trained
         checks = self._checks(pole, model) if run.guards.watched else None
@@ -272,7 +270,7 @@ class TrainedPair:
         judged = self._judge(existing.pole, model, [])
         return replace(judged, failures=existing.excuse(judged.failures), existing=existing)
 
-    def _judge(self, pole: Pole, model: "PreTrainedModel", curve: list[CurvePoint]) -> TrainedPole:
+    def _judge(self, pole: Pole, model: PreTrainedModel, curve: list[CurvePoint]) -> TrainedPole:
         part, reference = self.run.tokens.report, self.references[pole].whole
         scorer = self._scorer()
         with self._timed("scoring"), scorer.autocast(model):
@@ -287,7 +285,7 @@ class TrainedPair:
         before = self.run.lora.unmoved(weights) if self.run.lora else self.original
         return check_pole(pole, report, weights, before, self.run.guards.thresholds)
 
-    def _checks(self, pole: Pole, model: "PreTrainedModel") -> PoleChecks | None:
+    def _checks(self, pole: Pole, model: PreTrainedModel) -> PoleChecks | None:
         """Check on the first of the held-out pairs; without any there is nothing to check."""
         tokens, guards = self.run.tokens, self.run.guards
         if tokens.split != "heldout":
@@ -309,7 +307,7 @@ class TrainedPair:
         )
 
     def _answers(
-        self, pole: Pole, model: "PreTrainedModel", *, work: float, interval: int, steps: int
+        self, pole: Pole, model: PreTrainedModel, *, work: float, interval: int, steps: int
     ) -> SampledAnswers | None:
         """Plan what the pole is asked on the way; `model` is still the base."""
         run, report = self.run, self.run.tokens.report
@@ -342,12 +340,12 @@ class TrainedPair:
         rows = self.shortcuts.shared_prompt is None
         return References(self.run.base, precision, rows=rows, tail=config.ld_alpha)
 
-    def _place(self, model: Any) -> "PreTrainedModel":
+    def _place(self, model: Any) -> PreTrainedModel:
         # transformers' annotation of `to` leaves the model itself out.
         placed: PreTrainedModel = model.to(self._config().device)
         return placed
 
-    def _config(self) -> "DPOConfig":
+    def _config(self) -> DPOConfig:
         seed = self.run.request.seed
         return dpo_config(self.run.settings, output_dir="unused", seed=seed, max_length=2)
 
@@ -400,7 +398,7 @@ def train_pair(
     return pair
 
 
-def trained_weights(model: "PreTrainedModel") -> Weights:
+def trained_weights(model: PreTrainedModel) -> Weights:
     """Copy what is trained; unlike `state_dict`, this lists tied parameters once and no buffers."""
     return {
         name: parameter.detach().to("cpu", torch.float32, copy=True)

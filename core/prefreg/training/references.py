@@ -12,11 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from transformers import PreTrainedModel
 
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.config import cache_folder
@@ -25,9 +26,6 @@ from prefreg.files import hash_bytes, write_whole
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
 from prefreg.progress import Steps
 from prefreg.training.resources import hardware
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 _FORMAT = 2
 """Goes up with every change of the file or of how batches are made and scored."""
@@ -66,7 +64,7 @@ class References:
     """Where they are kept; by default in the cache."""
 
     def score(
-        self, model: "PreTrainedModel", pairs: Sequence[TokenPair], progress: Steps | None = None
+        self, model: PreTrainedModel, pairs: Sequence[TokenPair], progress: Steps | None = None
     ) -> Reference:
         """Return the log-probabilities of pairs, from the disk where they are there."""
         trained, origin = self._score(
@@ -77,7 +75,7 @@ class References:
             whole, _ = self._score(model, pairs, 1.0, progress)
         return Reference(trained, whole, origin)
 
-    def autocast(self, model: "PreTrainedModel") -> torch.autocast:
+    def autocast(self, model: PreTrainedModel) -> torch.autocast:
         """Return the context in which the model computes as in training."""
         reduced = self.precision != "float32"
         dtype = torch.float16 if self.precision == "float16" else torch.bfloat16
@@ -85,7 +83,7 @@ class References:
 
     def _score(
         self,
-        model: "PreTrainedModel",
+        model: PreTrainedModel,
         pairs: Sequence[TokenPair],
         tail: float,
         progress: Steps | None,

@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.axes.axis import Message, PreferencePair, Text, plain_text
 from prefreg.checkpoints.bundled import recognise
@@ -14,9 +15,6 @@ from prefreg.data.tokens import TokenPair
 from prefreg.models.generation import generate, generation_config
 from prefreg.models.replies import refuses, repetition
 from prefreg.training.guards import Thresholds
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 FEWEST = 4
 """A share of fewer prompts is not taken."""
@@ -54,9 +52,9 @@ class SampledPrompts:
     """New tokens at most: twice the longest answer of the data, where that is not too many."""
     roomy: bool
     """Whether it is that, so that an answer that is cut off is longer than the data warrant."""
-    tokenizer: "PreTrainedTokenizerBase"
+    tokenizer: PreTrainedTokenizerBase
 
-    def answer(self, model: "PreTrainedModel", step: int) -> Sample:
+    def answer(self, model: PreTrainedModel, step: int) -> Sample:
         """Let the model answer; no random state and no weight is changed."""
         # Weights that are no numbers are found by the other guards; here they must not raise.
         config = generation_config(
@@ -90,7 +88,7 @@ class SampledPrompts:
 def choose_prompts(
     pairs: Sequence[PreferencePair],
     tokens: Sequence[TokenPair],
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     *,
     count: int,
     benign: Sequence[str],
@@ -194,7 +192,7 @@ class SampledAnswers:
         """Tell whether to ask after a step."""
         return step in self._steps
 
-    def check(self, model: "PreTrainedModel", step: int) -> str | None:
+    def check(self, model: PreTrainedModel, step: int) -> str | None:
         """Let the pole answer; return in which way its answers fell apart, if they did."""
         try:
             found = self._prompts.answer(model, step)

@@ -3,16 +3,17 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from prefreg.data.rendering import padding_id
 from prefreg.data.tokens import TokenAnswer
+from prefreg.progress import Steps
 from prefreg.training.callbacks import CurveRecorder, LossPoint
 from prefreg.training.settings import (
     DPO,
@@ -29,19 +30,14 @@ from prefreg.training.settings import (
 )
 from prefreg.training.trainer import explained
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from prefreg.progress import Steps
-
 _IGNORED = -100
 _SCORED_TOKENS = 1 << 13
 """Tokens in a batch that is scored: longer answers come fewer at a time."""
 
 
 def fine_tune(
-    model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase",
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     answers: Sequence[TokenAnswer],
     *,
     settings: Settings,
@@ -152,7 +148,7 @@ SFT = Family(SFTConfig, _PRESETS, _OWN, _OWN_PREFIXES, sft_config)
 
 @torch.no_grad()
 def answer_loss(
-    model: "PreTrainedModel",
+    model: PreTrainedModel,
     answers: Sequence[TokenAnswer],
     *,
     padding: int,

@@ -43,17 +43,17 @@ class Extraction:
     norm: float
     norms: dict[str, float]
     """By tensor."""
-    zeros: float | None
+    zeros: float | None = None
     """The share of φ that is exactly zero, large when the poles were saved in low precision;
     not counted in products of factors."""
-    positive_norm: float | None
+    positive_norm: float | None = None
     """‖θ₊ − θ_base‖, where the base was given."""
-    negative_norm: float | None
-    cosine_poles: float | None
+    negative_norm: float | None = None
+    cosine_poles: float | None = None
     """cos(θ₊ − θ_base, θ₋ − θ_base); absent when a pole is the base itself."""
-    storage_error: float | None
+    storage_error: float | None = None
     """‖stored − φ‖ / ‖φ‖, where the storage dtype is not F32."""
-    storage_cosine: float | None
+    storage_cosine: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what a version's record keeps of the measurements."""
@@ -139,12 +139,9 @@ def extract_factors(*, positive: FactorMap, negative: FactorMap, destination: Pa
         size=written.size,
         norm=norm,
         norms=by_weight,
-        zeros=None,
         positive_norm=lengths[0],
         negative_norm=lengths[1],
         cosine_poles=dot(positive, negative) / product if product else None,
-        storage_error=None,
-        storage_cosine=None,
     )
 
 
@@ -196,10 +193,6 @@ def store_difference(source: TensorSource, destination: Path, *, dtype: str = "F
         size=written.size,
         norm=found.norm,
         norms=found.norms,
-        zeros=None,
-        positive_norm=None,
-        negative_norm=None,
-        cosine_poles=None,
         storage_error=found.relative_error if rounded else None,
         storage_cosine=found.cosine if rounded else None,
     )

@@ -151,7 +151,8 @@ def test_both_axes_have_the_same_pairs_in_the_same_order() -> None:
 
 def test_pairs_are_written_as_they_are_read(tmp_path: Path) -> None:
     first, _ = pair_sets({pair(n): True for n in range(30)}, ("one", "two"), seed=0)
-    file = write_pairs(first, tmp_path / "new" / "pairs.jsonl")
+    file = tmp_path / "new" / "pairs.jsonl"
+    write_pairs(first, file)
     assert [each for _, each in read_preference_file(file)] == [*first.train, *first.heldout]
 
 

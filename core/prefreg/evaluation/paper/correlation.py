@@ -26,7 +26,7 @@ from prefreg.evaluation.paper.reproduce import (
     Vectors,
     add_curves,
 )
-from prefreg.evaluation.paper.run_folder import Claim, Findings, Table, view
+from prefreg.evaluation.paper.run_folder import Findings, view
 from prefreg.evaluation.plots import Curve
 from prefreg.evaluation.prompts import HeldOut
 from prefreg.evaluation.seed_runs import given_pairs, group_of
@@ -223,13 +223,11 @@ def run(experiment: ExperimentRun) -> Findings:
     _draw(experiment, found, levels, steering)
     if experiment.base.world is not None and experiment.request.data is None:
         by_people, by_length = experiment_axes("correlation")
-        found.claims.append(
-            Claim(
-                f"real check: {by_people} and {by_length} by whether people preferred the longer "
-                "answer",
-                None,
-                "skipped, as it needs real pairs: give --data PACK and --base",
-            )
+        found.claim(
+            f"real check: {by_people} and {by_length} by whether people preferred the longer "
+            "answer",
+            None,
+            "skipped, as it needs real pairs: give --data PACK and --base",
         )
     return found
 
@@ -314,13 +312,11 @@ def _add_identity(found: Findings, levels: Sequence[Level]) -> None:
         if level.differences is None:
             continue
         same = "the same" if level.rho > 0 else "the negative of each other"
-        found.claims.append(
-            Claim(
-                f"at ρ = {level.rho:g} and equal seed the vectors are {same}, bit for bit",
-                not any(level.differences),
-                f"largest difference of a number {max(level.differences):.3g}, over "
-                f"{len(level.differences)} seeds",
-            )
+        found.claim(
+            f"at ρ = {level.rho:g} and equal seed the vectors are {same}, bit for bit",
+            not any(level.differences),
+            f"largest difference of a number {max(level.differences):.3g}, over "
+            f"{len(level.differences)} seeds",
         )
 
 
@@ -328,18 +324,16 @@ def _add_cosines(found: Findings, levels: Sequence[Level]) -> None:
     seeds = list(zip(*(level.cosines for level in levels), strict=True))
     rising = [spearman([round(value, 6) for value in values]) for values in seeds]
     middle = next(level for level in levels if level.rho == 0)
-    found.claims += [
-        Claim(
-            "the cosine of the vectors rises with ρ at every step and seed",
-            min(rising) == 1,
-            ", ".join(f"{np.mean(level.cosines):.2f} at {level.rho:g}" for level in levels),
-        ),
-        Claim(
-            f"labels without correlation give vectors apart, |cos| ≤ {ORTHOGONAL}",
-            max(map(abs, middle.cosines)) <= ORTHOGONAL,
-            ", ".join(f"{value:.3f}" for value in middle.cosines) + " by seed",
-        ),
-    ]
+    found.claim(
+        "the cosine of the vectors rises with ρ at every step and seed",
+        min(rising) == 1,
+        ", ".join(f"{np.mean(level.cosines):.2f} at {level.rho:g}" for level in levels),
+    )
+    found.claim(
+        f"labels without correlation give vectors apart, |cos| ≤ {ORTHOGONAL}",
+        max(map(abs, middle.cosines)) <= ORTHOGONAL,
+        ", ".join(f"{value:.3f}" for value in middle.cosines) + " by seed",
+    )
     found.data["levels"] = [
         {
             "rho": level.rho,
@@ -364,7 +358,7 @@ def _add_cosines(found: Findings, levels: Sequence[Level]) -> None:
         for level in levels
     ]
     headers = ("ρ asked", "pairs", "ρ of the training pairs, by seed", "cosine of φ, by seed")
-    found.tables.append(Table("How the vectors lie to each other", headers, tuple(rows)))
+    found.table("How the vectors lie to each other", headers, rows)
 
 
 def _add_steering(
@@ -383,12 +377,10 @@ def _add_steering(
     inner = [kept[name].get(rho) for name in QUADRANTS for rho in LEVELS if abs(rho) < 1]
     known = [each for each in inner if each is not None]
     least = min(known, key=lambda each: each.value, default=None)
-    found.claims.append(
-        Claim(
-            f"up to |ρ| = 0.5, {axis} is steered with the {other} dial alike and against it",
-            all(each.low > 0 for each in known) if known else None,
-            f"{metric.name} moves by {show(least)} {metric.unit} where it moves least",
-        )
+    found.claim(
+        f"up to |ρ| = 0.5, {axis} is steered with the {other} dial alike and against it",
+        all(each.low > 0 for each in known) if known else None,
+        f"{metric.name} moves by {show(least)} {metric.unit} where it moves least",
     )
     found.data[axis] = {
         "figure": metric.name,
@@ -401,7 +393,7 @@ def _add_steering(
     rows = [(f"{rho:g}", *(show(kept[name].get(rho)) for name in QUADRANTS)) for rho in LEVELS]
     title = f"What both dials do to {metric.name}, {metric.unit}"
     headers = ("ρ", "both up, less both down", f"{axis} up and {other} down, less the reverse")
-    found.tables.append(Table(title, headers, tuple(rows)))
+    found.table(title, headers, rows)
     return kept
 
 

@@ -15,7 +15,7 @@ from prefreg.evaluation.paper.reproduce import (
     Vectors,
     add_curves,
 )
-from prefreg.evaluation.paper.run_folder import Claim, Findings, Table, view
+from prefreg.evaluation.paper.run_folder import Findings, view
 from prefreg.evaluation.plots import Curve
 from prefreg.evaluation.statistics import Estimate, show
 from prefreg.evaluation.weight_geometry import Sti
@@ -62,12 +62,10 @@ def _add_hashes(
         }
     same = [after[key].sha256 == record.sha256 for key, record in before.items()]
     found.data["hashes"] = {str(after[key]): after[key].sha256 for key in before}
-    found.claims.append(
-        Claim(
-            f"adding {new} leaves every stored byte of the old vectors as it was",
-            all(same) and not damaged,
-            f"{sum(same)} of {len(same)} vectors have the sha256 that they had",
-        )
+    found.claim(
+        f"adding {new} leaves every stored byte of the old vectors as it was",
+        all(same) and not damaged,
+        f"{sum(same)} of {len(same)} vectors have the sha256 that they had",
     )
 
 
@@ -91,13 +89,11 @@ def _add_dial(
     change = {eta: measured.contrast(metric, parts(eta) + parts(0.0, -0.5)) for eta in (-1.0, 1.0)}
     alone = effects[0.0]
     known = [each for each in lost.values() if each is not None]
-    found.claims.append(
-        Claim(
-            f"the {axis} dial keeps more than {KEPT:.0%} of its effect with {new} at −1 and at 1",
-            all(each.low > 0 for each in known) if known and alone else None,
-            f"{show(effects[-1.0])}, {show(alone)} and {show(effects[1.0])} {metric.unit} with "
-            f"{new} at −1, 0 and 1",
-        )
+    found.claim(
+        f"the {axis} dial keeps more than {KEPT:.0%} of its effect with {new} at −1 and at 1",
+        all(each.low > 0 for each in known) if known and alone else None,
+        f"{show(effects[-1.0])}, {show(alone)} and {show(effects[1.0])} {metric.unit} with "
+        f"{new} at −1, 0 and 1",
     )
     found.data[axis] = {
         "figure": metric.name,
@@ -117,12 +113,10 @@ def _add_new(found: Findings, measured: SeedFigures, old: list[str], new: str) -
         for other in (-1.0, 1.0)
     ]
     effect = measured.contrast(metric, parts)
-    found.claims.append(
-        Claim(
-            f"the new dial moves {metric.name} wherever the old ones stand",
-            None if effect is None else effect.low > 0,
-            f"on average {show(effect)} {metric.unit} from −1 to 1",
-        )
+    found.claim(
+        f"the new dial moves {metric.name} wherever the old ones stand",
+        None if effect is None else effect.low > 0,
+        f"on average {show(effect)} {metric.unit} from −1 to 1",
     )
     found.data[new] = {"figure": metric.name, "unit": metric.unit, "effect": view(effect)}
 
@@ -137,7 +131,7 @@ def _add_setting_costs(found: Findings, measured: SeedFigures, old: list[str], n
         written = " ".join(f"{axis}:{value:g}" for axis, value in setting.items())
         rows.append((written, *(show(figures[name]) for name in measured.metrics)))
         found.data[written] = {name: view(value) for name, value in figures.items()}
-    found.tables.append(Table("Both old dials at 1", ("setting", *measured.metrics), tuple(rows)))
+    found.table("Both old dials at 1", ("setting", *measured.metrics), rows)
 
 
 def _draw_old_dials(
@@ -194,19 +188,17 @@ def _add_effects(found: Findings, measured: SeedFigures, axes: Sequence[str], et
             "together": view(together),
             "of_the_dial": view(of_dial),
         }
-        found.claims.append(
-            Claim(
-                f"all {len(axes)} at η = {eta:g}: {metric.name} is above that of the base",
-                None if together is None else together.low > 0,
-                f"{show(together)} {metric.unit}, {show(alone)} with its dial alone",
-            )
+        found.claim(
+            f"all {len(axes)} at η = {eta:g}: {metric.name} is above that of the base",
+            None if together is None else together.low > 0,
+            f"{show(together)} {metric.unit}, {show(alone)} with its dial alone",
         )
     found.data[f"eta {eta:g}"] = kept
     headers = (
         "axis", "figure", "its dial alone, less the base", "all dials, less the base",
         "all dials, less all but its own",
     )  # fmt: skip
-    found.tables.append(Table(f"What is left of each dial at η = {eta:g}", headers, tuple(rows)))
+    found.table(f"What is left of each dial at η = {eta:g}", headers, rows)
 
 
 def _add_costs(
@@ -218,16 +210,14 @@ def _add_costs(
         values = [measured.value(measured.metrics[name], setting) for name in ("kl", "malformed")]
         rows.append((str(len(stack)), stack[-1], *map(show, values)))
     worst = measured.value(measured.metrics["malformed"], dict.fromkeys(stacks[-1], eta))
-    found.claims.append(
-        Claim(
-            f"all {len(stacks[-1])} at η = {eta:g}: at most {MALFORMED:.0%} of the answers are "
-            "malformed",
-            None if worst is None else worst.value <= MALFORMED,
-            f"{show(worst, 3)}",
-        )
+    found.claim(
+        f"all {len(stacks[-1])} at η = {eta:g}: at most {MALFORMED:.0%} of the answers are "
+        "malformed",
+        None if worst is None else worst.value <= MALFORMED,
+        f"{show(worst, 3)}",
     )
     headers = ("axes", "added last", "kl, nats per answer", "malformed, share of answers")
-    found.tables.append(Table(f"What stacking costs at η = {eta:g}", headers, tuple(rows)))
+    found.table(f"What stacking costs at η = {eta:g}", headers, rows)
 
 
 def _add_interference(
@@ -247,7 +237,7 @@ def _add_interference(
     found.data["interference"] = kept
     headers = ("axes", "interference (STI)", "of random subspaces", "ratio")
     title = f"Singular task interference, seed {experiment.seeds[0]}"
-    found.tables.append(Table(title, headers, tuple(rows)))
+    found.table(title, headers, rows)
 
 
 def _interference(

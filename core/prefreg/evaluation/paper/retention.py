@@ -13,7 +13,7 @@ from prefreg.evaluation.knowledge import (
     task_metrics,
 )
 from prefreg.evaluation.paper.reproduce import ExperimentRun, Panel, SeedFigures, add_curves
-from prefreg.evaluation.paper.run_folder import Claim, Findings, Table, view
+from prefreg.evaluation.paper.run_folder import Findings, view
 from prefreg.evaluation.plots import Curve
 from prefreg.evaluation.statistics import Estimate, show
 
@@ -88,24 +88,20 @@ def _add_claims(found: Findings, metric: Metric, lines: Mapping[str, Values]) ->
         base, at_one = values.get(0.0), values.get(1.0)
         # A share has a zero to count from; a log-likelihood has none.
         if base is not None and at_one is not None and base.value > 0:
-            found.claims.append(
-                Claim(
-                    f"{label} at η = 1 keeps {KEPT:.0%} of the base's {metric.name}",
-                    at_one.value >= KEPT * base.value,
-                    f"{show(at_one)}, the base {show(base)}",
-                )
+            found.claim(
+                f"{label} at η = 1 keeps {KEPT:.0%} of the base's {metric.name}",
+                at_one.value >= KEPT * base.value,
+                f"{show(at_one)}, the base {show(base)}",
             )
         if metric.chance is None:
             continue
         fallen = falls_to_chance(values, metric.chance)
         kept[label]["falls_to_chance_at"] = fallen
         where = f"it does {f'from η = {fallen:g} on' if fallen else f'not at η = {max(values):g}'}"
-        found.claims.append(
-            Claim(
-                f"{label}: {metric.name} falls to chance ({metric.chance:.2f}) at η = 8 or before",
-                fallen is not None and fallen <= ETAS[-1],
-                f"{show(values.get(ETAS[-1]))} at η = 8; {where}",
-            )
+        found.claim(
+            f"{label}: {metric.name} falls to chance ({metric.chance:.2f}) at η = 8 or before",
+            fallen is not None and fallen <= ETAS[-1],
+            f"{show(values.get(ETAS[-1]))} at η = 8; {where}",
         )
 
 
@@ -113,7 +109,7 @@ def _add_table(found: Findings, metric: Metric, lines: Mapping[str, Values]) -> 
     chance = "" if metric.chance is None else f"; chance is {metric.chance:.2f}"
     etas = sorted({eta for values in lines.values() for eta in values})
     rows = [(f"{eta:g}", *(show(values.get(eta)) for values in lines.values())) for eta in etas]
-    found.tables.append(Table(f"{metric.name}, {metric.unit}{chance}", ("η", *lines), tuple(rows)))
+    found.table(f"{metric.name}, {metric.unit}{chance}", ("η", *lines), rows)
 
 
 def _draw(

@@ -1,6 +1,7 @@
 """What an experiment asks and finds, and its folder, which one request claims and takes up."""
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,14 @@ class Findings:
     notes: list[str] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     """The figures, by name."""
+
+    def claim(self, text: str, held: bool | None, figures: str) -> None:
+        """Write down whether something held."""
+        self.claims.append(Claim(text, held, figures))
+
+    def table(self, title: str, headers: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:
+        """Write down rows under a title."""
+        self.tables.append(Table(title, tuple(headers), tuple(rows)))
 
 
 def view(estimate: Estimate | None) -> dict[str, float] | None:

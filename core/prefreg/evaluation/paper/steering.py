@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from prefreg.evaluation.paper.reproduce import ExperimentRun, Panel, SeedFigures, add_curves
-from prefreg.evaluation.paper.run_folder import Claim, Findings, Table, view
+from prefreg.evaluation.paper.run_folder import Findings, view
 from prefreg.evaluation.plots import Curve, HeatMap, Picture, draw_heatmaps
 from prefreg.evaluation.statistics import show, spearman
 from prefreg.evaluation.sweep import Grid, Turned, sweep
@@ -18,26 +18,30 @@ def run_extraction(experiment: ExperimentRun) -> Findings:
     measured = experiment.measure(experiment.vectors())
     measured.visit([{axis: eta} for axis in experiment.axes for eta in ETAS])
     found = Findings(experiment.recipe(measured))
-    for axis in experiment.axes:
-        _add_dial_alone(found, measured, axis)
-    found.tables.append(_table_of_dials(found))
+    headers = (
+        "axis", "figure", "η = −1", "η = 0", "η = 1", "from −1 to 1", "lowest Spearman of a seed",
+        "KL at −1 and 1, nats per answer",
+    )  # fmt: skip
+    rows = [_add_dial_alone(found, measured, axis) for axis in experiment.axes]
+    found.table("Each dial alone", headers, rows)
     _draw_alone(experiment, measured, found)
     return found
 
 
-def _add_dial_alone(found: Findings, measured: SeedFigures, axis: str) -> None:
+def _add_dial_alone(found: Findings, measured: SeedFigures, axis: str) -> tuple[str, ...]:
+    """Write down what a dial does, and return its row of the table."""
     metric, kl = measured.own(axis), measured.metrics["kl"]
     at = {eta: measured.value(metric, {axis: eta}) for eta in ETAS}
+    cost = {eta: measured.value(kl, {axis: eta}) for eta in (-1.0, 1.0)}
     up = measured.contrast(metric, [(1, {axis: 1.0}), (-1, {})])
     down = measured.contrast(metric, [(1, {axis: -1.0}), (-1, {})])
     whole = measured.contrast(metric, [(1, {axis: 1.0}), (-1, {axis: -1.0})])
-    seeds = list(zip(*(measured.by_seed(metric, {axis: eta}) for eta in ETAS), strict=True))
-    found.claims.append(
-        Claim(
-            f"{axis}: η = 1 raises {metric.name} and η = −1 lowers it",
-            None if up is None or down is None else up.low > 0 and down.high < 0,
-            f"{show(up)} and {show(down)} {metric.unit}",
-        )
+    seeds = zip(*(measured.by_seed(metric, {axis: eta}) for eta in ETAS), strict=True)
+    rising = [spearman(list(values)) for values in seeds]
+    found.claim(
+        f"{axis}: η = 1 raises {metric.name} and η = −1 lowers it",
+        None if up is None or down is None else up.low > 0 and down.high < 0,
+        f"{show(up)} and {show(down)} {metric.unit}",
     )
     found.data[axis] = {
         "figure": metric.name,
@@ -46,31 +50,17 @@ def _add_dial_alone(found: Findings, measured: SeedFigures, axis: str) -> None:
         "up": view(up),
         "down": view(down),
         "effect": view(whole),
-        "spearman": [spearman(list(values)) for values in seeds],
-        "kl": {f"{eta:g}": view(measured.value(kl, {axis: eta})) for eta in (-1.0, 1.0)},
+        "spearman": rising,
+        "kl": {f"{eta:g}": view(value) for eta, value in cost.items()},
     }
-
-
-def _table_of_dials(found: Findings) -> Table:
-    def written(value: dict[str, float] | None) -> str:
-        return "-" if value is None else "{value:.2f} [{low:.2f}, {high:.2f}]".format(**value)
-
-    rows = [
-        (
-            axis,
-            f"{kept['figure']}, {kept['unit']}",
-            *(written(kept["at"][eta]) for eta in ("-1", "0", "1")),
-            written(kept["effect"]),
-            f"{min(kept['spearman']):.2f}",
-            f"{written(kept['kl']['-1'])} and {written(kept['kl']['1'])}",
-        )
-        for axis, kept in found.data.items()
-    ]
-    headers = (
-        "axis", "figure", "η = −1", "η = 0", "η = 1", "from −1 to 1", "lowest Spearman of a seed",
-        "KL at −1 and 1, nats per answer",
-    )  # fmt: skip
-    return Table("Each dial alone", headers, tuple(rows))
+    return (
+        axis,
+        f"{metric.name}, {metric.unit}",
+        *(show(at[eta]) for eta in (-1.0, 0.0, 1.0)),
+        show(whole),
+        f"{min(rising):.2f}",
+        f"{show(cost[-1.0])} and {show(cost[1.0])}",
+    )
 
 
 def _draw_alone(experiment: ExperimentRun, measured: SeedFigures, found: Findings) -> None:
@@ -90,24 +80,27 @@ def run_grid(experiment: ExperimentRun) -> Findings:
     settings = [{first: one, second: other} for one, other in product(ETAS, ETAS)]
     measured.visit(settings)
     found = Findings(experiment.recipe(measured))
-    for axis, other in experiment.directions:
-        _add_dial(found, measured, axis, other)
+    headers = (
+        "dial", "its own figure, from −1 to 1", "the same where it is smallest",
+        "share of lines that rise", "figure of the other axis",
+    )  # fmt: skip
+    rows = [_add_dial(found, measured, *both) for both in experiment.directions]
+    found.table("What each dial does, over all places of the other", headers, rows)
     _draw_grid(experiment, measured, found)
     _report(experiment, measured, found)
     return found
 
 
-def _add_dial(found: Findings, measured: SeedFigures, axis: str, other: str) -> None:
+def _add_dial(found: Findings, measured: SeedFigures, axis: str, other: str) -> tuple[str, ...]:
+    """Write down what a dial does wherever the other stands, and return its row of the table."""
     metric, foreign = measured.own(axis), measured.own(other)
     share = 1 / len(ETAS)
     ends = [(sign * share, {axis: sign, other: eta}) for sign in (1.0, -1.0) for eta in ETAS]
     effect, leak = measured.contrast(metric, ends), measured.contrast(foreign, ends)
-    rising, lines = [], 0
+    rising = []
     for eta in ETAS:
         means = [measured.by_seed(metric, {axis: one, other: eta}) for one in ETAS]
-        for values in zip(*means, strict=True):
-            rising.append(spearman(list(values)))
-            lines += 1
+        rising += [spearman(list(values)) for values in zip(*means, strict=True)]
     smallest = [
         measured.contrast(metric, [(1, {axis: 1.0, other: eta}), (-1, {axis: -1.0, other: eta})])
         for eta in ETAS
@@ -115,19 +108,15 @@ def _add_dial(found: Findings, measured: SeedFigures, axis: str, other: str) -> 
     known = [each for each in smallest if each is not None]
     least = min(known, key=lambda each: each.value, default=None)
     share_risen = float(np.mean([value >= 0.9 for value in rising]))
-    found.claims.append(
-        Claim(
-            f"the {axis} dial raises {metric.name} wherever the {other} dial stands",
-            None if least is None else all(each.low > 0 for each in known),
-            f"on average {show(effect)} {metric.unit} from −1 to 1, at the least {show(least)}",
-        )
+    found.claim(
+        f"the {axis} dial raises {metric.name} wherever the {other} dial stands",
+        None if least is None else all(each.low > 0 for each in known),
+        f"on average {show(effect)} {metric.unit} from −1 to 1, at the least {show(least)}",
     )
-    found.claims.append(
-        Claim(
-            f"{metric.name} rises with its dial step by step (Spearman .9 or more)",
-            share_risen >= 0.9,
-            f"{share_risen:.2f} of {lines} lines of a seed and a place of the other dial",
-        )
+    found.claim(
+        f"{metric.name} rises with its dial step by step (Spearman .9 or more)",
+        share_risen >= 0.9,
+        f"{share_risen:.2f} of {len(rising)} lines of a seed and a place of the other dial",
     )
     found.data[axis] = {
         "figure": metric.name,
@@ -141,13 +130,7 @@ def _add_dial(found: Findings, measured: SeedFigures, axis: str, other: str) -> 
             for one, eta in product(ETAS, ETAS)
         },
     }
-    row = (axis, show(effect), show(least), f"{share_risen:.2f}", show(leak))
-    headers = (
-        "dial", "its own figure, from −1 to 1", "the same where it is smallest",
-        "share of lines that rise", "figure of the other axis",
-    )  # fmt: skip
-    rows = (*(found.tables[0].rows if found.tables else ()), row)
-    found.tables = [Table("What each dial does, over all places of the other", headers, rows)]
+    return (axis, show(effect), show(least), f"{share_risen:.2f}", show(leak))
 
 
 def _draw_grid(experiment: ExperimentRun, measured: SeedFigures, found: Findings) -> None:

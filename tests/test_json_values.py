@@ -1,0 +1,63 @@
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
+import pytest
+
+from prefreg.json_values import JsonFields, to_json
+
+
+class Turn(NamedTuple):
+    role: str
+    at: Path
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+@dataclass(frozen=True, slots=True)
+class Part(JsonFields):
+    turns: tuple[Turn, ...]
+    of: "dict[str, Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    secret: int
+
+    def to_json(self) -> dict[str, int]:
+        return {"shown": self.secret + 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, None),
+        (1.5, 1.5),
+        ("text", "text"),
+        ((1, [2, {"a": (3,)}]), [1, [2, {"a": [3]}]]),
+        (Path("a/b"), "a/b"),
+        (Colour.RED, "red"),
+        (datetime(2026, 3, 1, 12, tzinfo=UTC), "2026-03-01T12:00:00+00:00"),
+        (numpy.float64(0.5), 0.5),
+        (numpy.array([[1, 2]]), [[1, 2]]),
+        (Turn("user", Path("x")), {"role": "user", "at": "x"}),
+        (Own(1), {"shown": 2}),
+        ({"of": Own(1)}, {"of": {"shown": 2}}),
+    ],
+)
+def test_a_value_becomes_what_json_holds(value: object, expected: object) -> None:
+    found = to_json(value)
+    assert found == expected
+    assert json.loads(json.dumps(found)) == expected
+
+
+def test_an_object_is_its_fields_in_their_order_all_the_way_down() -> None:
+    part = Part((Turn("user", Path("x")),), {"own": Own(1)})
+    assert list(part.to_json()) == ["turns", "of"]
+    assert part.to_json() == {"turns": [{"role": "user", "at": "x"}], "of": {"own": {"shown": 2}}}
