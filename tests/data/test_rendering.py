@@ -209,9 +209,7 @@ def test_strings_on_a_base_with_a_template_are_told_once() -> None:
 def test_a_prompt_to_answer_is_written_as_in_training(form: str) -> None:
     using = tokenizer()
     pair = PreferencePair.from_row(SAME[form])
-    found = encode_prompt(
-        pair.prompt, using, tools=pair.tools, template_options=pair.template_options
-    )
+    found = encode_prompt(pair.prompt, using, pair.told)
     assert found[: len(written(pair, using)[0][0])] == written(pair, using)[0][0]
 
 

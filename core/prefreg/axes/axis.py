@@ -150,6 +150,11 @@ class PreferencePair:
         )
         return without_repetition(pair)
 
+    @property
+    def told(self) -> tuple[str, str]:
+        """Return what the chat template is told beside the messages: tools and options."""
+        return self.tools, self.template_options
+
     def to_row(self) -> dict[str, Any]:
         """Return the row that `from_row` reads as this pair."""
         texts = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}

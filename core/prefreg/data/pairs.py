@@ -287,7 +287,7 @@ def _group_key(pair: PreferencePair) -> bytes:
 
 
 def _context(pair: PreferencePair) -> tuple[object, ...]:
-    return pair.prompt, pair.tools, pair.template_options
+    return pair.prompt, *pair.told
 
 
 def _prompt_key(pair: PreferencePair) -> str:
@@ -296,8 +296,8 @@ def _prompt_key(pair: PreferencePair) -> str:
 
 def _digest(pair: PreferencePair) -> bytes:
     content: list[object] = [pair.prompt, pair.chosen, pair.rejected, pair.group]
-    if pair.tools or pair.template_options:  # the pairs that have none keep their hashes
-        content += [pair.tools, pair.template_options]
+    if any(pair.told):  # the pairs that have none keep their hashes
+        content += pair.told
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).digest()
 
 

@@ -119,13 +119,11 @@ def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
 def encode_prompt(
     prompt: Text,
     tokenizer: "PreTrainedTokenizerBase",
-    *,
-    tools: str = "",
-    template_options: str = "",
+    told: tuple[str, str] = ("", ""),
 ) -> list[int]:
     """Write a prompt as training wrote it, ready for an answer to be generated."""
     rendering = _rendering(prompt, tokenizer)
-    asked = AnsweredPrompt(prompt, (), "the prompt", tools, template_options)
+    asked = AnsweredPrompt(prompt, (), "the prompt", *told)
     text = _render(prompt, tokenizer, asked, answering=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids if rendering == "chat" else [*_bos(tokenizer, ids), *ids]

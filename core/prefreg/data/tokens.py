@@ -106,13 +106,7 @@ def tokenise_pairs(
     dropped = truncated = indistinct = merged = beyond = 0
     manner = Manner(bool(tokenizer.chat_template))
     asked = (
-        AnsweredPrompt(
-            pair.prompt,
-            (pair.chosen, pair.rejected),
-            f"pair {number}",
-            pair.tools,
-            pair.template_options,
-        )
+        AnsweredPrompt(pair.prompt, (pair.chosen, pair.rejected), f"pair {number}", *pair.told)
         for number, pair in enumerate(pairs, start=1)
     )
     for position, (rendered, ids) in enumerate(encode_answers(asked, tokenizer)):
