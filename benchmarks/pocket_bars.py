@@ -155,12 +155,8 @@ def write_shuffled(axis: str, seed: int, path: Path, number: int = 0) -> None:
     flipped = {draw.choice(order[place : place + 2]) for place in range(0, len(order), 2)}
     with path.open("w", encoding="utf-8") as file:
         for index, pair in enumerate(pairs):
-            answers = (pair.chosen, pair.rejected)
-            if index in flipped:
-                answers = (pair.rejected, pair.chosen)
-            texts = zip(("prompt", "chosen", "rejected"), (pair.prompt, *answers), strict=True)
-            row = {key: [turn._asdict() for turn in turns] for key, turns in texts}
-            file.write(json.dumps(row | {"group": pair.group}) + "\n")
+            row = (pair.switched() if index in flipped else pair).to_row()
+            file.write(json.dumps(row) + "\n")
 
 
 def likeness(pair: PreferencePair) -> tuple[object, ...]:

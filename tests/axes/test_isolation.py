@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from prefreg.axes.isolation import (
 )
 
 PAIR = PreferencePair("p", "a", "b")
+TURNS = PreferencePair.from_texts(prompt="p", chosen="a", rejected="b")
 ROW = {"prompt": "p", "chosen": "a", "rejected": "b"}
 OWNED = "axis 'kind' (plugin kind of prefreg-kind 2.5)"
 
@@ -100,6 +102,22 @@ class Hostile(dict[str, Any]):
             ),
             "label rule",
             "no string: Message(role='assistant', content=7)",
+        ),
+        (
+            lambda: label_row(
+                axis(label=lambda row: PreferencePair("p", "a", "b", tools="look")), ROW, 7
+            ),
+            "label rule",
+            "row 7 (columns: prompt, chosen, rejected) whose tools are no JSON text of a list.",
+        ),
+        (
+            lambda: label_row(
+                axis(label=lambda row: replace(TURNS, rejected=TURNS.prompt + TURNS.rejected)),
+                {},
+                7,
+            ),
+            "label rule",
+            "row 7 (columns: none): column 'rejected' begins with a turn of 'user', which is no",
         ),
         (
             lambda: switch_pair(axis(switch=raising(StopIteration())), PAIR, 7),

@@ -18,6 +18,7 @@ from prefreg import (
     DataError,
     LicensedSource,
     Message,
+    PreferencePair,
     SourceRequest,
     SourceRows,
     axis_from_yaml,
@@ -122,7 +123,13 @@ CHANGED = [
     ("    weight: 1", "    weight: true", 16, "'weight' must be a number, not True"),
     ("    weight: 1\n", "", 15, "give every source a 'weight', or none"),
     ("file: rows.jsonl", "file: none.jsonl", 15, "there is no file none.jsonl"),
-    ("file: rows.jsonl", "file: rows.csv", 15, "'rows.csv' is neither a .jsonl nor a .jsonl.gz"),
+    ("file: rows.jsonl", "file: rows.txt", 15, "'rows.txt' is no file of rows (they end in .jsonl"),
+    (
+        "columns:",
+        "strings: turn\ncolumns:",
+        6,
+        "unknown strings 'turn'; did you mean 'turns'?",
+    ),
     ("file: rows.jsonl", "name: rows", 15, "a source needs either 'hub' or 'file'"),
     (
         "file: rows.jsonl",
@@ -231,7 +238,16 @@ def test_a_smaller_gap_than_asked_for_is_a_tie() -> None:
 
 @pytest.mark.parametrize(
     ("winner", "found"),
-    [(0, "a > b b"), (1, "b b > a"), (1.0, "b b > a"), (True, "b b > a"), (2, None), (None, None)],
+    [
+        (0, "a > b b"),
+        (1, "b b > a"),
+        (1.0, "b b > a"),
+        (True, "b b > a"),
+        ("1", "b b > a"),
+        (2, None),
+        (10**400, None),
+        (None, None),
+    ],
 )
 def test_the_number_names_the_winner(winner: object, found: str | None) -> None:
     assert label("numbered", {"winner": winner}) == found
@@ -249,6 +265,8 @@ def test_more_words_win() -> None:
         ("higher-rating", {"rating_0": "good", "rating_1": 1}, "'rating_0' holds 'good', not a ra"),
         ("higher-rating", {"rating_0": [1], "rating_1": 1}, "not a rating"),
         ("higher-rating", {"rating_0": float("nan"), "rating_1": 1}, "not a rating"),
+        ("higher-rating", {"rating_0": 10**400, "rating_1": 1}, "not a rating"),
+        ("higher-rating", {"rating_0": "1e999", "rating_1": 1}, "not a rating"),
         ("numbered", {"winner": "A"}, "'winner' holds 'A', not the number of a response"),
         ("preference", {"chosen": "", "rejected": "y"}, "column 'chosen' is empty"),
         ("preference", {"chosen": 7, "rejected": "y"}, "neither a string nor a list of messages"),
@@ -274,6 +292,42 @@ def test_strings_become_a_dialogue_and_messages_stay() -> None:
     assert pair.chosen == (Message("assistant", "b b"),)
     assert other.prompt == (Message("system", "s"), Message("user", "u"))
     assert other.group == "7"
+
+
+QUESTION = {"prompt": "q", "chosen": "x", "rejected": "y", "place": "rows.jsonl:3"}
+TURNS = PreferencePair.from_texts(prompt="q", chosen="x", rejected="y")
+
+
+def test_rows_of_the_preference_format_are_what_they_are_everywhere() -> None:
+    assert label_by(RULES["preference"], 0)(QUESTION) == PreferencePair.from_row(QUESTION)
+    assert label_by(RULES["preference"], 0)(QUESTION) == PreferencePair("q", "x", "y")
+    assert label_by(RULES["preference"], 0, "turns")(QUESTION) == TURNS
+    assert label_by(RULES["longer"], 0, "verbatim")(RATED) == PreferencePair("q", "b b", "a")
+
+
+def test_strings_that_are_turns_need_a_prompt_and_whole_dialogues_do_not() -> None:
+    rule = label_by(RULES["preference"], 0, "turns")
+    with pytest.raises(DataError, match=r"rows.jsonl:3: column 'prompt' is missing"):
+        rule({**QUESTION, "prompt": None})
+    asked = {"role": "user", "content": "q"}
+    whole = {
+        name: [asked, {"role": "assistant", "content": QUESTION[name]}]
+        for name in ("chosen", "rejected")
+    }
+    assert rule({**QUESTION, "prompt": None, **whole}) == TURNS
+    assert rule({**QUESTION, **whole}) == TURNS
+
+
+def test_a_question_repeated_by_both_responses_is_taken_away() -> None:
+    row = {**RATED, "prompt": "is it?", "response_0": "is it? no", "response_1": "is it? oh yes"}
+    assert label("longer", row) == " oh yes >  no"
+
+
+def test_what_a_template_is_told_goes_with_the_pair() -> None:
+    turns = {"prompt": "q", "response_0": "a", "response_1": "b b"}
+    pair = label_by(RULES["longer"], 0)({**RATED, **turns, "tools": [{"name": "look"}]})
+    assert pair is not None
+    assert pair.tools == '[{"name": "look"}]'
 
 
 ROWS = [
@@ -397,3 +451,34 @@ def test_a_data_set_without_a_column_is_named(folder: Path, hub: list[Any]) -> N
     axis = declare(folder, "- {hub: org/set, columns: {chosen: better}}\n")
     with pytest.raises(DataError, match=r"^org/set, row 1: column 'better' is missing"):
         read(axis, "set")
+
+
+def test_tables_and_optional_columns_are_read(folder: Path) -> None:
+    (folder / "rows.csv").write_text("lang,score,good,bad\nen,5,q? a,q? b\nde,4,q? c,q? d\n")
+    text = HEAD.replace("prompt: question, ", "").replace(
+        "sources:", "where: {score: [5]}\nsources:"
+    )
+    (folder / "tone.yaml").write_text(text + "- file: rows.csv\n")
+    axis = axis_from_yaml(folder / "tone.yaml")
+    assert read(axis, "rows").rows == [
+        {"chosen": "q? a", "rejected": "q? b", "place": "rows.csv:2"}
+    ]
+    pair = axis.label(read(axis, "rows").rows[0])  # type: ignore[index]
+    assert pair is not None
+    assert (pair.prompt, pair.chosen, pair.prompt_from) == ("q?", " a", "beginning")
+
+
+def test_what_may_be_the_prompt_is_not_passed_over(folder: Path) -> None:
+    text = HEAD.replace("prompt: question, ", "")
+    (folder / "tone.yaml").write_text(text + "- file: rows.jsonl\n")
+    axis = axis_from_yaml(folder / "tone.yaml")
+    with pytest.raises(DataError, match="'prompt' is missing; if 'question' is meant, give it"):
+        axis.label(read(axis, "rows").rows[0])  # type: ignore[index]
+
+
+def test_tools_and_options_may_have_columns_of_other_names(folder: Path) -> None:
+    rows = [{**ROWS[0], "functions": [{"name": "look"}], "chat_template_kwargs": {"a": 1}}]
+    (folder / "rows.jsonl").write_bytes(lines(rows))
+    axis = declare(folder, "- {file: rows.jsonl, columns: {tools: functions}}\n")
+    [row] = read(axis, "rows").rows
+    assert (row["tools"], row["chat_template_kwargs"]) == ([{"name": "look"}], {"a": 1})

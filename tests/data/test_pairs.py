@@ -1,3 +1,5 @@
+import hashlib
+import json
 import math
 import random
 from collections import Counter
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefreg.axes.axis import Axis, PreferencePair, Row, word_count
+from prefreg.axes.axis import Axis, Message, PreferencePair, Row, word_count
 from prefreg.axes.isolation import label_rows, switch_pairs
 from prefreg.data.pairs import balance_lengths, build_pairs, fingerprint_pairs
 from prefreg.errors import DataError
@@ -263,3 +265,46 @@ def test_data_that_are_all_about_length_are_refused() -> None:
     pairs = [worded_pair(number, 5 + number % 7, 3) for number in range(100)]
     with pytest.raises(DataError, match=r"of \d+ training pairs only 0 are left once length"):
         build_pairs(pairs, axis_name="verbosity", seed=0, length_balanced=True)
+
+
+def test_a_pair_without_tools_keeps_the_hash_that_it_had() -> None:
+    content = [[["user", "a"]], [["assistant", "yes"]], [["assistant", "no"]], "g"]
+    digest = hashlib.sha256(json.dumps(content).encode()).digest()
+    assert fingerprint_pairs([pair("a", group="g")]) == hashlib.sha256(digest).hexdigest()
+
+
+def test_pairs_that_differ_in_what_the_template_is_told_are_two() -> None:
+    plain = pair("a")
+    prompt, chosen, rejected = plain.prompt, plain.chosen, plain.rejected
+    told = [
+        PreferencePair(prompt, chosen, rejected, tools='[{"name": "look"}]'),
+        PreferencePair(prompt, chosen, rejected, template_options='{"think": true}'),
+        PreferencePair(prompt, (Message("assistant", "yes", {"thought": "so"}),), rejected),
+    ]
+    audit = build([plain, *told, *told]).audit
+    assert (audit.pairs, audit.duplicates) == (4, 3)
+    assert len({fingerprint_pairs([each]) for each in (plain, *told)}) == 4
+    # The same answers in the opposite order contradict only beside the same tools.
+    opposite = PreferencePair(prompt, rejected, chosen, tools='[{"name": "look"}]')
+    assert build([plain, opposite]).audit.contradictions == 0
+    assert build([told[0], opposite, pair("b")]).audit.contradictions == 2
+
+
+def test_an_answer_that_calls_a_tool_is_not_empty() -> None:
+    call = Message("assistant", "", {"content": None, "tool_calls": [{"name": "look"}]})
+    made = PreferencePair(pair("a").prompt, (call,), pair("a").rejected)
+    assert build([made]).audit.empty == 0
+
+
+def test_where_prompts_came_from_is_counted_and_told() -> None:
+    rows: list[Row] = [
+        {"chosen": "is it so? yes", "rejected": "is it so? no"},
+        {"prompt": "is it?", "chosen": "is it? yes", "rejected": "is it? no"},
+        {"prompt": "and now?", "chosen": "yes", "rejected": "no"},
+    ]
+    audit = build([PreferencePair.from_row(row) for row in rows]).audit
+    assert (audit.pairs, audit.implicit, audit.repeated) == (3, 1, 1)
+    assert audit.notes(max_length=9) == [
+        "1 rows name no prompt: it is what both answers begin with, as in TRL.",
+        "The answers of 1 rows begin with their prompt, which was taken away.",
+    ]

@@ -63,13 +63,12 @@ def test_a_template_that_closes_turns_in_its_own_way_is_left_alone() -> None:
     assert words(CHAT, worded.tokenizer(template=template))[1] == "yes|<system>"
 
 
-def test_a_prompt_that_is_written_differently_alone_is_an_error() -> None:
+def test_an_answer_begins_where_the_prompt_alone_is_written_differently() -> None:
     template = worded.TEMPLATE.replace("<assistant> {% endif", "<assistant> sky {% endif")
-    with pytest.raises(DataError) as caught:
-        words(CHAT, worded.tokenizer(template=template))
-    message = str(caught.value)
-    assert "the prompt of pair 1 differently alone and before an answer" in message
-    assert "comes 'sky ' alone, but 'yes</s>' before the answer" in message
+    tokenizer = worded.tokenizer(template=template)
+    assert words(CHAT, tokenizer) == words(CHAT, worded.tokenizer())
+    made = tokenise_pairs([CHAT], tokenizer, max_length=48)
+    assert (made.manner.diverged, made.merged) == (1, 0)
 
 
 def test_white_space_that_merges_into_the_answer_is_no_error() -> None:

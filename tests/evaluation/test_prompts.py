@@ -1,5 +1,6 @@
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,15 @@ def test_the_order_and_the_words_of_prompts_are_their_fingerprint() -> None:
     assert fingerprint_prompts(one) == fingerprint_prompts(list(one))
     found = {fingerprint_prompts(each) for each in (one, other, one[::-1], one[:-1])}
     assert len(found) == 4
+
+
+def test_prompts_keep_what_the_template_is_told(tmp_path: Path) -> None:
+    row = {"prompt": "look!", "tools": [{"name": "look"}]}
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    [asked] = read_prompts(path)
+    assert asked.told == ('[{"name": "look"}]', "")
+    pair = PreferencePair.from_texts(prompt="look!", chosen="a", rejected="b")
+    pairs = [pair, replace(pair, tools=asked.told[0])]
+    assert [each.told for each in prompts_of(pairs, 5)] == [("", ""), asked.told]
+    assert len({fingerprint_prompts(prompts_of([each], 1)) for each in pairs}) == 2

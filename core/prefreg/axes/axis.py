@@ -1,25 +1,85 @@
 """What an axis is: preference pairs, where their rows come from, and how they are labelled."""
 
+import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, Self, TypeVar
 
 from prefreg.errors import AxisError, DataError
 from prefreg.terms import AXIS_NAME
+from prefreg.values import DEEPEST
 
 Row = Mapping[str, Any]
 """One row of a data set: column name to value."""
 
 
-class Message(NamedTuple):
-    """One turn of a dialogue."""
+class Message(tuple[str, ...]):
+    """One turn of a dialogue: who speaks, what is said, and what else a template may write of it.
 
-    role: str
-    content: str
+    `more` holds the other keys of a turn, as `tool_calls` or `reasoning_content`. A `content` of
+    None in it says that the turn has none; its text is then empty.
+    """
+
+    # A turn of role and content alone is a tuple of the two, so that its hash and its JSON are
+    # what they were before turns had more. What is more is JSON text, which nobody can change.
+    __slots__ = ()
+    __match_args__ = ("role", "content")
+
+    def __new__(cls, role: str, content: str, more: Mapping[str, Any] | str | None = None) -> Self:
+        """Make a turn; `more` is a mapping, or its JSON text."""
+        text = more if isinstance(more, str) else write_json(more, "a message") if more else ""
+        return super().__new__(cls, (role, content, text) if text else (role, content))
+
+    @property
+    def role(self) -> str:
+        """Return who speaks."""
+        return self[0]
+
+    @property
+    def content(self) -> str:
+        """Return what is said."""
+        return self[1]
+
+    @property
+    def more(self) -> dict[str, Any]:
+        """Return the other keys with their values."""
+        return dict(json.loads(self[2])) if len(self) > 2 else {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the turn as templates take it."""
+        return {"role": self.role, "content": self.content, **self.more}
+
+    _asdict = to_json  # turns were named tuples
+
+    def _replace(self, **changes: Any) -> Self:
+        kept: dict[str, Any] = {"role": self.role, "content": self.content, "more": self.more}
+        return type(self)(**kept | changes)
+
+    def __getnewargs__(self) -> tuple[str, ...]:
+        return tuple(self)
+
+    def __repr__(self) -> str:
+        more = f", more={self.more!r}" if len(self) > 2 else ""
+        return f"Message(role={self.role!r}, content={self.content!r}{more})"
 
 
 Text = str | tuple[Message, ...]
 """Plain text, used verbatim, or messages, rendered through the base's chat template."""
+Answer = TypeVar("Answer", str, tuple[Message, ...])
+PromptFrom = Literal["row", "beginning", "repetition"]
+PROMPT_NAMES = ("question", "instruction", "query", "input")
+"""What a column is called that holds the prompt, where none is called `prompt`."""
+_NOT_OF_ROWS = (
+    *("add_generation_prompt", "continue_final_message", "chat_template", "conversation"),
+    *("messages", "tools", "tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length"),
+    *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
+)
+"""What decides how a text is written at all, so that no row may set it for its template."""
+_ASKING = ("user", "human", "system", "developer")
+"""Roles of those who ask: no answer begins with them."""
+_GREETING = 3
+"""So few words may come back in both answers, as "Hello" does, and are no repetition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +95,13 @@ class PreferencePair:
     rejected: Text
     group: str | None = None
     """Rows that share a group never stand on both sides of a split; the prompt if absent."""
+    tools: str = field(default="", kw_only=True)
+    """The tools that the chat template is told of: the JSON text of a list, if there is one."""
+    template_options: str = field(default="", kw_only=True)
+    """What else the chat template is told: the JSON text of an object, if there is one."""
+    prompt_from: PromptFrom = field(default="row", kw_only=True, compare=False, repr=False)
+    """Whether the row named its prompt, or it is what both answers begin with, or the answers
+    repeated it and the repetition was taken away."""
 
     @classmethod
     def from_texts(
@@ -50,30 +117,64 @@ class PreferencePair:
 
     @classmethod
     def from_row(cls, row: Row) -> Self:
-        """Read a row of TRL's preference format (`prompt`, `chosen`, `rejected`).
+        """Read a row of TRL's preference format: `chosen`, `rejected`, and mostly a `prompt`.
+
+        Without a prompt, or with a string beside whole dialogues, it is what both answers begin
+        with. The columns `tools` and `chat_template_kwargs` are what the chat template is told.
 
         Raises:
-            DataError: A column is missing, empty or of another shape.
+            DataError: A column is missing, empty or of another shape, or an answer begins with a
+                question.
         """
-        missing = [column for column in ("prompt", "chosen", "rejected") if column not in row]
-        if missing:
+        if missing := [column for column in ("chosen", "rejected") if column not in row]:
             raise DataError(
                 f"column {', '.join(map(repr, missing))} is missing "
                 f"(found: {', '.join(sorted(row)) or 'none'})"
             )
-        prompt, chosen, rejected = (
-            _read_text(row[column], column) for column in ("prompt", "chosen", "rejected")
-        )
-        if not isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
-            chosen, rejected = (Message("assistant", chosen),), (Message("assistant", rejected),)
-        if len({isinstance(text, str) for text in (prompt, chosen, rejected)}) > 1:
-            raise DataError("'prompt', 'chosen' and 'rejected' mix strings and message lists")
+        for column in ("image", "images"):
+            if row.get(column):
+                raise DataError(f"column {column!r} shows a picture, and only text is learnt from")
+        prompt, chosen, rejected, prompt_from = _read_texts(row)
         group = row.get("group")
-        return cls(prompt, chosen, rejected, None if group is None else str(group))
+        if isinstance(group, float) and not math.isfinite(group):
+            raise DataError(f"column 'group' is {group}, which names no group")
+        tools, options = read_told(row, prompt)
+        pair = cls(
+            prompt,
+            chosen,
+            rejected,
+            None if group is None else str(group),
+            tools=tools,
+            template_options=options,
+            prompt_from=prompt_from,
+        )
+        return without_repetition(pair)
+
+    @property
+    def told(self) -> tuple[str, str]:
+        """Return what the chat template is told beside the messages: tools and options."""
+        return self.tools, self.template_options
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the row that `from_row` reads as this pair."""
+        texts = {"prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected}
+        row: dict[str, Any] = {
+            name: text if isinstance(text, str) else [turn.to_json() for turn in text]
+            for name, text in texts.items()
+        }
+        row["group"] = self.group
+        if self.tools:
+            row["tools"] = json.loads(self.tools)
+        if self.template_options:
+            row["chat_template_kwargs"] = json.loads(self.template_options)
+        return row
 
     def switched(self) -> Self:
         """Exchange chosen and rejected: the pair that the negative pole is trained on."""
         return replace(self, chosen=self.rejected, rejected=self.chosen)
+
+
+Pair = TypeVar("Pair", bound=PreferencePair)
 
 
 def plain_text(text: Text) -> str:
@@ -86,25 +187,222 @@ def word_count(text: Text) -> int:
     return len(plain_text(text).split())
 
 
+def is_blank(text: Text) -> bool:
+    """Whether a text says nothing: white space alone, and no call of a tool or the like."""
+    if plain_text(text).strip():
+        return False
+    return isinstance(text, str) or not any(any(turn.more.values()) for turn in text)
+
+
+def without_repetition(pair: Pair) -> Pair:
+    """Take the prompt away from the beginning of both answers, where it stands again.
+
+    Messages are repeated where both answers begin with all of them; a string where both begin with
+    the whole of it, unless it is a few words that are no question.
+    """
+    prompt, chosen, rejected = pair.prompt, pair.chosen, pair.rejected
+    rest: tuple[Text, Text] | None = None
+    if isinstance(prompt, str) or isinstance(chosen, str) or isinstance(rejected, str):
+        # A prompt that was found as the beginning stands there once.
+        if pair.prompt_from != "beginning":
+            rest = _cut_text(plain_text(prompt), plain_text(chosen), plain_text(rejected))
+    elif all(answer[: len(prompt)] == prompt != answer for answer in (chosen, rejected)):
+        rest = chosen[len(prompt) :], rejected[len(prompt) :]
+    if rest is not None:
+        chosen, rejected = rest
+        _check_said(chosen, rejected, _ONLY_REPEATED)
+        pair = replace(pair, chosen=chosen, rejected=rejected, prompt_from="repetition")
+    for column, answer in (("chosen", chosen), ("rejected", rejected)):
+        if not isinstance(answer, str) and answer[0].role in _ASKING:
+            raise DataError(
+                f"column {column!r} begins with a turn of {answer[0].role!r}, which is no answer: "
+                "put what both answers begin with into 'prompt', or leave 'prompt' out"
+            )
+    return pair
+
+
+def _cut_text(prompt: str, chosen: str, rejected: str) -> tuple[str, str] | None:
+    """Return what both answers say beyond the prompt that they repeat; None if they do not."""
+    asks = prompt.endswith(("?", ":")) or prompt != prompt.rstrip()
+    if not prompt.strip() or not (asks or len(prompt.split()) > _GREETING):
+        return None
+    if chosen.startswith(prompt) and rejected.startswith(prompt):
+        return chosen[len(prompt) :], rejected[len(prompt) :]
+    # The white space around it may differ.
+    asked, first, second = prompt.strip(), chosen.lstrip(), rejected.lstrip()
+    if first.startswith(asked) and second.startswith(asked):
+        return first[len(asked) :], second[len(asked) :]
+    return None
+
+
+_ONLY_REPEATED = "repeats the prompt and says nothing more"
+
+
+def _check_said(chosen: Text, rejected: Text, lacking: str) -> None:
+    for column, answer in (("chosen", chosen), ("rejected", rejected)):
+        if is_blank(answer):
+            raise DataError(f"column {column!r} {lacking}")
+
+
+def _read_texts(row: Row) -> tuple[Text, Text, Text, PromptFrom]:
+    """Read prompt and answers, all three of one kind."""
+    chosen, rejected = (_read_text(row[column], column) for column in ("chosen", "rejected"))
+    named = row.get("prompt")
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        if named is None:
+            return _read_beginning(row, chosen, rejected)
+        prompt = _read_text(named, "prompt")
+        if isinstance(prompt, str):
+            return prompt, chosen, rejected, "row"
+        rest = _cut_text(plain_text(prompt), chosen, rejected)
+        first, second = rest or (chosen, rejected)
+        _check_said(first, second, _ONLY_REPEATED)
+        answers = (Message("assistant", first),), (Message("assistant", second),)
+        return prompt, *answers, "repetition" if rest else "row"
+    if isinstance(chosen, str) or isinstance(rejected, str):
+        raise DataError("'chosen' and 'rejected' mix strings and message lists")
+    asks = any(answer[0].role in _ASKING for answer in (chosen, rejected))
+    if named is None or (isinstance(named, str) and (asks or not named.strip())):
+        return _read_beginning(row, chosen, rejected)
+    prompt = _read_text(named, "prompt")
+    if isinstance(prompt, str):
+        prompt = (Message("user", prompt),)
+    return prompt, chosen, rejected, "row"
+
+
+def _read_beginning(
+    row: Row, chosen: Answer, rejected: Answer
+) -> tuple[Text, Text, Text, PromptFrom]:
+    """Take what both answers begin with for the prompt, as TRL's `extract_prompt` does."""
+    named = row.get("prompt")
+    other = next((name for name in PROMPT_NAMES if isinstance(row.get(name), str)), None)
+    if isinstance(chosen, str) and other is not None:
+        raise DataError(f"column 'prompt' is missing; if {other!r} is meant, give it that name")
+    end = min(len(chosen), len(rejected)) - 1
+    for place in range(end + 1):
+        if chosen[place] != rejected[place]:
+            end = place - (place > 0 and chosen[place - 1] == " ")
+            break
+    prompt, first, second = chosen[:end], chosen[end:], rejected[end:]
+    if not prompt or is_blank(prompt):
+        raise DataError(
+            "'chosen' and 'rejected' begin with nothing that they share, which would be the "
+            "prompt: add it as 'prompt', as messages where they are messages"
+        )
+    _check_said(first, second, "says nothing beyond what both begin with")
+    if isinstance(named, str) and named.strip() and not isinstance(prompt, str):
+        asked = " ".join(named.split())
+        said = [" ".join(turn.content.split()) for turn in prompt]
+        if not any(text and (text in asked or asked in text) for text in said):
+            raise DataError(
+                "column 'prompt' says something else than what both dialogues begin with: leave "
+                "it out, or write it as a list of messages"
+            )
+    return prompt, first, second, "beginning"
+
+
+_RENAMED = {"from": "role", "value": "content"}
+_KEYS_IN_TEXT = ("'role'", '"role"', "'from'", '"from"')
+
+
 def _read_text(value: object, column: str) -> Text:
     if isinstance(value, str):
         text: Text = value
+        if value.lstrip().startswith("[{") and any(key in value for key in _KEYS_IN_TEXT):
+            raise DataError(
+                f"column {column!r} is the text of a list of messages, not the list: write a "
+                ".jsonl or .parquet file, which holds lists"
+            )
     elif isinstance(value, Sequence) and value:
         text = tuple(read_message(item, column) for item in value)
     else:
         raise DataError(f"column {column!r} is neither a string nor a list of messages")
-    if not plain_text(text).strip():
+    if is_blank(text):
         raise DataError(f"column {column!r} is empty")
     return text
 
 
 def read_message(item: object, column: str) -> Message:
-    """Read a message of a dialogue."""
-    if not isinstance(item, Mapping) or not all(
-        isinstance(item.get(key), str) for key in ("role", "content")
-    ):
+    """Read a message of a dialogue, with `from` and `value` for the names of its keys or without.
+
+    Keys without a value are as good as absent, which is what tables make of absent ones.
+    """
+    if not isinstance(item, Mapping):
         raise DataError(f"column {column!r} has a message without 'role' and 'content' strings")
-    return Message(item["role"], item["content"])
+    keys: dict[str, Any] = {
+        _RENAMED.get(str(key), str(key)): value for key, value in item.items() if value is not None
+    }
+    role, content = keys.pop("role", None), keys.pop("content", None)
+    if isinstance(content, list | tuple):
+        raise DataError(
+            f"column {column!r} has a message whose content is a list of parts, and only text is "
+            "read: write its text as one string"
+        )
+    if content is None and keys.get("tool_calls"):
+        return Message(_checked(role, column), "", {"content": None, **keys})
+    return Message(_checked(role, column), _checked(content, column), keys)
+
+
+def _checked(value: object, column: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"column {column!r} has a message without 'role' and 'content' strings")
+    return value
+
+
+def read_told(row: Row, prompt: Text) -> tuple[str, str]:
+    """Read what the chat template is told beside the messages: tools, and further options."""
+    tools = _read_json(row, "tools", list)
+    options = _read_json(row, "chat_template_kwargs", dict)
+    if taken := sorted({*_NOT_OF_ROWS} & {*json.loads(options or "{}")}):
+        raise DataError(f"column 'chat_template_kwargs' sets {taken[0]!r}, which no row may")
+    told = {"tools": json.loads(tools or "[]"), "chat_template_kwargs": json.loads(options or "{}")}
+    for column, value in told.items():
+        if value and isinstance(prompt, str):
+            raise DataError(
+                f"column {column!r} is for a chat template, and strings are taken verbatim, "
+                "without one: write the texts as messages"
+            )
+    return tools, options
+
+
+def _read_json(row: Row, column: str, kind: type[list[Any] | dict[str, Any]]) -> str:
+    """Read a column that holds a list or an object, or its JSON text; return the text."""
+    value = row.get(column)
+    if value is None or value == "":
+        return ""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"column {column!r} is no JSON text: {error}") from error
+    items = value if isinstance(value, list) else [value]
+    if not isinstance(value, kind) or not all(isinstance(item, Mapping) for item in items):
+        wanted = "a list of objects" if kind is list else "an object"
+        raise DataError(f"column {column!r} is no JSON text of {wanted}, and not {wanted} itself")
+    return write_json(value, f"column {column!r}")
+
+
+def write_json(value: object, what: str) -> str:
+    """Write a value as JSON text, its keys in their order.
+
+    Raises:
+        DataError: JSON cannot hold it, or it is nested beyond all measure; the message says `what`.
+    """
+    level = [value]
+    for _ in range(DEEPEST):
+        below: list[object] = []
+        for each in level:
+            if isinstance(each, Mapping):
+                below += each.values()
+            elif isinstance(each, list | tuple):
+                below += each
+        level = below
+    if level:
+        raise DataError(f"{what} is nested more than {DEEPEST} levels deep")
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} holds what JSON does not: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

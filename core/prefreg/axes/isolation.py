@@ -4,6 +4,7 @@ Nothing else in prefreg calls a source, a label rule, a switch or a metric.
 """
 
 import contextlib
+import json
 import math
 import os
 import sys
@@ -11,7 +12,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from prefreg.axes.axis import Axis, Message, PreferencePair, Row, SourceRequest, SourceRows
+from prefreg.axes.axis import (
+    Axis,
+    Message,
+    PreferencePair,
+    Row,
+    SourceRequest,
+    SourceRows,
+    without_repetition,
+)
 from prefreg.errors import DataError, one_line, reason
 
 _END = object()
@@ -62,7 +71,10 @@ def label_row(axis: Axis, row: Row, number: int) -> PreferencePair | None:
         )
     if problem := _shape_problem(pair):
         raise DataError(f"{rule} returned a pair for {_place(number, row)} {problem}.")
-    return pair
+    try:
+        return without_repetition(pair)
+    except DataError as error:
+        raise DataError(f"{rule} failed on {_place(number, row)}: {error}.") from error
 
 
 def switch_pairs(axis: Axis, pairs: Iterable[PreferencePair]) -> tuple[PreferencePair, ...]:
@@ -191,6 +203,9 @@ def _shape_problem(pair: PreferencePair) -> str | None:
     """Say what a plugin got wrong in a pair that it made without `from_row`."""
     if not isinstance(pair.group, str | None):
         return f"whose group is a {type(pair.group).__name__}, not a string"
+    for what, told, kind in (("tools", pair.tools, list), ("options", pair.template_options, dict)):
+        if not isinstance(told, str) or (told and not _holds(told, kind)):
+            return f"whose {what} are no JSON text of a {kind.__name__}"
     texts = (pair.prompt, pair.chosen, pair.rejected)
     if all(isinstance(text, str) for text in texts):
         return None
@@ -203,3 +218,10 @@ def _shape_problem(pair: PreferencePair) -> str | None:
             if not isinstance(turn.role, str) or not isinstance(turn.content, str):
                 return f"with a message whose role or content is no string: {turn!r:.80}"
     return None
+
+
+def _holds(text: str, kind: type) -> bool:
+    try:
+        return isinstance(json.loads(text), kind)
+    except (ValueError, RecursionError):
+        return False

@@ -1,6 +1,8 @@
-"""Where rows come from: JSON lines and the hub, mixed, under the licences of their data."""
+"""Where rows come from: files and the hub, under the licences of their data."""
 
+import csv
 import gzip
+import io
 import json
 import re
 import zlib
@@ -12,45 +14,70 @@ from typing import IO, Any
 from prefreg.axes.axis import Axis, LicensedSource, PreferencePair, Row, SourceRequest, SourceRows
 from prefreg.errors import DataError, reason, unreadable
 
-_OPENERS = {".jsonl": open, ".jsonl.gz": gzip.open}
+_LINES = (".jsonl", ".ndjson")
+_PACKED = ("", ".gz", ".zst")
+ROW_FILES = (
+    *(lines + packed for lines in _LINES for packed in _PACKED),
+    *(".json", ".csv", ".parquet"),
+)
+"""How the names of files of rows end."""
+# Half of a surrogate pair can only come as an escape: as bytes it is no UTF-8.
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_BATCH = 256
 
 
 def read_preference_file(path: Path) -> Iterator[tuple[int, PreferencePair]]:
-    """Yield the pairs of a `.jsonl` or `.jsonl.gz` file with their line numbers.
+    """Yield the pairs of a file of rows with their line numbers.
 
-    Each line is a row of TRL's preference format; columns other than `prompt`, `chosen`,
-    `rejected` and `group` are ignored. No line is skipped.
+    Each row is one of TRL's preference format; other columns than those that
+    `PreferencePair.from_row` reads are ignored. No row is skipped.
     """
-    for line_number, row in read_rows(path):
+    for number, row in read_rows(path):
         try:
             pair = PreferencePair.from_row(row)
-            if not encodable(pair):
-                raise DataError("a text holds half of a surrogate pair, which is no character")
         except DataError as error:
-            raise DataError(f"{path}:{line_number}: {error}") from error
-        yield line_number, pair
+            raise DataError(f"{path}:{number}: {error}") from error
+        yield number, pair
+
+
+def is_row_file(path: Path) -> bool:
+    """Whether a file's name says that it holds rows."""
+    return path.name.lower().endswith(ROW_FILES)
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield the rows of a `.jsonl` or `.jsonl.gz` file with their line numbers; skip no line."""
-    line_number = 0
+    """Yield the rows of a file with their numbers; skip none.
+
+    The number is that of the line, or of the row where a file has no lines: in an array of JSON
+    and in Parquet.
+    """
+    if not is_row_file(path):
+        raise DataError(
+            f"{path} is no file of rows: its name must end in {', '.join(ROW_FILES[:-1])} or "
+            f"{ROW_FILES[-1]}."
+        )
+    name = path.name.lower()
+    number = 0
     with _open(path) as file:
-        for line_number, line in enumerate(_lines(path, file), start=1):
-            try:
-                row = _read_line(line, first=line_number == 1)
-            except DataError as error:
-                raise DataError(f"{path}:{line_number}: {error}") from error
-            yield line_number, row
-    if not line_number:
-        raise DataError(f"{path} is empty: it needs one JSON object a line.")
+        if name.endswith(".parquet"):
+            rows = _read_parquet(path, file)
+        elif name.endswith(".csv"):
+            rows = _read_csv(path, file)
+        elif name.endswith(".json"):
+            rows = _read_json(path, file)
+        else:
+            rows = _read_lines(path, enumerate(_lines(path, file), start=1))
+        for number, row in rows:
+            yield number, row
+    if not number:
+        raise DataError(f"{path} is empty: it has no row.")
 
 
 def encodable(pair: PreferencePair) -> bool:
     """Whether the texts of a pair can be written as UTF-8 (a lone surrogate cannot)."""
+    texts = (pair.prompt, pair.chosen, pair.rejected, pair.group, pair.tools, pair.template_options)
     try:
-        json.dumps(
-            (pair.prompt, pair.chosen, pair.rejected, pair.group), ensure_ascii=False
-        ).encode()
+        json.dumps(texts, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return False
     return True
@@ -106,15 +133,19 @@ def check_licence(axis: Axis, source: str, *, accepted: bool) -> str | None:
 
 
 def _open(path: Path) -> IO[bytes]:
-    for ending, opener in _OPENERS.items():
-        if path.name.endswith(ending):
-            try:
-                return opener(path, "rb")  # type: ignore[operator,no-any-return]
-            except FileNotFoundError:
-                raise DataError(f"There is no data file {path}.") from None
-            except OSError as error:
-                raise unreadable(path, error, DataError) from error
-    raise DataError(f"{path} is neither a .jsonl nor a .jsonl.gz file.")
+    try:
+        if path.name.lower().endswith(".gz"):
+            return gzip.open(path, "rb")  # type: ignore[return-value]
+        if path.name.lower().endswith(".zst"):
+            # Only few files are packed so, and pyarrow takes its time to load.
+            import pyarrow
+
+            return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+        return path.open("rb")
+    except FileNotFoundError:
+        raise DataError(f"There is no data file {path}.") from None
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error, DataError) from error
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
@@ -125,26 +156,114 @@ def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
         raise DataError(f"{path} is not a gzip file, as its name says: {error}.") from error
     except (EOFError, zlib.error) as error:
         raise DataError(f"{path} is a damaged gzip file: {error}.") from error
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise unreadable(path, error, DataError) from error
 
 
-def _read_line(line: bytes, *, first: bool) -> Row:
+def _read_lines(path: Path, lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, Row]]:
+    for number, line in lines:
+        try:
+            row = _read_json_text(line, first=number == 1)
+            if not isinstance(row, dict):
+                raise DataError(
+                    f"the line is a JSON {type(row).__name__}, not an object with columns"
+                )
+        except DataError as error:
+            raise DataError(f"{path}:{number}: {error}") from error
+        yield number, row
+
+
+def _read_json_text(content: bytes, *, first: bool) -> Any:
     try:
-        text = line.decode("utf-8-sig" if first else "utf-8")
+        text = content.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"the line is not UTF-8 (byte {error.start + 1})") from error
     if not text.strip():
         raise DataError("the line is empty")
     try:
-        row = json.loads(text)
+        found = json.loads(text)
+        if _HALF.search(content):
+            json.dumps(found, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise DataError(f"broken JSON: {error.msg} at column {error.colno}") from error
     except RecursionError as error:
         raise DataError("broken JSON: nested too deeply") from error
-    if not isinstance(row, dict):
-        raise DataError(f"the line is a JSON {type(row).__name__}, not an object with columns")
-    return row
+    except UnicodeEncodeError as error:
+        raise DataError("a text holds half of a surrogate pair, which is no character") from error
+    except ValueError as error:  # Python reads no number of thousands of digits
+        raise DataError("broken JSON: a number has too many digits") from error
+    return found
+
+
+def _read_json(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row]]:
+    """Read an array of rows; a file that is called so but begins with a row has lines."""
+    content = b"".join(_lines(path, file))
+    if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        yield from _read_lines(path, enumerate(io.BytesIO(content), start=1))
+        return
+    try:
+        rows = _read_json_text(content, first=True)
+    except DataError as error:
+        raise DataError(f"{path}: {error}.") from error
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(
+                f"{path}:{number}: the row is a JSON {type(row).__name__}, not an object with "
+                "columns"
+            )
+        yield number, row
+
+
+def _read_csv(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row]]:
+    """Read rows of texts below a line with their names; an empty cell is no value."""
+    lines = enumerate(_lines(path, file))
+    texts = (line.decode("utf-8" if place else "utf-8-sig") for place, line in lines)
+    reader = csv.reader(texts, strict=True)
+    names: list[str] | None = None
+    number = 1
+    while True:
+        try:
+            cells = next(reader, None)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}:{number}: the file is not UTF-8.") from error
+        except csv.Error as error:
+            raise DataError(f"{path}:{number}: broken CSV: {error}.") from error
+        if cells is None:
+            return
+        if names is None:
+            names = cells
+            if len({*names}) < len(names):
+                raise DataError(f"{path}:{number}: two columns of one name.")
+        elif cells:
+            if len(cells) != len(names):
+                raise DataError(
+                    f"{path}:{number}: {len(cells)} cells, where {len(names)} columns have names."
+                )
+            yield number, {name: cell or None for name, cell in zip(names, cells, strict=True)}
+        number = reader.line_num + 1
+
+
+def _read_parquet(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row]]:
+    """Read the rows of a table as its writer meant them."""
+    import pyarrow.parquet  # takes its time to load
+
+    number = 0
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        schema = table.schema_arrow
+        features = None
+        if b"huggingface" in (schema.metadata or {}):
+            # The types that datasets knows beyond those of the format, as JSON in a text.
+            from datasets import Features
+
+            features = Features.from_arrow_schema(schema)
+        for batch in table.iter_batches(batch_size=_BATCH):
+            for row in batch.to_pylist():
+                number += 1
+                yield number, features.decode_example(row) if features else row
+    except Exception as error:  # pyarrow and datasets raise what they like
+        place = f"{path}:{number}" if number else str(path)
+        raise DataError(f"{place} is no Parquet file that can be read: {reason(error)}.") from error
 
 
 def _read(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefreg.axes.axis import (
+    PROMPT_NAMES,
     Axis,
     LicensedSource,
     PreferencePair,
@@ -18,7 +19,7 @@ from prefreg.axes.axis import (
     SourceRows,
     word_count,
 )
-from prefreg.axes.row_sources import read_rows, stream_hub_rows
+from prefreg.axes.row_sources import ROW_FILES, is_row_file, read_rows, stream_hub_rows
 from prefreg.axes.yaml_lines import Value, read_document
 from prefreg.errors import DataError
 from prefreg.files import hash_bytes
@@ -34,6 +35,7 @@ KEYS = (
     "where",
     "rule",
     "min_gap",
+    "strings",
 )
 SOURCE_KEYS = (
     "name",
@@ -48,10 +50,16 @@ SOURCE_KEYS = (
     "where",
 )
 RESPONSES = ("prompt", "response_0", "response_1")
+STRINGS = ("verbatim", "turns")
+"""What strings are: text as it stands, or a question of the user with the assistant's answers."""
 PLACE = "place"
 """The column in which a row says where it stands: `rows.jsonl:7`."""
 WITH_GAP = ("higher-rating", "longer")
 
+_ANSWERS = ("chosen", "rejected", *RESPONSES[1:])
+_TOLD = ("tools", "chat_template_kwargs")
+_CARRIED = (*_TOLD, "image", "images")
+"""What a row keeps under its own name: a pair is made with it, or refused for it."""
 _HUB_ONLY = ("config", "split", "revision")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -89,14 +97,21 @@ class Rule:
     columns: tuple[str, ...]
     decide: Callable[[Row, float], PreferencePair | None]
     """Make the pair, given the smallest gap that decides; None is a tie."""
+    strings: str = "turns"
+    """What strings are where nobody says it."""
+    optional: tuple[str, ...] = ()
+    """Those of its columns that a row may lack."""
 
 
-def label_by(rule: Rule, min_gap: float) -> Callable[[Row], PreferencePair | None]:
+def label_by(
+    rule: Rule, min_gap: float, strings: str | None = None
+) -> Callable[[Row], PreferencePair | None]:
     """Make the label rule of an axis; what is wrong with a row is told with its place."""
+    turns = (strings or rule.strings) == "turns"
 
     def label(row: Row) -> PreferencePair | None:
         try:
-            return rule.decide(row, min_gap)
+            return rule.decide(_asked(row) if turns else row, min_gap)
         except DataError as error:
             raise DataError(f"{row[PLACE]}: {error}") from error
 
@@ -111,6 +126,8 @@ class Selection:
     """What a rule asks for, and the column that has it."""
     where: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Columns, with the values that a row may have there."""
+    optional: tuple[str, ...] = ()
+    """What is taken under its own name where a row has it."""
 
     def apply(self, rows: Iterable[tuple[str, Row]], limit: int | None) -> Iterator[Row]:
         """Rename the columns of the first rows that count."""
@@ -124,11 +141,17 @@ class Selection:
                     f"{place}: column {', '.join(map(repr, missing))} is missing "
                     f"(found: {', '.join(map(str, row)) or 'none'})"
                 )
-            if all(row[column] in values for column, values in self.where.items()):
+            if all(_is_one(row[column], values) for column, values in self.where.items()):
                 yield {
+                    **{name: row[name] for name in self.optional if name in row},
                     **{name: row[column] for name, column in self.columns.items()},
                     PLACE: place,
                 }
+
+
+def _is_one(value: object, values: tuple[object, ...]) -> bool:
+    """Whether a row's value is one of those that are let through; in a table all are texts."""
+    return value in values or (isinstance(value, str) and value in map(str, values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +182,7 @@ class HubSource:
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A file of JSON lines."""
+    """A file of rows."""
 
     path: Path
     selection: Selection
@@ -214,7 +237,11 @@ class _Reader:
             name=name,
             summary=self.top["summary"].text(),
             sources=sources,
-            label=label_by(self.rule, self._min_gap()),
+            label=label_by(
+                self.rule,
+                self._min_gap(),
+                _choice(self.top.get("strings"), STRINGS, self.rule.strings),
+            ),
             aliases=aliases,
             licence=self._licence(self.top),
             owner=self.root.file.name,
@@ -244,7 +271,9 @@ class _Reader:
     def _source(self, item: Value, fields: Mapping[str, Value]) -> tuple[Source, str]:
         if ("hub" in fields) == ("file" in fields):
             item.refuse("a source needs either 'hub' or 'file'")
-        selection = Selection(self._columns(fields), self._where(fields))
+        columns = self._columns(fields)
+        optional = (*self.rule.optional, *_CARRIED, *(() if "prompt" in columns else PROMPT_NAMES))
+        selection = Selection(columns, self._where(fields), optional)
         licence = self._licence(fields) or self._licence(self.top)
         made: HubSource | FileSource
         if "file" in fields:
@@ -265,15 +294,15 @@ class _Reader:
 
     def _file(self, value: Value) -> Path:
         path = self.folder / value.text()
-        if not path.name.endswith((".jsonl", ".jsonl.gz")):
-            value.refuse(f"{path.name!r} is neither a .jsonl nor a .jsonl.gz file")
+        if not is_row_file(path):
+            value.refuse(f"{path.name!r} is no file of rows (they end in {', '.join(ROW_FILES)})")
         if not path.is_file():
             value.refuse(f"there is no file {path}")
         return path
 
     def _columns(self, fields: Mapping[str, Value]) -> dict[str, str]:
-        known = (*self.rule.columns, "group")
-        columns = {name: name for name in self.rule.columns}
+        known = (*self.rule.columns, "group", *_TOLD)
+        columns = {name: name for name in self.rule.columns if name not in self.rule.optional}
         for holder in (self.top, fields):
             if "columns" in holder:
                 found = holder["columns"].mapping(known)
@@ -342,10 +371,12 @@ def _higher_rating(row: Row, min_gap: float) -> PreferencePair | None:
 
 def _numbered(row: Row, _: float) -> PreferencePair | None:
     index = row["winner"]
+    if isinstance(index, str) and index.strip() in ("0", "1"):  # a table of texts
+        index = int(index)
     if isinstance(index, float) and index.is_integer():
         index = int(index)
     if index is not None and not isinstance(index, int):
-        raise DataError(f"column 'winner' holds {index!r}, not the number of a response")
+        raise DataError(f"column 'winner' holds {index!r:.60}, not the number of a response")
     return _winner(row, int(index)) if index in (0, 1) else None
 
 
@@ -362,15 +393,22 @@ def _winner(row: Row, index: int) -> PreferencePair:
 
 
 def _pair(row: Row, chosen: object, rejected: object) -> PreferencePair:
-    prompt = row["prompt"]
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            raise DataError("column 'prompt' is empty")
-        # A question and its answers, as the published axes read them, not text to be continued.
-        prompt = [{"role": "user", "content": prompt}]
-    return PreferencePair.from_row(
-        {"prompt": prompt, "chosen": chosen, "rejected": rejected, "group": row.get("group")}
-    )
+    answers = {"chosen": chosen, "rejected": rejected}
+    return PreferencePair.from_row({**row, **answers})
+
+
+def _asked(row: Row) -> Row:
+    """Make a question of the user of a prompt in a string whose answers are strings."""
+    if not all(isinstance(row[name], str) for name in _ANSWERS if name in row):
+        return row
+    prompt = row.get("prompt")
+    if prompt is None:
+        raise DataError("column 'prompt' is missing")
+    if not isinstance(prompt, str):
+        return row
+    if not prompt.strip():
+        raise DataError("column 'prompt' is empty")
+    return {**row, "prompt": [{"role": "user", "content": prompt}]}
 
 
 def _rating(value: Any, column: str) -> float | None:
@@ -379,15 +417,15 @@ def _rating(value: Any, column: str) -> float | None:
         return None
     try:
         rating = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         rating = math.nan
-    if math.isnan(rating):
+    if not math.isfinite(rating):
         raise DataError(f"column {column!r} holds {value!r:.60}, not a rating")
     return rating
 
 
 RULES: Mapping[str, Rule] = {
-    "preference": Rule(("prompt", "chosen", "rejected"), _preference),
+    "preference": Rule(("prompt", "chosen", "rejected"), _preference, "verbatim", ("prompt",)),
     "higher-rating": Rule((*RESPONSES, "rating_0", "rating_1"), _higher_rating),
     "numbered": Rule((*RESPONSES, "winner"), _numbered),
     "longer": Rule(RESPONSES, _longer),

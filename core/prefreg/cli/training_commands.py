@@ -86,7 +86,7 @@ def _describe_preview(preview: "AxisPreview") -> str:
         for part in preview.sources:
             ended = ", then it ended" if part["ended"] else ""
             facts[f"- {part['source']}"] = f"{part['rows']} rows ({part['share']:.2f}){ended}"
-    lines = [sections(facts), "", "audit", sections(audit), "", "settings"]
+    lines = [sections(facts), *preview.notes, "", "audit", sections(audit), "", "settings"]
     lines.append(sections(preview.settings))
     for number, example in enumerate(preview.examples, 1):
         lines += ["", f"example {number}"]

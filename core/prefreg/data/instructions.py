@@ -4,11 +4,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from prefreg.axes.axis import Message, Row, Text, plain_text, read_message
+from prefreg.axes.axis import Message, Row, Text, is_blank, read_message, read_told
 from prefreg.axes.row_sources import read_rows
 from prefreg.data.pairs import HELDOUT_LIMIT, HELDOUT_SHARE, SMALLEST_SPLIT
 from prefreg.errors import DataError
@@ -25,6 +25,10 @@ class Instruction:
 
     prompt: Text
     answer: Text
+    tools: str = ""
+    """The tools that the chat template is told of, as JSON text of a list."""
+    template_options: str = ""
+    """What else the chat template is told, as JSON text of an object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class InstructionSet:
 def read_instructions(
     path: Path, *, limit: int | None = None, heldout: Path | None = None
 ) -> InstructionSet:
-    """Read examples from a `.jsonl[.gz]` file, and hold some out unless a file has them already.
+    """Read examples from a file of rows, and hold some out unless a file has them already.
 
     Which are held out depends on the data alone: whole prompts, a tenth and at most 200.
     """
@@ -93,6 +97,12 @@ def read_instructions(
 
 def read_row(row: Row) -> tuple[Form, list[Instruction]]:
     """Read the examples of a row; an answer that is empty stays in, to be counted."""
+    form, examples = _read_form(row)
+    tools, options = read_told(row, examples[0].prompt)
+    return form, [replace(each, tools=tools, template_options=options) for each in examples]
+
+
+def _read_form(row: Row) -> tuple[Form, list[Instruction]]:
     if "messages" in row:
         return "messages", list(_of_dialogue(_messages(row["messages"], "messages")))
     if "prompt" in row and "completion" in row:
@@ -119,14 +129,8 @@ def _examples(
         counts["rows"] += 1
         try:
             form, examples = read_row(row)
-            for example in examples:
-                json.dumps((example.prompt, example.answer), ensure_ascii=False).encode()
         except DataError as error:
             raise DataError(f"{path}:{number}: {error}.") from error
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{path}:{number}: a text holds half of a surrogate pair, which is no character."
-            ) from error
         forms.add(form)
         yield from examples
 
@@ -165,7 +169,7 @@ def _unique(examples: Iterable[Instruction], counts: Counter[str]) -> dict[bytes
     for example in examples:
         counts["examples"] += 1
         digest = _digest(example)
-        if not plain_text(example.answer).strip():
+        if is_blank(example.answer):
             counts["empty"] += 1
         elif digest in kept:
             counts["duplicates"] += 1
@@ -198,5 +202,7 @@ def _beginning(example: Instruction) -> bytes:
 
 
 def _digest(example: Instruction) -> bytes:
-    content = json.dumps([example.prompt, example.answer], ensure_ascii=False)
-    return hashlib.sha256(content.encode(errors="surrogatepass")).digest()
+    content: list[object] = [example.prompt, example.answer]
+    if example.tools or example.template_options:  # the examples that have none keep their hashes
+        content += [example.tools, example.template_options]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).digest()

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from prefreg.axes.axis import PreferencePair, plain_text, word_count
+from prefreg.axes.axis import PreferencePair, is_blank, word_count
 from prefreg.errors import DataError
 from prefreg.json_values import JsonFields
 
@@ -48,15 +48,36 @@ class Audit(JsonFields):
     """Pairs dropped because their answers are the same tokens, whole or as cut."""
     merged: int = 0
     """Pairs of plain text in which a token spans the end of the prompt."""
+    implicit: int = 0
+    """Pairs whose prompt is what both answers began with, as their rows named none."""
+    repeated: int = 0
+    """Pairs whose answers repeated their prompt, which was taken away."""
+    verbatim: int = 0
+    """Pairs of strings on a base that has a chat template, which does not write them."""
+    diverged: int = 0
+    """Pairs whose prompt the chat template ends differently alone and before an answer."""
+    incomplete: int = 0
+    """Pairs with keys of messages that the chat template does not write."""
 
-    def describe_long(self, max_length: int) -> str | None:
-        """Say what became of pairs that were too long; None if none was."""
-        if not self.truncated + self.dropped_long:
-            return None
-        return (
-            f"Of {self.pairs} pairs, {self.truncated + self.dropped_long} are longer than "
-            f"{max_length} tokens: {self.truncated} were cut, {self.dropped_long} left out."
-        )
+    def notes(self, max_length: int) -> list[str]:
+        """Say what a run should know of its rows, once they are tokens, in sentences."""
+        found = []
+        if self.implicit:
+            found.append(
+                f"{self.implicit} rows name no prompt: it is what both answers begin with, as "
+                "in TRL."
+            )
+        if self.repeated:
+            found.append(
+                f"The answers of {self.repeated} rows begin with their prompt, which was taken "
+                "away."
+            )
+        if self.truncated + self.dropped_long:
+            found.append(
+                f"Of {self.pairs} pairs, {self.truncated + self.dropped_long} are longer than "
+                f"{max_length} tokens: {self.truncated} were cut, {self.dropped_long} left out."
+            )
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +198,8 @@ def build_pairs(
         pairs=count,
         train=len(train),
         heldout=len(held),
+        implicit=counts["beginning"],
+        repeated=counts["repetition"],
         shared_prompts=len(held_prompts & {_prompt_key(pair) for pair in train}),
         **asdict(measure_length(pairs)),
     )
@@ -196,16 +219,16 @@ def _clean(
 ) -> tuple[Counter[str], dict[bytes, PreferencePair]]:
     """Drop ties, empty and identical answers, repetitions and contradictions; sort by digest."""
     counts: Counter[str] = Counter()
-    unique: dict[tuple[object, object, object], tuple[bytes, PreferencePair]] = {}
+    unique: dict[tuple[object, ...], tuple[bytes, PreferencePair]] = {}
     for pair in labelled:
         counts["rows"] += 1
         if pair is None:
             counts["ties"] += 1
-        elif not all(plain_text(answer).strip() for answer in (pair.chosen, pair.rejected)):
+        elif is_blank(pair.chosen) or is_blank(pair.rejected):
             counts["empty"] += 1
         elif pair.chosen == pair.rejected:
             counts["identical"] += 1
-        elif (key := (pair.prompt, pair.chosen, pair.rejected)) in unique:
+        elif (key := (pair.chosen, pair.rejected, *_context(pair))) in unique:
             counts["duplicates"] += 1
         else:
             try:
@@ -216,11 +239,12 @@ def _clean(
                     "which is no character: correct the text."
                 ) from error
     kept: dict[bytes, PreferencePair] = {}
-    for (prompt, chosen, rejected), (digest, pair) in unique.items():
-        if (prompt, rejected, chosen) in unique:
+    for digest, pair in unique.values():
+        if (pair.rejected, pair.chosen, *_context(pair)) in unique:
             counts["contradictions"] += 1
         else:
             kept[digest] = pair
+            counts[pair.prompt_from] += 1
     return counts, dict(sorted(kept.items()))
 
 
@@ -262,12 +286,18 @@ def _group_key(pair: PreferencePair) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
 
+def _context(pair: PreferencePair) -> tuple[object, ...]:
+    return pair.prompt, *pair.told
+
+
 def _prompt_key(pair: PreferencePair) -> str:
     return json.dumps(pair.prompt, ensure_ascii=False)
 
 
 def _digest(pair: PreferencePair) -> bytes:
-    content = [pair.prompt, pair.chosen, pair.rejected, pair.group]
+    content: list[object] = [pair.prompt, pair.chosen, pair.rejected, pair.group]
+    if any(pair.told):  # the pairs that have none keep their hashes
+        content += pair.told
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).digest()
 
 

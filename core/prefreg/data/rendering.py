@@ -3,10 +3,12 @@
 Three ways to write a pair, recorded as its rendering:
 
 - `chat`: messages, and the tokenizer has a chat template. Prompt and answer are rendered
-  together. The prompt alone, with the generation prompt, must be an exact prefix in tokens, so
-  that training sees the context that generation sees. The one exception is white space at the
-  end of the prompt that merges into the answer's first token.
-- `none`: messages without a chat template; their contents joined without separators.
+  together, every key of a message with them. The answer begins where the prompt alone, with the
+  generation prompt, and prompt and answer part; where a template ends the generation prompt with
+  what it leaves out before an answer, as an opening of thought, such pairs are counted. Both must
+  write the whole question alike.
+- `none`: messages without a chat template; their contents joined without separators. Keys beside
+  the content, which nothing would write, are refused.
 - `text`: strings, verbatim.
 
 In the last two a token may span the end of the prompt; as in TRL it then counts as the
@@ -16,9 +18,12 @@ closes an answer exactly once, unless the template closes the turn with another 
 what a template writes after the closing token is cut, as generation stops there.
 """
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from prefreg.axes.axis import Message, Text, plain_text
 from prefreg.errors import BaseModelError, DataError
@@ -38,6 +43,10 @@ class AnsweredPrompt(NamedTuple):
     prompt: Text
     answers: tuple[Text, ...]
     name: str
+    tools: str = ""
+    """The tools that the chat template is told of, as JSON text of a list."""
+    template_options: str = ""
+    """What else the chat template is told, as JSON text of an object."""
 
 
 class Rendered(NamedTuple):
@@ -47,6 +56,57 @@ class Rendered(NamedTuple):
     prompt: str
     answers: tuple[str, ...]
     name: str
+    question: int
+    """Where the last turn of the prompt ends in the rendered one, before the answer is opened."""
+    unwritten: frozenset[str]
+    """Keys of its messages that the template does not write."""
+
+
+@dataclass(slots=True)
+class Manner:
+    """How texts were written, where a run has to say so."""
+
+    has_template: bool
+    verbatim: int = 0
+    """Strings on a base that has a chat template, which does not write them."""
+    diverged: int = 0
+    """Prompts that the template ends differently alone and before an answer."""
+    lost_end: str = ""
+    """How the first of those ends alone."""
+    unwritten: Counter[str] = field(default_factory=Counter)
+    """Keys that the template does not write, and how often."""
+    incomplete: int = 0
+    """Texts with such keys."""
+
+    def count(self, rendered: Rendered, lost_end: str) -> None:
+        """Count a prompt with its answers."""
+        self.verbatim += self.has_template and rendered.rendering == "text"
+        self.diverged += bool(lost_end)
+        self.lost_end = self.lost_end or lost_end
+        self.unwritten.update(rendered.unwritten)
+        self.incomplete += bool(rendered.unwritten)
+
+    def notes(self, kind: str, remedy: str = "Write messages to use it.") -> tuple[str, ...]:
+        """Say it in sentences; `kind` is what was counted."""
+        found = []
+        if self.verbatim:
+            found.append(
+                f"{self.verbatim} {kind} are strings, which are taken verbatim, as by TRL: the "
+                f"base's chat template is not used. {remedy}"
+            )
+        if self.diverged:
+            found.append(
+                f"The chat template ends the prompt of {self.diverged} {kind} with "
+                f"{self.lost_end[:40]!r}, which it leaves out before an answer: the answer begins "
+                "where both part, as in TRL."
+            )
+        if self.unwritten:
+            keys = ", ".join(f"{key!r} ({count})" for key, count in sorted(self.unwritten.items()))
+            found.append(
+                f"The chat template does not write all of {self.incomplete} {kind}: {keys}. What "
+                "is not written is not learnt, as in TRL."
+            )
+        return tuple(found)
 
 
 def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -56,10 +116,15 @@ def padding_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     return end_id(tokenizer)
 
 
-def encode_prompt(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def encode_prompt(
+    prompt: Text,
+    tokenizer: "PreTrainedTokenizerBase",
+    told: tuple[str, str] = ("", ""),
+) -> list[int]:
     """Write a prompt as training wrote it, ready for an answer to be generated."""
     rendering = _rendering(prompt, tokenizer)
-    text = _render(prompt, tokenizer, "the prompt", answering=True)
+    asked = AnsweredPrompt(prompt, (), "the prompt", *told)
+    text = _render(prompt, tokenizer, asked, answering=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids if rendering == "chat" else [*_bos(tokenizer, ids), *ids]
 
@@ -115,38 +180,105 @@ def encode_answers(
 
 def _render_answers(asked: AnsweredPrompt, tokenizer: "PreTrainedTokenizerBase") -> Rendered:
     rendering = _rendering(asked.prompt, tokenizer)
-    prompt = _render(asked.prompt, tokenizer, asked.name, answering=True)
+    prompt = _render(asked.prompt, tokenizer, asked, answering=True)
     texts = []
+    unwritten: set[str] = set()
     for answer in asked.answers:
         if isinstance(asked.prompt, str) or isinstance(answer, str) or rendering == "none":
-            texts.append(prompt + plain_text(answer))
+            texts.append(prompt + _render(answer, tokenizer, asked, answering=False))
         else:
             whole = (*asked.prompt, *answer)
-            texts.append(_render(whole, tokenizer, asked.name, answering=False))
-    return Rendered(rendering, prompt, tuple(texts), asked.name)
+            texts.append(_render(whole, tokenizer, asked, answering=False))
+            unwritten |= _unwritten(whole, texts[-1], tokenizer, asked)
+    question = _end_of_question(asked.prompt, prompt) if rendering == "chat" else 0
+    return Rendered(rendering, prompt, tuple(texts), asked.name, question, frozenset(unwritten))
 
 
-def _render(text: Text, tokenizer: "PreTrainedTokenizerBase", name: str, *, answering: bool) -> str:
-    if isinstance(text, str) or not tokenizer.chat_template:
+def _end_of_question(turns: Text, rendered: str) -> int:
+    end = 0
+    for turn in () if isinstance(turns, str) else turns:
+        said = turn.content.strip()
+        # What the template has written as JSON is not found.
+        if (place := rendered.find(said, end)) >= 0:
+            end = place + len(said)
+    return end
+
+
+def _render(
+    text: Text, tokenizer: "PreTrainedTokenizerBase", asked: AnsweredPrompt, *, answering: bool
+) -> str:
+    if isinstance(text, str):
+        return text
+    if not tokenizer.chat_template:
+        lost = [key for turn in text for key, value in turn.more.items() if value]
+        lost += ["tools"] if json.loads(asked.tools or "[]") else []
+        lost += ["chat_template_kwargs"] if json.loads(asked.template_options or "{}") else []
+        if lost:
+            raise DataError(
+                f"The base has no chat template, so that {lost[0]!r} of {asked.name} cannot be "
+                f"written (after {_excerpt(text[0])}): use a base that has one, or leave it out of "
+                "the data."
+            )
         return plain_text(text)
     roles = ", ".join(turn.role for turn in text)
     try:
-        rendered = tokenizer.apply_chat_template(
-            [turn._asdict() for turn in text], tokenize=False, add_generation_prompt=answering
+        rendered = _write(
+            [turn.to_json() for turn in text], tokenizer, asked, add_generation_prompt=answering
         )
     except Exception as error:  # a template may raise anything
         raise DataError(
-            f"The base's chat template refused {name} (roles: {roles}): "
+            f"The base's chat template refused {asked.name} (roles: {roles}): "
             f"{str(error) or type(error).__name__}. Give the data other roles, or use a base "
             "whose template takes them."
         ) from error
     for turn in text:
-        if turn.content.strip() not in rendered:
+        said = turn.content.strip()
+        # Some templates write what a tool returned as JSON.
+        if said not in rendered and json.dumps(said, ensure_ascii=False)[1:-1] not in rendered:
             raise DataError(
                 f"The base's chat template leaves out or changes the {turn.role!r} turn of "
-                f"{name} (roles: {roles}): {_excerpt(turn)}. Move its content into another turn."
+                f"{asked.name} (roles: {roles}): {_excerpt(turn)}. Move its content into another "
+                "turn."
             )
-    return str(rendered)
+    return rendered
+
+
+def _write(
+    turns: Sequence[dict[str, Any]],
+    tokenizer: "PreTrainedTokenizerBase",
+    asked: AnsweredPrompt,
+    **options: Any,
+) -> str:
+    """Apply the chat template as TRL does."""
+    told: dict[str, Any] = {"tools": json.loads(asked.tools) if asked.tools else None}
+    told |= json.loads(asked.template_options or "{}")
+    return str(tokenizer.apply_chat_template(list(turns), tokenize=False, **told, **options))
+
+
+def _unwritten(
+    turns: Sequence[Message],
+    rendered: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    asked: AnsweredPrompt,
+) -> set[str]:
+    """Name the keys, of messages or for all of them, without which the same would be written."""
+    whole = [turn.to_json() for turn in turns]
+    keys = {key for turn in turns for key, value in turn.more.items() if value}
+    variants = {
+        key: ([{name: turn[name] for name in turn if name != key} for turn in whole], asked)
+        for key in sorted(keys)
+    }
+    if json.loads(asked.tools or "[]"):
+        variants["tools"] = whole, asked._replace(tools="")
+    found = set()
+    for key, (bare, told) in variants.items():
+        try:
+            same = _write(bare, tokenizer, told) == rendered
+        except Exception:  # it cannot do without
+            same = False
+        if same:
+            found.add(key)
+    return found
 
 
 def prompt_length(
@@ -160,21 +292,34 @@ def prompt_length(
             f"{rendered.name.capitalize()} has no prompt token before its answers, so that their "
             f"first token cannot be predicted: give it a prompt (it has {rendered.prompt[:40]!r})."
         )
-    if rendered.rendering == "chat" and length < len(prompt):
-        rest = tokenizer.decode(prompt[length:])
-        if str(rest).strip():
-            answer = min(answers, key=lambda answer: _common_length(prompt, answer))
+    if lost_end(rendered, ids, length, tokenizer):
+        answer = min(rendered.answers, key=lambda text: _common_length(rendered.prompt, text))
+        same = _common_length(rendered.prompt, answer)
+        if same < rendered.question:
             raise DataError(
-                f"The chat template writes the prompt of {rendered.name} differently alone "
-                f"and before an answer: after {str(tokenizer.decode(prompt[:length]))[-40:]!r} "
-                f"comes {str(rest)[:40]!r} alone, but "
-                f"{str(tokenizer.decode(answer[length:]))[:40]!r} before the answer. Use a base "
-                "whose template writes both the same way."
+                f"The chat template writes the question of {rendered.name} differently alone "
+                f"and before an answer: after {rendered.prompt[max(0, same - 40) : same]!r} "
+                f"comes {rendered.prompt[same : same + 40]!r} alone, but "
+                f"{answer[same : same + 40]!r} before the answer. Use a base whose template "
+                "writes both the same way."
             )
     return length
 
 
-def _common_length(left: Sequence[int], right: Sequence[int]) -> int:
+def lost_end(
+    rendered: Rendered,
+    ids: Sequence[list[int]],
+    length: int,
+    tokenizer: "PreTrainedTokenizerBase",
+) -> str:
+    """Return what the template writes at the end of the prompt, but not before an answer."""
+    if rendered.rendering != "chat" or length >= len(ids[0]):
+        return ""
+    text = str(tokenizer.decode(ids[0][length:]))
+    return text if text.strip() else ""
+
+
+def _common_length(left: Sequence[object], right: Sequence[object]) -> int:
     if list(right[: len(left)]) == list(left):
         return len(left)
     same = takewhile(lambda both: both[0] == both[1], zip(left, right, strict=False))

@@ -11,11 +11,13 @@ from prefreg.data.instructions import Instruction
 from prefreg.data.pairs import Audit, PairSet
 from prefreg.data.rendering import (
     AnsweredPrompt,
+    Manner,
     Rendering,
     close_answer,
     closing_ids,
     encode_answers,
     end_id,
+    lost_end,
     prompt_length,
 )
 from prefreg.errors import BaseModelError, DataError, UsageError
@@ -55,6 +57,7 @@ class TokenSet:
     """Pairs dropped because their answers are the same tokens, whole or as cut."""
     merged: int
     """Pairs in which a token spans the end of the prompt."""
+    manner: Manner
 
     def select(self, positions: Sequence[int]) -> tuple[TokenPair, ...]:
         """Return the token pairs made of the preference pairs at these positions."""
@@ -101,13 +104,16 @@ def tokenise_pairs(
     kept: list[int] = []
     renderings: set[Rendering] = set()
     dropped = truncated = indistinct = merged = beyond = 0
+    manner = Manner(bool(tokenizer.chat_template))
     asked = (
-        AnsweredPrompt(pair.prompt, (pair.chosen, pair.rejected), f"pair {number}")
+        AnsweredPrompt(pair.prompt, (pair.chosen, pair.rejected), f"pair {number}", *pair.told)
         for number, pair in enumerate(pairs, start=1)
     )
     for position, (rendered, ids) in enumerate(encode_answers(asked, tokenizer)):
         start = prompt_length(rendered, ids, tokenizer)
-        merged += start < len(ids[0])
+        lost = lost_end(rendered, ids, start, tokenizer)
+        manner.count(rendered, lost)
+        merged += start < len(ids[0]) and not lost
         renderings.add(rendered.rendering)
         answers = [close_answer(answer[start:], closing, eos, tokenizer) for answer in ids[1:]]
         room = max_length - start
@@ -145,10 +151,12 @@ def tokenise_pairs(
         truncated=truncated,
         indistinct=indistinct,
         merged=merged,
+        manner=manner,
     )
 
 
 _SCORED_WITHOUT_HELDOUT = 200
+_TO_USE_TEMPLATE = "Write messages to use it, or, in a YAML axis, strings: turns."
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +173,8 @@ class TokenisedPairs:
     max_length: int
     renderings: tuple[str, ...]
     audit: Audit
+    notes: tuple[str, ...]
+    """What a run should say of them, a sentence each."""
 
     @property
     def plainly_switched(self) -> bool:
@@ -208,6 +218,18 @@ def tokenise_poles(
         )
     heldout = len(kept) - trained
     scored = slice(trained, len(kept)) if heldout else slice(0, _SCORED_WITHOUT_HELDOUT)
+    audit = replace(
+        pairs.audit,
+        train=trained,
+        heldout=heldout,
+        dropped_long=len(both) - len(kept) - found.indistinct,
+        truncated=found.truncated,
+        indistinct=found.indistinct,
+        merged=found.merged,
+        verbatim=found.manner.verbatim,
+        diverged=found.manner.diverged,
+        incomplete=found.manner.incomplete,
+    )
     return TokenisedPairs(
         positive=positive,
         negative=negative,
@@ -216,15 +238,8 @@ def tokenise_poles(
         split="heldout" if heldout else "train",
         max_length=max_length,
         renderings=found.renderings,
-        audit=replace(
-            pairs.audit,
-            train=trained,
-            heldout=heldout,
-            dropped_long=len(both) - len(kept) - found.indistinct,
-            truncated=found.truncated,
-            indistinct=found.indistinct,
-            merged=found.merged,
-        ),
+        audit=audit,
+        notes=(*audit.notes(max_length), *found.manner.notes("pairs", _TO_USE_TEMPLATE)),
     )
 
 
@@ -286,6 +301,7 @@ class AnswerSet:
     renderings: frozenset[Rendering]
     dropped_long: int
     truncated: int
+    manner: Manner
 
 
 def tokenise_answers(
@@ -306,11 +322,19 @@ def tokenise_answers(
     renderings: set[Rendering] = set()
     dropped = truncated = 0
     asked = (
-        AnsweredPrompt(example.prompt, (example.answer,), f"example {number}")
+        AnsweredPrompt(
+            example.prompt,
+            (example.answer,),
+            f"example {number}",
+            example.tools,
+            example.template_options,
+        )
         for number, example in enumerate(examples, start=1)
     )
+    manner = Manner(bool(tokenizer.chat_template))
     for rendered, ids in encode_answers(asked, tokenizer):
         start = prompt_length(rendered, ids, tokenizer)
+        manner.count(rendered, lost_end(rendered, ids, start, tokenizer))
         renderings.add(rendered.rendering)
         answer = close_answer(ids[1][start:], closing, eos, tokenizer)
         room = max_length - start
@@ -322,4 +346,4 @@ def tokenise_answers(
     if policy == "refuse":
         refuse_long("examples", len(examples), dropped + truncated, max_length)
     check_vocabulary((ids for one in found for ids in (one.prompt_ids, one.answer_ids)), vocabulary)
-    return AnswerSet(tuple(found), frozenset(renderings), dropped, truncated)
+    return AnswerSet(tuple(found), frozenset(renderings), dropped, truncated, manner)

@@ -194,6 +194,7 @@ class Evaluator:
             self.tokenizer,
             [each.prompt for each in self.asked],
             Sampling(**self.request.sampling()),
+            told=[each.told for each in self.asked],
             progress=self._steps(stage),
         )
 

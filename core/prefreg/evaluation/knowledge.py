@@ -33,7 +33,7 @@ from prefreg.models.log_probs import answer_log_probs
 
 
 def read_questions(path: Path) -> list[ChoiceQuestion]:
-    """Read a `.jsonl` or `.jsonl.gz` file with `question`, `choices` and `answer_index`.
+    """Read a file of rows with `question`, `choices` and `answer_index`.
 
     `source` tells apart what is reported apart, and is the file's name where it is missing.
     """

@@ -32,6 +32,8 @@ class Asked:
     kind: str | None = None
     safe: bool | None = None
     """Whether it may be answered; None where nobody said."""
+    told: tuple[str, str] = ("", "")
+    """What the chat template is told beside it, as `PreferencePair.told`."""
 
     @property
     def text(self) -> str:
@@ -53,7 +55,7 @@ def world_prompts(world: BaseWorld, count: int, *, split: str, seed: int) -> lis
 
 
 def read_prompts(path: Path) -> list[Asked]:
-    """Read a `.jsonl` or `.jsonl.gz` file: `prompt`, and, if known, `group` and `kind`.
+    """Read a file of rows: `prompt`, and, if known, `group` and `kind`.
 
     `prompt` is a user's turn or a list of messages. The kinds `safe` and `unsafe` say whether a
     refusal is wanted; others only name a prompt.
@@ -69,13 +71,18 @@ def read_prompts(path: Path) -> list[Asked]:
 
 def prompts_of(pairs: Iterable[PreferencePair], count: int) -> list[Asked]:
     """Return the first distinct prompts of preference pairs."""
-    found = {pair.prompt: pair.group or plain_text(pair.prompt) for pair in pairs}
-    return [Asked(prompt, group) for prompt, group in list(found.items())[:count]]
+    found = {(pair.prompt, pair.told): pair.group or plain_text(pair.prompt) for pair in pairs}
+    return [
+        Asked(prompt, group, told=told) for (prompt, told), group in list(found.items())[:count]
+    ]
 
 
 def fingerprint_prompts(asked: Sequence[Asked]) -> str:
     """Return the sha256 of what is asked, in its order."""
-    content = json.dumps([each.prompt for each in asked], ensure_ascii=False)
+    content = json.dumps(
+        [[each.prompt, *each.told] if any(each.told) else each.prompt for each in asked],
+        ensure_ascii=False,
+    )
     return hash_bytes(content.encode("utf-8", "surrogatepass"))
 
 
@@ -86,12 +93,14 @@ def _read_row(row: Row) -> Asked:
     turns = [{"role": "user", "content": value}] if isinstance(value, str) else value
     if turns is None:
         raise DataError("column 'prompt' is missing")
-    pair = PreferencePair.from_row({"prompt": turns, "chosen": answer, "rejected": answer})
+    told = {name: row.get(name) for name in ("tools", "chat_template_kwargs")}
+    pair = PreferencePair.from_row(told | {"prompt": turns, "chosen": answer, "rejected": answer})
     group, kind = row.get("group"), row.get("kind")
     if not isinstance(kind, str | None):
         raise DataError("column 'kind' is no string")
     name = plain_text(pair.prompt) if group is None else str(group)
-    return Asked(pair.prompt, name, kind, None if kind is None else _is_safe(kind))
+    safe = None if kind is None else _is_safe(kind)
+    return Asked(pair.prompt, name, kind, safe, pair.told)
 
 
 def _is_safe(kind: str) -> bool | None:

@@ -83,7 +83,7 @@ class RewardModel:
         if isinstance(prompt, str):
             ids: list[int] = tokenizer(prompt + answer)["input_ids"]
             return ids
-        turns = [turn._asdict() for turn in (*prompt, Message("assistant", answer))]
+        turns = [turn.to_json() for turn in (*prompt, Message("assistant", answer))]
         if tokenizer.chat_template:
             text = tokenizer.apply_chat_template(turns, tokenize=False)
             return list(tokenizer(text, add_special_tokens=False)["input_ids"])

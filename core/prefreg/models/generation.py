@@ -109,15 +109,19 @@ def sample(
     prompts: Sequence[Text],
     sampling: Sampling,
     *,
+    told: Sequence[tuple[str, str]] | None = None,
     batch_size: int = 128,
     progress: Steps | None = None,
 ) -> list[Answer]:
-    """Answer every prompt once.
+    """Answer every prompt once; `told` is what the chat template is told beside each.
 
     The draws depend on the seed, the order of the prompts and the batch size; the global random
     state is left as it was.
     """
-    tokens = [encode_prompt(prompt, tokenizer) for prompt in prompts]
+    tokens = [
+        encode_prompt(prompt, tokenizer, each)
+        for prompt, each in zip(prompts, told or [("", "")] * len(prompts), strict=True)
+    ]
     _check_context(model, max(map(len, tokens), default=0), sampling)
     config = generation_config(
         model,

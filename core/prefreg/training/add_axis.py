@@ -249,6 +249,8 @@ class AxisPreview(JsonFields):
     renderings: tuple[str, ...]
     settings: dict[str, Any]
     examples: tuple[list[PreviewToken], ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a run would say of its rows, a sentence each."""
 
 
 def preview_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPreview:
@@ -266,4 +268,5 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
         renderings=tokens.renderings,
         settings=run.settings.to_json(),
         examples=tuple(preview_tokens(tokens.positive[:3], run.tokenizer)),
+        notes=tokens.notes,
     )

@@ -34,7 +34,7 @@ class AxisRequest:
     base: str | None = None
     """Base model: a folder or a hub id.  [default: the last one, or pocket]"""
     data: str | Sequence[str] | None = None
-    """One of the axis' sources, or a .jsonl[.gz] file; repeat it for several.
+    """One of the axis' sources, or a file of rows; repeat it for several.
     SOURCE@REVISION pins one."""
     plus: str | None = None
     """A checkpoint that is the positive pole already; only the other is trained."""
@@ -112,7 +112,7 @@ class SFTRequest:
     output: Path
     """Folder of the model."""
     data: Path
-    """A .jsonl[.gz] file of answers."""
+    """A file of rows with answers."""
     base: str | None = None
     """The raw model: a folder or a hub id."""
     from_config: Path | None = None

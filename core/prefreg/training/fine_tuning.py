@@ -249,6 +249,9 @@ def _prepare(request: SFTRequest, note: Note | None) -> SFTRun:
             f"No example of {request.data} fits into {max_length} tokens: raise --max-length or "
             "shorten the texts."
         )
+    if note is not None:
+        for sentence in train.manner.notes("examples"):
+            note(sentence)
     return SFTRun(request, raw, settings, tokenizer, template, examples, train, heldout, max_length)
 
 

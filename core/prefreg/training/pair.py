@@ -378,8 +378,9 @@ def train_pair(
     trained = run.lora.parameters if run.lora else None
     with quiet():
         tokens = run.tokens
-        if note is not None and (cut := tokens.audit.describe_long(tokens.max_length)):
-            note(cut)
+        if note is not None:
+            for sentence in tokens.notes:
+                note(sentence)
         model: PreTrainedModel | None = pair.load()
         assert model is not None
         size = sum(parameter.numel() for parameter in model.parameters())

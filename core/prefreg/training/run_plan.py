@@ -174,6 +174,9 @@ def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) ->
     train, heldout = tokens.positive[tokens.train], tokens.positive[tokens.train.stop :]
     steps = count_steps(len(train), run.settings)
     problem, duration = None, None
+    if note is not None:
+        for sentence in tokens.notes:
+            note(sentence)
     with quiet():
         config = load_config(run.base)
         need = estimate_memory(config, size, run.settings, tokens.max_length, trained)

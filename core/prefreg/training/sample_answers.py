@@ -108,7 +108,10 @@ def choose_prompts(
         if pair.prompt in asked or len(asked) < count:
             asked[pair.prompt] = asked.get(pair.prompt, True) and _is_benign(pair)
     asked |= {(Message("user", prompt),): True for prompt in benign}
-    encoded = {prompt: encode_prompt(prompt, tokenizer) for prompt in asked}
+    told = {pair.prompt: pair.told for pair in pairs}
+    encoded = {
+        prompt: encode_prompt(prompt, tokenizer, told.get(prompt, ("", ""))) for prompt in asked
+    }
     fitting = [
         prompt
         for prompt, ids in encoded.items()

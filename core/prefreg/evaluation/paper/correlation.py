@@ -186,12 +186,7 @@ def write_pairs(pairs: PairSet, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for pair in (*pairs.train, *pairs.heldout):
-            texts = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
-            row: dict[str, object] = {
-                name: text if isinstance(text, str) else [turn._asdict() for turn in text]
-                for name, text in texts.items()
-            }
-            file.write(json.dumps(row | {"group": pair.group}, ensure_ascii=False) + "\n")
+            file.write(json.dumps(pair.to_row(), ensure_ascii=False) + "\n")
 
 
 @dataclass(frozen=True, slots=True)
