@@ -10,13 +10,17 @@ import psutil
 import yaml
 
 from prefreg.composition.composition_request import CompositionRequest, read_rule
-from prefreg.composition.dial_ranges import range_warnings
 from prefreg.composition.layout import parse_size, plan_files
 from prefreg.composition.methods import find_method
 from prefreg.composition.output import Composed, write_composition
 from prefreg.composition.plan import Plan, PlannedTerm, opened
 from prefreg.composition.recipe import SCHEMA
-from prefreg.composition.resolve import Resolution, refuse_mixed_contrasts, resolve_terms
+from prefreg.composition.resolve import (
+    Resolution,
+    range_warnings,
+    refuse_mixed_contrasts,
+    resolve_terms,
+)
 from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import buffer_bytes, estimate_seconds
 from prefreg.errors import PrefregError, UsageError, VectorError, one_line
@@ -203,7 +207,7 @@ def read_recipe(path: Path, **options: object) -> CompositionRequest:
     make_request(CompositionRequest, (), **options)  # refuses what a composition does not have
     try:
         content = _parse(path.read_text(encoding="utf-8"))
-        given = {key: value for key, value in options.items() if _is_given(value)}
+        given = {key: value for key, value in options.items() if value not in (None, False, ())}
         return _read_recipe(content, given)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{path} is no recipe: {one_line(str(error))}.") from error
@@ -222,10 +226,6 @@ def _parse(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return yaml.safe_load(text)
-
-
-def _is_given(value: object) -> bool:
-    return value is not None and value is not False and value != ()
 
 
 def _read_recipe(content: Any, options: Mapping[str, Any]) -> CompositionRequest:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from prefreg.axes.axis import Message, Text, plain_text
+from prefreg.axes.axis import Text, plain_text
 from prefreg.errors import BaseModelError, DataError
 
 if TYPE_CHECKING:
@@ -143,8 +143,9 @@ def _render(text: Text, tokenizer: "PreTrainedTokenizerBase", name: str, *, answ
     for turn in text:
         if turn.content.strip() not in rendered:
             raise DataError(
-                f"The base's chat template leaves out or changes the {turn.role!r} turn of "
-                f"{name} (roles: {roles}): {_excerpt(turn)}. Move its content into another turn."
+                f"The base's chat template leaves out or changes the {turn.role!r} turn of {name} "
+                f"(roles: {roles}): {turn.content.strip()[:60]!r}. Move its content into another "
+                "turn."
             )
     return str(rendered)
 
@@ -197,7 +198,3 @@ def close_answer(
 
 def _is_space(token: int, tokenizer: "PreTrainedTokenizerBase") -> bool:
     return not str(tokenizer.decode([token])).strip()
-
-
-def _excerpt(turn: Message) -> str:
-    return repr(turn.content.strip()[:60])
