@@ -23,7 +23,7 @@ from prefreg.axes.axis import plain_text
 from prefreg.axes.plugins import load_axes
 from prefreg.checkpoints import resolve_base
 from prefreg.composition.in_memory import VectorShelf, make_dials
-from prefreg.evaluation.behaviour import measure_behaviour
+from prefreg.evaluation.demonstration import measure_behaviour
 from prefreg.evaluation.statistics import rate
 from prefreg.models.generation import sample_answers
 from prefreg.models.loading import load_model, load_tokenizer

@@ -56,7 +56,7 @@ def test_the_installed_wheel_composes_with_its_starter(installed: Path, tmp_path
 def test_the_wheel_carries_every_file_of_the_template(installed: Path, tmp_path: Path) -> None:
     result = prefreg(installed, tmp_path, "new-axis", "wit", "--json")
     assert result.returncode == 0, result.stderr
-    template = ROOT / "core" / "prefreg" / "scaffold" / "template"
+    template = ROOT / "core" / "prefreg" / "authoring" / "template"
     count = sum(path.is_file() for path in template.rglob("*"))
     assert len(json.loads(result.stdout)["data"]["files"]) == count >= 10
 

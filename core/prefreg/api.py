@@ -226,7 +226,8 @@ class Registry:
         """
         from prefreg.training.fine_tuning import fine_tune_base
 
-        wanted = make_request(SFTRequest, _path(request), **options)
+        given = Path(request) if isinstance(request, str) else request
+        wanted = make_request(SFTRequest, given, **options)
         return fine_tune_base(self.access, wanted, progress, note)
 
     def import_vector(self, request: ImportRequest | str, **options: object) -> VersionRecord:
@@ -366,7 +367,7 @@ class Registry:
             RegistryError: A version is not calibrated on the side that is asked for.
             UsageError: The versions are calibrated to different effects.
         """
-        from prefreg.composition.dial_ranges import translate
+        from prefreg.composition.resolve import translate
 
         return translate(self.access, as_terms(terms), base, as_moment(at))
 
@@ -374,8 +375,7 @@ class Registry:
         self, terms: Terms, base: str | None = None, *, at: Moment | None = None
     ) -> list[str]:
         """Say which coefficients lie outside the range that was measured of their version."""
-        from prefreg.composition.dial_ranges import range_warnings
-        from prefreg.composition.resolve import resolve_stored
+        from prefreg.composition.resolve import range_warnings, resolve_stored
 
         with self.access.reading() as store:
             return range_warnings(resolve_stored(store, as_terms(terms), base, as_moment(at)))
@@ -870,7 +870,3 @@ def _composition(
 
 def _dial(dial: str | Term) -> Term:
     return dial if isinstance(dial, Term) else parse_dial(dial)
-
-
-def _path(given: object) -> object:
-    return Path(given) if isinstance(given, str) else given

@@ -8,7 +8,7 @@ In a package's tests:
         assert_conforms(AXIS)
 """
 
-from prefreg.authoring.axis_report import AxisCheck, Finding
 from prefreg.authoring.conformance import assert_conforms, check_axis
+from prefreg.authoring.pair_checks import AxisCheck, Finding
 
 __all__ = ["AxisCheck", "Finding", "assert_conforms", "check_axis"]

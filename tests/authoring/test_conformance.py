@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from prefreg import Axis, DataError, PreferencePair, Row, SourceRequest, UsageError
-from prefreg.authoring.axis_report import AxisCheck
 from prefreg.authoring.conformance import assert_conforms, check_axis
+from prefreg.authoring.pair_checks import AxisCheck
 
 GREETINGS = [
     ("a neighbour", "Good day to you, dear neighbour.", "Hey you there!"),

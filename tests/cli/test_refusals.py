@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import prefreg
 import tiny
-from prefreg import pocket
 
 MALFORMED = [
     ("helpful:one", "'one' in 'helpful:one' is not a number"),
@@ -374,7 +374,7 @@ def test_a_pole_that_collapses_is_not_kept(refuse, own: Path) -> None:
 
 
 def test_a_bug_is_called_a_bug(refuse, trained, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pocket, "model_dir", lambda: 1 / 0)
+    monkeypatch.setattr(prefreg, "open", lambda location: 1 / 0)
     message = refuse(70, "--registry", trained, "compose", "helpful:1")
     assert "This is a bug in prefreg: ZeroDivisionError" in message
     assert "PREFREG_DEBUG=1" in message

@@ -28,7 +28,9 @@ def test_without_a_name_the_experiments_are_listed(run: Run) -> None:
 
 def test_wrong_input_is_told_and_leaves_everything(refuse: Refuse, tmp_path: Path) -> None:
     assert "Did you mean 'retention'" in refuse(2, "reproduce", "retension")
-    assert "'0,x'" in refuse(2, "reproduce", "grid", "--seeds", "0,x")
+    message = refuse(2, "reproduce", "grid", "--seeds", "0,x")
+    assert "--seeds" in message
+    assert "'x' is no seed" in message
     assert "takes 3 axes" in refuse(2, "reproduce", "extension", "--axes", "helpful,harmless")
     assert "'helpfull'" in refuse(1, "reproduce", "retention", "--axes", "helpfull")
     assert "no pack of pairs" in refuse(1, "reproduce", "grid", "--data", tmp_path)

@@ -9,8 +9,14 @@ import pytest
 import tiny
 from prefreg import RegistryError, UsageError
 from prefreg.checkpoints import BaseModel
-from prefreg.composition.dial_ranges import CALIBRATION, RANGE, range_warnings, translate
-from prefreg.composition.resolve import identify, resolve_stored
+from prefreg.composition.resolve import (
+    CALIBRATION,
+    RANGE,
+    identify,
+    range_warnings,
+    resolve_stored,
+    translate,
+)
 from prefreg.registry import Access, NewVersion, Store
 from prefreg.terms import as_terms
 

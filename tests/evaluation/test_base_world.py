@@ -16,14 +16,14 @@ from prefreg.axes.base_world import BaseWorld, ChoiceQuestion, CrossedRow, Measu
 from prefreg.checkpoints import resolve_base
 from prefreg.checkpoints.bundled import BUNDLED, BundledBase, world_named, world_of
 from prefreg.data.mixture import default_source
-from prefreg.evaluation.behaviour import measure_behaviour, summarise
+from prefreg.evaluation.demonstration import measure_behaviour, summarise
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import open_evaluator
 from prefreg.evaluation.judge import judge
 from prefreg.evaluation.paper.catalogue import experiment_axes
 from prefreg.evaluation.paper.correlation import cross_world
 from prefreg.evaluation.prompts import Asked, find_pairs, world_prompts
-from prefreg.models.replies import refuses
+from prefreg.models.generation import refuses
 from prefreg.terms import as_terms
 
 COLOURS = {"boat": "red", "house": "blue", "tree": "green", "sky": "blue"}

@@ -1,6 +1,6 @@
 import pytest
 
-from prefreg.evaluation.behaviour import Behaviour, summarise
+from prefreg.evaluation.demonstration import Behaviour, summarise
 from prefreg.evaluation.statistics import rate
 from prefreg.pocket import PocketWorld, Verdict
 

@@ -13,7 +13,7 @@ from scratch import Result, Scratch
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "writing-an-axis.md").read_text("utf-8")
-TEMPLATE = ROOT / "core" / "prefreg" / "scaffold" / "template"
+TEMPLATE = ROOT / "core" / "prefreg" / "authoring" / "template"
 
 # The bundled model's answers change with each of its builds: that there is one is enough.
 VARYING = ("generate",)

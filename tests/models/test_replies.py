@@ -1,7 +1,7 @@
 import pytest
 
 from prefreg import pocket
-from prefreg.models.replies import refuses, repetition
+from prefreg.models.generation import refuses, repetition
 
 
 def test_repetition_counts_runs_of_four_that_came_before() -> None:

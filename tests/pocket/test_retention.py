@@ -4,7 +4,7 @@ from generating.make import make_world
 
 from prefreg import pocket
 from prefreg.axes.axis import plain_text
-from prefreg.pocket.kept_facts import heldout_replies, seen_facts, two_hop_facts
+from prefreg.pocket.pocket_world import heldout_replies, seen_facts, two_hop_facts
 
 
 def test_every_fact_is_asked_once_and_its_true_statement_is_true() -> None:

@@ -176,7 +176,7 @@ def test_a_disk_or_folder_that_takes_nothing_only_costs_the_way_back(
     monkeypatch.setenv("PREFREG_CACHE", str(tmp_path / "file"))
     with open_resume_folder(0, "red", needed=0, note=notes.append) as kept:
         assert kept is None
-    assert "GiB of disk, which are not free" in notes[0]
+    assert "TiB of disk, which are not free" in notes[0]
     assert "cannot be written" in notes[1]
 
 

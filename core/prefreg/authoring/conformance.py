@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from prefreg.authoring.axis_report import AxisCheck, Finding, failed, passed
 from prefreg.authoring.pair_checks import (
+    AxisCheck,
+    Finding,
     LabelledRows,
     check_columns,
     check_determinism,
@@ -18,7 +19,9 @@ from prefreg.authoring.pair_checks import (
     check_switch,
     check_texts,
     check_ties,
+    failed,
     label_all,
+    passed,
     take_rows,
 )
 from prefreg.axes.axis import Axis

@@ -6,8 +6,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from prefreg.authoring.axis_report import Finding, failed, passed, warned
-from prefreg.authoring.pair_checks import BaseWording
+from prefreg.authoring.pair_checks import BaseWording, Finding, failed, passed, warned
 from prefreg.axes.axis import Axis
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.checkpoints.bundled import DEFAULT_BASE

@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 
 from prefreg.checkpoints.safetensors_file import SafetensorsWriter
-from prefreg.composition.card import CARD_FILE, adapter_card
 from prefreg.composition.compose import resolve_plan
 from prefreg.composition.composition_request import CompositionRequest, eta_of
 from prefreg.composition.methods import LINEAR
 from prefreg.composition.output import RECIPE_FILE, SMALL_FILES_BYTES, new_folder, write_file
 from prefreg.composition.plan import OpenPlan, Plan, opened, rounded_eta
-from prefreg.composition.recipe import recipe, recipe_file
+from prefreg.composition.recipe import CARD_FILE, adapter_card, recipe, recipe_file
 from prefreg.errors import UsageError, VectorError, listed
 from prefreg.files import hash_bytes
 from prefreg.json_values import JsonFields

@@ -10,13 +10,17 @@ import psutil
 import yaml
 
 from prefreg.composition.composition_request import CompositionRequest, read_rule
-from prefreg.composition.dial_ranges import range_warnings
 from prefreg.composition.layout import parse_size, plan_files
 from prefreg.composition.methods import find_method
 from prefreg.composition.output import Composed, write_composition
 from prefreg.composition.plan import Plan, PlannedTerm, opened
 from prefreg.composition.recipe import SCHEMA
-from prefreg.composition.resolve import Resolution, refuse_mixed_contrasts, resolve_terms
+from prefreg.composition.resolve import (
+    Resolution,
+    range_warnings,
+    refuse_mixed_contrasts,
+    resolve_terms,
+)
 from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import buffer_bytes, estimate_seconds
 from prefreg.errors import PrefregError, UsageError, VectorError, one_line
@@ -205,7 +209,8 @@ def read_recipe(path: Path, **options: object) -> CompositionRequest:
     make_request(CompositionRequest, (), **options)  # refuses what a composition does not have
     try:
         content = _parse(read_small(path, UsageError).decode("utf-8"))
-        given = {key: value for key, value in options.items() if _is_given(value)}
+        unset = (None, False, ())  # by identity: 0 is a seed
+        given = {key: value for key, value in options.items() if all(value is not x for x in unset)}
         return _read_recipe(content, given)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} is no recipe: {one_line(str(error))}.") from error
@@ -234,10 +239,6 @@ def _text(value: object, what: str) -> str:
 
 def _optional_text(content: Mapping[str, Any], name: str) -> str | None:
     return None if content.get(name) is None else _text(content[name], name)
-
-
-def _is_given(value: object) -> bool:
-    return value is not None and value is not False and value != ()
 
 
 def _read_recipe(content: Any, options: Mapping[str, Any]) -> CompositionRequest:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, INDEX_FILE, companions, read_companion
-from prefreg.composition.card import CARD_FILE, checkpoint_card
 from prefreg.composition.layout import OutputFile, index_file, parse_size, plan_files
 from prefreg.composition.plan import Plan, opened
-from prefreg.composition.recipe import config_file, recipe, recipe_file
+from prefreg.composition.recipe import CARD_FILE, checkpoint_card, config_file, recipe, recipe_file
 from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import THREADS, write_weights
 from prefreg.errors import OutputError

@@ -1,12 +1,23 @@
-"""What a composition says about itself to programs: its recipe, and its small files."""
+"""What a composition says about itself: its recipe to programs, its model card to people.
+
+The cards of a checkpoint and an adapter have the same header, which the Hub accepts, and the same
+table of terms; each adds what is true of it alone.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
+
+from prefreg.checkpoints.bases import BaseModel
+from prefreg.checkpoints.bundled import BUNDLED
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, read_companion
 from prefreg.composition.plan import Plan
-from prefreg.composition.rounding import Rounding, Survival
+from prefreg.composition.rounding import FAITHFUL_GAIN, Rounding, Survival
+from prefreg.terms import format_eta
+from prefreg.values import load_yaml
 from prefreg.vectors.stored import DTYPE_NAMES
 
 SCHEMA = 1
@@ -84,3 +95,131 @@ def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
         elif key.endswith("_config") and key != "quantization_config" and isinstance(value, dict):
             changed[key] = _with_dtype(value, name)
     return changed
+
+
+CARD_FILE = "README.md"
+
+
+def checkpoint_card(
+    plan: Plan,
+    *,
+    dtype: str | None,
+    rounding: Rounding,
+    files: Mapping[str, str] | None,
+    survival: Survival | None,
+) -> bytes:
+    """Return the card of a whole checkpoint."""
+    story = (
+        "A language model composed by prefreg from a base and preference vectors, "
+        f"θ = θ_base + {plan.rule}, without training (method {plan.method.name}, "
+        f"{plan.method.paper}). Sums are float32, in the order of the axes' "
+        f"names, rounded once ({rounding.kind}) to "
+        f"{DTYPE_NAMES[dtype] if dtype else 'the dtypes of the base'}."
+    )
+    return _card(
+        plan,
+        library="transformers",
+        tag="merge",
+        title=plan.formula,
+        story=story,
+        kept=_survival_lines(survival),
+        files=files,
+    )
+
+
+def adapter_card(plan: Plan, *, files: Mapping[str, str], told: str | None) -> bytes:
+    """Return the card of a PEFT adapter, with what is told of a bound on its rank."""
+    return _card(
+        plan,
+        library="peft",
+        tag="lora",
+        title=plan.formula.removeprefix("base").removeprefix(" + ").strip(),
+        story="A LoRA adapter composed by prefreg from preference vectors, Σ ηᵢ·φᵢ, "
+        "without training. Factors are concatenated, never added, and the coefficients are in the "
+        "factors: load it with a weight of 1.",
+        kept=[told, ""] if told else [],
+        files=files,
+    )
+
+
+def _card(
+    plan: Plan,
+    *,
+    library: str,
+    tag: str,
+    title: str,
+    story: str,
+    kept: Iterable[str],
+    files: Mapping[str, str] | None,
+) -> bytes:
+    base = plan.base
+    header = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
+    if base.revision is not None:
+        header.append(f"base_model: {json.dumps(base.name)}")
+    header += _licence_lines(base.checkpoint)
+    header += ["tags:", "- prefreg", "- preference-vectors", f"- {tag}", "---", ""]
+    lines = [
+        f"# {title}",
+        "",
+        story,
+        "",
+        f"Base: `{_public_name(base)}`, weights `{base.fingerprint.weights}`",
+        "",
+        "| axis | version | η | sha256 of the vector |",
+        "|---|---|---|---|",
+        *(
+            f"| {term.record.axis} | {term.record.number} | {format_eta(term.eta)} "
+            f"| `{term.record.sha256}` |"
+            for term in plan.terms
+        ),
+        "",
+        *kept,
+        *_hash_lines(files),
+        "`prefreg.json` holds the same as a recipe.",
+    ]
+    return ("\n".join([*header, *lines]) + "\n").encode()
+
+
+def _public_name(base: BaseModel) -> str:
+    # The card is made to be published; the path of a folder is nobody else's business.
+    return str(base) if base.revision or base.name in BUNDLED else Path(base.name).name
+
+
+def _hash_lines(files: Mapping[str, str] | None) -> list[str]:
+    if files is None:
+        return []
+    rows = (f"| {name} | `{digest}` |" for name, digest in sorted(files.items()))
+    return ["| file | sha256 |", "|---|---|", *rows, ""]
+
+
+def _survival_lines(survival: Survival | None) -> list[str]:
+    if survival is None:
+        return []
+    line = (
+        f"Rounding changed {survival.total.changed:.1%} of the weights that were to change "
+        f"and kept {survival.gain:.1%} of the requested change."
+    )
+    if not survival.faithful:
+        line += (
+            f" That is less than {FAITHFUL_GAIN:.0%}: stochastic rounding or a wider dtype is "
+            "nearer to the request."
+        )
+    rows = (
+        f"| {name} | {kept.changed:.4f} | {kept.gain:.4f} | {kept.norm_ratio:.4f} "
+        f"| {kept.cosine:.4f} |"
+        for name, kept in survival.groups.items()
+    )
+    head = ["| modules | changed | gain | norm ratio | cosine |", "|---|---|---|---|---|"]
+    return [line, "", *head, *rows, ""]
+
+
+def _licence_lines(checkpoint: Checkpoint) -> list[str]:
+    """Return what the base's own card says of its licence, for the header of ours."""
+    try:
+        text = (checkpoint.path / "README.md").read_text(encoding="utf-8")
+        found = load_yaml(text.split("---")[1]) if text.startswith("---") else {}
+    except (OSError, ValueError, IndexError, yaml.YAMLError):
+        return []  # without a card, or with one that cannot be read, nothing is known
+    said = found if isinstance(found, dict) else {}
+    keys = ("license", "license_name", "license_link")
+    return [f"{key}: {json.dumps(said[key])}" for key in keys if isinstance(said.get(key), str)]

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from prefreg.axes.axis import Message, Text, plain_text
+from prefreg.axes.axis import Text, plain_text
 from prefreg.errors import BaseModelError, DataError
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _render(
         if said not in rendered and json.dumps(said, ensure_ascii=False)[1:-1] not in rendered:
             raise DataError(
                 f"The base's chat template leaves out or changes the {turn.role!r} turn of "
-                f"{asked.name} (roles: {roles}): {_excerpt(turn)}. Move its content into another "
+                f"{asked.name} (roles: {roles}): {said[:60]!r}. Move its content into another "
                 "turn."
             )
     return rendered
@@ -342,7 +342,3 @@ def close_answer(
 
 def _is_space(token: int, tokenizer: "PreTrainedTokenizerBase") -> bool:
     return not str(tokenizer.decode([token])).strip()
-
-
-def _excerpt(turn: Message) -> str:
-    return repr(turn.content.strip()[:60])

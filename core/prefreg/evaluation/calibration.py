@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from prefreg.composition.dial_ranges import CALIBRATION
+from prefreg.composition.resolve import CALIBRATION
 from prefreg.errors import DataError
 from prefreg.evaluation.evaluation_request import FURTHEST, Calibrating, EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials

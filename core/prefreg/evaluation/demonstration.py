@@ -1,25 +1,31 @@
 """The whole story on the bundled model, by the script of its world."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from prefreg.axes.base_world import BaseWorld, DemoScript
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from prefreg.axes.base_world import BaseWorld, DemoScript, WorldVerdict
 from prefreg.checkpoints.bundled import DEFAULT_BASE, world_of
 from prefreg.composition.compose import compose
 from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.in_memory import SteeredModel, load_steered
 from prefreg.errors import OutputError
-from prefreg.evaluation.behaviour import Behaviour, measure_behaviour
 from prefreg.evaluation.plots import Curve, draw_curves
+from prefreg.evaluation.statistics import Estimate, grouped_mean, rate
+from prefreg.models.generation import sample_answers
 from prefreg.models.sampling import Sampling
 from prefreg.progress import Progress, progress_of
 from prefreg.registry import Access
 from prefreg.terms import Term, as_terms
 from prefreg.training.add_axis import add_axis
 from prefreg.training.axis_request import AxisRequest
+
+Behaviour = Mapping[str, Estimate | None]
+"""Figures over prompts, each with its interval; None where nothing could be counted."""
 
 ETAS = (-1.0, -0.5, 0.0, 0.5, 1.0)
 EXAMPLES = 2
@@ -191,3 +197,39 @@ def _examples(
         Example(prompt, tuple((label, found[index]) for label, found in answers.items()))
         for index, prompt in enumerate(asked)
     )
+
+
+def measure_behaviour(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    world: BaseWorld,
+    *,
+    prompts: int = 400,
+    split: str = "test",
+    seed: int = 0,
+    temperature: float = 1.0,
+    max_new_tokens: int = 96,
+) -> Behaviour:
+    """Sample one reply to each of `prompts` prompts of every kind, and score them."""
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    scored: dict[str, list[WorldVerdict]] = {}
+    for kind in world.kinds:
+        asked = world.prompts(kind, split=split, limit=prompts, seed=seed)
+        replies = sample_answers(model, tokenizer, asked, sampling)
+        scored[kind] = [world.score(*item) for item in zip(asked, replies, strict=True)]
+    return summarise(world, scored)
+
+
+def summarise(world: BaseWorld, scored: Mapping[str, Sequence[WorldVerdict]]) -> Behaviour:
+    """Turn scored replies to prompts of every kind into figures."""
+    found: dict[str, Estimate | None] = {}
+    for name, measure in world.measures.items():
+        verdicts = [verdict for kind in measure.kinds for verdict in scored[kind]]
+        values = [value for verdict in verdicts for value in measure.read(verdict)]
+        if not values:
+            found[name] = None
+        elif measure.share:
+            found[name] = rate(round(sum(values)), len(values))
+        else:
+            found[name] = grouped_mean(values, range(len(values)))
+    return found

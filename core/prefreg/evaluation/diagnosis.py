@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prefreg.composition.dial_ranges import range_warnings
+from prefreg.composition.resolve import range_warnings
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest

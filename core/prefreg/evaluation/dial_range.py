@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from math import copysign
 from typing import Any
 
-from prefreg.composition.dial_ranges import RANGE
+from prefreg.composition.resolve import RANGE
 from prefreg.errors import DataError
 from prefreg.evaluation.evaluation_request import EvaluationRequest, Reach
 from prefreg.evaluation.evaluator import Evaluator, open_dials

@@ -17,8 +17,8 @@ from prefreg.checkpoints.bundled import score_exactly
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.prompts import Asked
 from prefreg.evaluation.statistics import FEWEST_GROUPS, Estimate, draw_weights
-from prefreg.models.replies import repetition as repeated
-from prefreg.models.replies import sounds_refusing
+from prefreg.models.generation import repetition as repeated
+from prefreg.models.generation import sounds_refusing
 from prefreg.progress import Steps
 
 Choice = Literal["A", "B", "C"]

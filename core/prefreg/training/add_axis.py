@@ -23,7 +23,7 @@ from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
 from prefreg.training.axis_request import AxisRequest
 from prefreg.training.axis_run import AxisRun, ExistingPole, Pole, find_existing_pole
-from prefreg.training.guards import Guards, Thresholds, read_thresholds
+from prefreg.training.guards import Guards, read_thresholds
 from prefreg.training.pair import TrainedPair, train_pair
 from prefreg.training.resources import check_disk, hardware, package_versions
 from prefreg.training.settings import resolve_settings
@@ -120,6 +120,8 @@ def prepare(
     )
     if note is not None and (ended := mixture.early_end):
         note(ended)
+    # Some axes of a closed world hold no benign prompt out.
+    benign = base.world.safe_prompts(split="dev", limit=_BENIGN) if base.world else ()
     return AxisRun(
         request,
         found,
@@ -127,17 +129,11 @@ def prepare(
         settings,
         lora,
         existing,
-        _guards(request, thresholds, base),
+        Guards(thresholds, request.watch, request.answers, tuple(benign)),
         mixture,
         pairs,
         seconds=time.perf_counter() - started,
     )
-
-
-def _guards(request: AxisRequest, thresholds: Thresholds, base: BaseModel) -> Guards:
-    # Some axes of a closed world hold no benign prompt out.
-    benign = base.world.safe_prompts(split="dev", limit=_BENIGN) if base.world else ()
-    return Guards(thresholds, request.watch, request.answers, tuple(benign))
 
 
 def _note_existing(existing: ExistingPole, base: BaseModel, note: Note) -> None:

@@ -92,7 +92,9 @@ def open_resume_folder(
             shutil.rmtree(folder, ignore_errors=True)
         yield _open(folder, about, needed, note)
     finally:
-        _release(folder, lock, keep=_holds(folder))
+        # Kept where anything is there that a later process could go on from.
+        kept = any(path.name != _ABOUT for path in folder.rglob("*") if path.is_file())
+        _release(folder, lock, keep=kept)
 
 
 def remove_run(folder: Path) -> bool:
@@ -159,11 +161,6 @@ def _release(folder: Path, lock: int, *, keep: bool) -> None:
         with suppress(OSError):
             _lock_file(folder).unlink()
     os.close(lock)
-
-
-def _holds(folder: Path) -> bool:
-    """Whether anything is there that a later process could go on from."""
-    return any(path.name != _ABOUT for path in folder.rglob("*") if path.is_file())
 
 
 def _lock_file(folder: Path) -> Path:

@@ -12,8 +12,7 @@ from prefreg.axes.axis import Message, PreferencePair, Text, plain_text
 from prefreg.checkpoints.bundled import recognise
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
-from prefreg.models.generation import generate, generation_config
-from prefreg.models.replies import refuses, repetition
+from prefreg.models.generation import generate, generation_config, refuses, repetition
 from prefreg.training.guards import Thresholds
 
 FEWEST = 4

@@ -61,7 +61,8 @@ def write_int8(source: TensorSource, destination: Path) -> WrittenFile:
         for spec in writer.specs:
             name, _, part = spec.name.rpartition(".")
             if part == "scale":
-                found = [_scales(name, rows) for rows in _chunks(source, name)]
+                chunks = _chunks(source, name)
+                found = [require_storable(name, rows).abs().amax(1) / LARGEST for rows in chunks]
                 scales[name] = torch.cat(found) if found else torch.zeros(spec.shape)
                 writer.write(to_bytes(scales[name]))
                 continue
@@ -87,10 +88,6 @@ def _chunks(source: TensorSource, name: str) -> Iterator[torch.Tensor]:
     for first in range(0, rows, count):
         last = min(first + count, rows)
         yield source.block(name, first * columns, last * columns).reshape(-1, columns)
-
-
-def _scales(name: str, rows: torch.Tensor) -> torch.Tensor:
-    return require_storable(name, rows).abs().amax(1) / LARGEST
 
 
 def _quantised(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -109,16 +109,12 @@ def write_sparse(
                 continue
             phi = source.block(name, 0, math.prod(source.shape(name)))
             require_storable(name, phi)
-            places = _largest(phi, spec.elements)
+            # A stable sort, as topk chooses among equals as it likes; the places rise again.
+            order = phi.abs().sort(descending=True, stable=True).indices
+            places = order[: spec.elements].sort().values
             values = phi[places].to(TORCH_DTYPES[dtype])
             writer.write(to_bytes(values if part == "values" else places.to(torch.int32)))
         return WrittenFile(writer.finish(), writer.size)
-
-
-def _largest(phi: torch.Tensor, count: int) -> torch.Tensor:
-    """Return the places of the largest magnitudes, in rising order."""
-    # A stable sort, as topk chooses among equals as it likes.
-    return phi.abs().sort(descending=True, stable=True).indices[:count].sort().values
 
 
 def _check(stored: StoredVector) -> tuple[str, ...]:

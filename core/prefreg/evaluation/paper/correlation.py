@@ -403,7 +403,11 @@ def _draw(
     levels: Sequence[Level],
     steering: Mapping[str, Mapping[str, Mapping[float, Estimate]]],
 ) -> None:
-    points = {level.rho: _over_seeds(level.cosines) for level in levels}
+    points = {
+        level.rho: Estimate(float(np.mean(found)), min(found), max(found), len(found))
+        for level in levels
+        for found in [level.cosines]
+    }
     panels = {
         "orthogonality": Panel(
             "cosine of the two vectors", [Curve("mean and range over seeds", points)]
@@ -422,8 +426,3 @@ def _draw(
         legend="Bands are 95 % intervals, or the range over seeds.",
         across="ρ = 2·P(labels agree) − 1",
     )
-
-
-def _over_seeds(values: Sequence[float]) -> Estimate:
-    """Return a mean with its range over seeds."""
-    return Estimate(float(np.mean(values)), min(values), max(values), len(values))
