@@ -207,7 +207,8 @@ def read_recipe(path: Path, **options: object) -> CompositionRequest:
     make_request(CompositionRequest, (), **options)  # refuses what a composition does not have
     try:
         content = _parse(path.read_text(encoding="utf-8"))
-        given = {key: value for key, value in options.items() if value not in (None, False, ())}
+        unset = (None, False, ())  # by identity: 0 is a seed
+        given = {key: value for key, value in options.items() if all(value is not x for x in unset)}
         return _read_recipe(content, given)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{path} is no recipe: {one_line(str(error))}.") from error
