@@ -76,6 +76,13 @@ def test_options_win_over_the_recipe(tmp_path: Path) -> None:
     assert (changed.method, changed.options) == ("linear", ())
 
 
+def test_a_seed_of_zero_wins_over_the_recipe_too(tmp_path: Path) -> None:
+    content = {**SOUND, "rounding": {"kind": "stochastic", "seed": 5}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
+    assert read_recipe(tmp_path / "r.yaml").seed == 5
+    assert read_recipe(tmp_path / "r.yaml", seed=0).seed == 0
+
+
 @SLOW_ENOUGH
 @given(st.binary(max_size=200))
 def test_no_bytes_crash_the_reader(tmp_path: Path, content: bytes) -> None:

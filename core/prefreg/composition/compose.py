@@ -211,6 +211,8 @@ def read_recipe(path: Path, **options: object) -> CompositionRequest:
         content = _parse(read_small(path, UsageError).decode("utf-8"))
         unset = (None, False, ())  # by identity: 0 is a seed
         given = {key: value for key, value in options.items() if all(value is not x for x in unset)}
+        unset = (None, False, ())  # by identity: 0 is a seed
+        given = {key: value for key, value in options.items() if all(value is not x for x in unset)}
         return _read_recipe(content, given)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} is no recipe: {one_line(str(error))}.") from error
