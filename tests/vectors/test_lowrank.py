@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from prefreg.vectors.opening import open_vector
 from safetensors.torch import save
 
 from prefreg.errors import VectorError

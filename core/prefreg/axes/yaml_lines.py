@@ -8,8 +8,10 @@ from typing import NoReturn
 
 import yaml
 
-from prefreg.errors import AxisError, unreadable
+from prefreg.errors import AxisError
+from prefreg.values import compose_yaml, read_small
 
+_BEYOND = 10**300
 Scalar = str | int | float | bool
 _KINDS = {"str": "a text", "int": "a number", "float": "a number", "bool": "yes or no"}
 
@@ -85,6 +87,8 @@ class Value:
         value = self.scalar()
         if isinstance(value, str | bool):
             self.refuse(f"{self.key!r} must be a number, not {value!r}")
+        if abs(value) >= _BEYOND:
+            self.refuse(f"{self.key!r} is out of measure")
         return float(value)
 
     def scalar(self) -> Scalar:
@@ -95,7 +99,7 @@ class Value:
             self.refuse(f"{self.key!r} must be a text or a number: put a text in quotes")
         try:
             value: Scalar = yaml.SafeLoader("").construct_object(self.node)
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, OverflowError, yaml.YAMLError):
             self.refuse(f"{self.key!r} is not {_KINDS[kind]}: {self.node.value!r}")
         return value
 
@@ -104,7 +108,7 @@ def read_document(path: Path) -> tuple[str, Value]:
     """Read a YAML file without building any of its objects; return its text and its root."""
     text = _read_text(path)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = compose_yaml(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -113,20 +117,15 @@ def read_document(path: Path) -> tuple[str, Value]:
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise AxisError(f"{path}:{line}: not YAML: a control character") from error
-    except RecursionError as error:
-        raise AxisError(f"{path}: not YAML: nested too deeply") from error
+    except yaml.YAMLError as error:
+        raise AxisError(f"{path}: not YAML: {error}") from error
     if root is None:
         raise AxisError(f"{path} is empty: an axis needs a name and sources.")
     return text, Value(root, path, "the file")
 
 
 def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise AxisError(f"There is no file {path} to read an axis from.") from None
-    except OSError as error:
-        raise unreadable(path, error, AxisError) from error
+    content = read_small(path, AxisError)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

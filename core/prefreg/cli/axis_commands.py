@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import GATE_NOT_MET, Common, command
+from prefreg.cli.options import GATE_NOT_MET, Common, WholeNumber, WholeRange, command
 from prefreg.cli.printing import table
 from prefreg.errors import UsageError
 
@@ -94,10 +94,10 @@ def _named(plugin: "Plugin") -> str:
 @command("check-axis")
 @click.argument("name", metavar="NAME_OR_YAML")
 @click.option("--source", help="One of the axis' sources.  [default: pocket, else the first]")
+@click.option("--limit", type=WholeRange(1), default=500, show_default=True, help="Rows to check.")
 @click.option(
-    "--limit", type=click.IntRange(1), default=500, show_default=True, help="Rows to check."
+    "--seed", type=WholeNumber(), default=0, show_default=True, help="Seed of the request."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the request.")
 @click.option("--train/--no-train", default=True, help="Whether to try ten steps of training.")
 @click.option(
     "--accept-licence", is_flag=True, help="Use data whose licence forbids commercial use."

@@ -13,6 +13,7 @@ from prefreg.cli.options import (
     TERM,
     Common,
     Reference,
+    WholeRange,
     command,
     request_options,
 )
@@ -157,7 +158,7 @@ def _describe_scale(scale: "Scale") -> str:
 @click.argument("term", type=DIAL, metavar="AXIS[@V][:ETA]")
 @click.option(
     "--blocks",
-    type=click.IntRange(1),
+    type=WholeRange(1),
     default=8,
     show_default=True,
     help="Runs of layers, at most as many as there are layers.",
@@ -269,7 +270,7 @@ _FEW = 6
 
 @command("interference")
 @click.argument("terms", type=DIAL, nargs=-1, metavar="[AXIS[@V][:ETA]...]")
-@request_options("Comparing", leave="seed", rank={"type": click.IntRange(1)})
+@request_options("Comparing", leave="seed", rank={"type": WholeRange(1)})
 @click.option(
     "--functional",
     is_flag=True,

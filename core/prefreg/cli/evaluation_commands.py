@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import GATE_NOT_MET, TERM, Common, command, request_options
+from prefreg.cli.options import GATE_NOT_MET, TERM, Common, WholeNumber, command, request_options
 from prefreg.cli.printing import progress_bars, show, table
 from prefreg.errors import UsageError
 from prefreg.terms import Term
@@ -239,7 +239,9 @@ def _describe_reproduced(found: "Reproduced") -> str:
     show_default=True,
     help="Prompts of each kind to measure on.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of data and answers.")
+@click.option(
+    "--seed", type=WholeNumber(), default=0, show_default=True, help="Of data and answers."
+)
 def demo(common: Common, output: Path, prompts: int, seed: int) -> None:
     """Train three axes on the bundled model, compose them, and show what the dials do.
 

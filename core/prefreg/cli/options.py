@@ -17,6 +17,7 @@ import prefreg
 from prefreg.errors import UsageError
 from prefreg.requests import describe_fields
 from prefreg.terms import parse_dial, parse_reference, parse_term
+from prefreg.values import MAX_SEED
 
 if TYPE_CHECKING:
     from prefreg.api import Registry
@@ -200,7 +201,9 @@ def _option_type(kind: Any) -> dict[str, Any]:
         return {"is_flag": True}
     if Path in kinds:
         return {"type": click.Path(path_type=Path)}
-    return {"type": next((each for each in (int, float) if each in kinds), str)}
+    if int in kinds:
+        return {"type": WholeNumber()}
+    return {"type": FiniteNumber() if float in kinds else str}
 
 
 Value = TypeVar("Value")
@@ -222,6 +225,33 @@ class ParsedType(click.ParamType[Value]):
             return self.parse(value) if isinstance(value, str) else cast("Value", value)
         except UsageError as error:
             self.fail(str(error), param, ctx)
+
+
+class _Bounded:
+    """Numbers that every counter and generator takes, and none that is not finite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a number, and refuse one that is out of measure."""
+        found = super().convert(value, param, ctx)  # type: ignore[misc]
+        if found is not None and not abs(found) <= MAX_SEED:
+            self.fail(f"{value!r} is out of measure.", param, ctx)  # type: ignore[attr-defined]
+        return found
+
+
+class WholeNumber(_Bounded, click.types.IntParamType):
+    """A whole number."""
+
+
+class WholeRange(_Bounded, click.IntRange):
+    """A whole number from a least one on."""
+
+
+class FiniteNumber(_Bounded, click.types.FloatParamType):
+    """A number."""
+
+
+class FiniteRange(_Bounded, click.FloatRange):
+    """A number within bounds."""
 
 
 PICTURES = (".png", ".pdf", ".svg")
@@ -276,7 +306,7 @@ SCORING = "axes retention tasks task_limit task_path reward_models judge judge_m
 """The fields of `EvaluationRequest` that compositions need, and single dials do not."""
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
-_ONE_OR_MORE = click.IntRange(1)
+_ONE_OR_MORE = WholeRange(1)
 _AT: Mapping[str, Any] = {
     "type": ParsedType("date", _parse_moment),
     "metavar": "DATE",
@@ -291,27 +321,27 @@ PLOT = click.option(
 )
 
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
-    "answers": {"type": click.IntRange(0)},
+    "answers": {"type": WholeRange(0)},
     "at": _AT,
     "axes": {"type": NAMES, "multiple": False, "metavar": "NAMES"},
     "config": {"type": FILE},
-    "draws": {"type": click.IntRange(20)},
+    "draws": {"type": WholeRange(20)},
     "dtype": {"type": click.Choice(["float32", "bfloat16"])},
     "form": {"names": ["--as"]},
     "guards": {"names": ["--guard"], "metavar": "KEY=NUMBER"},
-    "halves": {"type": click.IntRange(0), "metavar": "N", "show_default": False},
+    "halves": {"type": WholeRange(0), "metavar": "N", "show_default": False},
     "hash_files": {"names": ["--hash"]},
     "judge": {"metavar": "URL"},
-    "judge_timeout": {"type": click.FloatRange(0, min_open=True)},
+    "judge_timeout": {"type": FiniteRange(0, min_open=True)},
     "limit": {"type": _ONE_OR_MORE},
     "lora": {"type": _ONE_OR_MORE, "metavar": "RANK"},
-    "lora_alpha": {"type": click.FloatRange(0, min_open=True)},
+    "lora_alpha": {"type": FiniteRange(0, min_open=True)},
     "lora_targets": {"type": NAMES, "multiple": False, "metavar": "NAME,..."},
-    "max_length": {"type": click.IntRange(2)},
+    "max_length": {"type": WholeRange(2)},
     "max_new_tokens": {"type": _ONE_OR_MORE},
     "max_rank": {"type": _ONE_OR_MORE},
     "max_shard_size": {"metavar": "SIZE"},
-    "null": {"type": click.IntRange(0), "metavar": "N", "show_default": False},
+    "null": {"type": WholeRange(0), "metavar": "N", "show_default": False},
     "output": {"names": ["-o", "--output"]},
     "prompts": {"type": _ONE_OR_MORE},
     "prompts_file": {"type": click.Path(path_type=Path, dir_okay=False)},
@@ -322,7 +352,7 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "task_limit": {"type": _ONE_OR_MORE},
     "task_path": {"type": FOLDER},
     "tasks": {"type": NAMES, "multiple": False, "metavar": "NAMES"},
-    "temperature": {"type": click.FloatRange(0)},
-    "top_p": {"type": click.FloatRange(0, 1, min_open=True)},
+    "temperature": {"type": FiniteRange(0)},
+    "top_p": {"type": FiniteRange(0, 1, min_open=True)},
 }
 """What the type of a field does not say of its option, in every command."""

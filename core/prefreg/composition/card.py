@@ -16,6 +16,7 @@ from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import FAITHFUL_GAIN, Rounding, Survival
 from prefreg.terms import format_eta
+from prefreg.values import load_yaml
 from prefreg.vectors.stored import DTYPE_NAMES
 
 CARD_FILE = "README.md"
@@ -138,7 +139,7 @@ def _licence_lines(checkpoint: Checkpoint) -> list[str]:
     """Return what the base's own card says of its licence, for the header of ours."""
     try:
         text = (checkpoint.path / "README.md").read_text(encoding="utf-8")
-        found = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+        found = load_yaml(text.split("---")[1]) if text.startswith("---") else {}
     except (OSError, ValueError, IndexError, yaml.YAMLError):
         return []  # without a card, or with one that cannot be read, nothing is known
     said = found if isinstance(found, dict) else {}

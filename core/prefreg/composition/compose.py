@@ -25,7 +25,9 @@ from prefreg.progress import Progress
 from prefreg.registry import Access, Store
 from prefreg.requests import make_request
 from prefreg.terms import Term, parse_reference
+from prefreg.values import MAX_SEED, check_number, load_yaml, read_small
 from prefreg.vectors.stored import parse_dtype, require_device
+from prefreg.wording import is_unicode
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,14 +204,14 @@ def read_recipe(path: Path, **options: object) -> CompositionRequest:
     """Read a recipe, such as the `prefreg.json` of an output; options given win over it."""
     make_request(CompositionRequest, (), **options)  # refuses what a composition does not have
     try:
-        content = _parse(path.read_text(encoding="utf-8"))
+        content = _parse(read_small(path, UsageError).decode("utf-8"))
         given = {key: value for key, value in options.items() if _is_given(value)}
         return _read_recipe(content, given)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} is no recipe: {one_line(str(error))}.") from error
     except PrefregError as error:
         raise UsageError(f"{path} is no recipe: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UsageError(
             f"{path} is no recipe: it needs 'schema', 'base' and 'terms' with axis, eta and "
             f"version ({type(error).__name__}: {error})."
@@ -220,8 +222,18 @@ def _parse(text: str) -> Any:
     """Read JSON, as outputs hold it, else YAML, which refuses some characters of folder names."""
     try:
         return json.loads(text)
-    except ValueError:
-        return yaml.safe_load(text)
+    except (ValueError, RecursionError):
+        return load_yaml(text)
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str) or not is_unicode(value):
+        raise UsageError(f"the {what} {value!r} is no text.")
+    return value
+
+
+def _optional_text(content: Mapping[str, Any], name: str) -> str | None:
+    return None if content.get(name) is None else _text(content[name], name)
 
 
 def _is_given(value: object) -> bool:
@@ -235,20 +247,26 @@ def _read_recipe(content: Any, options: Mapping[str, Any]) -> CompositionRequest
         raise UsageError(f"Only schema {SCHEMA} is known.")
     terms, hashes, rules = [], [], []
     for item in content["terms"]:
-        axis, _ = parse_reference(str(item["axis"]))
+        axis, _ = parse_reference(_text(item["axis"], "axis"))
         version = item.get("version")
-        terms.append(Term(axis, float(item["eta"]), None if version is None else str(version)))
+        reference = axis if version is None else f"{axis}@{version}"
+        eta = check_number(float(item["eta"]), f"the eta of {axis}")
+        terms.append(Term(axis, eta, parse_reference(reference)[1]))
         rules += [(axis, read_rule(rule)) for rule in item.get("rules", ())]
         if "sha256" in item:
-            hashes.append((axis, str(item["sha256"])))
+            hashes.append((axis, _text(item["sha256"], "sha256")))
     base = content["base"]
-    spec = f"{base['name']}@{base['revision']}" if base.get("revision") else str(base["name"])
+    spec = _text(base["name"], "name")
+    if base.get("revision"):
+        spec += f"@{_text(base['revision'], 'revision')}"
     known: dict[str, Any] = {
         "base": spec,
-        "dtype": content.get("dtype"),
-        "max_shard_size": content.get("max_shard_size"),
+        "dtype": _optional_text(content, "dtype"),
+        "max_shard_size": _optional_text(content, "max_shard_size"),
         "rounding": str((content.get("rounding") or {}).get("kind", "nearest")),
-        "seed": int((content.get("rounding") or {}).get("seed", 0)),
+        "seed": check_number(
+            int((content.get("rounding") or {}).get("seed", 0)), "seed", low=0, high=MAX_SEED
+        ),
         "hash_files": content.get("files") is not None,
     }
     known |= {"form": content.get("as", "checkpoint"), "max_rank": content.get("max_rank")}

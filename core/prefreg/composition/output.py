@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,15 @@ from prefreg.composition.recipe import config_file, recipe, recipe_file
 from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import THREADS, write_weights
 from prefreg.errors import OutputError
-from prefreg.files import hash_bytes, hash_file, human_size, sync
+from prefreg.files import (
+    beside,
+    exchange,
+    hash_bytes,
+    hash_file,
+    human_size,
+    remove_abandoned,
+    sync,
+)
 from prefreg.json_values import fields_to_json
 from prefreg.progress import Progress
 from prefreg.vectors.stored import parse_dtype, require_device
@@ -138,9 +145,10 @@ def new_folder(
     """
     target = Path(os.path.realpath(destination))
     made: list[Path] = []
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    partial = beside(target)
     try:
         try:
+            remove_abandoned(target.parent, target.name)
             require_usable(target, overwrite=overwrite, keep=keep)
             _make_parents(target, made)
             _require_space(target, needed)
@@ -193,18 +201,10 @@ def require_usable(target: Path, *, overwrite: bool | None, keep: Sequence[Path]
 
 def swap(partial: Path, target: Path) -> None:
     """Put a finished folder in the place of an earlier composition, or leave that as it was."""
-    old = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
     if not _is_ours(target):
         raise OutputError(f"{target} has changed in the meantime. Compose again.")
-    try:
-        target.rename(old)
-        partial.rename(target)
-    finally:
-        if old.exists():
-            if target.exists():
-                shutil.rmtree(old, ignore_errors=True)  # the new one is in place already
-            else:
-                old.rename(target)
+    exchange(partial, target)
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _small_files(plan: Plan, files: tuple[OutputFile, ...], dtype: str | None) -> dict[str, bytes]:

@@ -1,6 +1,5 @@
 """Compress: a stored version → a smaller form → what that cost → a new version of its axis."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from prefreg.errors import DataError, PrefregError, UsageError
 from prefreg.evaluation.evaluation_request import CompressionRequest
 from prefreg.evaluation.evaluator import Evaluator
 from prefreg.evaluation.prompts import HeldOut
+from prefreg.files import work_folder
 from prefreg.models.loading import load_limits
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.training.axis_run import heldout_pairs, parts_of
@@ -67,7 +67,7 @@ def compress_version(access: Access, request: CompressionRequest) -> VersionReco
         record = store.resolve(request.axis, request.reference)
         source = store.vector_source(record)
     with (
-        tempfile.TemporaryDirectory(prefix="prefreg-") as folder,
+        work_folder() as folder,
         open_vector(source, kind=record.kind, label=f"The vector of {record}") as original,
     ):
         check_disk(Path(folder), 4 * record.base.parameters)

@@ -16,6 +16,7 @@ from prefreg.composition.resolve import base_spec, identify
 from prefreg.data.mixture import Mixture, open_rows
 from prefreg.data.pairs import Audit, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
+from prefreg.files import work_folder
 from prefreg.json_values import JsonFields
 from prefreg.progress import Progress
 from prefreg.registry import Access, NewVersion, VersionRecord
@@ -52,7 +53,7 @@ def add_prepared(
     started = time.perf_counter() - run.seconds
     check_disk(Path(tempfile.gettempdir()), 4 * run.base.fingerprint.parameters)
     pair = train_pair(run, progress=progress, note=note, resumable=True)
-    with tempfile.TemporaryDirectory(prefix="prefreg-") as folder:
+    with work_folder() as folder:
         blob = Path(folder) / "vector.safetensors"
         extraction = extract_pair(pair, blob)
         new = NewVersion(

@@ -1,6 +1,5 @@
 """Import φ from what other tools made: two models or adapters, one of them, or a task vector."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from prefreg.checkpoints import BaseModel, Checkpoint, resolve_base
 from prefreg.checkpoints.fingerprint import fingerprint
 from prefreg.composition.resolve import identify
 from prefreg.errors import AxisError, UsageError
+from prefreg.files import work_folder
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.records import StorageDtype
 from prefreg.terms import AXIS_NAME
@@ -36,7 +36,7 @@ def import_vector(access: Access, request: ImportRequest) -> VersionRecord:
             store.check_names(name, aliases)
     base = resolve_base(request.base)
     adapters = any(map(_is_adapter, poles))
-    with tempfile.TemporaryDirectory(prefix="prefreg-") as folder:
+    with work_folder() as folder:
         blob = Path(folder) / "vector.safetensors"
         if adapters:
             extraction, origin = _from_adapters(poles, base, blob)

@@ -15,6 +15,7 @@ import yaml
 from trl.trainer.dpo_config import DPOConfig
 
 from prefreg.errors import UsageError
+from prefreg.values import MAX_SEED, load_yaml, read_small
 
 SEED = "it follows from --seed"
 SHARED = "one reference pass serves both poles"
@@ -140,7 +141,7 @@ def _fit(value: Any, kind: Any) -> Any:
         except ValueError:
             return _MISFIT
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) <= MAX_SEED else math.inf
     if kind is int and isinstance(value, bool):
         return _MISFIT
     if kind is list and isinstance(value, str):
@@ -154,6 +155,8 @@ def _fit(value: Any, kind: Any) -> Any:
 def _range_problem(name: str, value: Any) -> str | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
+    if isinstance(value, int) and abs(value) > MAX_SEED:
+        return f"is out of measure: {MAX_SEED} is the most"
     if not math.isfinite(value):
         return "is not finite"
     if name in _POSITIVE and value <= 0:
@@ -383,10 +386,8 @@ def resolve_settings(
 def read_config(path: Path) -> dict[str, Any]:
     """Read a YAML file of settings."""
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"There is no file {path} to read settings from.") from None
-    except (OSError, UnicodeDecodeError) as error:
+        content = load_yaml(read_small(path, UsageError).decode("utf-8"))
+    except UnicodeDecodeError as error:
         raise UsageError(f"{path} cannot be read: {error}.") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
@@ -404,7 +405,7 @@ def _read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not equals or not name.strip():
             raise UsageError(f"{text!r} is not KEY=VALUE, as in max_steps=100.")
         try:
-            values[name.strip()] = yaml.safe_load(value)
+            values[name.strip()] = load_yaml(value)
         except yaml.YAMLError as error:
             reason = " ".join(str(error).split())
             raise UsageError(f"The value of {text!r} is not YAML: {reason}.") from error

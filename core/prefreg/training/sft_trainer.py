@@ -1,6 +1,5 @@
 """A thin adapter over TRL's SFTTrainer, with its settings: our tokens, no files, no chatter."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +12,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from prefreg.data.rendering import padding_id
 from prefreg.data.tokens import TokenAnswer
+from prefreg.files import work_folder
 from prefreg.progress import Steps
 from prefreg.training.callbacks import CurveRecorder, LossPoint
 from prefreg.training.settings import (
@@ -48,10 +48,10 @@ def fine_tune(
     """Train `model` in place to give the answers."""
     whole = settings.values.get("completion_only_loss") is False
     recorder = CurveRecorder(LossPoint.of, progress)
-    with tempfile.TemporaryDirectory(prefix="prefreg-") as folder, explained():
+    with work_folder() as folder, explained():
         trainer = SFTTrainer(
             model=model,
-            args=sft_config(settings, output_dir=folder, seed=seed, max_length=max_length),
+            args=sft_config(settings, output_dir=str(folder), seed=seed, max_length=max_length),
             data_collator=DataCollatorForLanguageModeling(pad_token_id=padding_id(tokenizer)),
             train_dataset=_dataset(answers, whole=whole),
             processing_class=tokenizer,

@@ -1,6 +1,5 @@
 """One pole, trained by TRL: whole optimiser batches in parts of ours, no files, no chatter."""
 
-import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from trl.trainer.utils import FusedCausalLMOutput, disable_dropout_in_model
 from prefreg.data.rendering import padding_id
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import Interrupted, TrainingError
+from prefreg.files import work_folder
 from prefreg.models.log_probs import PairLogProbs
 from prefreg.models.padded import split_by_length
 from prefreg.models.prompt_rows import (
@@ -311,7 +311,7 @@ def train_pole(
     with ExitStack() as stack:
         stack.enter_context(explained())
         if checkpoints is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="prefreg-"))
+            folder = str(stack.enter_context(work_folder()))
         else:
             stack.enter_context(checkpoints.interruptible())
             folder = str(checkpoints.folder)
