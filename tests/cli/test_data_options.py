@@ -87,3 +87,39 @@ def test_the_bundled_rows_of_such_an_axis_are_under_no_licence(run) -> None:
 )
 def test_malformed_sources_are_wrong_usage(refuse, data: tuple[str, ...]) -> None:
     refuse(2, *DRY, *(part for text in data for part in ("--data", text)))
+
+
+def test_strings_are_the_same_in_a_file_and_in_a_yaml_axis_and_it_is_told(run, mine: Path) -> None:
+    tone = mine.with_name("tone.yaml")
+    tone.write_text("name: tone\nsummary: s\nsources:\n- file: mine.jsonl\n")
+    by_file = run(*DRY, "--data", str(mine), "--json")
+    by_yaml = run("add-axis", str(tone), *DRY[2:], "--json")
+    assert by_file.data["examples"] == by_yaml.data["examples"]
+    assert by_file.data["renderings"] == ["text"]
+    assert by_file.data["audit"]["verbatim"] == by_file.data["audit"]["pairs"]
+    [told] = by_file.data["notes"]
+    assert told.endswith("Write messages to use it, or, in a YAML axis, strings: turns.")
+    assert told in run(*DRY, "--data", str(mine)).out
+    tone.write_text(tone.read_text() + "strings: turns\n")
+    turned = run("add-axis", str(tone), *DRY[2:], "--json").data
+    assert (turned["renderings"], turned["notes"]) == (["chat"], [])
+
+
+def test_a_run_tells_what_a_dry_run_shows(run, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    answers = {"chosen": "yes , it is .", "rejected": "no ."}
+    rows = [
+        {
+            name: [
+                {"role": "user", "content": f"is it {number} ?"},
+                {"role": "assistant", "content": answer},
+            ]
+            for name, answer in answers.items()
+        }
+        for number in range(20)
+    ]
+    path.write_text(json.dumps(rows))
+    more = ("--set", "max_steps=2", "--keep-anyway", "--answers", "0", "--registry", "new.db")
+    result = run("add-axis", "helpful", "--base", "pocket", "--data", str(path), *more)
+    assert result.code == 0, result
+    assert "20 rows name no prompt: it is what both answers begin with" in result.err
