@@ -287,7 +287,7 @@ class Registry:
             VectorError: A vector is damaged or does not fit, or the sum is not finite.
             OutputError: The destination cannot be written or must not be overwritten.
         """
-        from prefreg.cli.composition_commands import compose
+        from prefreg.composition.compose import compose
 
         return compose(self.access, _composition(terms, output, options), progress)
 

@@ -10,9 +10,8 @@ from typing import Any
 import yaml
 
 from prefreg.checkpoints.bases import BaseModel
-from prefreg.cli.composition_commands import compose
 from prefreg.composition.adapter import Compression, compose_adapter
-from prefreg.composition.compose import resolve_plan
+from prefreg.composition.compose import compose, resolve_plan
 from prefreg.composition.composition_request import CompositionRequest, ExportRequest, Form
 from prefreg.composition.layout import plan_files
 from prefreg.composition.output import (

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from prefreg.axes.axis import Text, plain_text
+from prefreg.axes.axis import Message, Text, plain_text
 from prefreg.errors import BaseModelError, DataError
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _render(
         if lost:
             raise DataError(
                 f"The base has no chat template, so that {lost[0]!r} of {asked.name} cannot be "
-                f"written (after {_excerpt(text[0])}): use a base that has one, or leave it out of "
+                f"written (after {text[0].content.strip()[:60]!r}): use a base that has one, or leave it out of "
                 "the data."
             )
         return plain_text(text)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.axes.base_world import BaseWorld, DemoScript, WorldVerdict
 from prefreg.checkpoints.bundled import DEFAULT_BASE, world_of
-from prefreg.cli.composition_commands import compose
+from prefreg.composition.compose import compose
 from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.in_memory import SteeredModel, load_steered
 from prefreg.errors import OutputError
