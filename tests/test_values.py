@@ -8,16 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefreg.errors import DataError, UsageError
-from prefreg.values import (
-    DEEPEST,
-    MAX_COUNT,
-    check_number,
-    compose_yaml,
-    load_yaml,
-    read_float,
-    read_integer,
-    read_small,
-)
+from prefreg.plain_yaml import DEEPEST, compose_yaml, load_yaml
+from prefreg.values import MAX_COUNT, check_number, read_float, read_integer, read_small
 
 settings.register_profile("steady", deadline=None, database=None)
 settings.load_profile("steady")

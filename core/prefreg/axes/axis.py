@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, TypeVar
 
 from prefreg.errors import AxisError, DataError
+from prefreg.plain_yaml import DEEPEST
 from prefreg.terms import AXIS_NAME
-from prefreg.values import DEEPEST
 
 Row = Mapping[str, Any]
 """One row of a data set: column name to value."""

@@ -9,7 +9,8 @@ from typing import NoReturn
 import yaml
 
 from prefreg.errors import AxisError
-from prefreg.values import compose_yaml, read_small
+from prefreg.plain_yaml import compose_yaml
+from prefreg.values import read_small
 
 _BEYOND = 10**300
 Scalar = str | int | float | bool

@@ -25,11 +25,12 @@ from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import buffer_bytes, estimate_seconds
 from prefreg.errors import PrefregError, UsageError, VectorError, one_line
 from prefreg.json_values import fields_to_json
+from prefreg.plain_yaml import load_yaml
 from prefreg.progress import Progress
 from prefreg.registry import Access, Store
 from prefreg.requests import make_request
 from prefreg.terms import Term, parse_reference
-from prefreg.values import MAX_SEED, check_number, load_yaml, read_small
+from prefreg.values import MAX_SEED, check_number, read_small
 from prefreg.vectors.stored import parse_dtype, require_device
 from prefreg.wording import is_unicode
 

@@ -16,8 +16,8 @@ from prefreg.checkpoints.bundled import BUNDLED
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, read_companion
 from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import FAITHFUL_GAIN, Rounding, Survival
+from prefreg.plain_yaml import load_yaml
 from prefreg.terms import format_eta
-from prefreg.values import load_yaml
 from prefreg.vectors.stored import DTYPE_NAMES
 
 SCHEMA = 1

@@ -216,8 +216,8 @@ def _render(
         if lost:
             raise DataError(
                 f"The base has no chat template, so that {lost[0]!r} of {asked.name} cannot be "
-                f"written (after {text[0].content.strip()[:60]!r}): use a base that has one, or leave it out of "
-                "the data."
+                f"written (after {text[0].content.strip()[:60]!r}): use a base that has one, or "
+                "leave it out of the data."
             )
         return plain_text(text)
     roles = ", ".join(turn.role for turn in text)

@@ -15,7 +15,8 @@ import yaml
 from trl.trainer.dpo_config import DPOConfig
 
 from prefreg.errors import UsageError
-from prefreg.values import MAX_SEED, load_yaml, read_small
+from prefreg.plain_yaml import load_yaml
+from prefreg.values import MAX_SEED, read_small
 
 SEED = "it follows from --seed"
 SHARED = "one reference pass serves both poles"
