@@ -11,7 +11,6 @@ from prefreg.checkpoints.bundled import DEFAULT_BASE, world_of
 from prefreg.errors import UsageError
 
 if TYPE_CHECKING:
-    from prefreg.evaluation.paper.reproduce import ExperimentRun
     from prefreg.evaluation.paper.run_folder import Findings
 
 
@@ -47,10 +46,10 @@ class Experiment:
             "axes": list(experiment_axes(self.name)),
         }
 
-    def load(self) -> Callable[["ExperimentRun"], "Findings"]:
-        """Import what runs it, and with that torch."""
+    def load(self) -> Callable[[Any], "Findings"]:
+        """Import what carries it out, given its `ExperimentRun`, and with that torch."""
         module = import_module(f"prefreg.evaluation.paper.{self.module or self.name}")
-        run: Callable[[ExperimentRun], Findings] = getattr(module, self.function)
+        run: Callable[[Any], Findings] = getattr(module, self.function)
         return run
 
 
