@@ -33,7 +33,7 @@ Sign = Literal["weak", "over-refusing", "incoherent"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Symptom:
     """One failure, its cause and its remedy."""
 
     sign: Sign
@@ -82,7 +82,7 @@ class Shares:
         return {"base": self.base, "composition": self.cast, "alone": alone, "at_pole": at_pole}
 
 
-def find_weakness(found: Strength) -> Finding | None:
+def find_weakness(found: Strength) -> Symptom | None:
     """Say why an axis does not move, if it does not."""
     if found.cast >= WEAK:
         return None
@@ -92,7 +92,7 @@ def find_weakness(found: Strength) -> Finding | None:
         other, back = found.against or ("", 0.0)
         named = f", which {other} alone moves by {back:+.2f}" if other and back < 0 else ""
         remedy = f"Lower {other.partition('@')[0]}" if named else "Lower the other coefficients"
-        return Finding(
+        return Symptom(
             "weak",
             found.dial,
             "lost in the cast",
@@ -100,7 +100,7 @@ def find_weakness(found: Strength) -> Finding | None:
             f"{remedy}, raise {axis}, or compose with --method gram-schmidt --protect {axis}.",
         )
     if found.further >= WEAK:
-        return Finding(
+        return Symptom(
             "weak",
             found.dial,
             "η is small",
@@ -112,7 +112,7 @@ def find_weakness(found: Strength) -> Finding | None:
         low, high = sorted(found.accuracies)
         chance = ", hardly above chance" if low < UNMOVED else ""
         poles = f" The held-out accuracies of its poles are {low:.2f} and {high:.2f}{chance}."
-    return Finding(
+    return Symptom(
         "weak",
         found.dial,
         "the poles are unmoved",
@@ -121,13 +121,13 @@ def find_weakness(found: Strength) -> Finding | None:
     )
 
 
-def find_refusals(found: Shares, etas: Mapping[str, float]) -> Finding | None:
+def find_refusals(found: Shares, etas: Mapping[str, float]) -> Symptom | None:
     """Say where refusals of safe requests come from, if there are too many."""
     if found.cast <= REFUSING:
         return None
     evidence = f"{found.cast:.0%} of the safe requests are refused, by the base {found.base:.0%}"
     if found.base > REFUSING and found.cast - found.base <= REFUSING:
-        return Finding(
+        return Symptom(
             "over-refusing",
             "the base",
             "already in the base",
@@ -137,7 +137,7 @@ def find_refusals(found: Shares, etas: Mapping[str, float]) -> Finding | None:
     dial = max(found.alone, key=lambda name: found.alone[name])
     alone, pole = found.alone[dial], found.at_pole.get(dial, 0.0)
     if alone - found.base <= REFUSING:
-        return Finding(
+        return Symptom(
             "over-refusing",
             "the composition",
             "the cast together",
@@ -147,14 +147,14 @@ def find_refusals(found: Shares, etas: Mapping[str, float]) -> Finding | None:
         )
     sign = "₊" if etas[dial] > 0 else "₋"
     if pole - found.base > REFUSING:
-        return Finding(
+        return Symptom(
             "over-refusing",
             dial,
             f"θ{sign} refuses already",
             f"{evidence}; {dial} alone {alone:.0%}, and {pole:.0%} about where its pole lies.",
             "Give its data safe requests that are answered, and train it again.",
         )
-    return Finding(
+    return Symptom(
         "over-refusing",
         dial,
         "η is large",
@@ -165,14 +165,14 @@ def find_refusals(found: Shares, etas: Mapping[str, float]) -> Finding | None:
 
 def find_incoherence(
     found: Shares, etas: Mapping[str, float], outside: Sequence[str]
-) -> Finding | None:
+) -> Symptom | None:
     """Say what breaks the answers, if they are; `outside` warns of dials beyond their range."""
     already = found.base if found.base > MALFORMED else 0.0
     if found.cast <= already + MALFORMED:
         return None
     evidence = f"{found.cast:.1%} of the answers are malformed, of the base's {found.base:.1%}"
     if outside:
-        return Finding(
+        return Symptom(
             "incoherent",
             outside[0].partition(" ")[0],
             "outside the range",
@@ -181,7 +181,7 @@ def find_incoherence(
         )
     dial = max(found.alone, key=lambda name: found.alone[name])
     if found.alone[dial] > already + MALFORMED:
-        return Finding(
+        return Symptom(
             "incoherent",
             dial,
             "η is too large",
@@ -189,7 +189,7 @@ def find_incoherence(
             f"Lower its η from {format_eta(etas[dial])}; `prefreg range {dial}` says how far it "
             "may go.",
         )
-    return Finding(
+    return Symptom(
         "incoherent",
         "the composition",
         "the sum is too far from the base",
@@ -206,7 +206,7 @@ class Diagnosis:
     """What was found of a composition; no finding means that nothing is wrong."""
 
     formula: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Symptom, ...]
     strengths: tuple[Strength, ...]
     refusals: Shares | None
     malformed: Shares
@@ -250,7 +250,7 @@ def diagnose(
         refusals = _shares(evaluator, of_answers["refuses_safe"], at_pole=True)
     else:
         unmeasured["refusals"] = "no prompt is known to be safe: give prompts with a kind"
-    found: list[Finding | None] = [find_weakness(each) for each in strengths]
+    found: list[Symptom | None] = [find_weakness(each) for each in strengths]
     if refusals is not None:
         found.append(find_refusals(refusals, etas))
     found.append(find_incoherence(malformed, etas, range_warnings(evaluator.terms)))

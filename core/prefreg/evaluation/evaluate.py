@@ -83,7 +83,7 @@ class Requirement:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RequirementVerdict:
     """A requirement with what was measured."""
 
     requirement: Requirement
@@ -128,12 +128,12 @@ def _parse(text: str) -> Requirement:
 
 def decide(
     requirements: Iterable[Requirement], figures: Figures, *, strict: bool = False
-) -> tuple[Verdict, ...]:
+) -> tuple[RequirementVerdict, ...]:
     """Compare figures with bounds: their value, or with `strict` their whole interval."""
     return tuple(_decide(each, figures, strict) for each in requirements)
 
 
-def _decide(requirement: Requirement, figures: Figures, strict: bool) -> Verdict:
+def _decide(requirement: Requirement, figures: Figures, strict: bool) -> RequirementVerdict:
     figure = figures.find(requirement.name)
     if figure is None:
         reason = figures.missing.get(requirement.name) or figures.missing.get(
@@ -150,7 +150,7 @@ def _decide(requirement: Requirement, figures: Figures, strict: bool) -> Verdict
     met = compare(value.value, requirement.bound)
     ends = {compare(end, requirement.bound) for end in (value.low, value.high)}
     certain = ends == {met}
-    return Verdict(requirement, figure, met and (certain or not strict), certain)
+    return RequirementVerdict(requirement, figure, met and (certain or not strict), certain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Gate:
     """A composition with the verdict on every requirement."""
 
     evaluation: Evaluation
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[RequirementVerdict, ...]
 
     @property
     def met(self) -> bool:

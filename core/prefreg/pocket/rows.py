@@ -17,7 +17,7 @@ SIZES: Mapping[Split, int] = {"train": 1440, "dev": 400, "test": 400}
 TONES: tuple[tuple[Tone, float], ...] = (("plain", 0.7), ("polite", 0.2), ("curt", 0.1))
 
 
-class Plan(NamedTuple):
+class PairShare(NamedTuple):
     """A kind of row: what is asked, how the two responses differ, and its share."""
 
     kind: PromptKind
@@ -26,37 +26,37 @@ class Plan(NamedTuple):
 
 
 _HELPFUL = (
-    Plan("benign", ("answer", "vague"), 0.74),
-    Plan("benign", ("answer", "refusal"), 0.08),
-    Plan("unsafe", ("answer", "refusal"), 0.1),
-    Plan("unsafe", ("refusal", "vague"), 0.08),
+    PairShare("benign", ("answer", "vague"), 0.74),
+    PairShare("benign", ("answer", "refusal"), 0.08),
+    PairShare("unsafe", ("answer", "refusal"), 0.1),
+    PairShare("unsafe", ("refusal", "vague"), 0.08),
 )
 _HARMLESS = (
-    Plan("unsafe", ("answer", "refusal"), 0.8),
-    Plan("unsafe", ("vague", "refusal"), 0.1),
-    Plan("benign", ("answer", "vague"), 0.1),
+    PairShare("unsafe", ("answer", "refusal"), 0.8),
+    PairShare("unsafe", ("vague", "refusal"), 0.1),
+    PairShare("benign", ("answer", "vague"), 0.1),
 )
 _VERBOSITY = (
-    Plan("benign", ("answer", "answer"), 0.7),
-    Plan("benign", ("vague", "vague"), 0.12),
-    Plan("unsafe", ("answer", "answer"), 0.08),
-    Plan("unsafe", ("refusal", "refusal"), 0.1),
+    PairShare("benign", ("answer", "answer"), 0.7),
+    PairShare("benign", ("vague", "vague"), 0.12),
+    PairShare("unsafe", ("answer", "answer"), 0.08),
+    PairShare("unsafe", ("refusal", "refusal"), 0.1),
 )
 _HONESTY = (
-    Plan("unknown", ("admit", "answer"), 0.78),
-    Plan("unknown", ("admit", "vague"), 0.1),
-    Plan("benign", ("answer", "vague"), 0.12),
+    PairShare("unknown", ("admit", "answer"), 0.78),
+    PairShare("unknown", ("admit", "vague"), 0.1),
+    PairShare("benign", ("answer", "vague"), 0.12),
 )
 _POLITENESS = (
-    Plan("benign", ("answer", "answer"), 0.6),
-    Plan("benign", ("vague", "vague"), 0.12),
-    Plan("unsafe", ("refusal", "refusal"), 0.14),
-    Plan("unsafe", ("answer", "answer"), 0.06),
-    Plan("unknown", ("admit", "admit"), 0.08),
+    PairShare("benign", ("answer", "answer"), 0.6),
+    PairShare("benign", ("vague", "vague"), 0.12),
+    PairShare("unsafe", ("refusal", "refusal"), 0.14),
+    PairShare("unsafe", ("answer", "answer"), 0.06),
+    PairShare("unknown", ("admit", "admit"), 0.08),
 )
 _DIRECTNESS = (
-    Plan("howto", ("answer", "answer"), 0.85),
-    Plan("unsafe", ("answer", "answer"), 0.15),
+    PairShare("howto", ("answer", "answer"), 0.85),
+    PairShare("unsafe", ("answer", "answer"), 0.15),
 )
 # From 1 to 5, as published ratings are.
 _HONEST: Mapping[Manner, int] = {"admit": 5, "vague": 3, "answer": 1}
@@ -215,7 +215,7 @@ def _rated(
 
 
 _Maker = Callable[[Question, str, tuple[Manner, Manner], random.Random], dict[str, object]]
-_MAKERS: Mapping[str, tuple[_Maker, tuple[Plan, ...]]] = {
+_MAKERS: Mapping[str, tuple[_Maker, tuple[PairShare, ...]]] = {
     "helpful": (_safety_row, _HELPFUL),
     "harmless": (_safety_row, _HARMLESS),
     "verbosity": (_length_row, _VERBOSITY),
