@@ -10,7 +10,7 @@ from prefreg.errors import UsageError
 AXIS_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 ALIAS_NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]*")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_LONGEST_NUMBER = 9
+_LONGEST_NUMBER = 18
 _FORM = "Write AXIS:ETA, as in helpful:1 or harmless@2:-0.5."
 
 

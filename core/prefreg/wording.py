@@ -2,7 +2,7 @@
 
 import re
 
-LONGEST_WORD = 160
+LONGEST_WORD = 400
 """Characters of one run without spaces; the middle of a longer one is left out."""
 LONGEST_MESSAGE = 2000
 

@@ -80,7 +80,7 @@ def test_a_margin_that_cannot_be_measured_says_why(
         (("helpful", "--rank", "0"), 2, "A rank is 1 or more, not 0"),
         (("helpful", "--topk", "0"), 2, "--topk is a share above 0"),
         (("helpful", "--topk", "1.5"), 2, "--topk is a share above 0"),
-        (("helpful", "--topk", "nan"), 2, "--topk is a share above 0"),
+        (("helpful", "--topk", "nan"), 2, "out of measure"),
         (("helpful", "--dtype", "float32"), 2, "'float32' is no smaller storage"),
         (("helpful", "--dtype", "int4"), 2, "'int4' is no dtype"),
         (("kindness", "--int8"), 1, "kindness"),

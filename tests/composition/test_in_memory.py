@@ -136,18 +136,6 @@ def test_a_changed_model_is_not_steered(trained: Path, loaded) -> None:
     assert equal(weights(loaded), before)
 
 
-def test_steering_within_steering_is_refused_and_both_end(trained: Path, loaded, base) -> None:
-    with prefreg.steer(loaded, registry=trained, helpful=1):
-        turned = weights(loaded)
-        with (
-            pytest.raises(BaseModelError, match="is not the base"),
-            prefreg.steer(loaded, registry=trained, verbose=1),
-        ):
-            pytest.fail("the block must not run")
-        assert equal(weights(loaded), turned)
-    assert equal(weights(loaded), base)
-
-
 def test_steering_needs_an_axis(trained: Path, loaded) -> None:
     with (
         pytest.raises(UsageError, match="at least one axis"),

@@ -41,6 +41,11 @@ def test_a_folder_appears_with_its_parents(tmp_path: Path) -> None:
     assert everything(tmp_path) == ["a", "a/b", "a/b/model", "a/b/prefreg.json"]
 
 
+def test_the_root_is_no_folder_to_write() -> None:
+    with pytest.raises(OutputError, match="another folder"):
+        fill(Path("/"))
+
+
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     fill(tmp_path / "out")

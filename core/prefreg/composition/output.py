@@ -144,6 +144,8 @@ def new_folder(
     """
     target = Path(os.path.realpath(destination))
     made: list[Path] = []
+    if not target.name:
+        raise OutputError(f"{target} is no folder that can be made. Choose another folder.")
     partial = beside(target)
     try:
         try:
