@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import stat
 from pathlib import Path
 from typing import TypeVar
@@ -13,38 +12,9 @@ SMALL = 16 * 2**20
 """Bytes of a file that a person wrote: settings, a recipe, an axis."""
 MAX_SEED = 2**63 - 1
 """The largest seed that every generator takes."""
-MAX_COUNT = 2**31 - 1
-"""The largest count of anything: steps, tokens, rows."""
 
-_WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
-_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,5})?")
-_LONGEST_NUMBER = 400
 
 Number = TypeVar("Number", int, float)
-
-
-def read_integer(text: str, what: str, *, low: int | None = None, high: int = MAX_COUNT) -> int:
-    """Read a whole number in ASCII digits, at most `high` and at least `low`.
-
-    Raises:
-        UsageError: It is none, or out of bounds; the message names `what`.
-    """
-    if not _WHOLE.fullmatch(text):
-        raise UsageError(f"{what}: {text!r} is no whole number.")
-    return check_number(int(text), what, low=low, high=high)
-
-
-def read_float(
-    text: str, what: str, *, low: float | None = None, high: float | None = None
-) -> float:
-    """Read a finite decimal number in ASCII digits.
-
-    Raises:
-        UsageError: It is none, is not finite, or is out of bounds; the message names `what`.
-    """
-    if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
-        raise UsageError(f"{what}: {text!r} is no number.")
-    return check_number(float(text), what, low=low, high=high)
 
 
 def check_number(
