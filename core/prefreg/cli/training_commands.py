@@ -1,5 +1,6 @@
 """What makes vectors: adding an axis, a base model to add it to, and seeds that are compared."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +52,12 @@ def add_axis(common: Common, name: str, dry_run: bool, plan: bool, **options: An
         planned = registry.plan_axis(request, note=common.note)
         common.emit("add-axis", planned.to_json(), _describe_plan(planned), asked=True)
     else:
+        started = datetime.now(UTC)
         with progress_bars(common) as progress:
             record = registry.add_axis(request, progress=progress, note=common.note)
-        common.emit("add-axis", record.to_json(), _describe_version(record))
+        # One that was there already has been told of.
+        text = _describe_version(record) if record.created >= started else ""
+        common.emit("add-axis", record.to_json(), text)
 
 
 def _describe_version(record: "VersionRecord") -> str:

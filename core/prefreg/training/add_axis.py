@@ -22,7 +22,13 @@ from prefreg.progress import Progress
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
 from prefreg.training.axis_request import AxisRequest
-from prefreg.training.axis_run import AxisRun, ExistingPole, Pole, find_existing_pole
+from prefreg.training.axis_run import (
+    AxisRun,
+    ExistingPole,
+    Pole,
+    find_existing_pole,
+    find_same,
+)
 from prefreg.training.guards import Guards, read_thresholds
 from prefreg.training.pair import TrainedPair, train_pair
 from prefreg.training.resources import check_disk, hardware, package_versions
@@ -41,8 +47,19 @@ def add_axis(
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> VersionRecord:
-    """Train the ± pair of an axis and store φ; nothing is stored when anything fails."""
+    """Train the ± pair of an axis and store φ; nothing is stored when anything fails.
+
+    What the registry has already, made of the same pairs, settings and seed, is returned as it
+    is, unless the request says `again` or `fresh`.
+    """
     run = prepare(access, request, note)
+    if not (request.again or request.fresh) and (same := find_same(access, run)) is not None:
+        if note is not None:
+            note(
+                f"{same} is there already, of the same base, pairs, settings and seed: nothing "
+                "was trained. --again trains it once more."
+            )
+        return same
     return add_prepared(access, run, progress, note)
 
 
@@ -264,5 +281,5 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
         renderings=tokens.renderings,
         settings=run.settings.to_json(),
         examples=tuple(preview_tokens(tokens.positive[:3], run.tokenizer)),
-        notes=tokens.notes,
+        notes=run.notes(),
     )

@@ -74,6 +74,8 @@ class AxisRequest:
     """Leave pairs out so that the longer answer is the chosen one half of the time."""
     accept_licence: bool = False
     """Use data whose licence forbids commercial use."""
+    again: bool = False
+    """Train and store once more what the registry has already."""
     fresh: bool = False
     """Start over, whatever an ended run has left."""
     watch: bool = True

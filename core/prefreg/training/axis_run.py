@@ -22,6 +22,7 @@ from prefreg.registry import Access, VersionRecord
 from prefreg.training.axis_request import AxisRequest, LoraOptions
 from prefreg.training.guards import Failure, Guards
 from prefreg.training.lora import Lora, choose_layers
+from prefreg.training.schedule import Schedule
 from prefreg.training.settings import Settings, default_settings
 from prefreg.vectors.tensors import CheckpointTensors
 
@@ -105,6 +106,17 @@ class AxisRun:
         """Return the tokens that a prompt and its answer may have together."""
         return self.settings.max_length(load_limits(self.base)[0])
 
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Count the steps of a pole."""
+        pairs = len(self.tokens.positive[self.tokens.train])
+        return Schedule.of(pairs, self.settings, lora=self.options is not None)
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what is to be known before it trains, a sentence each."""
+        warning = self.schedule.warning()
+        return (*self.tokens.notes, f"Each pole: {self.schedule}.", *([warning] if warning else ()))
+
     def settings_in_use(self) -> dict[str, Any]:
         """Return the settings with the maximum length that is used."""
         return self.settings.to_json() | {"max_length": self.max_length}
@@ -140,12 +152,32 @@ def find_existing_pole(
 
 def find_stored(place: Access, run: AxisRun) -> VersionRecord | None:
     """Find the newest version of the same base, pairs, settings and seed, of any dtype."""
+    return max(_all_stored(place, run), key=lambda record: record.number, default=None)
+
+
+def find_same(place: Access, run: AxisRun) -> VersionRecord | None:
+    """Find the newest version, of the registry itself, that the run would only make again."""
+    poles = ("positive", "negative")
+    given = {run.existing.pole: run.existing.to_json()} if run.existing else {}
+    same = [
+        record
+        for record in _all_stored(place, run)
+        if not record.starter
+        and (record.dtype == "BF16") == (run.request.dtype == "bfloat16")
+        and record.metadata["data"].get("too_long") == run.request.too_long
+        and given == {p: f for p in poles if (f := record.metadata["poles"][p].get("checkpoint"))}
+    ]
+    return max(same, key=lambda record: record.number, default=None)
+
+
+def _all_stored(place: Access, run: AxisRun) -> list[VersionRecord]:
     if not place.is_present():
-        return None
+        return []
     settings = run.settings_in_use()
     with place.reading() as store:
-        found = [record for record in store.versions() if _fits(record, run, settings)]
-    return max(found, key=lambda record: record.number, default=None)
+        if store.canonical(run.axis.name) is None:
+            return []
+        return [each for each in store.versions(run.axis.name) if _fits(each, run, settings)]
 
 
 def _fits(record: VersionRecord, run: AxisRun, settings: dict[str, Any]) -> bool:
