@@ -89,7 +89,7 @@ class SampledPrompts:
             empty=fmean([not reply.strip() for reply in replies]),
             repetition=fmean([repetition(ids) for ids in contents]),
             refusals=fmean(refused) if len(refused) >= FEWEST else None,
-            unchanged=before and fmean(map(eq, answers, before.answers)),
+            unchanged=None if before is None else fmean(map(eq, answers, before.answers)),
         )
         return found, answers
 
