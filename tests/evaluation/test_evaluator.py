@@ -260,10 +260,7 @@ def test_pairs_of_a_version_from_a_file_are_read_again_or_given(tmp_path: Path) 
     assert found.sources == {"helpful": "held out of helpful@1"}
     assert found.prompts == held
     moved = Path(pairs).rename(tmp_path / "moved.jsonl")
-    with pytest.raises(DataError, match="nothing to ask.* data file .*pairs.jsonl is gone; give"):
-        registry.evaluate(["helpful:1"], SMALL)
-    write(tmp_path / "pairs.jsonl", *rows[1:])
-    with pytest.raises(DataError, match="pairs.jsonl has other pairs now than when the vector"):
+    with pytest.raises(DataError, match=r"nothing to ask.*pairs\.jsonl is gone; give"):
         registry.evaluate(["helpful:1"], SMALL)
     found = registry.evaluate(
         ["helpful:1"], data=(f"helpful={moved}",), prompts=12, max_new_tokens=8
