@@ -151,4 +151,6 @@ def test_a_name_that_looks_like_another_is_meant_only_if_that_is_said(
         assert f"Did you mean {meant!r}? If {name!r} is meant, a new axis of these rows" in told
         assert run("add-axis", name, *dry, "--new").code == 0
     assert run("add-axis", "happy", *dry).code == 0
-    assert "'gone.jsonl' is neither" in refuse(1, "add-axis", "sad", "--data", "gone.jsonl")
+    assert "takes a name that no plugin has" in refuse(2, "add-axis", "helpful", *dry, "--new")
+    told = refuse(1, "add-axis", "sad", "--data", "gone.jsonl")
+    assert told.startswith("No axis 'sad' is installed, and of --data gone.jsonl none can be made")

@@ -208,12 +208,13 @@ def find_prompts(
     found = [asked for held in pairs.values() for asked in prompts_of(held.pairs, share)]
     if not found:
         reasons = [
-            f" Of held-out pairs of {name.removesuffix('.margin')}: {why}."
+            f" {name.removesuffix('.margin')}: {why}."
             for name, why in missing.items()
             if name.endswith(".margin")
         ]
         raise DataError(
-            f"There is nothing to ask.{''.join(reasons)} Prompts are given by --prompts-file FILE."
+            f"There is nothing to ask: no held-out pairs could be read.{''.join(reasons)} Prompts "
+            "can be given by --prompts-file FILE."
         )
     return found
 

@@ -16,7 +16,7 @@ from prefreg.composition.resolve import base_spec, identify
 from prefreg.data.mixture import Mixture, open_rows, read_wanted
 from prefreg.data.pairs import Audit, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
-from prefreg.errors import AxisError, did_you_mean
+from prefreg.errors import AxisError, DataError, UsageError, did_you_mean
 from prefreg.files import work_folder
 from prefreg.json_values import JsonFields
 from prefreg.progress import Progress
@@ -143,6 +143,10 @@ def _find_axis(access: Access, request: AxisRequest, note: Note | None) -> Found
     name, catalog = request.name, load_axes()
     data = (request.data,) if isinstance(request.data, str) else tuple(request.data or ())
     if not data or not AXIS_NAME.fullmatch(name) or not catalog.is_free(name):
+        if request.new:
+            raise UsageError(
+                "--new makes an axis of rows: it takes a name that no plugin has, and --data FILE."
+            )
         return find_axis(name)
     known: set[str] = set()
     if access.is_present():
@@ -155,7 +159,13 @@ def _find_axis(access: Access, request: AxisRequest, note: Note | None) -> Found
             "rows, add --new."
         )
     found = declare_axis(name)
-    wanted = read_wanted(found.installed.axis, data, request.revision)
+    try:
+        wanted = read_wanted(found.installed.axis, data, request.revision)
+    except DataError as error:
+        raise DataError(
+            f"No axis {name!r} is installed, and of --data {', '.join(data)} none can be made: "
+            "there is no such file."
+        ) from error
     if note is not None:
         files = " and ".join(Path(each.name).name for each in wanted)
         note(f"{name} is no installed axis: taking the rows of {files} as they stand (chosen = +).")
