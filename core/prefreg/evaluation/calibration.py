@@ -181,16 +181,16 @@ def calibrate(
     progress: Progress | None = None,
 ) -> list[Calibration]:
     """Find the scale of every dial on both sides, and keep each with its version."""
-    if store:
-        access.changing().close()  # known before minutes of work
     evaluator = open_dials(access, terms, request, progress)
+    if store:
+        access.writing().close()  # known before minutes of work
     found = []
     for place in range(len(evaluator.terms)):
         one = _calibrate_one(evaluator, place, calibrating)
         found.append(one)
         if store:
             record = one.record
-            with access.changing() as opened:
+            with access.writing() as opened:
                 value = one.to_json()
                 opened.measure(record.axis, record.number, CALIBRATION, value, one.protocol)
     return found

@@ -60,9 +60,10 @@ def _heldout(access: Access, record: VersionRecord) -> Evaluator:
 def compress_version(access: Access, request: CompressionRequest) -> VersionRecord:
     """Store a smaller form of a version as the next version, with its measured error."""
     how, value = _way(request)
-    with access.changing() as store:
+    with access.reading() as store:
         record = store.resolve(request.axis, request.reference)
         source = store.vector_source(record)
+    access.writing().close()  # known before minutes of work
     with (
         work_folder() as folder,
         open_vector(source, kind=record.kind, label=f"The vector of {record}") as original,
@@ -95,7 +96,7 @@ def compress_version(access: Access, request: CompressionRequest) -> VersionReco
             },
             note=request.note,
         )
-        with access.changing() as store:
+        with access.writing() as store:
             return store.add(new, blob)
 
 

@@ -48,7 +48,7 @@ def store_evaluation(access: Access, evaluation: Evaluation) -> VersionRecord:
         each.name: each.value.to_json() | ({"base": each.base.value} if each.base else {})
         for each in evaluation.figures.measured
     }
-    with access.changing() as store:
+    with access.writing() as store:
         value = {"eta": eta, "figures": figures}
         store.measure(record.axis, record.number, MEASUREMENT, value, _protocol(evaluation))
         return store.resolve(record.axis, str(record.number))

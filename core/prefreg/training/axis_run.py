@@ -18,8 +18,7 @@ from prefreg.data.pairs import PairSet
 from prefreg.data.tokens import TokenisedPairs, tokenise_poles
 from prefreg.errors import BaseModelError, UsageError
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
-from prefreg.registry import VersionRecord
-from prefreg.registry.store import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.training.axis_request import AxisRequest, LoraOptions
 from prefreg.training.guards import Failure, Guards
 from prefreg.training.lora import Lora, choose_layers
