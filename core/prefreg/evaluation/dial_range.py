@@ -160,7 +160,7 @@ def find_range(
         why = missing.get(f"{record.axis}.margin") or missing.get(record.axis) or "there are none"
         raise DataError(
             f"Nothing measures {record.axis}: it has no metric for these prompts, and of its "
-            f"held-out pairs: {why}. Give pairs with --data {record.axis}=FILE."
+            f"held-out pairs: {why}."
         )
 
     def measure(eta: float) -> Reading:

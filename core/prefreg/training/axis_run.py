@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.axes.axis import Axis, PreferencePair
+from prefreg.axes.axis import Axis
 from prefreg.axes.plugins import FoundAxis
 from prefreg.checkpoints import BaseModel, resolve_base
-from prefreg.data.mixture import Mixture, open_rows
-from prefreg.data.pairs import PairSet, build_pairs
+from prefreg.data.mixture import Mixture
+from prefreg.data.pairs import PairSet
 from prefreg.data.tokens import TokenisedPairs, tokenise_poles
-from prefreg.errors import BaseModelError, DataError, UsageError
+from prefreg.errors import BaseModelError, UsageError
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
 from prefreg.registry import Access, VersionRecord
 from prefreg.training.axis_request import AxisRequest, LoraOptions
@@ -208,43 +208,3 @@ def _same_lora(recorded: dict[str, Any] | None, run: AxisRun) -> bool:
 def _ends(weight: str, targets: Sequence[str]) -> bool:
     module = weight.removesuffix(".weight")
     return any(f".{module}".endswith(f".{target}") for target in targets)
-
-
-def heldout_pairs(record: VersionRecord, axis: Axis) -> tuple[PreferencePair, ...]:
-    """Read the data of a run again and return the pairs that were held out of its training."""
-    data, parts = record.metadata.get("data") or {}, parts_of(record)
-    training = record.metadata.get("training") or {}
-    if not parts or "seed" not in training:
-        raise DataError("the version was not trained here, so it has no held-out pairs")
-    if strange := [part["source"] for part in parts if part["source"] not in axis.sources]:
-        raise DataError(f"its data came from {strange[0]!r}, which is no source of the axis")
-    mixture = open_rows(
-        axis,
-        data=[_named(part) for part in parts],
-        base=record.base.name,
-        limit=sum(part["rows"] for part in parts),
-        revision=None,
-        seed=int(training["seed"]),
-        accept_licence=any(part.get("licence_accepted") for part in parts),
-    )
-    found = build_pairs(
-        mixture.pairs,
-        axis_name=axis.name,
-        seed=int(training["seed"]),
-        length_balanced=bool(data.get("length_balanced")),
-    )
-    if found.fingerprint != data.get("fingerprint"):
-        raise DataError("the plugin makes other pairs now than when the vector was trained")
-    if not found.heldout:
-        raise DataError("no pairs were held out of its training")
-    return found.heldout
-
-
-def parts_of(record: VersionRecord) -> list[dict[str, Any]]:
-    """Return what a run recorded of each source that it read."""
-    return (record.metadata.get("data") or {}).get("sources") or []
-
-
-def _named(part: dict[str, Any]) -> str:
-    revision = f"@{part['revision']}" if part.get("revision") else ""
-    return f"{part['source']}{revision}" + (f":{part['weight']}" if part.get("weight") else "")
