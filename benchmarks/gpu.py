@@ -1,6 +1,6 @@
 """What a GPU does with prefreg, for whoever has a card for ten minutes.
 
-    python benchmarks/gpu.py --output DIR [--parts compose dials pair generate] [--small]
+    python benchmarks/gpu.py --output DIR [--parts compose dials pair …] [--small]
 
 Each part runs in a process of its own, ends within two minutes on an H100, and writes
 `DIR/PART.json` after every step, so that nothing found is lost to what comes later: a part that
@@ -32,8 +32,8 @@ PARTS = {
     "compose": "composing",
     "dials": "turning",
     "pair": "training",
-    "pair-3b": "training",
     "generate": "answering",
+    "pair-3b": "training",
     "tests": "testing",
 }
 """Every part with its module in `gpu_parts`, in the order in which they run."""

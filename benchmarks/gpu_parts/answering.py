@@ -42,7 +42,7 @@ def answer(record: Any, device: str, *, small: bool) -> None:
     """Answer random prompts of a model in bfloat16."""
     shape = "small" if small else "Llama-3.2-1B"
     count, length = SMALL_BATCH if small else BATCHES[device]
-    model = make_model(shape, torch.bfloat16, device=device)
+    model = make_model(shape, torch.bfloat16).to(device)
     tokenizer = load_tokenizer(resolve_base("pocket"))
     config = generation_config(model, tokenizer, max_new_tokens=length, temperature=1.0)
     prompts = [pair.prompt_ids for pair in make_pairs(count, 400, 256)]

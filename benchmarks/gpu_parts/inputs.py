@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 import torch
 from compose import noise, write_noise
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.checkpoints.tensor_names import weight_shapes
@@ -62,14 +62,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 PHI_SCALE = 1e-3
 
 
-def make_model(
-    shape: str, dtype: torch.dtype, *, device: str = DEVICE, **changes: Any
-) -> PreTrainedModel:
-    """Make a model of random bfloat16 numbers on a device, the same ones each time."""
+def make_model(shape: str, dtype: torch.dtype, **changes: int) -> Any:
+    """Make a model of random bfloat16 numbers on the device, the same ones each time."""
     config = LlamaConfig(max_position_embeddings=1024, **SHAPES[shape] | changes)
     torch.manual_seed(0)
-    with torch.device(device):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.device(DEVICE):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     return model.to(dtype)
 
 

@@ -51,7 +51,8 @@ class RandomBench(Bench):
 
     def load(self) -> PreTrainedModel:
         """Make the base in float32."""
-        return make_model(self.shape, torch.float32, **self.changes)
+        model: PreTrainedModel = make_model(self.shape, torch.float32, **self.changes)
+        return model
 
 
 def measure(record: Any, part: str, folder: Path, *, small: bool) -> None:
