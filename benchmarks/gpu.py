@@ -112,7 +112,7 @@ def machine() -> dict[str, Any]:
 
 
 def run_apart(part: str, output: Path, *, small: bool, limit: float) -> bool:
-    """Run a part in a process of its own for at most `limit` seconds; tell whether it ended well."""
+    """Run a part in a process of its own, for `limit` seconds at most; tell if it ended well."""
     command = [sys.executable, "-u", __file__, "--part", part, "--output", str(output)]
     try:
         done = subprocess.run(

@@ -157,9 +157,7 @@ class Plain(DPOTrainer):
 
 def weights(model: Any) -> Weights:
     """Copy what was trained, into main memory."""
-    return {
-        name: tensor.detach().to("cpu", copy=True) for name, tensor in model.named_parameters()
-    }
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.named_parameters()}
 
 
 def plain_pole(

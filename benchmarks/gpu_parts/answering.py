@@ -8,9 +8,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from gpu_parts.inputs import DEVICE, make_model, make_pairs, make_registry, seconds
 
 import prefreg
+from gpu_parts.inputs import DEVICE, make_model, make_pairs, make_registry, seconds
 from prefreg.checkpoints import resolve_base
 from prefreg.models.generation import generate, generation_config
 from prefreg.models.loading import load_tokenizer, quiet

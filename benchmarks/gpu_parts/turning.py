@@ -10,8 +10,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from gpu_parts.inputs import DEVICE, make_model, seconds, write_phi
 
+from gpu_parts.inputs import DEVICE, make_model, seconds, write_phi
 from prefreg.composition.engine import compose_tensor
 from prefreg.composition.in_memory import Dials, ScaledVector
 from prefreg.vectors import open_vector
