@@ -111,53 +111,56 @@ def machine() -> dict[str, Any]:
     return found
 
 
-def run_apart(part: str, output: Path, *, small: bool, limit: float) -> bool:
+def run_apart(part: str, output: Path, *, small: bool, limit: float, path: str) -> bool:
     """Run a part in a process of its own, for `limit` seconds at most; tell if it ended well."""
+    offline = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     command = [sys.executable, "-u", __file__, "--part", part, "--output", str(output)]
+    file = output / f"{part}.json"
+    file.unlink(missing_ok=True)
     try:
         done = subprocess.run(
             [*command, "--small"] if small else command,
-            env=os.environ | {"PYTHONPATH": search_path(output), "TQDM_DISABLE": "1"},
+            env=os.environ | offline,
             timeout=limit,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return _died(part, output, f"it was ended after {limit:g} s")
-    file = output / f"{part}.json"
+        return _died(part, file, f"it was ended after {limit:g} s")
     if done.returncode and (not file.exists() or not json.loads(file.read_text())["error"]):
-        return _died(part, output, f"its process ended with {done.returncode}")
+        return _died(part, file, f"its process ended with {done.returncode}")
     return done.returncode == 0
 
 
-def _died(part: str, output: Path, reason: str) -> bool:
-    file = output / f"{part}.json"
+def _died(part: str, file: Path, reason: str) -> bool:
     content = json.loads(file.read_text("utf-8")) if file.exists() else {"part": part}
     file.write_text(json.dumps(content | {"error": reason}, indent=1, ensure_ascii=False) + "\n")
     print(f"[{part}] failed: {reason}", flush=True)
     return False
 
 
-def search_path(output: Path) -> str:
-    """Return where Python finds prefreg with its axes: where it is installed, or in this tree."""
+def search_path(folder: Path) -> str:
+    """Return where Python finds prefreg with its axes: where it is installed, or in this tree.
+
+    `folder` takes what an installation would have written.
+    """
     paths = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
     try:
         distribution("prefreg")
     except PackageNotFoundError:
-        paths += [str(ROOT / "core"), str(ROOT / "plugins"), str(write_metadata(output))]
+        paths += [str(ROOT / "core"), str(ROOT / "plugins"), str(write_metadata(folder))]
     return os.pathsep.join(paths)
 
 
 def write_metadata(folder: Path) -> Path:
-    """Write what an installation would, without installing: the name and the entry points."""
+    """Write the name and the entry points of prefreg as an installation does; return where."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    place = folder / "metadata"
-    made = place / f"{project['name']}-{project['version']}.dist-info"
-    made.mkdir(parents=True, exist_ok=True)
+    made = folder / f"{project['name']}-{project['version']}.dist-info"
+    made.mkdir()
     about = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
     (made / "METADATA").write_text(about, "utf-8")
     axes = [f"{name} = {module}\n" for name, module in project["entry-points"]["prefreg"].items()]
     (made / "entry_points.txt").write_text("[prefreg]\n" + "".join(axes), "utf-8")
-    return place
+    return folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -175,10 +178,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.part:
         run_part(options.part, options.output, small=options.small)
         return 0
-    ended = [
-        run_apart(part, options.output, small=options.small, limit=options.limit)
-        for part in options.parts
-    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = search_path(Path(folder))
+        ended = [
+            run_apart(part, options.output, small=options.small, limit=options.limit, path=path)
+            for part in options.parts
+        ]
     return ended.count(False)
 
 

@@ -16,7 +16,7 @@ import torch
 from pair import Bench, Stage, cosine, our_pole, plain_pole, probe, reference_pass
 from transformers import PreTrainedModel
 
-from gpu_parts.inputs import DEVICE, SHAPES, make_base, make_model, make_pairs
+from gpu_parts.inputs import DEVICE, SHAPES, free, make_base, make_model, make_pairs
 from prefreg.checkpoints import resolve_base
 from prefreg.models.loading import load_tokenizer
 from prefreg.training.settings import Settings, resolve_settings
@@ -52,7 +52,8 @@ class RandomBench(Bench):
     changes: dict[str, int] = field(default_factory=dict)
 
     def load(self) -> PreTrainedModel:
-        """Make the base in float32."""
+        """Make the base in float32, once what was trained before is gone."""
+        free()
         model: PreTrainedModel = make_model(self.shape, torch.float32, **self.changes)
         return model
 
@@ -132,6 +133,7 @@ def compare(record: Any, size: Size, bench: RandomBench) -> None:
     plain = {"precompute": True, "skip_prompts": True}
     _, plain_losses, plain_plus = take("TRL, positive pole", plain_pole(bench, up, **plain))
     _, _, plain_minus = take("TRL, negative pole", plain_pole(bench, down, **plain))
+    free()
     theirs = stages.pop("TRL, positive pole") + stages.pop("TRL, negative pole")
     ours = sum(stages.values(), Stage())
     record.add(

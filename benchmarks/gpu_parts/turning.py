@@ -4,14 +4,13 @@ The floor reads the pristine weights and every vector and writes the weights, on
 speed of a copy that is measured beside it.
 """
 
-import gc
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 
-from gpu_parts.inputs import DEVICE, make_model, seconds, write_phi
+from gpu_parts.inputs import DEVICE, free, make_model, seconds, write_phi
 from prefreg.composition.engine import compose_tensor
 from prefreg.composition.in_memory import Dials, ScaledVector
 from prefreg.vectors import open_vector
@@ -29,10 +28,7 @@ def measure(record: Any, part: str, folder: Path, *, small: bool) -> None:
         place = folder / shape
         place.mkdir()
         turn_all(record, shape, place, bandwidth)
-        gc.collect()
-        if DEVICE == "cuda":
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+        free()
 
 
 def copy_speed(size: int) -> float:

@@ -55,7 +55,7 @@ def add_into(
     count = out.numel()
     with torch.cuda.device(out.device):
         # A product that is added without being rounded would give other bits than the CPU's.
-        _kernel[(triton.cdiv(count, _SIZE),)](
+        _kernel[(-(-count // _SIZE),)](
             out, base, phis, etas, spoilt, count, _SIZE, num_warps=4, enable_fp_fusion=False
         )
 

@@ -118,14 +118,14 @@ class Dials:
         """Return a weight's φ on a device, from what is kept there if it is."""
         if device.type != "cuda" or not isinstance(vector, DenseVector):
             return vector.tensor(name).to(device)
-        kept = self._kept.setdefault(vector, {})
-        if name in kept:
-            return kept[name]
+        kept = self._kept.get(vector, {}).get(name)
+        if kept is not None:
+            return kept
         shape = vector.shape(name)
         phi = vector.stored.read(name, 0, math.prod(shape)).to(device).reshape(shape)
         free, total = torch.cuda.mem_get_info(device)
         if free > _SPARED * total:
-            kept[name] = phi
+            self._kept.setdefault(vector, {})[name] = phi
         return phi
 
 
