@@ -29,14 +29,16 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PARTS = {
-    "compose": "composing",
     "dials": "turning",
+    "compose": "composing",
     "pair": "training",
     "generate": "answering",
-    "pair-3b": "training",
     "tests": "testing",
+    "pair-3b": "training",
+    "generate-cpu": "answering",
 }
-"""Every part with its module in `gpu_parts`, in the order in which they run."""
+"""Every part with its module in `gpu_parts`, in the order in which they run; where one ends with
+`-cpu`, its process sees no GPU."""
 SEED = 0
 
 
@@ -114,6 +116,8 @@ def machine() -> dict[str, Any]:
 def run_apart(part: str, output: Path, *, small: bool, limit: float, path: str) -> bool:
     """Run a part in a process of its own, for `limit` seconds at most; tell if it ended well."""
     offline = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    if part.endswith("-cpu"):
+        offline["CUDA_VISIBLE_DEVICES"] = ""
     command = [sys.executable, "-u", __file__, "--part", part, "--output", str(output)]
     file = output / f"{part}.json"
     file.unlink(missing_ok=True)
