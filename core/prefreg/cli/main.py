@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import click
 
 from prefreg.cli import (
+    INTERRUPTED,
     axis_commands,
     composition_commands,
     dial_commands,
@@ -22,7 +23,6 @@ from prefreg.config import debugging
 from prefreg.errors import PrefregError, UsageError
 from prefreg.wording import is_unicode, presentable
 
-INTERRUPTED = 130
 BUG = 70
 
 _EPILOG = """\b
@@ -63,11 +63,6 @@ for entry in (
     *registry_commands.COMMANDS,
 ):
     prefreg.add_command(entry)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with the code that the contract names."""
-    sys.exit(run(arguments))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
