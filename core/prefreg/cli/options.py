@@ -3,8 +3,10 @@
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from types import UnionType
@@ -14,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 import prefreg
+from prefreg.cli.spinner import Spinner
 from prefreg.errors import UsageError
 from prefreg.requests import describe_fields
 from prefreg.terms import parse_dial, parse_reference, parse_term
@@ -35,6 +38,7 @@ class Common:
     registry: str | None = None
     json: bool = False
     quiet: bool = False
+    spinner: Spinner = field(default_factory=Spinner)
 
     def open_registry(self) -> "Registry":
         """Open the registry that the options name."""
@@ -45,6 +49,7 @@ class Common:
 
         `asked` says that the text answers a question, so --quiet keeps it.
         """
+        self.spinner.stop()
         if self.json:
             document = {"schema": JSON_SCHEMA, "command": command, "data": data}
             click.echo(json.dumps(document, ensure_ascii=False, indent=2))
@@ -54,7 +59,18 @@ class Common:
     def note(self, text: str) -> None:
         """Tell the user something on stderr that is not the result."""
         if not self.quiet:
-            click.echo(text, err=True)
+            with self.spinner.aside():
+                click.echo(text, err=True)
+
+    @contextmanager
+    def waiting(self, label: str) -> Iterator[None]:
+        """Show on a terminal that something is under way, until there is something else to show."""
+        if not (self.quiet or self.json) and sys.stderr.isatty() and sys.stdout.isatty():
+            self.spinner.start(label)
+        try:
+            yield
+        finally:
+            self.spinner.stop()
 
 
 def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
@@ -110,6 +126,11 @@ class Command(click.Command):
             for param in (each.options() if isinstance(each, RequestOptions) else [each])
         ]
         return super().get_params(ctx)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and show that it is under way where nothing else does."""
+        with ctx.ensure_object(Common).waiting(ctx.command.name or ""):
+            return super().invoke(ctx)
 
 
 def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Command]:

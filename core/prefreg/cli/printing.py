@@ -79,7 +79,16 @@ def progress_bars(common: Common, *, of_bytes: bool = False) -> "Iterator[Progre
         yield None
         return
     with ExitStack() as shown:
-        yield _byte_bar(shown) if of_bytes else _stage_bars(shown)
+        report: Progress | None = None
+
+        def begin(stage: str, done: int, total: int, loss: float | None = None, /) -> None:
+            nonlocal report
+            if report is None:
+                common.spinner.stop()
+                report = _byte_bar(shown) if of_bytes else _stage_bars(shown)
+            report(stage, done, total, loss)
+
+        yield begin
 
 
 def _byte_bar(shown: ExitStack) -> "Progress":

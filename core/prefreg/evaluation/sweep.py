@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prefreg.composition.output import RECIPE_FILE, new_folder, require_usable
-from prefreg.errors import UsageError
+from prefreg.errors import Interrupted, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import open_evaluator
 from prefreg.evaluation.figures import INTERVAL, Evaluation, Figure
@@ -205,10 +205,16 @@ def sweep(
     settings = list(grid.cells())
     evaluator = open_evaluator(access, settings[-1][1], request)
     cells = []
-    for done, (etas, terms) in enumerate(settings, 1):
-        cells.append(Cell(etas, evaluator.evaluate(evaluator.candidate(terms))))
-        if progress is not None:
-            progress("settings", done, len(settings))
+    try:
+        for done, (etas, terms) in enumerate(settings, 1):
+            cells.append(Cell(etas, evaluator.evaluate(evaluator.candidate(terms))))
+            if progress is not None:
+                progress("settings", done, len(settings))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted. {len(cells)} of {len(settings)} settings are measured and kept: "
+            "the same command goes on from there."
+        ) from None
     measured = time.perf_counter()
     with access.reading() as store:
         axes = tuple(store.canonical(each.axis) or each.axis for each in grid.turned)
