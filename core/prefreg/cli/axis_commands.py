@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefreg.cli.options import GATE_NOT_MET, Common, WholeNumber, WholeRange, command
-from prefreg.cli.printing import table
+from prefreg.cli.tables import table
 from prefreg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ def _list_axes(common: Common) -> None:
         "disabled": [_origin(plugin) for plugin in disabled],
     }
     headers = ("AXIS", "ALIASES", "VERSIONS", "FROM", "LICENCE", "STATE", "SOURCES", "SUMMARY")
-    lines = [table(headers, rows) if rows else "No axes are installed."]
+    spare = ("STATE", "FROM", "SOURCES", "LICENCE", "ALIASES")
+    lines = [table(headers, rows, spare=spare) if rows else "No axes are installed."]
     lines += [f"broken: {_named(plugin)}: {plugin.error}" for plugin in broken]
     lines += [f"disabled: {_named(plugin)}" for plugin in disabled]
     common.emit("axes", data, "\n".join(lines), asked=True)

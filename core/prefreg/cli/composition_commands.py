@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefreg.cli.options import AT, FILE, TERM, Common, command, request_options
-from prefreg.cli.printing import progress_bars, sections
+from prefreg.cli.printing import progress_bars
+from prefreg.cli.tables import sections
 from prefreg.errors import UsageError
 from prefreg.files import human_size
 from prefreg.requests import make_request

@@ -6,7 +6,8 @@ from typing import Any
 import click
 
 from prefreg.cli.options import REFERENCE, Common, Reference, command
-from prefreg.cli.printing import describe_disk, plural, sections, table
+from prefreg.cli.printing import describe_disk, plural
+from prefreg.cli.tables import sections, table
 from prefreg.errors import RegistryError, UsageError
 from prefreg.files import human_size
 
@@ -43,7 +44,7 @@ def search(common: Common, text: str | None, **conditions: Any) -> None:
     ]
     headers = ("VERSION", "TAGS", "BASE", "SIZE", "METRICS", "NOTE")
     data = [item.version.summary() | {"metrics": dict(item.metrics)} for item in found]
-    text = table(headers, rows) if rows else "Nothing found."
+    text = table(headers, rows, spare=("SIZE", "BASE", "TAGS")) if rows else "Nothing found."
     common.emit("search", {"vectors": data}, text, asked=True)
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefreg.cli.options import FILE, PLOT, Common, command, request_options
-from prefreg.cli.printing import human_time, progress_bars, sections, table
+from prefreg.cli.printing import human_time, progress_bars
+from prefreg.cli.tables import sections, table
 from prefreg.errors import UsageError
 from prefreg.files import human_size
 from prefreg.requests import make_request

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefreg.cli.options import AT, FOLDER, REFERENCE, Common, Reference, command, request_options
-from prefreg.cli.printing import describe_disk, distinct_size, plural, sections, table
+from prefreg.cli.printing import describe_disk, distinct_size, plural
+from prefreg.cli.tables import sections, table
+from prefreg.cli.version_text import describe_version
 from prefreg.errors import UsageError
 from prefreg.files import human_size
 
@@ -41,7 +43,8 @@ def vectors(common: Common, axis: str | None) -> None:
     text = "No vectors yet. Add one with `prefreg add-axis`."
     if rows:
         count = plural(len(rows), "version")
-        text = f"{table(headers, rows)}\n\n{count}, {human_size(size)}. {describe_disk(disk)}"
+        listed = table(headers, rows, spare=("DTYPE", "TAGS", "KIND", "CREATED", "ALIASES"))
+        text = f"{listed}\n\n{count}, {human_size(size)}. {describe_disk(disk)}"
     data = {
         "vectors": [record.summary() for record in records],
         "bytes": size,
@@ -71,60 +74,8 @@ def show(
 
         api.plot_version(record, plot)
         common.note(f"Drew {plot}.")
-    text = f"{_describe(record)}\n\n{describe_disk(disk)}"
+    text = f"{describe_version(record)}\n\n{describe_disk(disk)}"
     common.emit("show", record.to_json() | {"disk": disk.to_json()}, text, asked=True)
-
-
-def _describe(record: "VersionRecord") -> str:
-    fields: dict[str, object] = {
-        "version": record,
-        "also called": ", ".join(record.axis_aliases) or "-",
-        "aliases": ", ".join(record.aliases) or "-",
-        "tags": ", ".join(record.tags) or "-",
-        "kind": f"{record.kind}, {record.dtype}",
-        "size": f"{human_size(record.size)} {'inside' if record.inline else 'beside'} the database",
-        "sha256": record.sha256,
-        "base": record.base.name + (f"@{record.base.revision}" if record.base.revision else ""),
-        "base weights": record.base.weights,
-        "created": f"{record.created:%Y-%m-%d %H:%M:%S %Z}",
-        "note": record.note or "-",
-    }
-    lines = [sections(fields)]
-    for name, value in record.metadata.items():
-        lines.append(f"\n{name}:\n" + "\n".join(_indent(value)))
-    if record.measurements:
-        measured = {
-            item.kind: f"{_numbers(item.value)} ({item.protocol})" for item in record.measurements
-        }
-        lines.append("\nmeasurements:\n" + "\n".join(_indent(measured)))
-    return "\n".join(lines)
-
-
-def _numbers(value: Any) -> str:
-    """Write a measurement without what it is made of, which --json has."""
-    if not isinstance(value, dict):
-        return str(value)
-    plain = {key: each for key, each in value.items() if isinstance(each, int | float | str)}
-    return ", ".join(f"{key} {_brief(each)}" for key, each in plain.items()) or "see --json"
-
-
-def _indent(value: Any, depth: int = 1) -> list[str]:
-    pad = "  " * depth
-    if not isinstance(value, dict):
-        return [f"{pad}{_brief(value)}"]
-    lines = []
-    for name, item in value.items():
-        if isinstance(item, dict) and len(item) <= 12:
-            lines += [f"{pad}{name}:", *_indent(item, depth + 1)]
-        else:
-            lines.append(f"{pad}{name}: {_brief(item)}")
-    return lines
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, dict | list) and len(value) > 12:
-        return f"{len(value)} entries (see --json)"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @command("bases")
@@ -159,7 +110,7 @@ def bases(common: Common) -> None:
     headers = ("BASE", "REVISION", "PARAMETERS", "DTYPE", "WEIGHTS", "VERSIONS", "SIZE", "PATH")
     text = "No bases yet. `prefreg add-axis` records one."
     if rows:
-        text = f"{table(headers, rows)}\n\n{describe_disk(disk)}"
+        text = f"{table(headers, rows, spare=('DTYPE', 'REVISION'))}\n\n{describe_disk(disk)}"
     data = {
         "bases": [
             record.to_json() | {"versions": versions, "bytes": size}
@@ -254,7 +205,7 @@ def _number(reference: Reference) -> int:
     return int(version)
 
 
-_LONGEST = 32
+_LONGEST = 24
 _MANY = 12
 
 
