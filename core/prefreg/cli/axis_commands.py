@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prefreg.cli import completing
 from prefreg.cli.options import GATE_NOT_MET, Common, WholeNumber, WholeRange, command
 from prefreg.cli.tables import table
 from prefreg.errors import UsageError
@@ -93,8 +94,10 @@ def _named(plugin: "Plugin") -> str:
 
 
 @command("check-axis")
-@click.argument("name", metavar="NAME_OR_YAML")
-@click.option("--source", help="One of the axis' sources.  [default: pocket, else the first]")
+@click.argument("name", metavar="NAME_OR_YAML", shell_complete=completing.AXES)
+@click.option(
+    "--source", metavar="NAME", help="One of the axis' sources.  [default: pocket, else the first]"
+)
 @click.option("--limit", type=WholeRange(1), default=500, show_default=True, help="Rows to check.")
 @click.option(
     "--seed", type=WholeNumber(), default=0, show_default=True, help="Seed of the request."

@@ -7,20 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import AT, FILE, TERM, Common, command, request_options
+from prefreg.cli import completing
+from prefreg.cli.options import AT, FILE, TERM, Common, Dtype, base_option, command, request_options
 from prefreg.cli.printing import progress_bars
 from prefreg.cli.tables import sections
 from prefreg.errors import UsageError
 from prefreg.files import human_size
 from prefreg.requests import make_request
 from prefreg.terms import Term
+from prefreg.values import DTYPES
 
 if TYPE_CHECKING:
     from prefreg.composition.adapter import Compression
     from prefreg.composition.compose import CompositionPlan
     from prefreg.composition.output import Composed
 
-_DTYPES = {"type": click.Choice(["float32", "bfloat16", "float16"])}
+_DTYPES = {"type": Dtype(DTYPES)}
 _OUTPUT = {"type": click.Path(path_type=Path, file_okay=False)}
 _BASE = "Base model: a folder or a hub id.  [default: the one base that has every term]"
 _CALIBRATED = click.option(
@@ -108,7 +110,7 @@ def _settings(settings: tuple[str, ...], protect: str | None) -> tuple[tuple[str
 
 def _warn(common: Common, word: str, warnings: Iterable[str]) -> None:
     for warning in warnings:
-        common.note(f"{word}: {warning}")
+        common.note(f"{click.style(f'{word}:', fg='yellow')} {warning}")
 
 
 def _describe_written(written: dict[str, Any], compression: "Compression | None") -> str:
@@ -156,7 +158,7 @@ def _describe_composed(composed: "Composed") -> str:
 @command("generate")
 @click.argument("terms", type=TERM, nargs=-1, metavar="[TERM...]")
 @click.option("-p", "--prompt", "prompts", required=True, multiple=True, help="What to answer.")
-@click.option("--base", help=_BASE)
+@base_option(_BASE)
 @request_options("Sampling")
 @_CALIBRATED
 @AT
@@ -191,7 +193,13 @@ def generate(
 
 
 @command("export")
-@click.argument("what", nargs=-1, required=True, metavar="AXIS[@V]|TERM...")
+@click.argument(
+    "what",
+    nargs=-1,
+    required=True,
+    metavar="AXIS[@V]|TERM...",
+    shell_complete=completing.VERSIONS,
+)
 @request_options(
     "ExportRequest",
     leave="what",

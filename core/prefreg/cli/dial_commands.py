@@ -36,7 +36,7 @@ _measured = request_options("EvaluationRequest", leave=SCORING, data={"metavar":
 
 @command("range")
 @click.argument("version", type=REFERENCE, metavar="AXIS[@V]")
-@request_options("Reach", limit={"type": float})
+@request_options("Reach", limit={"type": float, "metavar": "ETA"})
 @_no_store
 @_measured
 def range_(common: Common, version: Reference, no_store: bool, **options: Any) -> None:
@@ -277,7 +277,7 @@ _FEW = 6
 
 @command("interference")
 @click.argument("terms", type=DIAL, nargs=-1, metavar="[AXIS[@V][:ETA]...]")
-@request_options("Comparing", leave="seed", rank={"type": WholeRange(1)})
+@request_options("Comparing", leave="seed", rank={"type": WholeRange(1), "metavar": "RANK"})
 @click.option(
     "--functional",
     is_flag=True,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prefreg.cli import completing
 from prefreg.cli.options import GATE_NOT_MET, TERM, Common, WholeNumber, command, request_options
 from prefreg.cli.printing import describe_missing, progress_bars, show
 from prefreg.cli.tables import heading, paragraph, table
@@ -118,7 +119,7 @@ def _describe_gate(found: "Gate") -> str:
         (
             str(verdict.requirement),
             show(verdict.figure.value),
-            ("met" if verdict.met else "NOT MET")
+            (click.style("met", fg="green") if verdict.met else click.style("NOT MET", fg="red"))
             + ("" if verdict.certain else ", but the interval holds the bound"),
         )
         for verdict in found.verdicts
@@ -129,11 +130,18 @@ def _describe_gate(found: "Gate") -> str:
 
 
 @command("sweep")
-@click.argument("grid", nargs=-1, required=True, metavar="AXIS=FROM:TO:STEP|TERM...")
+@click.argument(
+    "grid",
+    nargs=-1,
+    required=True,
+    metavar="AXIS=FROM:TO:STEP|TERM...",
+    shell_complete=completing.VERSIONS,
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
+    metavar="DIR",
     default=Path("sweep"),
     show_default="sweep/",
     help="Folder for the table, the pictures and the report.",
@@ -230,6 +238,7 @@ def _describe_reproduced(found: "Reproduced") -> str:
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
     default=Path("demo-output"),
     show_default=True,
     help="Folder for the scratch registry, the composed model and the picture.",
@@ -284,4 +293,4 @@ def _describe_demo(made: "Demonstration") -> str:
     return "\n".join(lines)
 
 
-COMMANDS = [evaluate, gate, sweep, reproduce]
+COMMANDS = [evaluate, gate, sweep]

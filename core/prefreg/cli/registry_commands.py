@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from prefreg.cli.options import REFERENCE, Common, Reference, command
+from prefreg.cli import completing
+from prefreg.cli.options import REFERENCE, Common, Reference, base_option, command
 from prefreg.cli.printing import describe_disk, plural
 from prefreg.cli.tables import sections, table
 from prefreg.errors import RegistryError, UsageError
@@ -14,9 +15,16 @@ from prefreg.files import human_size
 
 @command("search")
 @click.argument("text", required=False)
-@click.option("--tag", "tags", multiple=True, help="Has this tag; may be repeated.")
+@click.option(
+    "--tag",
+    "tags",
+    metavar="TAG",
+    multiple=True,
+    shell_complete=completing.TAGS,
+    help="Has this tag; may be repeated.",
+)
 @click.option("--note", metavar="WORDS", help="Has these words in its note.")
-@click.option("--base", help="Part of the base's name, or the beginning of its fingerprint.")
+@base_option("Part of the base's name, or the beginning of its fingerprint.")
 @click.option(
     "--metric",
     "metrics",
@@ -63,7 +71,7 @@ def tag(common: Common, reference: Reference, tags: tuple[str, ...], delete: boo
 
 
 @command("rename")
-@click.argument("old")
+@click.argument("old", shell_complete=completing.STORED_AXES)
 @click.argument("new")
 def rename(common: Common, old: str, new: str) -> None:
     """Rename an axis with all its versions; OLD goes on meaning it."""
@@ -165,4 +173,4 @@ def doctor(common: Common) -> None:
     common.emit("doctor", data, "\n".join(lines), asked=True)
 
 
-COMMANDS = [search, tag, rename, copy, backup, verify, gc, doctor]
+COMMANDS = [tag, rename, copy, backup, verify, gc]

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import AT, FOLDER, REFERENCE, Common, Reference, command, request_options
+from prefreg.cli import completing
+from prefreg.cli.options import (
+    AT,
+    FOLDER,
+    REFERENCE,
+    Common,
+    Reference,
+    base_option,
+    command,
+    request_options,
+)
 from prefreg.cli.printing import describe_disk, distinct_size, plural
 from prefreg.cli.tables import sections, table
 from prefreg.cli.version_text import describe_version
@@ -19,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @command("vectors")
-@click.argument("axis", required=False)
+@click.argument("axis", required=False, shell_complete=completing.STORED_AXES)
 def vectors(common: Common, axis: str | None) -> None:
     """List the stored versions, of AXIS or of all axes."""
     registry = common.open_registry()
@@ -55,7 +65,7 @@ def vectors(common: Common, axis: str | None) -> None:
 
 @command("show")
 @click.argument("reference", type=REFERENCE, metavar="AXIS[@V]")
-@click.option("--base", help="Base model: its name, folder, hub id or fingerprint.")
+@base_option("Base model: its name, folder, hub id or fingerprint.")
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -125,7 +135,7 @@ def bases(common: Common) -> None:
 @click.argument("reference", type=REFERENCE, metavar="AXIS[@V]")
 @click.argument("alias", required=False)
 @click.option("--delete", is_flag=True, help="Delete the alias; its history is kept.")
-@click.option("--base", help="With --delete, where several bases have the alias.")
+@base_option("With --delete, where several bases have the alias.")
 @AT
 def alias(
     common: Common,
@@ -338,9 +348,9 @@ def _describe_compressed(before: "VersionRecord", record: "VersionRecord") -> st
 @request_options(
     "ImportRequest",
     leave="name",
-    plus={"type": FOLDER},
-    minus={"type": FOLDER},
-    task_vector={"type": click.Path(path_type=Path, exists=True)},
+    plus={"type": FOLDER, "metavar": "DIR"},
+    minus={"type": FOLDER, "metavar": "DIR"},
+    task_vector={"type": click.Path(path_type=Path, exists=True), "metavar": "PATH"},
 )
 def import_vector(common: Common, name: str, **options: Any) -> None:
     """Store the difference of two trained models as a version of the axis NAME.
@@ -353,4 +363,6 @@ def import_vector(common: Common, name: str, **options: Any) -> None:
     common.emit("import", record.to_json(), text)
 
 
-COMMANDS = [vectors, show, bases, alias, rm, diff, compress, import_vector]
+LOOKING = [vectors, show, diff, bases]
+NAMING = [alias, rm]
+MAKING = [compress, import_vector]
