@@ -1,5 +1,6 @@
 """Use what is stored: compose a checkpoint, or in memory to answer, or write for other tools."""
 
+import sys
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from prefreg.files import human_size
 from prefreg.requests import make_request
 from prefreg.terms import Term
 from prefreg.values import DTYPES
+from prefreg.wording import escape
 
 if TYPE_CHECKING:
     from prefreg.composition.adapter import Compression
@@ -157,7 +159,15 @@ def _describe_composed(composed: "Composed") -> str:
 
 @command("generate")
 @click.argument("terms", type=TERM, nargs=-1, metavar="[TERM...]")
-@click.option("-p", "--prompt", "prompts", required=True, multiple=True, help="What to answer.")
+@click.option(
+    "-p",
+    "--prompt",
+    "prompts",
+    required=True,
+    multiple=True,
+    metavar="TEXT",
+    help="What to answer; - reads it from standard input.",
+)
 @base_option(_BASE)
 @request_options("Sampling")
 @_CALIBRATED
@@ -174,6 +184,7 @@ def generate(
     """Compose in memory and answer; without a TERM, the base model answers."""
     from prefreg import Sampling
 
+    prompts = _read_prompts(prompts)
     registry = common.open_registry()
     if calibrated:
         terms = registry.raw_terms(terms, base, at=at)
@@ -188,8 +199,29 @@ def generate(
         ],
         "warnings": warnings,
     }
-    common.emit("generate", data, "\n\n".join(answers), asked=True)
+    common.emit("generate", data, _describe_answers(prompts, answers), asked=True)
     _warn(common, "Warning", warnings)
+
+
+def _read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """Put what standard input holds in the place of a dash."""
+    if prompts.count("-") > 1:
+        raise UsageError("Standard input is one prompt: give `-p -` once.")
+    if "-" not in prompts:
+        return prompts
+    try:
+        text = sys.stdin.read().rstrip("\n")
+    except UnicodeDecodeError:
+        raise UsageError("Standard input is no UTF-8 text.") from None
+    return tuple(text if prompt == "-" else prompt for prompt in prompts)
+
+
+def _describe_answers(prompts: tuple[str, ...], answers: list[str]) -> str:
+    """Write the answer, or each of several below its prompt."""
+    if len(answers) == 1:
+        return answers[0]
+    asked = [click.style(f"> {escape(prompt)}", bold=True) for prompt in prompts]
+    return "\n\n".join(f"{ask}\n{answer}" for ask, answer in zip(asked, answers, strict=True))
 
 
 @command("export")

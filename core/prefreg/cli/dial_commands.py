@@ -19,7 +19,7 @@ from prefreg.cli.options import (
 )
 from prefreg.cli.printing import describe_missing, progress_bars, show, show_figure
 from prefreg.cli.tables import heading, paragraph, table
-from prefreg.terms import Term, format_eta
+from prefreg.terms import Term, brief_eta
 
 if TYPE_CHECKING:
     from prefreg.evaluation.calibration import Calibration, Scale
@@ -83,7 +83,7 @@ def _describe_range(found: "DialRange") -> str:
 def _reading_row(found: "DialRange", reading: "Reading") -> tuple[str, ...]:
     inside = found.below.eta <= reading.eta <= found.above.eta
     return (
-        format_eta(reading.eta),
+        brief_eta(reading.eta),
         show(reading.effect, signed=True),
         f"{reading.malformed:.3f}",
         show(reading.capability, signed=True),
@@ -153,7 +153,7 @@ def _describe_calibrations(found: "list[Calibration]") -> str:
 
 def _describe_scale(scale: "Scale") -> str:
     if scale.eta is None:
-        return f"not reached: {show(scale.effect, signed=True)} at {format_eta(scale.at)}"
+        return f"not reached: {show(scale.effect, signed=True)} at {brief_eta(scale.at)}"
     return f"{scale.eta:.3g} ({show(scale.effect, signed=True)})"
 
 
@@ -189,9 +189,9 @@ def _describe_profile(found: "LayerProfile") -> str:
     else:
         chosen, whole = profile.chosen, profile.whole
         said = (
-            f"At η {format_eta(chosen.eta)}, {_layers(chosen)} alone move the margin by "
+            f"At η {brief_eta(chosen.eta)}, {_layers(chosen)} alone move the margin by "
             f"{chosen.effect:+.2f} for {chosen.kl:.3f} nats, the whole vector at "
-            f"{format_eta(whole.eta)} by {whole.effect:+.2f} for {whole.kl:.3f}. A recipe takes "
+            f"{brief_eta(whole.eta)} by {whole.effect:+.2f} for {whole.kl:.3f}. A recipe takes "
             "such a subset by its rules."
         )
         lines.append(paragraph(said))
@@ -245,8 +245,8 @@ def _describe_diagnosis(found: "Diagnosis") -> str:
             (
                 each.dial,
                 f"{each.cast:+.2f}",
-                f"{each.alone:+.2f} at {format_eta(each.eta)}",
-                f"{each.further:+.2f} at {format_eta(each.further_eta)}",
+                f"{each.alone:+.2f} at {brief_eta(each.eta)}",
+                f"{each.further:+.2f} at {brief_eta(each.further_eta)}",
             )
             for each in found.strengths
         ]

@@ -114,7 +114,7 @@ def backup(common: Common, file: Path, overwrite: bool) -> None:
         "files": done.files,
         "bytes": done.bytes,
     }
-    beside = f", {done.files} vectors beside it" if done.files else ""
+    beside = f", {plural(done.files, 'vector')} beside it" if done.files else ""
     count = plural(done.versions, "version")
     text = f"Backed up {count} to {file} ({human_size(done.bytes)}{beside})."
     common.emit("backup", data, text)
@@ -126,7 +126,8 @@ def verify(common: Common) -> None:
     problems = common.open_registry().verify()
     if problems:
         raise RegistryError(
-            f"{len(problems)} problems found:\n" + "\n".join(f"- {problem}" for problem in problems)
+            f"{plural(len(problems), 'problem')} found:\n"
+            + "\n".join(f"- {problem}" for problem in problems)
         )
     common.emit("verify", {"problems": []}, "Every version has its bytes, and every hash agrees.")
 
@@ -143,7 +144,7 @@ def gc(common: Common, cache: bool) -> None:
     report, disk = registry.gc(), registry.disk_use()
     data: dict[str, Any] = {"files": report.files, "bytes": report.bytes, "disk": disk.to_json()}
     text = (
-        f"Removed {report.files} files and gave {human_size(report.bytes)} back. "
+        f"Removed {plural(report.files, 'file')} and gave {human_size(report.bytes)} back. "
         f"{describe_disk(disk)}"
     )
     if cache:

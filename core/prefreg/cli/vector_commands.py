@@ -295,7 +295,7 @@ def _brief_value(value: Any) -> str:
     text = str(value)
     if len(text) <= _LONGEST:
         return text
-    return f"{len(value)} entries" if isinstance(value, list) else f"{text[: _LONGEST - 1]}…"
+    return plural(len(value), "value") if isinstance(value, list) else f"{text[: _LONGEST - 1]}…"
 
 
 @command("compress")

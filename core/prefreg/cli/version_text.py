@@ -122,7 +122,7 @@ def _plain(value: Any) -> str:
         case None | "":
             return "-"
         case dict() | list() if len(value) > _MANY:
-            return f"{len(value)} entries (see --json)"
+            return f"{len(value)} values (see --json)"
         case list():
             return ", ".join(map(_plain, value)) or "-"
         case dict():

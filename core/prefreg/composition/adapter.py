@@ -64,7 +64,7 @@ class Compression(JsonFields):
     def lost(self) -> str:
         """The total and the worst weight, for people."""
         worst, error = max(self.errors.items(), key=lambda item: item[1])
-        return f"{self.error:.2e} of φ (worst: {error:.2e} in {worst})"
+        return f"{_share(self.error)} of φ (worst: {_share(error)} in {worst})"
 
     @property
     def omitted(self) -> str | None:
@@ -169,6 +169,12 @@ def write_adapter(
     )
 
 
+def _share(share: float) -> str:
+    """Write a share in percent, to two digits."""
+    percent = 100 * share
+    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
+
+
 def factor_sum(
     plan: Plan, *, weights: frozenset[str], max_rank: int | None
 ) -> tuple[dict[str, Factors], Compression | None]:
@@ -178,8 +184,9 @@ def factor_sum(
     """
     dense = [str(term.record) for term in plan.active if term.record.kind != "low-rank"]
     if dense and max_rank is None:
+        are = "is" if len(dense) == 1 else "are"
         raise VectorError(
-            f"{listed(dense)} are dense, and an adapter holds two factors for each layer. Bound "
+            f"{listed(dense)} {are} dense, and an adapter holds two factors for each layer. Bound "
             "their rank with --max-rank, which tells what is lost, or compose a checkpoint (leave "
             "--as adapter out)."
         )

@@ -20,7 +20,7 @@ from prefreg.evaluation.weight_geometry import (
 )
 from prefreg.progress import Progress
 from prefreg.registry import Access, BaseRecord
-from prefreg.terms import format_eta
+from prefreg.terms import brief_eta
 
 # What loads a model and what draws is imported by those who measure behaviour or draw.
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Interference:
     def labels(self) -> list[str]:
         """The vectors with their coefficients, which are left out where they are 1."""
         return [
-            str(term.record) if term.eta == 1 else f"{format_eta(term.eta)}·{term.record}"
+            str(term.record) if term.eta == 1 else f"{brief_eta(term.eta)}·{term.record}"
             for term in self.terms
         ]
 
