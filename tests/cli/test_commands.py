@@ -1,6 +1,7 @@
 """What each command does when all is well."""
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -230,8 +231,17 @@ def test_generate_answers_every_prompt_and_writes_nothing(run, trained, tmp_path
     data = run(*command, "--json").data
     assert data["terms"] == ["helpful:1"]
     assert [each["prompt"] for each in data["answers"]] == asked[1::2]
-    assert run(*command).out == "\n\n".join(each["answer"] for each in data["answers"]) + "\n"
+    shown = [f"> {each['prompt']}\n{each['answer']}" for each in data["answers"]]
+    assert run(*command).out == "\n\n".join(shown) + "\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dash_reads_the_prompt_from_standard_input(run, refuse, trained, monkeypatch) -> None:
+    command = ("generate", "helpful:1", "--registry", trained)
+    wanted = run(*command, "-p", "What colour is\nthe boat?").out
+    monkeypatch.setattr("sys.stdin", io.StringIO("What colour is\nthe boat?\n"))
+    assert run(*command, "-p", "-").out == wanted
+    assert "give `-p -` once" in refuse(2, *command, "-p", "-", "-p", "-")
 
 
 def test_drawn_answers_depend_on_the_seed_alone(run, trained) -> None:

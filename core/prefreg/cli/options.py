@@ -223,7 +223,7 @@ def _option_type(kind: Any) -> dict[str, Any]:
     if bool in kinds:
         return {"is_flag": True}
     if Path in kinds:
-        return {"type": click.Path(path_type=Path), "metavar": "PATH"}
+        return {"type": click.Path(path_type=Path)}
     if int in kinds:
         return {"type": WholeNumber()}
     return {"type": FiniteNumber() if float in kinds else str}

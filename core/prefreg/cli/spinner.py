@@ -47,15 +47,16 @@ class Spinner:
             yield
 
     def _turn(self, label: str) -> None:
-        begun, pause = time.monotonic(), _DELAY
+        begun = time.monotonic()
+        if self._stopped.wait(_DELAY):
+            return
         for frame in itertools.cycle(_FRAMES):
-            if self._stopped.wait(pause):
-                break
-            pause, seconds = _TURN, int(time.monotonic() - begun)
+            seconds = int(time.monotonic() - begun)
             with self._line:
                 _write(f"{frame} {label}, {seconds} s" if seconds else f"{frame} {label}")
-        if pause == _TURN:
-            _write("")
+            if self._stopped.wait(_TURN):
+                break
+        _write("")
 
 
 def _write(text: str) -> None:

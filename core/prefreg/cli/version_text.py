@@ -1,5 +1,6 @@
 """The record of one version for people: what it is worth first, then all that is known of it."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ _MANY = 20
 _FEW = 3
 """As many plain values within a part stand on its line."""
 _INDENT = 2
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 def describe_version(record: "VersionRecord") -> str:
     """Write the headline of a version, its record, and a section for each part of its metadata."""
     lines = [click.style(f"{record} on {record.base.name}", bold=True), sections(_worth(record))]
-    lines += _section("record", _identity(record))
+    lines += _titled("record", sections(_identity(record), indent=_INDENT))
     for name, value in record.metadata.items():
         lines += _section(name, value)
     for each in record.measurements:
@@ -57,13 +59,13 @@ def _worth(record: "VersionRecord") -> dict[str, str]:
     return facts
 
 
-def _identity(record: "VersionRecord") -> dict[str, Any]:
+def _identity(record: "VersionRecord") -> dict[str, str]:
     base = record.base
     return {
-        "also called": list(record.axis_aliases),
-        "aliases": list(record.aliases),
-        "tags": list(record.tags),
-        "note": record.note,
+        "also called": ", ".join(record.axis_aliases) or "-",
+        "aliases": ", ".join(record.aliases) or "-",
+        "tags": ", ".join(record.tags) or "-",
+        "note": record.note or "-",
         "created": f"{record.created:%Y-%m-%d %H:%M:%S %Z}",
         "base": base.name + (f"@{base.revision}" if base.revision else ""),
         "base weights": base.weights,
@@ -83,8 +85,7 @@ def _section(name: str, value: Any) -> Iterator[str]:
     parts = _shown(value)
     plain = {key: _plain(each) for key, each in parts.items() if _is_plain(each)}
     if plain:
-        yield "\n" + click.style(name, bold=True)
-        yield sections(plain, indent=_INDENT)
+        yield from _titled(name, sections(plain, indent=_INDENT))
     for key, each in parts.items():
         if _is_plain(each):
             continue
@@ -92,8 +93,11 @@ def _section(name: str, value: Any) -> Iterator[str]:
         if isinstance(each, dict):
             yield from _section(title, each)
         else:
-            yield "\n" + click.style(title, bold=True)
-            yield _rows(each)
+            yield from _titled(title, _rows(each))
+
+
+def _titled(title: str, text: str) -> tuple[str, str]:
+    return "\n" + click.style(title, bold=True), text
 
 
 def _is_plain(value: Any) -> bool:
@@ -119,6 +123,8 @@ def _plain(value: Any) -> str:
             return "yes" if value else "no"
         case float():
             return f"{value:.4g}"
+        case str() if _HASH.fullmatch(value):
+            return f"{value[:12]}…"
         case None | "":
             return "-"
         case dict() | list() if len(value) > _MANY:
