@@ -167,7 +167,7 @@ class Hook:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Hook())
-from prefreg.cli import main
+from prefreg.cli.entry import main
 sys.argv = ["prefreg", "vectors"]
 main()
 """

@@ -259,7 +259,7 @@ def _describe_diagnosis(found: "Diagnosis") -> str:
         lines.append(
             paragraph(f"{each.sign.upper()}, {each.subject}: {each.cause}. {each.evidence}")
         )
-        lines.append(paragraph(f"→ {each.advice}"))
+        lines.append(paragraph(f"→ {each.advice}", indent=2))
     if not found.findings:
         lines.append("Nothing is wrong with what was measured.")
     lines.append(f"(Margins in standard deviations of the base; {found.prompts} prompts.)")

@@ -1,4 +1,4 @@
-"""The entry point: the group of commands, and the one place where errors become exit codes."""
+"""The group of commands, and the one place where errors become exit codes."""
 
 import io
 import os
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import click
 
 from prefreg.cli import (
-    INTERRUPTED,
     axis_commands,
     completion_commands,
     composition_commands,
@@ -19,6 +18,7 @@ from prefreg.cli import (
     training_commands,
     vector_commands,
 )
+from prefreg.cli.entry import INTERRUPTED
 from prefreg.cli.options import Common, common_options
 from prefreg.cli.tables import colours
 from prefreg.config import debugging

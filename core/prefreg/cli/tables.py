@@ -78,9 +78,10 @@ def fold(text: str, width: int) -> list[str]:
     ) or [""]
 
 
-def paragraph(text: str) -> str:
+def paragraph(text: str, *, indent: int = 0) -> str:
     """Break a text into lines that can be read, and that the terminal holds."""
-    return "\n".join(fold(text, min(_room() or _READABLE, _READABLE)))
+    room = min(_room(indent) or _READABLE, _READABLE)
+    return textwrap.indent("\n".join(fold(text, room)), " " * indent)
 
 
 def heading(text: str) -> str:
