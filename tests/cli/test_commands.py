@@ -172,6 +172,20 @@ def test_a_composition_comes_again_from_its_own_recipe(run, trained, tmp_path: P
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
+def test_a_dtype_may_be_written_short_and_is_recorded_by_its_name(
+    run, refuse, trained, tmp_path: Path
+) -> None:
+    command = ("--registry", trained, "compose", "helpful:0.7")
+    run(*command, "--dtype", "bfloat16", "-o", "a")
+    assert run(*command, "--dtype", "BF16", "-o", "b").code == 0
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "prefreg.json").read_text())["dtype"] == "bfloat16"
+    assert "'fp8' is not one of" in refuse(2, *command, "--dtype", "fp8", "-o", "c")
+    assert prefreg.AxisRequest("helpful", dtype="fp32").dtype == "float32"
+    with pytest.raises(prefreg.UsageError, match=r"'fp16' is no dtype\. Use float32, bfloat16"):
+        prefreg.AxisRequest("helpful", dtype="fp16")
+
+
 def test_the_default_output_is_a_folder_named_composed(run, trained, tmp_path: Path) -> None:
     data = run("compose", "helpful:1", "--json", "--registry", trained).data
     assert data["path"] == "composed"
