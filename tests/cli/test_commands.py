@@ -146,6 +146,14 @@ def test_a_version_is_shown_with_its_record(run, trained) -> None:
     assert set(data["metadata"]["poles"]) == {"positive", "negative"}
     text = run("show", "helpful", "--registry", trained).out
     assert data["sha256"] in text
+    headline, accuracy, margin, cosine, size = text.splitlines()[:5]
+    assert headline == "helpful@1 on pocket"
+    report = data["metadata"]["poles"]["positive"]["report"]
+    assert accuracy.startswith(f"accuracy  {report['accuracy']:.1%} (positive), ")
+    assert margin.startswith(f"margin    {report['mean_margin']:.3g} (positive), ")
+    assert cosine.startswith(f"cosine    {data['metadata']['geometry']['cosine_poles']:.3f} ")
+    assert size == "size      3.2 MiB inside the database (dense, F32)"
+    assert not any(python in text for python in ("{'", "['", "None", "True", "False"))
 
 
 def test_axes_counts_the_stored_versions(run, trained) -> None:

@@ -52,7 +52,9 @@ def search(common: Common, text: str | None, **conditions: Any) -> None:
     ]
     headers = ("VERSION", "TAGS", "BASE", "SIZE", "METRICS", "NOTE")
     data = [item.version.summary() | {"metrics": dict(item.metrics)} for item in found]
-    text = table(headers, rows, spare=("SIZE", "BASE", "TAGS")) if rows else "Nothing found."
+    text = (
+        table(headers, rows, spare=("NOTE", "SIZE", "BASE", "TAGS")) if rows else "Nothing found."
+    )
     common.emit("search", {"vectors": data}, text, asked=True)
 
 

@@ -22,6 +22,7 @@ from prefreg.cli.tables import sections, table
 from prefreg.cli.version_text import describe_version
 from prefreg.errors import UsageError
 from prefreg.files import human_size
+from prefreg.wording import percent
 
 if TYPE_CHECKING:
     from prefreg.evaluation.compare import Comparison, FieldDifference
@@ -326,7 +327,7 @@ def _describe_compressed(before: "VersionRecord", record: "VersionRecord") -> st
     fields: dict[str, object] = {
         "compressed": f"{before} ({before.kind} {before.dtype}, {human_size(before.size)})",
         "to": f"{record} ({record.kind} {record.dtype}, {human_size(record.size)})",
-        "relative error": f"{found['relative_error']:.2e}",
+        "relative error": f"{percent(found['relative_error'])} of φ",
         "norm ratio": f"{found['norm_ratio']:.4f}",
         "cosine": "not defined" if found["cosine"] is None else f"{found['cosine']:.4f}",
         "held-out margin": f"not measured: {margin['reason']}"

@@ -17,6 +17,7 @@ _MANY = 20
 _FEW = 3
 """As many plain values within a part stand on its line."""
 _INDENT = 2
+_INTERVAL = {"value", "low", "high"}
 _HASH = re.compile("[0-9a-f]{64}")
 
 
@@ -106,6 +107,8 @@ def _is_plain(value: Any) -> bool:
         return True
     if isinstance(value, list):
         return not all(isinstance(each, dict) for each in value)
+    if value.keys() >= _INTERVAL:
+        return True
     return len(value) <= _FEW and not any(isinstance(each, dict | list) for each in value.values())
 
 
@@ -131,6 +134,8 @@ def _plain(value: Any) -> str:
             return f"{len(value)} values (see --json)"
         case list():
             return ", ".join(map(_plain, value)) or "-"
+        case {"value": float(each), "low": float(low), "high": float(high)}:
+            return f"{each:.3f} [{low:.3f}, {high:.3f}]"
         case dict():
             return ", ".join(f"{name} {_plain(each)}" for name, each in value.items()) or "-"
     return str(value)

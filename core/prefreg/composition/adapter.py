@@ -39,6 +39,7 @@ from prefreg.vectors.peft_adapters import (
     linear_layers,
 )
 from prefreg.vectors.tensors import is_finite, to_bytes
+from prefreg.wording import percent
 
 FORM = "adapter"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -64,7 +65,7 @@ class Compression(JsonFields):
     def lost(self) -> str:
         """The total and the worst weight, for people."""
         worst, error = max(self.errors.items(), key=lambda item: item[1])
-        return f"{_share(self.error)} of φ (worst: {_share(error)} in {worst})"
+        return f"{percent(self.error)} of φ (worst: {percent(error)} in {worst})"
 
     @property
     def omitted(self) -> str | None:
@@ -167,12 +168,6 @@ def write_adapter(
     return ComposedAdapter(
         destination, plan.formula, str(base), size, rank, ranks, compression, _serving(rank)
     )
-
-
-def _share(share: float) -> str:
-    """Write a share in percent, to two digits."""
-    percent = 100 * share
-    return f"{percent:.0f} %" if percent >= 10 else f"{percent:.2g} %"
 
 
 def factor_sum(
