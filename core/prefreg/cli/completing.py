@@ -24,7 +24,7 @@ def _offer(find: "Callable[[Registry, str], Iterable[str]]", *, kind: str = "") 
     ) -> list[CompletionItem[str]]:
         items = [CompletionItem(written, type=kind)] if kind else []
         try:
-            registry = prefreg.open(context.obj and context.obj.registry)
+            registry = context.obj.open_registry() if context.obj else prefreg.open()
             found = dict.fromkeys(find(registry, written))
         except Exception:  # there is no place for a message between two keys
             return items
@@ -37,11 +37,13 @@ def _versions(registry: "Registry", written: str) -> Iterator[str]:
     """Name the axes; behind an @, the versions of one and what they are called."""
     axis, at, _ = written.partition("@")
     for version in registry.summaries():
-        names = (version.axis, *version.axis_aliases)
+        called = (version.axis, *version.axis_aliases)
         if not at:
-            yield from names
-        elif axis in names:
-            yield from (f"{axis}@{each}" for each in (version.number, *version.aliases))
+            yield from called
+        elif axis in called:
+            starter = ("starter",) if version.starter else ()
+            names = (version.number, *version.aliases, *starter)
+            yield from (f"{axis}@{each}" for each in names)
 
 
 def _axes(registry: "Registry", _: str) -> Iterator[str]:

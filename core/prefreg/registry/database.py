@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 from sqlalchemy.orm import Session
 
+from prefreg.config import is_starter
 from prefreg.errors import RegistryError
 
 REVISIONS = ("0001", "0002", "0003")
@@ -67,6 +68,8 @@ class Database:
         self.write = write
         self.has_tags = True
         """Whether the schema, which readers take as it is, has the table of tags."""
+        self.starter = path is not None and is_starter(path)
+        """Whether its versions are told as those that ship with prefreg."""
 
     @classmethod
     def open(cls, location: str | os.PathLike[str], *, write: bool, busy_timeout: float) -> Self:
@@ -85,7 +88,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Read one consistent state."""
-        info = {"has_tags": self.has_tags}
+        info = {"has_tags": self.has_tags, "starter": self.starter}
         with _explaining(self.location), Session(self.engine, info=info) as session:
             if self.engine.dialect.name == "postgresql":
                 # Several statements must see one state; a writer, who waits first, must not.
@@ -240,6 +243,11 @@ def _check_writable(shown: str, path: Path) -> None:
         raise RegistryError(f"The folder of the registry {shown} does not exist. Create it first.")
     if path.exists() and not path.is_file():
         raise RegistryError(f"{shown} is not a registry: it is no file. Name a file.")
+    if is_starter(path):
+        raise RegistryError(
+            f"{shown} ships with prefreg and is only read. Leave --registry out, or name another "
+            "file: what ships lies beneath every registry."
+        )
     for place in (path.parent, *([path] if path.exists() else [])):
         if not os.access(place, os.W_OK):
             raise RegistryError(
