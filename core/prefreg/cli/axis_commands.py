@@ -1,5 +1,6 @@
 """Axes: which are installed, where from, what they must keep, and the package of a new one."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,10 @@ def _named(plugin: "Plugin") -> str:
     return f"{plugin.name} from {plugin.distribution} {plugin.version}"
 
 
+_COLOURS = {"passed": "green", "warned": "yellow", "failed": "red"}
+_STATUS = re.compile(f"^({'|'.join(_COLOURS)})\\b", re.MULTILINE)
+
+
 @command("check-axis")
 @click.argument("name", metavar="NAME_OR_YAML", shell_complete=completing.AXES)
 @click.option(
@@ -114,7 +119,8 @@ def check_axis(common: Common, name: str, source: str | None, **options: Any) ->
     from prefreg import api
 
     report = api.check_installed(name, source, note=common.note, **options)
-    common.emit("check-axis", report.to_json(), str(report), asked=True)
+    text = _STATUS.sub(lambda found: click.style(found[0], fg=_COLOURS[found[0]]), str(report))
+    common.emit("check-axis", report.to_json(), text, asked=True)
     return 0 if report.passed else GATE_NOT_MET
 
 

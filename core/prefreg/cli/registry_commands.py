@@ -169,7 +169,8 @@ def doctor(common: Common) -> None:
     """Look at the environment, the registry, the disk and the plugins."""
     report = common.open_registry().doctor()
     lines = [sections(report.facts)]
-    lines += [f"\nProblem: {problem}" for problem in report.problems]
+    problem = click.style("Problem:", fg="red")
+    lines += [f"\n{problem} {each}" for each in report.problems]
     if not report.problems:
         lines.append("\nNo problems found.")
     data = {"facts": report.facts, "problems": list(report.problems)}
