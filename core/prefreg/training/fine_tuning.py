@@ -31,6 +31,7 @@ from prefreg.data.tokens import (
 from prefreg.errors import BaseModelError, DataError, TrainingError, UsageError
 from prefreg.files import hash_bytes
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.models.threads import suited_threads
 from prefreg.progress import Progress, steps_of
 from prefreg.registry import Access, BaseIdentity
 from prefreg.training.axis_request import SFTRequest
@@ -190,12 +191,15 @@ def fine_tune_base(
         model = run.raw.load(request.seed)
         _check_memory(model, run)
         size = model.num_parameters() * run.raw.dtype.itemsize
-        with new_folder(
-            request.output,
-            needed=size + _SMALL_FILES_BYTES,
-            overwrite=None,
-            keep=[run.raw.path],
-        ) as folder:
+        with (
+            suited_threads(model),
+            new_folder(
+                request.output,
+                needed=size + _SMALL_FILES_BYTES,
+                overwrite=None,
+                keep=[run.raw.path],
+            ) as folder,
+        ):
             before, curve, after = _train(run, model, progress)
             _write(folder, run, model)
             record = _record(run, curve, {"before": before, "after": after})
