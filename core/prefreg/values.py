@@ -1,8 +1,9 @@
-"""What people write, read with bounds: numbers with names, and small files."""
+"""What people write, read with bounds: numbers with names, dtypes, and small files."""
 
 import math
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,11 @@ SMALL = 16 * 2**20
 MAX_SEED = 2**63 - 1
 """The largest seed that every generator takes."""
 
+DTYPES = ("float32", "bfloat16", "float16")
+STORAGE_DTYPES = ("float32", "bfloat16")
+"""Those that vectors are stored in."""
+_SHORT = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_SHORT |= {"f16": "float16"}
 
 Number = TypeVar("Number", int, float)
 
@@ -32,6 +38,18 @@ def check_number(
     if high is not None and value > high:
         raise UsageError(f"{what}: {value!r} is above {high}.")
     return value
+
+
+def dtype_name(text: str, known: Collection[str] = DTYPES) -> str:
+    """Return the name of a dtype that may be written as `bf16` or `BF16`, too.
+
+    Raises:
+        UsageError: It is none of those known.
+    """
+    name = _SHORT.get(text.lower(), text.lower())
+    if name not in known:
+        raise UsageError(f"{text!r} is no dtype. Use {', '.join(known)}.")
+    return name
 
 
 def read_small(path: Path, error: type[PrefregError], *, most: int = SMALL) -> bytes:

@@ -39,6 +39,7 @@ from prefreg.vectors.peft_adapters import (
     linear_layers,
 )
 from prefreg.vectors.tensors import is_finite, to_bytes
+from prefreg.wording import percent
 
 FORM = "adapter"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -64,7 +65,7 @@ class Compression(JsonFields):
     def lost(self) -> str:
         """The total and the worst weight, for people."""
         worst, error = max(self.errors.items(), key=lambda item: item[1])
-        return f"{self.error:.2e} of φ (worst: {error:.2e} in {worst})"
+        return f"{percent(self.error)} of φ (worst: {percent(error)} in {worst})"
 
     @property
     def omitted(self) -> str | None:
@@ -178,8 +179,9 @@ def factor_sum(
     """
     dense = [str(term.record) for term in plan.active if term.record.kind != "low-rank"]
     if dense and max_rank is None:
+        are = "is" if len(dense) == 1 else "are"
         raise VectorError(
-            f"{listed(dense)} are dense, and an adapter holds two factors for each layer. Bound "
+            f"{listed(dense)} {are} dense, and an adapter holds two factors for each layer. Bound "
             "their rank with --max-rank, which tells what is lost, or compose a checkpoint (leave "
             "--as adapter out)."
         )

@@ -9,7 +9,7 @@ from typing import Any
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.errors import BaseModelError, RegistryError, UsageError, VectorError, listed
 from prefreg.registry import Access, BaseIdentity, BaseRecord, Store, VersionRecord
-from prefreg.terms import Term, format_eta
+from prefreg.terms import Term, brief_eta
 
 _PREFIX = 8
 """How many digits of a fingerprint name a base; messages show twelve."""
@@ -211,10 +211,10 @@ def range_warnings(terms: Iterable[ResolvedTerm]) -> list[str]:
         if kept is None or kept["low"] <= term.eta <= kept["high"]:
             continue
         side = kept["above" if term.eta > 0 else "below"]
-        low, high = format_eta(kept["low"]), format_eta(kept["high"])
+        low, high = brief_eta(kept["low"]), brief_eta(kept["high"])
         why = f": {side['reason']}" if side["reason"] else ", beyond which nothing was measured"
         warnings.append(
-            f"{term.record} at {format_eta(term.eta)} is outside its range of {low} to {high}{why}."
+            f"{term.record} at {brief_eta(term.eta)} is outside its range of {low} to {high}{why}."
         )
     return warnings
 

@@ -23,7 +23,7 @@ from prefreg.config import cache_folder
 from prefreg.errors import RegistryError, UsageError
 from prefreg.files import hash_bytes, write_whole
 from prefreg.registry import Access, BaseRecord, Store, VersionRecord
-from prefreg.terms import Term, format_eta
+from prefreg.terms import Term, brief_eta
 from prefreg.vectors import Vector, open_vector
 
 FORMAT = 1
@@ -80,8 +80,8 @@ class Candidate:
 
     @property
     def formula(self) -> str:
-        """Return the recipe, as compose writes it."""
-        parts = [f"{format_eta(eta)}·{record}" for eta, record in self.versions]
+        """Return the recipe for people; the terms have the exact coefficients."""
+        parts = [f"{brief_eta(eta)}·{record}" for eta, record in self.versions]
         return " + ".join(["base", *parts]).replace("+ -", "− ")
 
     @property
