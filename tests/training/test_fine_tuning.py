@@ -217,3 +217,12 @@ def test_what_prefreg_owns_exists_in_trls_configuration() -> None:
     for name in ("packing", "eos_token", "chat_template_path", "dataset_kwargs", "seed"):
         assert name in known
         assert SFT.refusal(name)
+
+
+def test_generation_defaults_that_transformers_does_not_write_are_kept(
+    raw: Path, data: Path
+) -> None:
+    path = raw / "generation_config.json"
+    path.write_text(json.dumps({"do_sample": False, "temperature": 0.9, "eos_token_id": 1}))
+    tune(data, base=str(raw))
+    assert (data.parent / "tuned" / path.name).read_bytes() == path.read_bytes()

@@ -8,12 +8,12 @@ from typing import NamedTuple, Self
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
+from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.engine import compose_tensor, require_finite
 from prefreg.composition.resolve import refuse_mixed_contrasts, resolve_on, resolve_terms
 from prefreg.errors import BaseModelError, UsageError
 from prefreg.models.generation import sample_answers
-from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
+from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet, stored_names
 from prefreg.models.sampling import Sampling
 from prefreg.registry import Access
 from prefreg.terms import Term, as_terms
@@ -219,8 +219,7 @@ def steer_loaded(
 
 def make_dials(model: PreTrainedModel, base: BaseModel) -> Dials:
     """Put dials on a loaded model whose parameters are those of `base`."""
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return Dials(model, on_disk_names(shapes, model.base_model_prefix, base.checkpoint), base)
+    return Dials(model, stored_names(model, base.checkpoint), base)
 
 
 def check_same_weights(model: PreTrainedModel, dials: Dials, base: BaseModel) -> None:

@@ -18,6 +18,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from prefreg.checkpoints.bases import BaseModel
+from prefreg.checkpoints.checkpoint import Checkpoint
+from prefreg.checkpoints.tensor_names import on_disk_names
 from prefreg.errors import BaseModelError, one_line
 
 
@@ -87,6 +89,30 @@ def load_model(
         )
     loaded: PreTrainedModel = model
     return loaded
+
+
+def empty_model(located: Located | Checkpoint) -> PreTrainedModel:
+    """Build a model from its configuration alone, on the device that holds no numbers."""
+    # Its annotations leave `from_config` out.
+    factory: Any = AutoModelForCausalLM
+    try:
+        config = AutoConfig.from_pretrained(
+            located.path, local_files_only=True, trust_remote_code=False
+        )
+        with torch.device("meta"):
+            model: PreTrainedModel = factory.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise BaseModelError(
+            f"The layers of {located.path} cannot be told from its configuration: "
+            f"{one_line(str(error))}"
+        ) from error
+    return model
+
+
+def stored_names(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, str]:
+    """Map the names of a model's parameters, tied ones once, to those of its checkpoint."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return on_disk_names(shapes, model.base_model_prefix, checkpoint)
 
 
 def on_gpu(model: PreTrainedModel) -> PreTrainedModel:

@@ -18,6 +18,7 @@ from prefreg.data.pairs import Audit, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.files import work_folder
 from prefreg.json_values import JsonFields
+from prefreg.models.loading import empty_model, quiet, stored_names
 from prefreg.progress import Progress
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
@@ -87,6 +88,8 @@ def prepare(
     found = find_axis(request.name)
     axis = found.installed.axis
     base = _choose_base(access, request.base, note)
+    with quiet():  # what could not be stored is not trained
+        stored_names(empty_model(base), base.checkpoint)
     settings = resolve_settings(
         assignments=request.settings,
         config=request.config,
@@ -208,6 +211,7 @@ def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict
             "defaults": run.settings_left(),
             "guards": asdict(run.guards.thresholds),
             "shortcuts": pair.shortcuts.to_json(),
+            "configuration": run.base.fingerprint.configuration,
         }
         | ({"lora": run.lora.to_json()} if run.lora else {}),
         "poles": {"positive": pair.positive.to_json(), "negative": pair.negative.to_json()},

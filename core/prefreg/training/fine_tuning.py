@@ -11,13 +11,14 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
 )
 
 from prefreg.checkpoints import BaseModel, resolve_base
-from prefreg.checkpoints.checkpoint import CONFIG_FILE, companions
+from prefreg.checkpoints.checkpoint import CONFIG_FILE, companions, read_companion
 from prefreg.composition.output import RECIPE_FILE, new_folder, write_file
 from prefreg.composition.resolve import identify
 from prefreg.data.instructions import InstructionAudit, InstructionSet, read_instructions
@@ -38,8 +39,10 @@ from prefreg.training.callbacks import LossPoint
 from prefreg.training.resources import check_memory, estimate_memory, hardware, package_versions
 from prefreg.training.settings import Settings, resolve_settings
 from prefreg.training.sft_trainer import SFT, answer_loss, fine_tune
+from prefreg.values import read_small
 
 SCHEMA = 1
+_ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SMALL_FILES_BYTES = 1 << 24  # the tokenizer, the record, and the file system's own
 
 Note = Callable[[str], None]
@@ -92,12 +95,7 @@ class RawModel:
 
     def companions(self) -> dict[str, bytes]:
         """Read the files that belong to the model beside its weights and configuration."""
-        try:
-            return {
-                path.as_posix(): (self.path / path).read_bytes() for path in companions(self.path)
-            }
-        except OSError as error:
-            raise BaseModelError(f"{error.filename} cannot be read: {error.strerror}.") from error
+        return {path.as_posix(): read_companion(self.path / path) for path in companions(self.path)}
 
     def to_json(self) -> dict[str, Any]:
         """Return where the weights come from, in a form that JSON can hold."""
@@ -143,8 +141,8 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, file: Path | None) -> Ch
         chosen = ChatTemplate("plain", added=PLAIN)
     else:
         try:
-            chosen = ChatTemplate("file", file.name, file.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            chosen = ChatTemplate("file", file.name, read_small(file, UsageError).decode("utf-8"))
+        except UnicodeDecodeError as error:
             raise UsageError(f"The chat template {file} cannot be read: {error}.") from error
     tokenizer.chat_template = chosen.added
     return chosen
@@ -314,6 +312,9 @@ def _write(folder: Path, run: SFTRun, model: PreTrainedModel) -> None:
     for parameter in model.parameters():
         parameter.data = parameter.data.to("cpu", run.raw.dtype)
     model.config.dtype = run.raw.dtype
+    # transformers reads generation defaults that it refuses to write; theirs are copied below.
+    ends: Any = {name: getattr(model.generation_config, name, None) for name in _ENDS}
+    model.generation_config = GenerationConfig(**ends)
     model.save_pretrained(folder)
     for name, data in run.raw.companions().items():
         (folder / name).parent.mkdir(exist_ok=True)

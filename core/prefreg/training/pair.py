@@ -191,7 +191,7 @@ class TrainedPair:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         content = {
             "base": run.base.fingerprint.weights,
-            "configuration": run.base.checkpoint.config,
+            "configuration": run.base.fingerprint.configuration,
             "tokens": [_digest(tokens.positive), _digest(tokens.negative)],
             "split": [tokens.train.stop, tokens.report.start, tokens.report.stop],
             "settings": run.settings_in_use(),
@@ -199,7 +199,7 @@ class TrainedPair:
             "seed": run.request.seed,
             "lora": run.lora.to_json() if run.lora else None,
             "shortcuts": self.shortcuts.to_json(),
-            "given": [existing.pole, existing.model.fingerprint.weights] if existing else None,
+            "given": [existing.pole, asdict(existing.model.fingerprint)] if existing else None,
             "guards": asdict(run.guards),
             "machine": [device, hardware(), torch.get_num_threads()],
             "packages": package_versions(),
