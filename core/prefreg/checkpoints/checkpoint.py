@@ -16,6 +16,7 @@ CONFIG_FILE = "config.json"
 
 VOCABULARIES = (
     "vocab*",
+    "target_vocab.json",
     "merges.txt",
     "added_tokens.json",
     "*.model",

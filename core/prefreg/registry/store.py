@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, undefer
 from prefreg.config import default_registry, registry_setting, starter_registry
 from prefreg.errors import RegistryError, VectorError
 from prefreg.registry import blobs, known_bases, listing, maintenance, names, versions
-from prefreg.registry.database import Database, check_schema, upgrade_schema
+from prefreg.registry.database import Database, check_schema, file_of, upgrade_schema
 from prefreg.registry.records import (
     INLINE_LIMIT,
     AliasEvent,
@@ -305,5 +305,6 @@ class Access:
             return default_registry().exists() or starter_registry() is not None
         return "://" in str(named) or Path(named).exists()
 
-    def _named(self) -> str | Path | None:
-        return self.location if self.location is not None else registry_setting()
+    def _named(self) -> str | os.PathLike[str] | None:
+        named = self.location if self.location is not None else registry_setting()
+        return None if named is None else file_of(named)
