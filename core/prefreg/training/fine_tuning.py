@@ -313,8 +313,9 @@ def _write(folder: Path, run: SFTRun, model: PreTrainedModel) -> None:
         parameter.data = parameter.data.to("cpu", run.raw.dtype)
     model.config.dtype = run.raw.dtype
     # transformers reads generation defaults that it refuses to write; theirs are copied below.
-    ends: Any = {name: getattr(model.generation_config, name, None) for name in _ENDS}
-    model.generation_config = GenerationConfig(**ends)
+    make: Any = GenerationConfig  # its constructor carries no types
+    ends = {name: getattr(model.generation_config, name, None) for name in _ENDS}
+    model.generation_config = make(**ends)
     model.save_pretrained(folder)
     for name, data in run.raw.companions().items():
         (folder / name).parent.mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import regex
 import torch
@@ -249,7 +249,7 @@ def _outline(base: Checkpoint) -> "tuple[PreTrainedModel, dict[str, str]]":
 def _layers(model: "PreTrainedModel", stored: Mapping[str, str]) -> dict[str, LoraLayer]:
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings()
+    head = cast(Any, model).get_output_embeddings()  # it carries no types
     own = {name for name, _ in model.named_parameters()}
     uses = Counter(stored.values())
     return {
