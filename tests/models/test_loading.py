@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from transformers import GPT2Config, LlamaConfig, LlavaConfig
 import worded
 from prefreg.checkpoints.bases import resolve_base
 from prefreg.errors import BaseModelError
-from prefreg.models.loading import context_length, load_config, load_limits
+from prefreg.models.loading import context_length, load_config, load_limits, load_model
 
 
 @pytest.mark.parametrize(
@@ -39,3 +40,15 @@ def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (base.path / "config.json").write_text('{"model_type": "nonsense"}')
     with pytest.raises(BaseModelError, match=r"The configuration of .*base cannot be read"):
         load_config(base)
+
+
+def test_generation_defaults_that_could_not_be_saved_are_reduced(tmp_path: Path) -> None:
+    folder = worded.save(tmp_path / "base")
+    defaults = {"do_sample": False, "temperature": 0.9, "eos_token_id": [1, 2]}
+    (folder / "generation_config.json").write_text(json.dumps(defaults))
+    model = load_model(resolve_base(str(folder)))
+    model.generation_config.pad_token_id = 0  # as trainers do before they save
+    model.save_pretrained(tmp_path / "again")
+    saved = json.loads((tmp_path / "again" / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == [1, 2]
+    assert "temperature" not in saved

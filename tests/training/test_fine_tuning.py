@@ -222,7 +222,10 @@ def test_what_prefreg_owns_exists_in_trls_configuration() -> None:
 def test_generation_defaults_that_transformers_does_not_write_are_kept(
     raw: Path, data: Path
 ) -> None:
-    path = raw / "generation_config.json"
-    path.write_text(json.dumps({"do_sample": False, "temperature": 0.9, "eos_token_id": 1}))
+    defaults = {"do_sample": False, "temperature": 0.9}
+    (raw / "generation_config.json").write_text(json.dumps(defaults | {"eos_token_id": 1}))
+    config = raw / "config.json"  # where models of old have them
+    config.write_text(json.dumps(json.loads(config.read_text()) | defaults))
     tune(data, base=str(raw))
-    assert (data.parent / "tuned" / path.name).read_bytes() == path.read_bytes()
+    for name in ("config.json", "generation_config.json"):
+        assert (data.parent / "tuned" / name).read_bytes() == (raw / name).read_bytes()

@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -87,8 +88,22 @@ def load_model(
             f"{base.path} lacks weights of a {type(model).__name__}: {', '.join(lacking[:5])}"
             f"{' …' if len(lacking) > 5 else ''}. Use a checkpoint of a causal language model."
         )
-    loaded: PreTrainedModel = model
-    return loaded
+    return with_sound_defaults(model)
+
+
+def with_sound_defaults(model: PreTrainedModel) -> PreTrainedModel:
+    """Reduce generation defaults that transformers reads but refuses to save, as it then must.
+
+    Those are of sampling without sampling and the like; the tokens that end an answer stay.
+    """
+    make: Any = GenerationConfig  # its constructor carries no types
+    defaults: Any = model.generation_config
+    try:
+        defaults.validate(strict=True)
+    except ValueError:
+        ends = ("bos_token_id", "eos_token_id", "pad_token_id")
+        model.generation_config = make(**{name: getattr(defaults, name) for name in ends})
+    return model
 
 
 def empty_model(located: Located | Checkpoint) -> PreTrainedModel:

@@ -11,7 +11,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
@@ -31,7 +30,13 @@ from prefreg.data.tokens import (
 )
 from prefreg.errors import BaseModelError, DataError, TrainingError, UsageError
 from prefreg.files import hash_bytes
-from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.models.loading import (
+    load_limits,
+    load_model,
+    load_tokenizer,
+    quiet,
+    with_sound_defaults,
+)
 from prefreg.progress import Progress, steps_of
 from prefreg.registry import Access, BaseIdentity
 from prefreg.training.axis_request import SFTRequest
@@ -42,7 +47,6 @@ from prefreg.training.sft_trainer import SFT, answer_loss, fine_tune
 from prefreg.values import read_small
 
 SCHEMA = 1
-_ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SMALL_FILES_BYTES = 1 << 24  # the tokenizer, the record, and the file system's own
 
 Note = Callable[[str], None]
@@ -91,11 +95,15 @@ class RawModel:
             raise BaseModelError(
                 f"No causal language model can be made of {self.path / CONFIG_FILE}: {reason:.300}"
             ) from error
-        return model
+        return with_sound_defaults(model)
 
     def companions(self) -> dict[str, bytes]:
-        """Read the files that belong to the model beside its weights and configuration."""
-        return {path.as_posix(): read_companion(self.path / path) for path in companions(self.path)}
+        """Read the files that belong to the model beside its weights.
+
+        Its configuration is one of them, unless the weights are random: they may differ in dtype.
+        """
+        files = [*companions(self.path), *([Path(CONFIG_FILE)] if self.base else [])]
+        return {path.as_posix(): read_companion(self.path / path) for path in files}
 
     def to_json(self) -> dict[str, Any]:
         """Return where the weights come from, in a form that JSON can hold."""
@@ -312,10 +320,6 @@ def _write(folder: Path, run: SFTRun, model: PreTrainedModel) -> None:
     for parameter in model.parameters():
         parameter.data = parameter.data.to("cpu", run.raw.dtype)
     model.config.dtype = run.raw.dtype
-    # transformers reads generation defaults that it refuses to write; theirs are copied below.
-    make: Any = GenerationConfig  # its constructor carries no types
-    ends = {name: getattr(model.generation_config, name, None) for name in _ENDS}
-    model.generation_config = make(**ends)
     model.save_pretrained(folder)
     for name, data in run.raw.companions().items():
         (folder / name).parent.mkdir(exist_ok=True)
