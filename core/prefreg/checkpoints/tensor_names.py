@@ -85,7 +85,9 @@ def on_disk_names(
         if names[name] in shapes and shapes[names[name]] != tuple(shape)
     ]
     if missing or unexpected or other or len(set(names.values())) != len(names):
-        raise BaseModelError(f"{_mismatch(checkpoint, missing, unexpected, other)} {advice}")
+        raise BaseModelError(
+            describe_mismatch(checkpoint, missing, unexpected, other, advice=advice)
+        )
     return names
 
 
@@ -148,9 +150,15 @@ def _same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
     return True
 
 
-def _mismatch(
-    checkpoint: Checkpoint, missing: list[str], unexpected: set[str], other: list[str]
+def describe_mismatch(
+    checkpoint: Checkpoint,
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    other: Iterable[str],
+    *,
+    advice: str = _OTHER_MODEL,
 ) -> str:
+    """Say which weights of a checkpoint are not those of a model, by both their names."""
     parts = [
         f"{what} {listed(names)}"
         for what, names in (
@@ -161,4 +169,4 @@ def _mismatch(
         if names
     ]
     details = "; ".join(parts) or "two parameters share one stored name"
-    return f"The weights in {checkpoint.path} are not those of this model: {details}."
+    return f"The weights in {checkpoint.path} are not those of this model: {details}. {advice}"

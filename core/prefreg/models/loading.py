@@ -16,11 +16,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.utils import logging as transformers_logging
 
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint
-from prefreg.checkpoints.tensor_names import on_disk_names
+from prefreg.checkpoints.tensor_names import describe_mismatch, weight_shapes
 from prefreg.errors import BaseModelError, one_line
 
 
@@ -124,10 +126,33 @@ def empty_model(located: Located | Checkpoint) -> PreTrainedModel:
     return model
 
 
-def stored_names(model: PreTrainedModel, checkpoint: Checkpoint) -> dict[str, str]:
-    """Map the names of a model's parameters, tied ones once, to those of its checkpoint."""
+def stored_names(
+    model: PreTrainedModel, checkpoint: Checkpoint, *, whole: bool = True
+) -> dict[str, str]:
+    """Map the names of a model's parameters, tied ones once, to those of its checkpoint.
+
+    It follows transformers' own rules of loading. A parameter that loading makes of other tensors
+    than one of its shape, such as fused experts, has no name on disk: that is an error where the
+    `whole` model is meant, else it is left out.
+    """
+    rules = get_model_conversion_mapping(model)
+    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
+    state, prefix = model.state_dict(), model.base_model_prefix
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return on_disk_names(shapes, model.base_model_prefix, checkpoint)
+    names, unexpected, reshaped = {}, [], []
+    for stored, shape in weight_shapes(checkpoint).items():
+        name, converter = rename_source_key(stored, renamings, converters, prefix, state)
+        if converter is None and shapes.get(name) == shape:
+            names[name] = stored
+        elif converter is None and name in shapes:
+            reshaped.append(f"{name} {list(shapes[name])} against {list(shape)}")
+        elif converter is not None or name not in state:  # a saved buffer is no weight
+            unexpected.append(stored)
+    missing = [name for name in shapes if name not in names]
+    if whole and (missing or unexpected):
+        raise BaseModelError(describe_mismatch(checkpoint, missing, unexpected, reshaped))
+    return names
 
 
 def on_gpu(model: PreTrainedModel) -> PreTrainedModel:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from prefreg.axes.plugins import FoundAxis, find_axis
-from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
+from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.composition.resolve import base_spec, identify
 from prefreg.data.mixture import Mixture, open_rows
@@ -89,7 +89,7 @@ def prepare(
     axis = found.installed.axis
     base = _choose_base(access, request.base, note)
     with quiet():  # what could not be stored is not trained
-        stored_names(empty_model(base), base.checkpoint)
+        stored_names(empty_model(base), base.checkpoint, whole=lora is None)
     settings = resolve_settings(
         assignments=request.settings,
         config=request.config,
@@ -169,11 +169,9 @@ def extract_pair(pair: TrainedPair, blob: Path) -> Extraction:
             negative=run.lora.factors(pair.negative.weights),
             destination=blob,
         )
-    shapes = {name: tuple(tensor.shape) for name, tensor in pair.original.items()}
-    names = on_disk_names(shapes, pair.prefix, run.base.checkpoint)
 
     def named(weights: Mapping[str, torch.Tensor]) -> MemoryTensors:
-        return MemoryTensors({names[name]: tensor for name, tensor in weights.items()})
+        return MemoryTensors({pair.names[name]: tensor for name, tensor in weights.items()})
 
     return extract(
         positive=named(pair.positive.weights),

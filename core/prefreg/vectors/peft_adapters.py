@@ -240,17 +240,17 @@ def _outline(base: Checkpoint) -> "tuple[PreTrainedModel, dict[str, str]]":
     from prefreg.models.loading import empty_model, stored_names
 
     model = empty_model(base)
-    names = stored_names(model, base)
-    known = {id(parameter): names[name] for name, parameter in model.named_parameters()}
+    names = stored_names(model, base, whole=False)
+    known = {id(parameter): names.get(name) for name, parameter in model.named_parameters()}
     every = model.named_parameters(remove_duplicate=False)
-    return model, {name: known[id(parameter)] for name, parameter in every}
+    return model, {name: stored for name, each in every if (stored := known[id(each)])}
 
 
 def _layers(model: "PreTrainedModel", stored: Mapping[str, str]) -> dict[str, LoraLayer]:
     from transformers.pytorch_utils import Conv1D
 
     head = cast(Any, model).get_output_embeddings()  # it carries no types
-    own = {name for name, _ in model.named_parameters()}
+    own = stored.keys() & {name for name, _ in model.named_parameters()}
     uses = Counter(stored.values())
     return {
         name: LoraLayer(
@@ -265,7 +265,7 @@ def _layers(model: "PreTrainedModel", stored: Mapping[str, str]) -> dict[str, Lo
         for name, module in model.named_modules()
         if (isinstance(module, torch.nn.Linear | Conv1D) and f"{name}.weight" in own)
         # Embeddings of other kinds scale what they look up, which PEFT did not always heed.
-        or (type(module) is torch.nn.Embedding and uses[stored[f"{name}.weight"]] == 1)
+        or (type(module) is torch.nn.Embedding and uses[stored.get(f"{name}.weight", "")] == 1)
     }
 
 
