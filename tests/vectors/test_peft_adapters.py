@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import MambaConfig, MambaForCausalLM
 
 import adapters
 import tiny
@@ -87,6 +88,13 @@ def test_a_head_of_its_own_is_told_apart(tmp_path: Path) -> None:
     assert [name for name, layer in linear_layers(base.checkpoint).items() if layer.output] == [
         "lm_head"
     ]
+
+
+def test_layers_that_peft_refuses_are_left_out(tmp_path: Path) -> None:
+    config = MambaConfig(vocab_size=32, hidden_size=16, state_size=4, num_hidden_layers=1)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "base")
+    layers = linear_layers(tiny.resolve_base(str(tmp_path / "base")).checkpoint)
+    assert {name.rpartition(".")[2] for name in layers} == {"in_proj", "x_proj", "dt_proj"}
 
 
 def test_an_architecture_that_is_not_known_is_told(base: BaseModel) -> None:

@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -224,9 +225,13 @@ def lora_layers(base: Checkpoint) -> dict[str, LoraLayer]:
     """Return the linear layers and embeddings of a base by their names in memory, in its order.
 
     A head and embeddings that share one weight are left out: it is not their own. The model is
-    built without its weights, from its configuration alone.
+    built without its weights, from its configuration alone. Layers that PEFT refuses in this
+    architecture are left out, too: it could load no adapter of them.
     """
-    return _layers(*_outline(base))
+    model, stored = _outline(base)
+    layers = _layers(model, stored)
+    refused = _refused_by_peft(model, layers.values())
+    return {name: layer for name, layer in layers.items() if _last(name) not in refused}
 
 
 def linear_layers(base: Checkpoint) -> dict[str, LoraLayer]:
@@ -267,6 +272,34 @@ def _layers(model: "PreTrainedModel", stored: Mapping[str, str]) -> dict[str, Lo
         # Embeddings of other kinds scale what they look up, which PEFT did not always heed.
         or (type(module) is torch.nn.Embedding and uses[stored.get(f"{name}.weight", "")] == 1)
     }
+
+
+def _refused_by_peft(model: "PreTrainedModel", layers: Iterable[LoraLayer]) -> set[str]:
+    """Return the last parts of names that PEFT puts no factors on, as it says when it is tried."""
+    # It takes a second to import, and most commands need no adapter.
+    from peft import LoraConfig, inject_adapter_in_model
+
+    linear = [layer for layer in layers if not layer.embedding and not layer.output]
+
+    def takes(names: set[str]) -> bool:
+        config = LoraConfig(
+            r=1,
+            target_modules=[layer.module for layer in linear if _last(layer.module) in names],
+            fan_in_fan_out=any(layer.transposed for layer in linear),
+            init_lora_weights=False,
+        )
+        try:
+            inject_adapter_in_model(config, deepcopy(model))
+        except ValueError:
+            return False
+        return True
+
+    kinds = {_last(layer.module) for layer in linear}
+    return set() if takes(kinds) else {kind for kind in kinds if not takes({kind})}
+
+
+def _last(module: str) -> str:
+    return module.rpartition(".")[2]
 
 
 def adapter_tensors(factors: FactorMap, layers: Mapping[str, LoraLayer]) -> dict[str, torch.Tensor]:
@@ -448,6 +481,6 @@ def _mismatch(sides: Mapping[str, StoredTensor], layer: LoraLayer, rank: int) ->
 
 def _targets(modules: set[str], known: set[str]) -> list[str]:
     """Name the modules as people do, by their last part, where that selects the very same ones."""
-    short = {module.rpartition(".")[2] for module in modules}
-    selected = {module for module in known if module.rpartition(".")[2] in short}
+    short = {_last(module) for module in modules}
+    selected = {module for module in known if _last(module) in short}
     return sorted(short if selected == modules else modules)
