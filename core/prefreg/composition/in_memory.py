@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.engine import compose_tensor, require_finite
 from prefreg.composition.resolve import refuse_mixed_contrasts, resolve_on, resolve_terms
-from prefreg.errors import BaseModelError, UsageError
+from prefreg.errors import BaseModelError, UsageError, VectorError, listed
 from prefreg.models.generation import sample_answers
 from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet, stored_names
 from prefreg.models.sampling import Sampling
@@ -58,6 +58,8 @@ class Dials:
 
     def apply(self, terms: Sequence[tuple[float, TensorSource]]) -> None:
         """Set every parameter to the composition of `terms`, given in canonical order."""
+        for _, vector in terms:
+            self._require_reach(vector)
         try:
             for name, parameter in self.model.named_parameters():
                 parameter.data.copy_(self._compose(name, terms))
@@ -86,13 +88,22 @@ class Dials:
         for name, parameter in self.model.named_parameters():
             parameter.data.copy_(self._pristine[name])
 
+    def _require_reach(self, vector: TensorSource) -> None:
+        """Refuse a vector that changes what is no parameter here: fused experts, saved buffers."""
+        beyond = set(vector.names).difference(self._names.values())
+        if changed := [name for name in beyond if vector.tensor(name).any()]:
+            raise VectorError(
+                f"The vector changes {listed(changed)}, which are no parameters of the loaded "
+                "model. Compose a checkpoint and load that."
+            )
+
     def _compose(self, name: str, terms: Sequence[tuple[float, TensorSource]]) -> torch.Tensor:
         base = self._pristine[name]
-        stored = self._names[name]
+        stored = self._names.get(name)
         parts = [
             (eta, vector.tensor(stored).to(base.device))
             for eta, vector in terms
-            if stored in vector.names
+            if stored is not None and stored in vector.names
         ]
         composed = compose_tensor(base, parts, base.dtype)
         require_finite(name, composed, base)
@@ -197,7 +208,7 @@ def steer_loaded(
         raise UsageError("The model does not say where it came from; name its base with base=.")
     found = resolve_base(spec)
     if known is None:
-        dials = make_dials(model, found)
+        dials = make_dials(model, found, whole=True)
         check_same_weights(model, dials, found)
     elif known.base.fingerprint.weights != found.fingerprint.weights:
         raise BaseModelError(
@@ -217,9 +228,12 @@ def steer_loaded(
             del vars(model)[_DIALS]
 
 
-def make_dials(model: PreTrainedModel, base: BaseModel) -> Dials:
-    """Put dials on a loaded model whose parameters are those of `base`."""
-    return Dials(model, stored_names(model, base.checkpoint), base)
+def make_dials(model: PreTrainedModel, base: BaseModel, *, whole: bool = False) -> Dials:
+    """Put dials on a model that was loaded from `base`.
+
+    With `whole` every parameter must be known by its name on disk, so that all can be compared.
+    """
+    return Dials(model, stored_names(model, base.checkpoint, whole=whole), base)
 
 
 def check_same_weights(model: PreTrainedModel, dials: Dials, base: BaseModel) -> None:
