@@ -88,7 +88,7 @@ def copy(house: House, dice: random.Random) -> None:
     """Copy a version to another registry."""
     with open_store(house.main) as store, open_store(house.other) as other:
         record = dice.choice(store.versions())
-        transfer.copy(store, store.vector_source(record), record, other, renumber=True)
+        other.take(record, store.vector_source(record), renumber=True)
 
 
 def backup(house: House, dice: random.Random) -> None:

@@ -3,22 +3,22 @@
 import json
 import re
 import shlex
-import shutil
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import prefreg
 from prefreg.axes import hookspecs
 from prefreg.axes.plugins import read_plugin
+from prefreg.cli.main import prefreg as group
 from prefreg.cli.main import run
 from prefreg.requests import describe_fields
 
 ROOT = Path(__file__).parent.parent
-REGISTRY = ROOT / "registry.db"
 DOCUMENTS = sorted(
     {
         ROOT / "README.md",
@@ -33,12 +33,10 @@ DOCUMENTS = sorted(
 
 @pytest.fixture
 def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Stand where a user of a fresh clone stands, with a copy of the shipped registry."""
-    shutil.copy(REGISTRY, tmp_path / "registry.db")
+    """Stand in an empty folder, with what ships beneath it and rows to fine-tune on."""
+    monkeypatch.delenv("PREFREG_NO_STARTER")
     row = {"instruction": "What colour is the boat?", "output": "The boat is red."}
     (tmp_path / "instructions.jsonl").write_text(json.dumps(row) + "\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PREFREG_REGISTRY", raising=False)
     return tmp_path
 
 
@@ -66,6 +64,50 @@ def test_the_console_blocks_of_the_readme_are_what_happens(
         shown = capsys.readouterr()
         # A terminal shows both; the note about the base comes first.
         assert without_hashes(shown.err + shown.out) == without_hashes(expected), arguments
+
+
+PYTHON = ("README.md", "docs/python.md", "docs/evaluating.md", "docs/pocket.md")
+
+
+@pytest.mark.parametrize("document", PYTHON)
+def test_the_python_of_a_document_runs_as_written(
+    clone: Path, document: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tools" / "pocket")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / document).read_text("utf-8"), re.DOTALL)
+    assert blocks
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, namespace)
+
+
+def shell_commands(document: Path) -> list[list[str]]:
+    """Return the commands of ours that a document shows without their output."""
+    commands = []
+    text = document.read_text("utf-8")
+    for block in re.findall(r"^```(?:bash)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        values: dict[str, str] = {}
+        for line in block.replace("\\\n", " ").splitlines():
+            if assigned := re.fullmatch(r'(\w+)="(.*)"', line):
+                values[assigned[1]] = assigned[2]
+            for name, value in values.items():
+                line = line.replace(f"${name}", value)
+            if line.startswith("prefreg "):
+                commands.append(shlex.split(line, comments=True)[1:])
+    return commands
+
+
+def test_the_commands_that_documents_show_are_understood(tmp_path: Path) -> None:
+    commands = [(page, command) for page in DOCUMENTS for command in shell_commands(page)]
+    assert len(commands) >= 20
+    for folder in ("my-sft-model", "base", "base-3b", "raw-model", "helpful-dpo", "my-model"):
+        (tmp_path / folder).mkdir()
+    for file in ("dev.jsonl", "prompts.jsonl", "alpaca.jsonl", "instructions.jsonl"):
+        (tmp_path / file).touch()
+    for page, (name, *arguments) in commands:
+        command = group.get_command(click.Context(group), name)
+        assert command is not None, (page.name, name)
+        command.make_context(name, arguments)  # refuses what it does not know
 
 
 KINDS: dict[str, Any] = {"text": str, "number": (int, float), "bool": bool, "any": object}

@@ -28,6 +28,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prefreg(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     # The installed copy comes before the editable one.
     environment = {**os.environ, "PYTHONPATH": str(installed)}
+    environment = environment | {"PREFREG_NO_STARTER": "0"}
     environment.pop("PREFREG_REGISTRY", None)
     command = [sys.executable, "-m", "prefreg", *arguments]
     return subprocess.run(

@@ -38,6 +38,7 @@ from prefreg.registry import (
     Access,
     AliasEvent,
     BaseRecord,
+    Copied,
     DiskUse,
     GcReport,
     Problem,
@@ -77,7 +78,7 @@ if TYPE_CHECKING:
     from prefreg.evaluation.pole_curves import plot_version
     from prefreg.evaluation.sweep import Grid, Sweep
     from prefreg.registry.listing import Found
-    from prefreg.registry.transfer import Backup, Copied
+    from prefreg.registry.transfer import Backup
     from prefreg.training.add_axis import AxisPreview
     from prefreg.training.doctor import Examination, empty_cache
     from prefreg.training.fine_tuning import SFTResult
@@ -120,9 +121,9 @@ class Registry:
     Nothing is held open between calls, so processes can share one registry.
     """
 
-    def __init__(self, location: str | Path | None = None) -> None:
+    def __init__(self, location: str | Path | None = None, *, starter: bool = True) -> None:
         """Name the registry; it is opened by each call."""
-        self.access = Access(location)
+        self.access = Access(location, starter)
 
     def axes(self) -> tuple[list[AxisReport], tuple[Plugin, ...]]:
         """Return the installed axes, ordered by name, and the plugins that bring none.
@@ -725,7 +726,8 @@ class Registry:
 
     def alias(self, axis: str, number: int, alias: str) -> VersionRecord:
         """Point a version alias at a version; the alias's history is kept."""
-        with self.access.changing() as store:
+        self.show(axis, str(number))  # known before a registry is created
+        with self.access.writing() as store:
             store.set_alias(axis, number, alias)
             return store.resolve(axis, str(number))
 
@@ -740,8 +742,8 @@ class Registry:
         self, axis: str, reference: str | int, *tags: str, remove: bool = False
     ) -> VersionRecord:
         """Give tags to a version, or take them away."""
-        with self.access.changing() as store:
-            record = store.resolve(axis, str(reference))
+        record = self.show(axis, str(reference))
+        with self.access.writing() as store:
             return store.tag(record.axis, record.number, tags, remove=remove)
 
     def rename(self, old: str, new: str) -> str:
@@ -757,7 +759,7 @@ class Registry:
         *,
         name: str | None = None,
         renumber: bool = False,
-    ) -> "Copied":
+    ) -> Copied:
         """Copy a version with its record to another registry, which is created if need be."""
         from prefreg.registry.transfer import copy_version
 
@@ -784,13 +786,14 @@ class Registry:
             return store.gc()
 
 
-def open(location: str | Path | None = None) -> Registry:
+def open(location: str | Path | None = None, *, starter: bool = True) -> Registry:
     """Open a registry by its path or SQLAlchemy URL.
 
-    Without a location: `PREFREG_REGISTRY`, else `./registry.db`, else, for reading, the starter
-    that ships with prefreg. The first write creates what is missing.
+    Without a location: `PREFREG_REGISTRY`, else `./registry.db`; the first write creates what is
+    missing. The vectors that ship with prefreg lie beneath it, unless `starter` is false: to be
+    read, and taken over when something is kept with one of them.
     """
-    return Registry(location)
+    return Registry(location, starter=starter)
 
 
 @contextmanager

@@ -11,11 +11,6 @@ def registry_setting() -> str | None:
     return os.environ.get("PREFREG_REGISTRY") or None
 
 
-def default_registry() -> Path:
-    """Return the registry that is used, and created by writers, when none is named."""
-    return Path("registry.db")
-
-
 def starter_registry() -> Path | None:
     """Return the read-only registry that ships with the package.
 
@@ -26,6 +21,26 @@ def starter_registry() -> Path | None:
         if candidate.is_file():
             return candidate
     return None
+
+
+def is_starter(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is that of the starter, which nobody writes to."""
+    starter = starter_registry()
+    return starter is not None and Path(path).exists() and starter.samefile(path)
+
+
+def starter_wanted() -> bool:
+    """Whether the starter lies beneath the registry: `PREFREG_NO_STARTER` leaves it out."""
+    return os.environ.get("PREFREG_NO_STARTER", "") in ("", "0")
+
+
+def default_registry() -> Path:
+    """Return the registry that is used, and created by writers, when none is named.
+
+    Where a clone's tracked starter has that name, it is the file beside it that git ignores.
+    """
+    own = Path("registry.db")
+    return Path("registry.local.db") if is_starter(own) else own
 
 
 def cache_folder() -> Path:

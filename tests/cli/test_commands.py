@@ -374,7 +374,12 @@ def run_installed(site: Path, folder: Path, *arguments: str) -> subprocess.Compl
     return subprocess.run(
         [sys.executable, "-m", "prefreg", *arguments],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(site),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PREFREG_NO_STARTER": "0",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -396,11 +401,14 @@ def test_the_starter_stands_in_for_a_missing_registry(installation: Path, tmp_pa
 def test_writers_never_change_the_starter(installation: Path, tmp_path: Path) -> None:
     starter = installation / "prefreg" / "starter.db"
     before = sha256(starter)
-    for command in (["rm", "helpful@1"], ["alias", "helpful@1", "stable"], ["gc"]):
+    for command in (["rm", "helpful@1"], ["rename", "helpful", "kind"], ["gc"]):
         changed = run_installed(installation, tmp_path, *command)
         assert (changed.returncode, changed.stdout) == (1, "")
-    assert sha256(starter) == before
     assert list(tmp_path.iterdir()) == []
+    tagged = run_installed(installation, tmp_path, "tag", "helpful@1", "good")
+    assert tagged.returncode == 0, tagged.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["registry.db"]  # it was taken over
+    assert sha256(starter) == before
 
 
 def test_a_named_registry_is_not_replaced_by_the_starter(installation, tmp_path: Path) -> None:

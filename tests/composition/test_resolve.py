@@ -1,7 +1,7 @@
 """Which versions and which base a composition gets."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -145,3 +145,22 @@ def _record(name: str, revision: str | None) -> BaseRecord:
         dtype="F32",
         created=datetime(2026, 1, 1, tzinfo=UTC),
     )
+
+
+def test_the_base_of_ones_own_versions_comes_before_that_of_what_ships(house: House) -> None:
+    shipped = replace(house, path=house.path.with_name("shipped.db"))
+    shipped.add("a", house.first)
+    shipped.add("b", house.first)
+    house.add("a", house.second)
+
+    def resolve(*terms: str) -> tuple[str, list[str]]:
+        beneath = Store.open(shipped.path, write=False)
+        with Store.open(house.path, write=False, beneath=beneath) as store:
+            found = resolve_terms(store, as_terms(terms))
+        return found.base.name, [str(term.record) for term in found.terms]
+
+    assert resolve("a:1") == (house.second.name, ["a@1"])
+    assert resolve() == (house.second.name, [])
+    assert resolve("b:1") == (house.first.name, ["b@1"])
+    with pytest.raises(RegistryError, match="No base model has a vector for every term"):
+        resolve("a@1:1", "b:1")  # a@1 is the own one, which hides the other

@@ -243,8 +243,7 @@ def test_a_gate_scores_the_axes_that_it_names(trained: Path, cache: Path) -> Non
         registry.gate(["helpful:1"], "fluency>=1", SMALL)
 
 
-def test_pairs_of_a_version_from_a_file_must_be_given(trained: Path, tmp_path: Path) -> None:
-    # Trained from a file: nobody can read it again by its name.
+def test_pairs_of_a_version_from_a_file_are_read_again_or_given(tmp_path: Path) -> None:
     people = (*pocket.VILLAGE.she, *pocket.VILLAGE.he)
     rows = [
         {"prompt": f"Where does {name} live?", "chosen": "On the hill.", "rejected": "A baker."}
@@ -256,19 +255,24 @@ def test_pairs_of_a_version_from_a_file_must_be_given(trained: Path, tmp_path: P
     registry.add_axis(
         "helpful", base=str(base), data=pairs, settings=["max_steps=4"], keep_anyway=True
     )
-    with pytest.raises(DataError, match="There is nothing to ask"):
+    held = registry.show("helpful").metadata["data"]["audit"]["heldout"]
+    found = registry.evaluate(["helpful:1"], SMALL, max_new_tokens=8)
+    assert found.sources == {"helpful": "held out of helpful@1"}
+    assert found.prompts == held
+    moved = Path(pairs).rename(tmp_path / "moved.jsonl")
+    with pytest.raises(DataError, match=r"nothing to ask.*pairs\.jsonl is gone; give"):
         registry.evaluate(["helpful:1"], SMALL)
-    found = registry.evaluate(["helpful:1"], data=(pairs,), prompts=12, max_new_tokens=8)
+    found = registry.evaluate(
+        ["helpful:1"], data=(f"helpful={moved}",), prompts=12, max_new_tokens=8
+    )
     assert found.prompts == 12
     assert found.figures.find("helpful.margin").groups == 12
 
 
 def test_the_held_out_pairs_of_a_run_are_read_again(trained: Path) -> None:
-    from prefreg.axes.plugins import load_axes
-    from prefreg.training.axis_run import heldout_pairs
+    from prefreg.training.heldout import heldout_pairs
 
     record = prefreg.open(trained).show("helpful")
-    axis = load_axes().find("helpful").axis
-    found = heldout_pairs(record, axis)
+    found = heldout_pairs(record)
     assert len(found) == record.metadata["data"]["audit"]["heldout"]
     assert all(isinstance(pair, PreferencePair) for pair in found)

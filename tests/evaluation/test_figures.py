@@ -11,6 +11,7 @@ from prefreg.evaluation.figures import (
     Metric,
     answer_metrics,
     as_column,
+    deviation_of,
     measure_figures,
     pair_metrics,
     pair_up,
@@ -143,6 +144,12 @@ def test_the_margin_of_pairs_is_the_change_against_the_base() -> None:
     assert found.find("kind.margin_per_token").value.value == pytest.approx(0.9 * 5 / 6)
     assert found.find("kind.accuracy").value.value == pytest.approx(5.5 / 6)
     assert found.find("kind.accuracy").groups == 6
+
+
+def test_what_float32_leaves_of_equal_values_is_no_deviation() -> None:
+    assert deviation_of(np.array([1.0, 2.0, np.nan, 3.0])) == 1
+    assert deviation_of(np.array([-80.0, -80.00001, -79.99999])) == 0
+    assert deviation_of(np.array([np.nan, 1.0])) == 0
 
 
 def test_wins_stand_alone_and_at_equal_length() -> None:

@@ -1,7 +1,6 @@
 """The example packages, installed as third parties' are, beside the axes that we ship."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("prefreg-axis-*"))
 
 @pytest.fixture(scope="module")
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Scratch:
-    """Return an environment with the packages, beside a copy of the shipped registry."""
+    """Return an environment with the packages."""
     made = Scratch(tmp_path_factory.mktemp("examples"))
     made.install(*EXAMPLES)
-    shutil.copy(ROOT / "registry.db", made.folder / "registry.db")
     return made
 
 

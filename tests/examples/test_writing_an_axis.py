@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import shutil
 import tomllib
 from pathlib import Path
 
@@ -42,7 +41,6 @@ def agrees(shown: str, real: str) -> bool:
 def newcomer(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[str], str, Result]]:
     """Type every command of the document; return each with what is shown and what happened."""
     scratch = Scratch(tmp_path_factory.mktemp("newcomer"))
-    shutil.copy(ROOT / "registry.db", scratch.folder / "registry.db")
     commands = steps()
     done: list[Result | None] = [None] * len(commands)
     here = scratch.folder

@@ -62,19 +62,19 @@ def test_a_version_goes_to_a_server_and_back(
     store.measure("helpful", 1, "score", {"m": 0.7}, "p")
     record = store.resolve("helpful", "1")
     with Store.open(url, write=True, inline_limit=64) as server:
-        there = transfer.copy(store, store.vector_source(record), record, server)
+        there = server.take(record, store.vector_source(record))
         assert (there.added, there.record.inline) == (True, True)
         assert "postgresql" in there.registry
-        assert not transfer.copy(store, store.vector_source(record), record, server).added
+        assert not server.take(record, store.vector_source(record)).added
         add(store, "verbosity", b"mine")
         taken = add(server, "verbosity", b"theirs")
         mine = store.resolve("verbosity")
         with pytest.raises(RegistryError, match=rf"different version there \({taken.sha256[:12]}"):
-            transfer.copy(store, store.vector_source(mine), mine, server)
+            server.take(mine, store.vector_source(mine))
         assert server.verify() == []
         with Store.open(tmp_path / "back.db", write=True, inline_limit=64) as back:
             source = server.vector_source(there.record)
-            home = transfer.copy(server, source, there.record, back).record
+            home = back.take(there.record, source).record
             path = back.vector_source(home, rehash=True)
             assert isinstance(path, Path)
             assert path.read_bytes() == data

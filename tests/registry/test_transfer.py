@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from prefreg.errors import RegistryError, UsageError, VectorError
-from prefreg.registry import BaseIdentity, Store, VersionRecord, transfer
-from prefreg.registry.transfer import Copied
+from prefreg.registry import BaseIdentity, Copied, Store, VersionRecord, transfer
 
 Add = Callable[..., VersionRecord]
 
@@ -175,7 +174,7 @@ def other(tmp_path: Path, empty: Path) -> Iterator[Store]:
 
 def copy(store: Store, record: VersionRecord, target: Store, **options: object) -> Copied:
     source = store.vector_source(record)
-    return transfer.copy(store, source, record, target, **options)  # type: ignore[arg-type]
+    return target.take(record, source, **options)  # type: ignore[arg-type]
 
 
 def content(store: Store, record: VersionRecord) -> bytes:

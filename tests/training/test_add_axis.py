@@ -104,3 +104,28 @@ def test_a_checkpoint_as_a_pole_stands_in_the_record(tmp_path: Path, base: str, 
     assert any("only the other one is trained" in note for note in notes)
     plan = registry.plan_axis("verbosity", base=base, data=data, plus=str(pole), settings=FAST)
     assert plan.poles == 1
+
+
+def test_the_same_run_is_not_stored_twice_unless_it_is_asked_for(
+    tmp_path: Path, base: str, data: str
+) -> None:
+    notes: list[str] = []
+    first = add(tmp_path, base, data)
+    assert add(tmp_path, base, data, note=notes.append) == first
+    assert any("verbosity@1 is there already" in note and "--again" in note for note in notes)
+    assert not any("Each pole" in note for note in notes)
+    again = add(tmp_path, base, data, again=True)
+    assert (again.number, again.sha256) == (2, first.sha256)
+    others = [add(tmp_path, base, data, dtype="bfloat16"), add(tmp_path, base, data, seed=1)]
+    assert [each.number for each in others] == [3, 4]
+
+
+def test_the_schedule_is_told_and_warned_of_before_anything_is_trained(
+    tmp_path: Path, base: str, data: str
+) -> None:
+    notes: list[str] = []
+    record = add(tmp_path, base, data, settings=["learning_rate=1e-6"], note=notes.append)
+    assert any(note.startswith("Each pole: 4 steps of 8 pairs, 32 pairs, ") for note in notes)
+    assert any("move a weight by 4e-06 at most" in note for note in notes)
+    for pole in record.metadata["poles"].values():
+        assert [each["figure"] for each in pole["warnings"]] == ["unchanged"]

@@ -10,6 +10,7 @@ from prefreg.data.tokens import TokenPair, tokenise_pairs
 from prefreg.training.guards import Thresholds
 from prefreg.training.sample_answers import (
     DataAnswers,
+    Opening,
     Sample,
     SampledAnswers,
     SampledPrompts,
@@ -45,7 +46,7 @@ def prompts_of(
 def sampled(tokens: tuple[TokenPair, ...], *, data: DataAnswers = DATA) -> SampledAnswers:
     asked = prompts_of(tokens)
     assert asked is not None
-    return SampledAnswers(asked, asked.answer(worded.llama(), 0), data, {4, 8}, Thresholds())
+    return SampledAnswers(Opening.of(asked, worded.llama()), data, {4, 8}, Thresholds())
 
 
 def certain(token: int) -> LlamaForCausalLM:
@@ -98,14 +99,17 @@ def test_what_a_model_answers_is_counted(tokens: tuple[TokenPair, ...]) -> None:
     asked = prompts_of(tokens)
     assert asked is not None
     model = worded.llama()
-    first = asked.answer(model, 3)
-    assert first == asked.answer(model, 3)
+    first, _ = asked.answer(model, 3)
+    assert first == asked.answer(model, 3)[0]
     assert first.step == 3
     assert 1 <= first.length <= asked.room
     assert first.refusals == 0.0
-    assert asked.answer(certain(9), 4).repetition > 0.6
-    assert asked.answer(certain(9), 4).unended == 1.0
-    ended = asked.answer(certain(2), 4)
+    assert first.unchanged is None
+    assert asked.answer(certain(9), 4)[0].repetition > 0.6
+    assert asked.answer(certain(9), 4)[0].unended == 1.0
+    ended, answers = asked.answer(certain(2), 4, Opening.of(asked, model))
+    assert answers == [[2]] * len(asked.texts)
+    assert ended.unchanged == 0.0
     assert (ended.empty, ended.length, ended.unended) == (1.0, 1.0, 0.0)
 
 
@@ -175,7 +179,7 @@ def test_without_memory_the_training_goes_on(
         raise torch.OutOfMemoryError("full")
 
     monkeypatch.setattr(model, "generate", full)
-    asked = SampledAnswers(found, SOUND, DATA, {4, 8}, Thresholds())
+    asked = SampledAnswers(Opening(found, SOUND, []), DATA, {4, 8}, Thresholds())
     assert asked.check(model, 4) is None
     assert not asked.is_due(8)
     assert [each.figure for each in asked.warnings] == ["memory"]
@@ -189,3 +193,15 @@ def test_how_often_it_asks_follows_from_the_tokens(tokens: tuple[TokenPair, ...]
     assert {60} < few < many
     assert len(many) == 10
     assert all(step % 5 == 0 for step in many)
+
+
+def test_a_pole_that_says_what_the_base_says_is_warned_of_at_its_end(
+    tokens: tuple[TokenPair, ...],
+) -> None:
+    asked = sampled(tokens)
+    asked.check(worded.llama(), 4)
+    assert asked.warnings == []
+    asked.check(worded.llama(), 8)
+    assert [(each.step, each.figure) for each in asked.warnings] == [(8, "unchanged")]
+    assert "are still the base's" in asked.warnings[0].reason
+    assert asked.samples[-1].unchanged == 1.0

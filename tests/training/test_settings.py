@@ -132,3 +132,23 @@ def test_every_preset_uses_settings_that_dpo_config_has() -> None:
     for preset in PRESETS.values():
         assert set(preset) <= known
     assert set(PRESETS["paper"]) == set(PRESETS["quick"])
+
+
+@pytest.mark.parametrize(
+    ("assignments", "preset", "batch", "accumulated"),
+    [
+        (["per_device_train_batch_size=16"], "paper", 16, 8),
+        (["gradient_accumulation_steps=2"], "paper", 64, 2),
+        (["per_device_train_batch_size=24"], "paper", 24, 5),  # 120 pairs are next to 128
+        (["per_device_train_batch_size=500"], "paper", 500, 1),
+        (["per_device_train_batch_size=4"], "quick", 4, 4),
+        (["per_device_train_batch_size=16", "gradient_accumulation_steps=1"], "paper", 16, 1),
+        (["max_steps=5"], "paper", 4, 32),
+    ],
+)
+def test_a_step_keeps_its_pairs_unless_both_numbers_are_given(
+    assignments: list[str], preset: str, batch: int, accumulated: int
+) -> None:
+    made = resolve_settings(assignments=assignments, preset=preset).values
+    found = made["per_device_train_batch_size"], made["gradient_accumulation_steps"]
+    assert found == (batch, accumulated)

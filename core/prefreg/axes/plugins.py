@@ -17,6 +17,7 @@ from prefreg.axes.axis import Axis
 from prefreg.axes.discovery import FoundPlugin, find_plugins, read_disabled
 from prefreg.axes.isolation import off_stdout
 from prefreg.axes.methods import Method
+from prefreg.axes.row_axis import axis_of_rows
 from prefreg.axes.yaml_axes import Declaration, read_declaration
 from prefreg.errors import AxisError, UsageError, did_you_mean, reason
 from prefreg.terms import AXIS_NAME
@@ -77,6 +78,18 @@ class AxisCatalog:
         """Return the plugins that the user keeps from being imported."""
         return tuple(plugin for plugin in self.plugins if plugin.disabled)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names and aliases of every working axis."""
+        return tuple(self._by_name)
+
+    def is_free(self, name: str) -> bool:
+        """Whether a name stands for no plugin and no axis, working or not."""
+        idle = (*self.disabled, *self.broken)
+        return name not in self._by_name and all(
+            name not in (plugin.name, plugin.distribution) for plugin in idle
+        )
+
     def find(self, name: str) -> InstalledAxis:
         """Look an axis up by its name or an alias."""
         if name in self._by_name:
@@ -113,6 +126,13 @@ def find_axis(name: str) -> FoundAxis:
     if not AXIS_NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no axis name, and no file that ends with .yaml.")
     return FoundAxis(load_axes().find(name))
+
+
+def declare_axis(name: str) -> FoundAxis:
+    """Declare an axis on the spot, of rows as they stand."""
+    axis = axis_of_rows(name)
+    plugin = Plugin("rows as they stand", "declared on the spot", "-", axes=(axis,))
+    return FoundAxis(InstalledAxis(axis, plugin))
 
 
 def load_axes() -> AxisCatalog:

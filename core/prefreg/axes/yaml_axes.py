@@ -20,7 +20,7 @@ from prefreg.axes.axis import (
     word_count,
 )
 from prefreg.axes.row_sources import ROW_FILES, is_row_file, read_rows, stream_hub_rows
-from prefreg.axes.yaml_lines import Value, read_document
+from prefreg.axes.yaml_lines import Value, read_root, read_text
 from prefreg.errors import DataError
 from prefreg.files import hash_bytes
 from prefreg.terms import AXIS_NAME
@@ -69,9 +69,19 @@ class Declaration:
     """An axis that a YAML file declares, with the file as it was."""
 
     axis: Axis
-    file: str
+    path: Path
     text: str
     sha256: str
+
+    @property
+    def file(self) -> str:
+        """Return the name of the file."""
+        return self.path.name
+
+    def to_json(self) -> dict[str, str]:
+        """Return all from which the axis is declared again."""
+        path = str(self.path.resolve())
+        return {"file": self.file, "path": path, "sha256": self.sha256, "text": self.text}
 
 
 def axis_from_yaml(path: str | Path) -> Axis:
@@ -83,11 +93,11 @@ def axis_from_yaml(path: str | Path) -> Axis:
     return read_declaration(Path(path)).axis
 
 
-def read_declaration(path: Path) -> Declaration:
-    """Read an axis from a YAML file; nothing of its data is read."""
-    text, root = read_document(path)
-    axis = _Reader(root, path).axis()
-    return Declaration(axis, path.name, text, hash_bytes(text.encode()))
+def read_declaration(path: Path, text: str | None = None) -> Declaration:
+    """Read an axis from a YAML file, or from the text that it had; nothing of its data is read."""
+    text = read_text(path) if text is None else text
+    axis = _Reader(read_root(text, path), path).axis()
+    return Declaration(axis, path, text, hash_bytes(text.encode()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,9 +105,18 @@ class Value:
         return value
 
 
-def read_document(path: Path) -> tuple[str, Value]:
-    """Read a YAML file without building any of its objects; return its text and its root."""
-    text = _read_text(path)
+def read_text(path: Path) -> str:
+    """Read the text of a YAML file."""
+    content = read_small(path, AxisError)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise AxisError(f"{path}:{line}: not UTF-8: save the file as UTF-8") from error
+
+
+def read_root(text: str, path: Path) -> Value:
+    """Return the root of what a YAML file says, without building any of its objects."""
     try:
         root = compose_yaml(text)
     except yaml.MarkedYAMLError as error:
@@ -122,13 +131,4 @@ def read_document(path: Path) -> tuple[str, Value]:
         raise AxisError(f"{path}: not YAML: {error}") from error
     if root is None:
         raise AxisError(f"{path} is empty: an axis needs a name and sources.")
-    return text, Value(root, path, "the file")
-
-
-def _read_text(path: Path) -> str:
-    content = read_small(path, AxisError)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise AxisError(f"{path}:{line}: not UTF-8: save the file as UTF-8") from error
+    return Value(root, path, "the file")

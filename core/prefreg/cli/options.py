@@ -33,12 +33,13 @@ class Common:
     """The options that every command takes, before or after its name."""
 
     registry: str | None = None
+    no_starter: bool = False
     json: bool = False
     quiet: bool = False
 
     def open_registry(self) -> "Registry":
         """Open the registry that the options name."""
-        return prefreg.open(self.registry)
+        return prefreg.open(self.registry, starter=not self.no_starter)
 
     def emit(self, command: str, data: Any, text: str, *, asked: bool = False) -> None:
         """Write the result to stdout: the JSON document, or the text for people.
@@ -74,8 +75,14 @@ def common_options() -> list[click.Parameter]:
             metavar="PATH_OR_URL",
             expose_value=False,
             callback=_store("registry"),
-            help="Registry to use.  [env: PREFREG_REGISTRY; default: ./registry.db, "
-            "else the starter that ships with prefreg]",
+            help="Registry to use.  [env: PREFREG_REGISTRY; default: ./registry.db]",
+        ),
+        click.Option(
+            ["--no-starter"],
+            is_flag=True,
+            expose_value=False,
+            callback=_store("no_starter"),
+            help="Leave out the vectors that ship with prefreg.  [env: PREFREG_NO_STARTER]",
         ),
         click.Option(
             ["--json"],

@@ -1,5 +1,6 @@
 """What makes vectors: adding an axis, a base model to add it to, and seeds that are compared."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 def add_axis(common: Common, name: str, dry_run: bool, plan: bool, **options: Any) -> None:
     """Train the ± pair of an axis and store φ = θ₊ − θ₋ as a new version.
 
-    The axis is an installed one, or one that a file like ./tone.yaml declares.
+    The axis is an installed one, one that a file like ./tone.yaml declares, or, with --data, a new
+    name for a file of rows.
     """
     from prefreg import AxisRequest
 
@@ -51,9 +53,12 @@ def add_axis(common: Common, name: str, dry_run: bool, plan: bool, **options: An
         planned = registry.plan_axis(request, note=common.note)
         common.emit("add-axis", planned.to_json(), _describe_plan(planned), asked=True)
     else:
+        started = datetime.now(UTC)
         with progress_bars(common) as progress:
             record = registry.add_axis(request, progress=progress, note=common.note)
-        common.emit("add-axis", record.to_json(), _describe_version(record))
+        # One that was there already has been told of.
+        text = _describe_version(record) if record.created >= started else ""
+        common.emit("add-axis", record.to_json(), text)
 
 
 def _describe_version(record: "VersionRecord") -> str:

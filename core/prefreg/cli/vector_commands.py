@@ -32,11 +32,14 @@ def vectors(common: Common, axis: str | None) -> None:
             human_size(record.size),
             f"{record.created:%Y-%m-%d %H:%M}",
             ",".join(record.tags) or "-",
+            "starter" if record.starter else "registry",
             record.note or "",
         )
         for record in records
     ]
-    headers = ("VERSION", "ALIASES", "BASE", "KIND", "DTYPE", "SIZE", "CREATED", "TAGS", "NOTE")
+    headers = (
+        "VERSION", "ALIASES", "BASE", "KIND", "DTYPE", "SIZE", "CREATED", "TAGS", "FROM", "NOTE",
+    )  # fmt: skip
     size, disk = distinct_size(records), registry.disk_use()
     text = "No vectors yet. Add one with `prefreg add-axis`."
     if rows:

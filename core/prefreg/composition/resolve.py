@@ -88,9 +88,19 @@ def refuse_mixed_contrasts(records: Sequence[VersionRecord]) -> None:
 def only_base(store: Store, terms: Sequence[Term], at: datetime | None = None) -> BaseRecord:
     """Find the one base that has a version of every term."""
     candidates = store.bases()
-    fitting = [base for base in candidates if _has_all(store, terms, base, at)]
-    if len(fitting) == 1:
-        return fitting[0]
+    found = [(base, _find_all(store, terms, base, at)) for base in candidates]
+    fitting = [base for base, versions in found if versions is not None]
+    # The registry's own come before those that ship with prefreg.
+    used = {each.base.weights for each in store.summaries() if not each.starter}
+    own = [
+        base
+        for base, versions in found
+        if versions is not None
+        and (any(not each.record.starter for each in versions) or not terms)
+        and base.weights in used
+    ]
+    if len(own or fitting) == 1:
+        return (own or fitting)[0]
     if not candidates:
         raise RegistryError("The registry holds no vector yet. Add one with `prefreg add-axis`.")
     if not fitting:
@@ -103,7 +113,7 @@ def only_base(store: Store, terms: Sequence[Term], at: datetime | None = None) -
             + "; ".join(f"{term.axis} on {_bases_of(store, term)}" for term in terms)
             + "."
         )
-    names = ", ".join(base_spec(base) for base in fitting)
+    names = ", ".join(base_spec(base) for base in own or fitting)
     raise RegistryError(f"Several base models fit; choose one with --base: {names}.")
 
 
@@ -170,12 +180,13 @@ def _refuse_repeats(store: Store, terms: Sequence[Term]) -> None:
         written[canonical] = term.axis
 
 
-def _has_all(store: Store, terms: Sequence[Term], base: BaseRecord, at: datetime | None) -> bool:
+def _find_all(
+    store: Store, terms: Sequence[Term], base: BaseRecord, at: datetime | None
+) -> tuple[ResolvedTerm, ...] | None:
     try:
-        resolve_on(store, terms, base.weights, at)
+        return resolve_on(store, terms, base.weights, at)
     except RegistryError:
-        return False
-    return True
+        return None
 
 
 def _bases_of(store: Store, term: Term) -> str:

@@ -106,6 +106,8 @@ class MixturePart:
     ties: int = 0
     ended: bool = False
     """Whether there was nothing more to read."""
+    path: str | None = None
+    """Where the file lies."""
 
     def count(self, pairs: Labelled) -> Labelled:
         """Pass labelled rows on and count them."""
@@ -156,6 +158,7 @@ class Mixture:
             {
                 "source": part.source,
                 "origin": part.origin,
+                "path": part.path,
                 "revision": part.revision,
                 "licence": part.licence,
                 "licence_accepted": part.licence_accepted,
@@ -183,6 +186,21 @@ def open_rows(
     """Open sources by their names and files by their paths; without any, the base's default."""
     texts = (data,) if isinstance(data, str) else tuple(data or _default_data(axis, base))
     wanted = read_wanted(axis, texts, revision)
+    return open_wanted(
+        axis, wanted, limit=limit, seed=seed, accept_licence=accept_licence, note=note
+    )
+
+
+def open_wanted(
+    axis: Axis,
+    wanted: Sequence[WantedRows],
+    *,
+    limit: int | None,
+    seed: int,
+    accept_licence: bool = False,
+    note: Callable[[str], None] | None = None,
+) -> Mixture:
+    """Open the sources and files that are named."""
     # Every licence is shown before anything is read.
     restricted = set()
     for each in wanted:
@@ -197,7 +215,8 @@ def open_rows(
     for each in wanted:
         if each.is_file:
             path = Path(each.name)
-            part = MixturePart("file", path.name, None, None, False, each.weight)
+            place = str(path.resolve())
+            part = MixturePart("file", path.name, None, None, False, each.weight, path=place)
             stream: Labelled = (pair for _, pair in read_preference_file(path))
         else:
             licence = axis.licence_of(each.name)

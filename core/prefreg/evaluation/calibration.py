@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from math import copysign
 from typing import Any
 
@@ -180,16 +181,16 @@ def calibrate(
     progress: Progress | None = None,
 ) -> list[Calibration]:
     """Find the scale of every dial on both sides, and keep each with its version."""
-    if store:
-        access.changing().close()  # known before minutes of work
     evaluator = open_dials(access, terms, request, progress)
+    if store:
+        access.writing().close()  # known before minutes of work
     found = []
     for place in range(len(evaluator.terms)):
         one = _calibrate_one(evaluator, place, calibrating)
         found.append(one)
         if store:
             record = one.record
-            with access.changing() as opened:
+            with access.writing() as opened:
                 value = one.to_json()
                 opened.measure(record.axis, record.number, CALIBRATION, value, one.protocol)
     return found
@@ -233,21 +234,32 @@ def _nats(evaluator: Evaluator, place: int) -> tuple[Unit, Measure]:
 
 
 def _effect(evaluator: Evaluator, place: int) -> tuple[Unit, Measure]:
-    """Return the unit of an axis's own metric, and its change in that unit as a function of η."""
+    """Return the unit of an axis's own metric, and its change in that unit as a function of η.
+
+    Without a metric it is the margin of its held-out pairs.
+    """
     axis = evaluator.terms[place].record.axis
     metric = evaluator.own_metric(axis)
-    if metric is None:
-        raise DataError(
-            f"{axis} has no metric for these prompts, so its effect has no unit: use --by kl."
-        )
-    base = metric.read(evaluator.plain)
-    unit, deviation = unit_of(base[np.isfinite(base)]), deviation_of(base)
+    if metric is not None:
+        what, read, groups = "metric", metric.read, metric.groups
+    else:
+        try:
+            groups = evaluator.margin_groups(axis)
+        except DataError as error:
+            raise DataError(
+                f"{axis} has no metric for these prompts, and of its held-out pairs: {error}. "
+                "Or use --by kl."
+            ) from error
+        what, read = "margin", partial(evaluator.margins, axis=axis)
+    base = read(evaluator.plain)
+    unit = unit_of(base[np.isfinite(base)])
+    deviation = deviation_of(base)
     if unit is Unit.DEVIATIONS and not deviation:
-        raise DataError(f"The metric of {axis} does not vary on the base: use --by kl.")
+        raise DataError(f"The {what} of {axis} does not vary on the base: use --by kl.")
     statistic = effect_statistic(unit, deviation)
 
     def measure(eta: float) -> Estimate:
-        turned = metric.read(evaluator.along(place, eta))
-        return bootstrap(*pair_up(turned, base, metric.groups), statistic).estimate
+        turned = read(evaluator.along(place, eta))
+        return bootstrap(*pair_up(turned, base, groups), statistic).estimate
 
     return unit, measure

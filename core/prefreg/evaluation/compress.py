@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from prefreg.axes.plugins import load_axes
 from prefreg.checkpoints.bundled import known_worlds
 from prefreg.composition.resolve import find_base
 from prefreg.errors import DataError, PrefregError, UsageError
@@ -15,8 +14,8 @@ from prefreg.evaluation.prompts import HeldOut
 from prefreg.files import work_folder
 from prefreg.models.loading import load_limits
 from prefreg.registry import Access, NewVersion, VersionRecord
-from prefreg.training.axis_run import heldout_pairs, parts_of
 from prefreg.training.guards import compare
+from prefreg.training.heldout import heldout_pairs, parts_of
 from prefreg.training.resources import check_disk
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.compression import Compressed, Fidelity, How, compress, measure
@@ -47,13 +46,11 @@ def compare_margins(
 def _heldout(access: Access, record: VersionRecord) -> Evaluator:
     """Return what measures on the held-out pairs of a run, cut as its training did."""
     base = find_base(record.base)
-    # Rows that a world makes by rule need neither a network nor a licence.
-    worlds = [world.name for world in known_worlds()]
-    if [part.get("source") for part in parts_of(record)] not in [[name] for name in worlds]:
-        raise DataError(
-            f"its data cannot be read again here: only those of {' and '.join(worlds)}'s rules can"
-        )
-    pairs = heldout_pairs(record, load_axes().find(record.axis).axis)
+    # Files, and rows that a world makes by rule, need neither a network nor a licence.
+    local = {"file", *(world.name for world in known_worlds())}
+    if any(part["source"] not in local for part in parts_of(record)):
+        raise DataError("its data are not read again for this: they may come from a network")
+    pairs = heldout_pairs(record)
     context = load_limits(base)[0]
     length = min(int(record.metadata["training"]["settings"]["max_length"]), context or 1 << 30)
     held = HeldOut(pairs, f"held out of {record}", length)
@@ -63,9 +60,10 @@ def _heldout(access: Access, record: VersionRecord) -> Evaluator:
 def compress_version(access: Access, request: CompressionRequest) -> VersionRecord:
     """Store a smaller form of a version as the next version, with its measured error."""
     how, value = _way(request)
-    with access.changing() as store:
+    with access.reading() as store:
         record = store.resolve(request.axis, request.reference)
         source = store.vector_source(record)
+    access.writing().close()  # known before minutes of work
     with (
         work_folder() as folder,
         open_vector(source, kind=record.kind, label=f"The vector of {record}") as original,
@@ -98,7 +96,7 @@ def compress_version(access: Access, request: CompressionRequest) -> VersionReco
             },
             note=request.note,
         )
-        with access.changing() as store:
+        with access.writing() as store:
             return store.add(new, blob)
 
 

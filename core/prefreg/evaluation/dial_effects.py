@@ -316,9 +316,7 @@ def _reader(evaluator: Evaluator, axis: str, of: Of) -> tuple[Read, Sequence[str
         if metric is None:
             raise DataError("it has no metric for these prompts")
         return metric.read, metric.groups
-    groups = evaluator.require_pairs(axis).groups
-    kept = evaluator.pair_scores(evaluator.plain, axis).kept
-    return partial(evaluator.margins, axis=axis), [groups[place] for place in kept]
+    return partial(evaluator.margins, axis=axis), evaluator.margin_groups(axis)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,9 +150,9 @@ def find_range(
     progress: Progress | None = None,
 ) -> DialRange:
     """Turn one dial both ways until something is wrong, and keep what was found."""
-    if store:
-        access.changing().close()  # known before minutes of work
     evaluator = open_dials(access, [term], request, progress)
+    if store:
+        access.writing().close()  # known before minutes of work
     record = evaluator.terms[0].record
     effect = evaluator.effect(record.axis)
     if effect is None:
@@ -160,7 +160,7 @@ def find_range(
         why = missing.get(f"{record.axis}.margin") or missing.get(record.axis) or "there are none"
         raise DataError(
             f"Nothing measures {record.axis}: it has no metric for these prompts, and of its "
-            f"held-out pairs: {why}. Give pairs with --data {record.axis}=FILE."
+            f"held-out pairs: {why}."
         )
 
     def measure(eta: float) -> Reading:
@@ -178,7 +178,7 @@ def find_range(
     )
     found = DialRange(record, effect.name, below, above, protocol, unchecked)
     if store:
-        with access.changing() as opened:
+        with access.writing() as opened:
             opened.measure(record.axis, record.number, RANGE, found.to_json(), protocol)
     return found
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from prefreg.axes.plugins import load_axes
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_evaluator
@@ -49,7 +48,7 @@ def store_evaluation(access: Access, evaluation: Evaluation) -> VersionRecord:
         each.name: each.value.to_json() | ({"base": each.base.value} if each.base else {})
         for each in evaluation.figures.measured
     }
-    with access.changing() as store:
+    with access.writing() as store:
         value = {"eta": eta, "figures": figures}
         store.measure(record.axis, record.number, MEASUREMENT, value, _protocol(evaluation))
         return store.resolve(record.axis, str(record.number))
@@ -192,15 +191,10 @@ def _with_axes(
     asked = [each.axis for each in requirements if each.axis is not None]
     if request.axes:
         return replace(request, axes=tuple(dict.fromkeys((*request.axes, *asked))))
-    catalog = load_axes()
-    installed = {name for found in catalog.axes for name in (found.axis.name, *found.axis.aliases)}
     with access.reading() as store:
         own = [store.canonical(term.axis) or term.axis for term in terms]
         missing = [name for name in asked if (store.canonical(name) or name) not in own]
-    if not missing:
-        return request
-    # An axis that is only among the terms may be one that is not installed.
-    return replace(request, axes=tuple([name for name in own if name in installed] + missing))
+    return replace(request, axes=(*own, *missing)) if missing else request
 
 
 def _canonical(evaluator: Evaluator, name: str) -> str:

@@ -16,17 +16,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefreg.axes.axis import Axis
 from prefreg.axes.base_world import ChoiceQuestion
 from prefreg.axes.isolation import measure
-from prefreg.axes.plugins import load_axes
+from prefreg.axes.plugins import find_axis, load_axes
+from prefreg.axes.row_axis import axis_of_rows
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.in_memory import Dials, VectorShelf, make_dials
 from prefreg.composition.resolve import (
+    Resolution,
     ResolvedTerm,
     base_spec,
     refuse_mixed_contrasts,
     resolve_on,
 )
 from prefreg.data.tokens import TokenSet, tokenise_pairs
-from prefreg.errors import AxisError, DataError
+from prefreg.errors import DataError, RegistryError
 from prefreg.evaluation.candidates import (
     Candidate,
     EvaluationCache,
@@ -265,6 +267,11 @@ class Evaluator:
         margins: Column = np.array(found.chosen) - np.array(found.rejected)
         return margins
 
+    def margin_groups(self, axis: str) -> list[str]:
+        """Return the groups of the pairs whose margins these are."""
+        groups = self.require_pairs(axis).groups
+        return [groups[place] for place in self.pair_scores(self.plain, axis).kept]
+
     def choices(self, candidate: Candidate, questions: Sequence[ChoiceQuestion]) -> dict[str, Any]:
         """Return the log-likelihood and the tokens of every choice of a composition."""
 
@@ -476,16 +483,15 @@ def open_evaluator(
     found = find_versions(access, terms, request.base, request.at)
     records = {term.record.axis: term.record for term in found.terms}
     missing: dict[str, str] = {}
-    axes = _choose_axes(request, records, missing)
-    missing |= {n: "the axis brings no metric" for n, axis in axes.items() if axis.metric is None}
-    held = pairs or find_heldout(axes, records, found.base.name, request, missing)
+    axes, versions = _choose_axes(access, request, found, missing)
+    held = pairs or find_heldout(axes, versions, found.base.name, request, missing)
     return Evaluator(
         base=found.base,
         access=access,
         request=request,
         terms=found.terms,
         axes=axes,
-        asked=find_prompts(request, found.base, records, held),
+        asked=find_prompts(request, found.base, records, held, missing),
         pairs=dict(held),
         missing=missing,
         questions=questions,
@@ -510,16 +516,44 @@ def open_dials(
 
 
 def _choose_axes(
-    request: EvaluationRequest, records: Mapping[str, VersionRecord], missing: dict[str, str]
-) -> dict[str, Axis]:
+    access: Access, request: EvaluationRequest, found: Resolution, missing: dict[str, str]
+) -> tuple[dict[str, Axis], dict[str, VersionRecord]]:
+    """Find the axes that are scored, those named or else of the terms, and versions of them."""
     catalog = load_axes()
-    if request.axes:
-        chosen = [catalog.find(name).axis for name in request.axes]
-        return {axis.name: axis for axis in chosen}
-    axes = {}
-    for name in records:
+    given = {text.partition("=")[0] for text in request.data}
+    records = [term.record for term in found.terms]
+
+    def version_of(name: str) -> VersionRecord | None:
+        for record in records:
+            if name in (record.axis, *record.axis_aliases):
+                return record
         try:
-            axes[name] = catalog.find(name).axis
-        except AxisError:
-            missing[name] = "the axis is not installed, so there is no metric and no data of it"
-    return axes
+            with access.reading() as store:
+                return store.resolve(name, base=found.base.fingerprint.weights, at=request.at)
+        except RegistryError:
+            return None
+
+    axes: dict[str, Axis] = {}
+    versions: dict[str, VersionRecord] = {}
+    for name in request.axes or [record.axis for record in records]:
+        if any(name in (axis.name, *axis.aliases) for axis in axes.values()):
+            continue
+        record = version_of(name)
+        if name in catalog.names or (record is None and name not in given):
+            axis = find_axis(name).installed.axis
+            record = record or version_of(axis.name)
+        else:
+            # It is measured all the same, on pairs that its run held out or that are given.
+            aliases = () if record is None else record.axis_aliases
+            axis = axis_of_rows(name if record is None else record.axis, aliases)
+        axes[axis.name] = axis
+        if record is not None:
+            versions[axis.name] = record
+        if axis.metric is None:
+            installed = axis.name in catalog.names
+            missing[axis.name] = (
+                "the axis brings no metric"
+                if installed
+                else "the axis is not installed, so there is no metric of it"
+            )
+    return axes, versions

@@ -26,6 +26,8 @@ from prefreg.evaluation.statistics import (
 Column = NDArray[np.float64]
 """A value for each prompt, pair or question; NaN does not count."""
 Read = Callable[[Candidate], Column]
+_ROUNDING = 1e-5
+"""How far apart, for their size, sums of float32 may be that are the same."""
 
 RESERVED = (
     "correct",
@@ -186,9 +188,13 @@ def are_shares(*columns: Column) -> bool:
 
 
 def deviation_of(values: Column) -> float:
-    """Return the standard deviation of what counts; 0 of fewer than two values."""
+    """Return the standard deviation of what counts; 0 of fewer than two values, and of equal ones.
+
+    Values are equal up to what sums of float32 leave of one.
+    """
     counted = values[np.isfinite(values)]
-    return float(counted.std(ddof=1)) if len(counted) > 1 else 0.0
+    deviation = float(counted.std(ddof=1)) if len(counted) > 1 else 0.0
+    return deviation if deviation > _ROUNDING * np.abs(counted).max(initial=0.0) else 0.0
 
 
 def pair_up(

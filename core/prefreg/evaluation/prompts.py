@@ -16,7 +16,7 @@ from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.files import hash_bytes
 from prefreg.registry import VersionRecord
-from prefreg.training.axis_run import heldout_pairs, parts_of
+from prefreg.training.heldout import heldout_pairs, parts_of
 
 _SAFE = {"safe": True, "unsafe": False}
 """Whether a kind of prompt may be answered; of the kinds of a world, it says so."""
@@ -150,9 +150,10 @@ def find_heldout(
         try:
             found[name] = find_pairs(axis, records.get(name), base, request)
         except DataError as error:
-            if request.data:
+            if _read_data_options(request.data, (name, *axis.aliases)) is not None:
                 raise
-            missing[f"{name}.margin"] = missing[f"{name}.accuracy"] = str(error).rstrip(".")
+            why = f"{str(error).rstrip('.')}; give pairs with --data {name}=FILE"
+            missing[f"{name}.margin"] = missing[f"{name}.accuracy"] = why
     return found
 
 
@@ -164,15 +165,30 @@ def find_pairs(
     if files is not None:
         pairs = [pair for _, pair in read_preference_file(files)]
         return HeldOut(tuple(pairs[: request.prompts]), files.name)
-    world = find_world(base, record)
-    if world is not None:
-        rows = world.rows(axis.name, split=request.split, seed=request.seed, limit=request.prompts)
-        labelled = label_rows(axis, rows)
-        distinct = {pair: None for pair in labelled if pair and pair.chosen != pair.rejected}
-        return HeldOut(tuple(distinct), f"{world.name}, {request.split} split")
+    sources = [part["source"] for part in parts_of(record)] if record else []
+    world = None
+    if not sources:
+        world = world_of(base)
+    elif len(sources) == 1 and sources[0] in axis.sources:
+        world = world_named(sources[0])
+    if world is not None and (found := _world_pairs(world, axis, request)) is not None:
+        return found
     if record is None:
-        raise DataError("no version of it is among the terms: give its pairs with --data")
-    return HeldOut(heldout_pairs(record, axis)[: request.prompts], f"held out of {record}")
+        raise DataError("no version of it is on this base")
+    return HeldOut(heldout_pairs(record)[: request.prompts], f"held out of {record}")
+
+
+def _world_pairs(world: BaseWorld, axis: Axis, request: EvaluationRequest) -> HeldOut | None:
+    """Return pairs of a split that no run has seen; None if the world has none of the axis."""
+    try:
+        rows = list(
+            world.rows(axis.name, split=request.split, seed=request.seed, limit=request.prompts)
+        )
+    except DataError:
+        return None
+    labelled = label_rows(axis, rows)
+    distinct = {pair: None for pair in labelled if pair and pair.chosen != pair.rejected}
+    return HeldOut(tuple(distinct), f"{world.name}, {request.split} split")
 
 
 def find_prompts(
@@ -180,6 +196,7 @@ def find_prompts(
     base: BaseModel,
     records: Mapping[str, VersionRecord],
     pairs: Mapping[str, HeldOut],
+    missing: Mapping[str, str],
 ) -> list[Asked]:
     """Find what is asked: the prompts of the file given, of the world, or of the pairs."""
     if request.prompts_file is not None:
@@ -190,9 +207,14 @@ def find_prompts(
     share = max(1, request.prompts // max(1, len(pairs)))
     found = [asked for held in pairs.values() for asked in prompts_of(held.pairs, share)]
     if not found:
+        reasons = [
+            f" {name.removesuffix('.margin')}: {why}."
+            for name, why in missing.items()
+            if name.endswith(".margin")
+        ]
         raise DataError(
-            "There is nothing to ask: no held-out pairs could be read. Give prompts with "
-            "--prompts-file FILE.jsonl, or pairs with --data AXIS=FILE.jsonl."
+            f"There is nothing to ask: no held-out pairs could be read.{''.join(reasons)} Prompts "
+            "can be given by --prompts-file FILE."
         )
     return found
 

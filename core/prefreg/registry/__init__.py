@@ -11,6 +11,7 @@ from prefreg.registry.records import (
     AliasEvent,
     BaseIdentity,
     BaseRecord,
+    Copied,
     DiskUse,
     GcReport,
     Measurement,
@@ -21,12 +22,13 @@ from prefreg.registry.records import (
 )
 
 if TYPE_CHECKING:
-    from prefreg.registry.store import Access, Store
+    from prefreg.registry.access import Access
+    from prefreg.registry.store import Store
 else:
 
     def __getattr__(name: str) -> object:
         if name in ("Access", "Store"):
-            return getattr(import_module("prefreg.registry.store"), name)
+            return getattr(import_module(f"prefreg.registry.{name.lower()}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -36,6 +38,7 @@ __all__ = [
     "AliasEvent",
     "BaseIdentity",
     "BaseRecord",
+    "Copied",
     "DiskUse",
     "GcReport",
     "Measurement",

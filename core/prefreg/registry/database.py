@@ -21,6 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
 from sqlalchemy.orm import Session
 
+from prefreg.config import is_starter
 from prefreg.errors import RegistryError
 
 REVISIONS = ("0001", "0002", "0003")
@@ -68,11 +69,13 @@ class Database:
         self.write = write
         self.has_tags = True
         """Whether the schema, which readers take as it is, has the table of tags."""
+        self.starter = path is not None and is_starter(path)
+        """Whether its versions are told as those that ship with prefreg."""
 
     @classmethod
     def open(cls, location: str | os.PathLike[str], *, write: bool, busy_timeout: float) -> Self:
         """Open a path or a SQLAlchemy URL; nothing is read or written yet."""
-        shown = os.fspath(file_of(location))
+        shown = str(file_of(os.fspath(location)))
         if "://" in shown:
             url = _read_url(shown)
             shown = url.render_as_string(hide_password=True)
@@ -84,7 +87,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Read one consistent state."""
-        info = {"has_tags": self.has_tags}
+        info = {"has_tags": self.has_tags, "starter": self.starter}
         with _explaining(self.location), Session(self.engine, info=info) as session:
             if self.engine.dialect.name == "postgresql":
                 # Several statements must see one state; a writer, who waits first, must not.
@@ -120,9 +123,9 @@ class Database:
         self.engine.dispose()
 
 
-def file_of(location: str | os.PathLike[str]) -> str | os.PathLike[str]:
+def file_of(location: str | Path) -> str | Path:
     """Return the path that the URL of a SQLite file stands for; other places as they are."""
-    text = os.fspath(location)
+    text = str(location)
     if "://" not in text or (url := _read_url(text)).get_backend_name() != "sqlite":
         return location
     return _sqlite_path(url)
@@ -251,6 +254,11 @@ def _check_writable(shown: str, path: Path) -> None:
         raise RegistryError(f"The folder of the registry {shown} does not exist. Create it first.")
     if path.exists() and not path.is_file():
         raise RegistryError(f"{shown} is not a registry: it is no file. Name a file.")
+    if is_starter(path):
+        raise RegistryError(
+            f"{shown} ships with prefreg and is only read. Leave --registry out, or name another "
+            "file: what ships lies beneath every registry."
+        )
     for place in (path.parent, *([path] if path.exists() else [])):
         if not os.access(place, os.W_OK):
             raise RegistryError(

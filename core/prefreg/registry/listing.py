@@ -187,7 +187,8 @@ def _summaries(session: Session, conditions: Conditions) -> list[tuple[int, Vers
         ).where(*conditions)
     ).all()
     attached = _attach(session, conditions if len(rows) < MANY else ())
-    found = [(row.id, _summary(row, attached)) for row in rows]
+    starter = session.info.get("starter", False)
+    found = [(row.id, _summary(row, attached, starter=starter)) for row in rows]
     return sorted(found, key=lambda pair: (pair[1].axis, pair[1].number))
 
 
@@ -247,7 +248,7 @@ def _grouped(
     return found
 
 
-def _summary(row: Any, attached: _Attached) -> VersionSummary:
+def _summary(row: Any, attached: _Attached, *, starter: bool) -> VersionSummary:
     axis, base = attached.axes.get(row.axis_id), attached.bases.as_it_was(row)
     if axis is None or base is None or row.sha256 not in attached.blobs:
         # Foreign keys are off in other programs.
@@ -271,6 +272,7 @@ def _summary(row: Any, attached: _Attached) -> VersionSummary:
         note=row.note,
         created=attached.created[row.id],
         tags=tuple(attached.tags.get(row.id, ())),
+        starter=starter,
     )
 
 

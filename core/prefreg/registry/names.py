@@ -5,7 +5,7 @@ ever appended, and the latest one says where it points.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import case, delete, func, select
@@ -59,16 +59,20 @@ def canonical_name(session: Session, name: str) -> str | None:
 def require_axis(session: Session, name: str, location: str) -> str:
     """Return the axis that a name or alias stands for."""
     axis = canonical_name(session, name)
-    if axis is not None:
-        return axis
-    axes = axis_names(session)
+    if axis is None:
+        raise unknown_axis(name, axis_names(session), location)
+    return axis
+
+
+def unknown_axis(name: str, axes: Mapping[str, Sequence[str]], location: str) -> RegistryError:
+    """Say that no vector is of an axis, beside the axes, with their aliases, that have some."""
     if not axes:
-        raise RegistryError(
+        return RegistryError(
             f"There is no vector of axis {name!r}: {location} holds no vectors yet. "
             f"`prefreg add-axis {name}` makes one."
         )
     everything = [*axes, *(alias for aliases in axes.values() for alias in aliases)]
-    raise RegistryError(
+    return RegistryError(
         f"{location} has no vector of axis {name!r}. It has: {', '.join(axes)}."
         f"{did_you_mean(name, everything)}"
     )

@@ -86,6 +86,8 @@ class VersionSummary:
     note: str | None
     created: datetime
     tags: tuple[str, ...] = ()
+    starter: bool = False
+    """Whether it ships with prefreg and lies beneath the registry, which does not hold it."""
 
     def __str__(self) -> str:
         return f"{self.axis}@{self.number}"
@@ -106,6 +108,7 @@ class VersionSummary:
             "created": self.created.isoformat(),
             "note": self.note,
             "tags": list(self.tags),
+            "starter": self.starter,
         }
 
 
@@ -128,6 +131,16 @@ class VersionRecord(VersionSummary):
             "metadata": self.metadata,
             "measurements": [each.to_json() for each in self.measurements],
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A version in its new registry, and whether it had to be added."""
+
+    record: VersionRecord
+    registry: str
+    """Where it is now, without a password."""
+    added: bool
 
 
 @dataclass(frozen=True, slots=True)

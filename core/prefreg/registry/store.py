@@ -1,24 +1,24 @@
-"""The store: versions, their bytes, aliases and bases, to read and to change; and the way to it."""
+"""The store: versions, their bytes, aliases and bases, to read and to change."""
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
-from prefreg.config import default_registry, registry_setting, starter_registry
 from prefreg.errors import RegistryError, VectorError
 from prefreg.registry import blobs, known_bases, listing, maintenance, names, versions
-from prefreg.registry.database import Database, check_schema, file_of, upgrade_schema
+from prefreg.registry.database import Database, check_schema, upgrade_schema
 from prefreg.registry.records import (
     INLINE_LIMIT,
     AliasEvent,
     BaseIdentity,
     BaseRecord,
+    Copied,
     DiskUse,
     GcReport,
     Measurement,
@@ -27,7 +27,12 @@ from prefreg.registry.records import (
     VersionRecord,
     VersionSummary,
 )
-from prefreg.registry.schema import AxisRow, BlobRow
+from prefreg.registry.schema import AxisRow, BlobRow, VersionRow
+
+STARTER = "starter"
+"""The alias of the newest version that ships with prefreg."""
+
+Listed = TypeVar("Listed", bound=VersionSummary)
 
 
 class Store:
@@ -35,13 +40,24 @@ class Store:
 
     It holds no lock between calls, and may be shared by threads. An axis may be named by any
     of its aliases, a base by the fingerprint of its weights.
+
+    Another may lie `beneath`, only to be read: the starter. What is here comes first, and hides
+    what has the same name and number there; a version from there that is changed is taken over.
     """
 
     def __init__(
-        self, database: Database, *, inline_limit: int, clock: Callable[[], datetime]
+        self,
+        database: Database,
+        *,
+        inline_limit: int,
+        clock: Callable[[], datetime],
+        beneath: "Store | None" = None,
     ) -> None:
         """Use `Store.open`."""
         self.database = database
+        self.beneath = beneath
+        if beneath is not None:
+            beneath.database.starter = True
         self.folder = blobs.blob_folder(database.path) if database.path else None
         """Where vectors lie that are too large for the database; on a server none is."""
         self.inline_limit = inline_limit
@@ -56,6 +72,7 @@ class Store:
         inline_limit: int = INLINE_LIMIT,
         busy_timeout: float = 30.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        beneath: "Store | None" = None,
     ) -> Self:
         """Open a path or SQLAlchemy URL; writing creates and upgrades, reading changes nothing."""
         database = Database.open(location, write=write, busy_timeout=busy_timeout)
@@ -64,11 +81,13 @@ class Store:
         except BaseException:
             database.close()
             raise
-        return cls(database, inline_limit=inline_limit, clock=clock)
+        return cls(database, inline_limit=inline_limit, clock=clock, beneath=beneath)
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Let go of the database, and of the one beneath."""
         self.database.close()
+        if self.beneath is not None:
+            self.beneath.close()
 
     def __enter__(self) -> Self:
         return self
@@ -88,35 +107,74 @@ class Store:
             self.database.writing() as session,
         ):
             row = blobs.store(session, staged, self.folder)
-            return versions.insert_version(session, new, row, self.now())
+            after = self._last_beneath(new.axis)
+            return versions.insert_version(session, new, row, self.now(), after=after)
+
+    def take(
+        self,
+        record: VersionRecord,
+        source: bytes | Path,
+        *,
+        axis: str | None = None,
+        renumber: bool = False,
+    ) -> Copied:
+        """Add a copy of a version of another registry, whose bytes are at hand.
+
+        It keeps its number where that is free. A version with the same bytes on the same base is
+        found again, not added twice.
+        """
+        wanted = axis or record.axis
+        with (
+            blobs.stage(source, self.folder, self.inline_limit) as staged,
+            self.database.writing() as session,
+        ):
+            if staged.sha256 != record.sha256:
+                raise VectorError(
+                    f"The bytes of {record} do not match their hash, so it is not copied. "
+                    "`prefreg verify` of its registry says more."
+                )
+            name = names.canonical_name(session, wanted) or wanted
+            found = versions.find_copy(session, record, name, renumber=renumber)
+            if found is not None:
+                return Copied(found, self.location, added=False)
+            added = versions.insert_copy(
+                session,
+                record,
+                name,
+                blobs.store(session, staged, self.folder),
+                self.now(),
+                number=None if renumber else record.number,
+                after=self._last_beneath(name),
+            )
+            return Copied(added, self.location, added=True)
 
     def check_names(self, axis: str, axis_aliases: Iterable[str]) -> None:
         """Refuse names that other axes bear, before anything is trained."""
+        wanted = tuple(axis_aliases)
         with self.database.reading() as session:
-            names.check_names(session, axis, axis_aliases)
+            names.check_names(session, axis, wanted)
+            known = names.canonical_name(session, axis) == axis
+        if self.beneath is not None and not known:
+            self.beneath.check_names(axis, wanted)
 
     def versions(self, axis: str | None = None, base: str | None = None) -> list[VersionRecord]:
         """Return full records, ordered by axis and number."""
-        with self.database.reading() as session:
-            return listing.load_versions(session, *self._which(session, axis, base))
+        return self._list(listing.load_versions, axis, base)
 
     def summaries(self, axis: str | None = None, base: str | None = None) -> list[VersionSummary]:
         """Return versions without the records of their training, ordered by axis and number."""
-        with self.database.reading() as session:
-            return listing.load_summaries(session, *self._which(session, axis, base))
-
-    def _which(
-        self, session: Session, axis: str | None, base: str | None
-    ) -> list[ColumnElement[bool]]:
-        conditions = [] if base is None else [listing.on_base(base)]
-        if axis is not None:
-            conditions.append(listing.of_axis(names.require_axis(session, axis, self.location)))
-        return conditions
+        return self._list(listing.load_summaries, axis, base)
 
     def search(self, query: listing.Query) -> list[listing.Found]:
         """Return the versions that meet every condition of a query, ordered by axis and number."""
         with self.database.reading() as session:
-            return listing.find_versions(session, query)
+            found = listing.find_versions(session, query)
+        if self.beneath is not None:
+            below = self.beneath.search(query)
+            visible = self._visible([each.version for each in below])
+            found += [each for each in below if each.version in visible]
+            found.sort(key=lambda each: (each.version.axis, each.version.number))
+        return found
 
     def resolve(
         self,
@@ -129,41 +187,77 @@ class Store:
         """Return the version that a number or an alias means; the newest without one.
 
         `at` asks for what was meant at a moment, of the versions that have not been removed.
+        The alias `starter` means the newest version that ships with prefreg.
         """
-        with self.database.reading() as session:
-            name = names.require_axis(session, axis, self.location)
-            number = versions.choose_version(
-                session, name, reference, base=base, at=at, location=self.location
-            )
-            return listing.load_version(session, name, number)
+        name = self.require(axis)
+        layers = self._layers
+        if reference == STARTER and (shipped := [each for each in layers if each.is_starter]):
+            layers, reference = shipped, None
+        elif reference is not None:  # a number is answered for by where it is
+            layers = [each for each in layers if each._has(name, reference)][:1] or layers
+        refusal: RegistryError | None = None
+        for layer in layers:
+            with layer.database.reading() as session:
+                if names.canonical_name(session, name) != name:
+                    continue
+                try:
+                    number = versions.choose_version(
+                        session, name, reference, base=base, at=at, location=layer.location
+                    )
+                    return listing.load_version(session, name, number)
+                except RegistryError as error:
+                    if refusal is None:
+                        refusal = error
+                    else:
+                        more = versions.describe_places(session, name)
+                        refusal = RegistryError(f"{refusal} The starter has {more}.")
+        if refusal is None:
+            raise RegistryError(f"The starter has no vector of axis {name!r}.")
+        raise refusal
 
     def count(self) -> dict[str, int]:
-        """Return the number of versions of every axis that has one."""
+        """Return the number of versions of every axis that has one, by name."""
         with self.database.reading() as session:
-            return versions.count_versions(session)
+            counts = versions.count_versions(session)
+        for version in self._visible([] if self.beneath is None else self.beneath.summaries()):
+            counts[version.axis] = counts.get(version.axis, 0) + 1
+        return dict(sorted(counts.items()))
 
     def axes(self) -> dict[str, tuple[str, ...]]:
         """Return every axis that has a version, with its aliases."""
-        with self.database.reading() as session:
-            return names.axis_names(session)
+        found: dict[str, tuple[str, ...]] = {}
+        for layer in self._layers:
+            with layer.database.reading() as session:
+                for axis, aliases in names.axis_names(session).items():
+                    found[axis] = tuple(dict.fromkeys((*found.get(axis, ()), *aliases)))
+        return dict(sorted(found.items()))
 
     def canonical(self, name: str) -> str | None:
         """Return the axis that a name or alias stands for."""
-        with self.database.reading() as session:
-            return names.canonical_name(session, name)
+        for layer in self._layers:
+            with layer.database.reading() as session:
+                found = names.canonical_name(session, name)
+            if found is not None:
+                return found
+        return None
+
+    def require(self, name: str) -> str:
+        """Return the axis that a name or alias stands for, or say which there are."""
+        found = self.canonical(name)
+        if found is None:
+            raise names.unknown_axis(name, self.axes(), self.location)
+        return found
 
     def remove(self, axis: str, number: int, *, force: bool = False) -> None:
         """Remove a version; its number is never used again."""
-        with self.database.writing() as session:
-            name = names.require_axis(session, axis, self.location)
+        with self._changing(axis) as (session, name):
             versions.delete_version(session, name, number, force=force, now=self.now())
 
     def tag(
         self, axis: str, number: int, words: Iterable[str], *, remove: bool = False
     ) -> VersionRecord:
         """Give tags to a version, or take them away."""
-        with self.database.writing() as session:
-            name = names.require_axis(session, axis, self.location)
+        with self._changing(axis, number) as (session, name):
             row = versions.find_row(session, name, number)
             names.change_tags(session, row, words, remove=remove)
             return listing.load_version(session, name, number)
@@ -171,8 +265,7 @@ class Store:
     def measure(self, axis: str, number: int, kind: str, value: Any, protocol: str) -> Measurement:
         """Append what was learned about a version."""
         measurement = Measurement(kind, value, protocol, self.now())
-        with self.database.writing() as session:
-            name = names.require_axis(session, axis, self.location)
+        with self._changing(axis, number) as (session, name):
             versions.append_measurement(versions.find_row(session, name, number), measurement)
         return measurement
 
@@ -183,6 +276,8 @@ class Store:
         """
         with self.database.reading() as session:
             row = session.get(BlobRow, record.sha256, options=[undefer(BlobRow.data)])
+        if row is None and self.beneath is not None:
+            return self.beneath.vector_source(record, rehash=rehash)
         if row is None:
             raise RegistryError(f"{record} is no longer in {self.location}: it was removed.")
         try:
@@ -195,48 +290,54 @@ class Store:
 
     def rename_axis(self, old: str, new: str) -> str:
         """Rename an axis, whose old name becomes its alias; return the name it had."""
-        with self.database.writing() as session:
-            name = names.require_axis(session, old, self.location)
+        with self._changing(old) as (session, name):
             names.rename_axis(session, name, new)
             return name
 
     def set_alias(self, axis: str, number: int, alias: str) -> None:
         """Point a version alias, for the version's base, at a version."""
-        with self.database.writing() as session:
-            name = names.require_axis(session, axis, self.location)
+        with self._changing(axis, number) as (session, name):
             version = versions.find_row(session, name, number)
             names.point_alias(session, version, alias, self.now())
 
     def delete_alias(self, axis: str, alias: str, base: str | None = None) -> None:
         """Delete a version alias; its history stays."""
-        with self.database.writing() as session:
-            name = names.require_axis(session, axis, self.location)
+        with self._changing(axis) as (session, name):
             names.drop_alias(session, name, alias, base, self.now())
 
     def alias_history(
         self, axis: str, alias: str | None = None, at: datetime | None = None
     ) -> list[AliasEvent]:
         """Return every change of an axis' version aliases until a moment, oldest first."""
-        with self.database.reading() as session:
-            # The name itself comes first: history outlives an axis' last version.
-            known = session.scalar(select(AxisRow.name).where(AxisRow.name == axis))
-            name = known or names.require_axis(session, axis, self.location)
-            return names.read_history(session, name, alias, at)
+        for layer in self._layers:
+            with layer.database.reading() as session:
+                # The name itself comes first: history outlives an axis' last version.
+                known = session.scalar(select(AxisRow.name).where(AxisRow.name == axis))
+                name = known or names.canonical_name(session, axis)
+                if name is not None:
+                    return names.read_history(session, name, alias, at)
+        raise names.unknown_axis(axis, self.axes(), self.location)
 
     def bases(self) -> list[BaseRecord]:
         """Return every known base model, by name."""
-        with self.database.reading() as session:
-            return known_bases.list_bases(session)
+        found: dict[str, BaseRecord] = {}
+        for layer in self._layers:
+            with layer.database.reading() as session:
+                for base in known_bases.list_bases(session):
+                    found.setdefault(base.weights, base)
+        return sorted(found.values(), key=lambda base: base.name)
 
     def base(self, weights: str) -> BaseRecord | None:
         """Return the base model with a fingerprint."""
         with self.database.reading() as session:
-            return known_bases.find_base(session, weights)
+            found = known_bases.find_base(session, weights)
+        return found or (self.beneath.base(weights) if self.beneath else None)
 
     def last_base(self) -> BaseRecord | None:
         """Return the base model of the newest version or registration."""
         with self.database.reading() as session:
-            return known_bases.last_base(session)
+            found = known_bases.last_base(session)
+        return found or (self.beneath.last_base() if self.beneath else None)
 
     def register_base(self, identity: BaseIdentity) -> BaseRecord:
         """Add a base model, or note how and where a known one was seen this time."""
@@ -260,51 +361,79 @@ class Store:
         """Say what the registry takes on the disk."""
         return maintenance.measure_disk(self.database, self.folder)
 
+    @property
+    def is_starter(self) -> bool:
+        """Whether it is the registry that ships with prefreg."""
+        return self.database.starter
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """The way to a registry: the one named, else `PREFREG_REGISTRY`, else `./registry.db`.
+    @property
+    def _layers(self) -> "list[Store]":
+        return [self] if self.beneath is None else [self, self.beneath]
 
-    Nothing is held open between steps, so that processes can share one registry.
-    """
+    def _list(
+        self, load: Callable[..., list[Listed]], axis: str | None, base: str | None
+    ) -> list[Listed]:
+        conditions = [] if base is None else [listing.on_base(base)]
+        if axis is not None:
+            conditions.append(listing.of_axis(self.require(axis)))
+        with self.database.reading() as session:
+            found = load(session, *conditions)
+        if self.beneath is not None:
+            with self.beneath.database.reading() as session:
+                found += self._visible(load(session, *conditions))
+            found.sort(key=lambda version: (version.axis, version.number))
+        return found
 
-    location: str | Path | None = None
-
-    def reading(self) -> Store:
-        """Open for reading; the starter stands in where no registry is named or present."""
-        named = self._named()
-        if named is not None:
-            return Store.open(named, write=False)
-        if default_registry().exists():
-            return Store.open(default_registry(), write=False)
-        starter = starter_registry()
-        if starter is None:
-            raise RegistryError(
-                f"There is no registry at {default_registry()}. "
-                "`prefreg add-axis NAME` creates one."
+    def _visible(self, below: Sequence[Listed]) -> list[Listed]:
+        """Leave out what lies beneath a version of the same name and number."""
+        if not below:
+            return []
+        with self.database.reading() as session:
+            rows = session.execute(
+                select(AxisRow.name, VersionRow.number)
+                .join(VersionRow.axis)
+                .where(
+                    AxisRow.name.in_({version.axis for version in below}),
+                    VersionRow.number.in_({version.number for version in below}),
+                )
             )
-        return Store.open(starter, write=False)
+            here = {(axis, number) for axis, number in rows}
+        return [version for version in below if (version.axis, version.number) not in here]
 
-    def writing(self) -> Store:
-        """Open for writing; a registry that is missing is created."""
-        return Store.open(self._named() or default_registry(), write=True)
+    def _has(self, axis: str, reference: str) -> bool:
+        number = versions.read_number(reference)
+        with self.database.reading() as session:
+            return number is not None and versions.has_version(session, axis, number)
 
-    def changing(self) -> Store:
-        """Open for changing what is there; an empty registry would only hide the starter."""
-        named = self._named() or default_registry()
-        if "://" not in str(named) and not Path(named).exists():
-            raise RegistryError(
-                f"There is no registry at {named} to change. `prefreg add-axis NAME` creates one."
-            )
-        return self.writing()
+    def _last_beneath(self, axis: str) -> int:
+        if self.beneath is None:
+            return 0
+        with self.beneath.database.reading() as session:
+            return versions.last_number(session, axis)
 
-    def is_present(self) -> bool:
-        """Whether there is a registry to read, were it broken or not."""
-        named = self._named()
-        if named is None:
-            return default_registry().exists() or starter_registry() is not None
-        return "://" in str(named) or Path(named).exists()
+    @contextmanager
+    def _changing(self, axis: str, number: int | None = None) -> Iterator[tuple[Session, str]]:
+        """Hold the write lock for an axis that is here; a numbered version is taken over first."""
+        name = self.require(axis)
+        if number is not None and self.beneath is not None:
+            self._take_over(self.beneath, name, number)
+        with self.database.writing() as session:
+            if names.canonical_name(session, name) != name:
+                raise RegistryError(
+                    f"{name!r} ships with prefreg, and {self.location} has no version of it to "
+                    f"change. `prefreg copy {name} --to {self.location}` makes it yours; "
+                    "--no-starter leaves out what ships."
+                )
+            yield session, name
 
-    def _named(self) -> str | os.PathLike[str] | None:
-        named = self.location if self.location is not None else registry_setting()
-        return None if named is None else file_of(named)
+    def _take_over(self, beneath: "Store", axis: str, number: int) -> None:
+        if self._has(axis, str(number)) or not beneath._has(axis, str(number)):
+            return
+        record = beneath.resolve(axis, str(number))
+        with (
+            blobs.stage(beneath.vector_source(record), self.folder, self.inline_limit) as staged,
+            self.database.writing() as session,
+        ):
+            if not versions.has_version(session, axis, number):  # nor taken over meanwhile
+                blob = blobs.store(session, staged, self.folder)
+                versions.insert_copy(session, record, axis, blob, self.now(), number=number)

@@ -2,25 +2,23 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
-from prefreg.errors import RegistryError, VectorError
+from prefreg.config import is_starter
+from prefreg.errors import RegistryError
 from prefreg.files import sync, try_lock
 from prefreg.registry import blobs, maintenance
+from prefreg.registry.access import Access
 from prefreg.registry.database import Database, check_schema, upgrade_schema
-from prefreg.registry.listing import load_summaries, load_version, of_axis, on_base
-from prefreg.registry.names import canonical_name, check_axis_name, check_names
-from prefreg.registry.records import NewVersion, VersionRecord, VersionSummary
-from prefreg.registry.schema import AxisRow, Base, BlobRow, VersionRow
-from prefreg.registry.store import Access, Store
-from prefreg.registry.versions import append_measurement, find_row, insert_version
+from prefreg.registry.names import check_axis_name
+from prefreg.registry.records import Copied
+from prefreg.registry.schema import Base, BlobRow, VersionRow
+from prefreg.registry.store import Store
 
 _ATTEMPTS = 5
 _ROWS = 100
@@ -36,16 +34,6 @@ class Backup:
     """Vectors that lie beside the database."""
     bytes: int
     """The database and the vectors beside it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Copied:
-    """A version in its new registry, and whether it had to be added."""
-
-    record: VersionRecord
-    registry: str
-    """Where it is now, without a password."""
-    added: bool
 
 
 def back_up(store: Store, target: Path, *, overwrite: bool = False) -> Backup:
@@ -66,40 +54,6 @@ def back_up(store: Store, target: Path, *, overwrite: bool = False) -> Backup:
         ) from error
 
 
-def copy(
-    store: Store,
-    source: bytes | Path,
-    record: VersionRecord,
-    target: Store,
-    *,
-    axis: str | None = None,
-    renumber: bool = False,
-) -> Copied:
-    """Copy a version, whose bytes are at hand, into another registry.
-
-    It keeps its number where that is free. A version with the same bytes on the same base is
-    found again, not added twice.
-    """
-    wanted = axis or record.axis
-    with (
-        blobs.stage(source, target.folder, target.inline_limit) as staged,
-        target.database.writing() as session,
-    ):
-        if staged.sha256 != record.sha256:
-            raise VectorError(
-                f"The bytes of {record} do not match their hash, so it is not copied. "
-                f"`prefreg verify --registry {store.location}` says more."
-            )
-        name = canonical_name(session, wanted) or wanted
-        found = _find_copy(session, record, name, renumber=renumber)
-        if found is not None:
-            return Copied(found, target.location, added=False)
-        row = blobs.store(session, staged, target.folder)
-        now = target.now()
-        added = _insert_copy(session, record, name, row, now, renumber=renumber)
-        return Copied(added, target.location, added=True)
-
-
 def copy_version(
     access: Access,
     reference: tuple[str, str | None],
@@ -114,8 +68,8 @@ def copy_version(
     with access.reading() as source:
         record = source.resolve(*reference)
         data = source.vector_source(record)
-        with Store.open(target, write=True) as destination:
-            return copy(source, data, record, destination, axis=name, renumber=renumber)
+        with Access(target, access.starter).writing() as destination:
+            return destination.take(record, data, axis=name, renumber=renumber)
 
 
 def _check_target(database: Database, target: Path, *, overwrite: bool) -> None:
@@ -125,6 +79,8 @@ def _check_target(database: Database, target: Path, *, overwrite: bool) -> None:
         # The journal of a database that is gone would be played back into the backup.
         target.with_name(f"{target.name}-journal").unlink(missing_ok=True)
         return
+    if is_starter(target):
+        raise RegistryError(f"{target} ships with prefreg and is only read. Name another file.")
     if database.path is not None and target.samefile(database.path):
         raise RegistryError(f"{target} is the registry itself. Name another file for the backup.")
     if not overwrite:
@@ -275,71 +231,3 @@ def _copy_files(
             )
             total += state[0]
     return frozenset(hashes), total
-
-
-def _find_copy(
-    session: Session, record: VersionRecord, axis: str, *, renumber: bool
-) -> VersionRecord | None:
-    """Return the version that is this one already; None where it may be added."""
-    check_names(session, axis, ())
-    same = [
-        known.number
-        for known in load_summaries(
-            session,
-            of_axis(axis),
-            on_base(record.base.weights),
-            VersionRow.sha256 == record.sha256,
-        )
-    ]
-    if same:
-        return load_version(session, axis, record.number if record.number in same else same[0])
-    last = session.scalar(select(AxisRow.last_number).where(AxisRow.name == axis)) or 0
-    if renumber or record.number > last:
-        return None
-    taken = load_summaries(session, of_axis(axis), VersionRow.number == record.number)
-    state = f"is a different version there{_told(taken)}" if taken else "was used before there"
-    raise RegistryError(
-        f"{record} is not copied: {axis}@{record.number} {state}. "
-        f"Use --renumber to give it the next number, {last + 1}."
-    )
-
-
-def _told(taken: Sequence[VersionSummary]) -> str:
-    (version,) = taken
-    return f" ({version.sha256[:12]}, on {version.base.name})"
-
-
-def _insert_copy(
-    session: Session,
-    record: VersionRecord,
-    axis: str,
-    blob: BlobRow,
-    now: datetime,
-    *,
-    renumber: bool,
-) -> VersionRecord:
-    """Add a copy with its measurements and the date of the original, under the write lock."""
-    new = _new_version(record, axis)
-    number = None if renumber else record.number
-    added = insert_version(
-        session, new, blob, now, number=number, created=record.created, seen=False
-    )
-    row = find_row(session, axis, added.number)
-    for measurement in record.measurements:
-        append_measurement(row, measurement)
-    session.flush()
-    return replace(added, measurements=record.measurements)
-
-
-def _new_version(record: VersionRecord, axis: str) -> NewVersion:
-    """Describe a copy of a version; under another name it has no aliases of the axis."""
-    return NewVersion(
-        axis=axis,
-        axis_aliases=record.axis_aliases if axis == record.axis else (),
-        kind=record.kind,  # type: ignore[arg-type]  # as a registry gave it
-        dtype=record.dtype,  # type: ignore[arg-type]
-        base=record.base,
-        metadata=record.metadata,
-        note=record.note,
-        tags=record.tags,
-    )

@@ -1,7 +1,7 @@
 """Versions: which one a reference means, now or at a moment; adding, removing, appending to one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +11,7 @@ from sqlalchemy.sql.functions import Function
 
 from prefreg.errors import RegistryError, did_you_mean
 from prefreg.registry.known_bases import describe_base, keep_base
-from prefreg.registry.listing import load_version
+from prefreg.registry.listing import load_summaries, load_version, of_axis, on_base
 from prefreg.registry.names import (
     aliases_of,
     change_tags,
@@ -20,7 +20,13 @@ from prefreg.registry.names import (
     drop_aliases_of,
     read_history,
 )
-from prefreg.registry.records import Measurement, NewVersion, VersionRecord, describe_moment
+from prefreg.registry.records import (
+    Measurement,
+    NewVersion,
+    VersionRecord,
+    VersionSummary,
+    describe_moment,
+)
 from prefreg.registry.schema import (
     AxisAliasRow,
     AxisRow,
@@ -75,7 +81,7 @@ def choose_version(
 def require_number(session: Session, axis: str, reference: str | int, context: str = "") -> Known:
     """Return the version with a number."""
     digits = str(reference).lstrip("0") or "0"
-    number = int(digits) if len(digits) <= _LONGEST_NUMBER else None
+    number = read_number(digits)
     weights = session.scalar(
         select(BaseRow.weights)
         .select_from(VersionRow)
@@ -85,12 +91,26 @@ def require_number(session: Session, axis: str, reference: str | int, context: s
     )
     if number is not None and weights is not None:
         return Known(number, weights)
-    last = session.scalar(select(AxisRow.last_number).where(AxisRow.name == axis)) or 0
+    last = last_number(session, axis)
     shown = digits if number is not None else f"{digits[:_LONGEST_NUMBER]}…"
     state = "was removed" if number is not None and 0 < number <= last else "does not exist"
     raise RegistryError(
         f"{context}Version {shown} of axis {axis!r} {state}. "
         f"The axis has {_listed(_known_versions(session, axis))}."
+    )
+
+
+def read_number(reference: str) -> int | None:
+    """Return the number that a reference is; None for an alias, and beyond all numbers."""
+    digits = reference.lstrip("0") or "0"
+    return int(digits) if digits.isdigit() and len(digits) <= _LONGEST_NUMBER else None
+
+
+def has_version(session: Session, axis: str, number: int) -> bool:
+    """Whether an axis has a version of this number."""
+    found = select(VersionRow.id).join(VersionRow.axis)
+    return (
+        session.scalar(found.where(AxisRow.name == axis, VersionRow.number == number)) is not None
     )
 
 
@@ -123,22 +143,27 @@ def insert_version(
     now: datetime,
     *,
     number: int | None = None,
+    after: int = 0,
     created: datetime | None = None,
     seen: bool = True,
 ) -> VersionRecord:
     """Give a version the next number of its axis, or a free one, under the write lock.
 
-    `seen` says whether its base was at hand just now, under the name and at the place it gives.
+    Numbers up to `after` are taken elsewhere. `seen` says whether its base was at hand just now,
+    under the name and at the place it gives.
     """
     aliases = check_names(session, new.axis, new.axis_aliases)
     axis = session.scalar(select(AxisRow).where(AxisRow.name == new.axis).with_for_update())
     if axis is None:
         axis = AxisRow(name=new.axis, last_number=0)
         session.add(axis)
-    axis.last_number = axis.last_number + 1 if number is None else number
+    # A copy of an older version, which lay beneath, leaves the last number as it is.
+    last = axis.last_number
+    number = max(last, after) + 1 if number is None else number
+    axis.last_number = max(last, number)
     version = VersionRow(
         axis=axis,
-        number=axis.last_number,
+        number=number,
         kind=new.kind,
         dtype=new.dtype,
         blob=blob,
@@ -179,6 +204,67 @@ def delete_version(session: Session, axis: str, number: int, *, force: bool, now
     session.flush()
     if session.scalar(select(VersionRow.id).where(VersionRow.sha256 == sha256).limit(1)) is None:
         session.delete(session.get_one(BlobRow, sha256))
+
+
+def find_copy(
+    session: Session, record: VersionRecord, axis: str, *, renumber: bool
+) -> VersionRecord | None:
+    """Return the version that has a record's bytes and base; None where it may be added."""
+    check_names(session, axis, ())
+    same = [
+        known.number
+        for known in load_summaries(
+            session,
+            of_axis(axis),
+            on_base(record.base.weights),
+            VersionRow.sha256 == record.sha256,
+        )
+    ]
+    if same:
+        return load_version(session, axis, record.number if record.number in same else same[0])
+    last = last_number(session, axis)
+    if renumber or record.number > last:
+        return None
+    taken = load_summaries(session, of_axis(axis), VersionRow.number == record.number)
+    state = f"is a different version there{_told(taken)}" if taken else "was used before there"
+    raise RegistryError(
+        f"{record} is not copied: {axis}@{record.number} {state}. "
+        f"Use --renumber to give it the next number, {last + 1}."
+    )
+
+
+def insert_copy(
+    session: Session,
+    record: VersionRecord,
+    axis: str,
+    blob: BlobRow,
+    now: datetime,
+    *,
+    number: int | None,
+    after: int = 0,
+) -> VersionRecord:
+    """Add a copy with its measurements and the date of the original, under the write lock.
+
+    Under another name it has no aliases of the axis.
+    """
+    new = NewVersion(
+        axis=axis,
+        axis_aliases=record.axis_aliases if axis == record.axis else (),
+        kind=record.kind,  # type: ignore[arg-type]  # as a registry gave it
+        dtype=record.dtype,  # type: ignore[arg-type]
+        base=record.base,
+        metadata=record.metadata,
+        note=record.note,
+        tags=record.tags,
+    )
+    added = insert_version(
+        session, new, blob, now, number=number, after=after, created=record.created, seen=False
+    )
+    row = find_row(session, axis, added.number)
+    for measurement in record.measurements:
+        append_measurement(row, measurement)
+    session.flush()
+    return replace(added, measurements=record.measurements)
 
 
 def append_measurement(version: VersionRow, measurement: Measurement) -> None:
@@ -295,14 +381,28 @@ def _known_versions(session: Session, axis: str) -> list[Known]:
 
 
 def _places(session: Session, axis: str) -> str:
+    return f"The axis has {describe_places(session, axis)}."
+
+
+def describe_places(session: Session, axis: str) -> str:
+    """Tell the versions of an axis, base by base."""
     by_base: dict[str, list[Known]] = {}
     for version in _known_versions(session, axis):
         by_base.setdefault(version.weights, []).append(version)
-    places = "; ".join(
+    return "; ".join(
         f"{_listed(versions)} for base {describe_base(session, weights)}"
         for weights, versions in by_base.items()
     )
-    return f"The axis has {places}."
+
+
+def last_number(session: Session, axis: str) -> int:
+    """Return the largest number that an axis ever had; 0 where it had none."""
+    return session.scalar(select(AxisRow.last_number).where(AxisRow.name == axis)) or 0
+
+
+def _told(taken: Sequence[VersionSummary]) -> str:
+    (version,) = taken
+    return f" ({version.sha256[:12]}, on {version.base.name})"
 
 
 def _listed(known: Sequence[Known]) -> str:

@@ -9,21 +9,29 @@ from typing import Any
 
 import torch
 
-from prefreg.axes.plugins import FoundAxis, find_axis
+from prefreg.axes.plugins import FoundAxis, declare_axis, find_axis, load_axes
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.composition.resolve import base_spec, identify
-from prefreg.data.mixture import Mixture, open_rows
+from prefreg.data.mixture import Mixture, open_rows, read_wanted
 from prefreg.data.pairs import Audit, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
+from prefreg.errors import AxisError, DataError, UsageError, did_you_mean
 from prefreg.files import work_folder
 from prefreg.json_values import JsonFields
 from prefreg.models.loading import empty_model, quiet, stored_names
 from prefreg.progress import Progress
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
+from prefreg.terms import AXIS_NAME
 from prefreg.training.axis_request import AxisRequest
-from prefreg.training.axis_run import AxisRun, ExistingPole, Pole, find_existing_pole
+from prefreg.training.axis_run import (
+    AxisRun,
+    ExistingPole,
+    Pole,
+    find_existing_pole,
+    find_same,
+)
 from prefreg.training.guards import Guards, read_thresholds
 from prefreg.training.pair import TrainedPair, train_pair
 from prefreg.training.resources import check_disk, hardware, package_versions
@@ -42,8 +50,19 @@ def add_axis(
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> VersionRecord:
-    """Train the ± pair of an axis and store φ; nothing is stored when anything fails."""
+    """Train the ± pair of an axis and store φ; nothing is stored when anything fails.
+
+    What the registry has already, made of the same pairs, settings and seed, is returned as it
+    is, unless the request says `again` or `fresh`.
+    """
     run = prepare(access, request, note)
+    if not (request.again or request.fresh) and (same := find_same(access, run)) is not None:
+        if note is not None:
+            note(
+                f"{same} is there already, of the same base, pairs, settings and seed: nothing "
+                "was trained. --again trains it once more."
+            )
+        return same
     return add_prepared(access, run, progress, note)
 
 
@@ -85,7 +104,7 @@ def prepare(
     check_tags(request.tags)
     thresholds = read_thresholds(request.guards)
     lora = request.lora_options()
-    found = find_axis(request.name)
+    found = _find_axis(access, request, note)
     axis = found.installed.axis
     base = _choose_base(access, request.base, note)
     with quiet():  # what could not be stored is not trained
@@ -137,6 +156,40 @@ def prepare(
         pairs,
         seconds=time.perf_counter() - started,
     )
+
+
+def _find_axis(access: Access, request: AxisRequest, note: Note | None) -> FoundAxis:
+    """Find the axis, or declare it on the spot where rows are given for a name that is free."""
+    name, catalog = request.name, load_axes()
+    data = (request.data,) if isinstance(request.data, str) else tuple(request.data or ())
+    if not data or not AXIS_NAME.fullmatch(name) or not catalog.is_free(name):
+        if request.new:
+            raise UsageError(
+                "--new makes an axis of rows: it takes a name that no plugin has, and --data FILE."
+            )
+        return find_axis(name)
+    known: set[str] = set()
+    if access.is_present():
+        with access.reading() as store:
+            known.update(*((axis, *aliases) for axis, aliases in store.axes().items()))
+    meant = did_you_mean(name, [*catalog.names, *sorted(known)])
+    if meant and name not in known and not request.new:
+        raise AxisError(
+            f"No axis {name!r} is installed.{meant} If {name!r} is meant, a new axis of these "
+            "rows, add --new."
+        )
+    found = declare_axis(name)
+    try:
+        wanted = read_wanted(found.installed.axis, data, request.revision)
+    except DataError as error:
+        raise DataError(
+            f"No axis {name!r} is installed, and of --data {', '.join(data)} none can be made: "
+            "there is no such file."
+        ) from error
+    if note is not None:
+        files = " and ".join(Path(each.name).name for each in wanted)
+        note(f"{name} is no installed axis: taking the rows of {files} as they stand (chosen = +).")
+    return found
 
 
 def _note_existing(existing: ExistingPole, base: BaseModel, note: Note) -> None:
@@ -228,8 +281,7 @@ def _declared(found: FoundAxis) -> dict[str, Any]:
     """Keep the YAML file of an axis that nothing else keeps."""
     if found.declaration is None:
         return {}
-    kept = found.declaration
-    return {"declaration": {"file": kept.file, "sha256": kept.sha256, "text": kept.text}}
+    return {"declaration": found.declaration.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,5 +318,5 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
         renderings=tokens.renderings,
         settings=run.settings.to_json(),
         examples=tuple(preview_tokens(tokens.positive[:3], run.tokenizer)),
-        notes=tokens.notes,
+        notes=run.notes(),
     )

@@ -30,12 +30,14 @@ class AxisRequest:
     """How the ± pair of an axis is trained; every default is the command line's."""
 
     name: str
-    """An installed axis, or a YAML file that declares one."""
+    """An installed axis, a YAML file that declares one, or a new name for rows given by data."""
     base: str | None = None
     """Base model: a folder or a hub id.  [default: the last one, or pocket]"""
     data: str | Sequence[str] | None = None
     """One of the axis' sources, or a file of rows; repeat it for several.
     SOURCE@REVISION pins one."""
+    new: bool = False
+    """The name is of a new axis, however close it is to that of another."""
     plus: str | None = None
     """A checkpoint that is the positive pole already; only the other is trained."""
     minus: str | None = None
@@ -74,6 +76,8 @@ class AxisRequest:
     """Leave pairs out so that the longer answer is the chosen one half of the time."""
     accept_licence: bool = False
     """Use data whose licence forbids commercial use."""
+    again: bool = False
+    """Train and store once more what the registry has already."""
     fresh: bool = False
     """Start over, whatever an ended run has left."""
     watch: bool = True

@@ -10,19 +10,19 @@ from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.axes.axis import Axis, PreferencePair
+from prefreg.axes.axis import Axis
 from prefreg.axes.plugins import FoundAxis
 from prefreg.checkpoints import BaseModel, resolve_base
-from prefreg.data.mixture import Mixture, open_rows
-from prefreg.data.pairs import PairSet, build_pairs
+from prefreg.data.mixture import Mixture
+from prefreg.data.pairs import PairSet
 from prefreg.data.tokens import TokenisedPairs, tokenise_poles
-from prefreg.errors import BaseModelError, DataError, UsageError
+from prefreg.errors import BaseModelError, UsageError
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
-from prefreg.registry import VersionRecord
-from prefreg.registry.store import Access
+from prefreg.registry import Access, VersionRecord
 from prefreg.training.axis_request import AxisRequest, LoraOptions
 from prefreg.training.guards import Failure, Guards
 from prefreg.training.lora import Lora, choose_layers
+from prefreg.training.schedule import Schedule
 from prefreg.training.settings import Settings, default_settings
 from prefreg.vectors.tensors import CheckpointTensors
 
@@ -106,6 +106,17 @@ class AxisRun:
         """Return the tokens that a prompt and its answer may have together."""
         return self.settings.max_length(load_limits(self.base)[0])
 
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Count the steps of a pole."""
+        pairs = len(self.tokens.positive[self.tokens.train])
+        return Schedule.of(pairs, self.settings, lora=self.options is not None)
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what is to be known before it trains, a sentence each."""
+        warning = self.schedule.warning()
+        return (*self.tokens.notes, f"Each pole: {self.schedule}.", *([warning] if warning else ()))
+
     def settings_in_use(self) -> dict[str, Any]:
         """Return the settings with the maximum length that is used."""
         return self.settings.to_json() | {"max_length": self.max_length}
@@ -141,12 +152,32 @@ def find_existing_pole(
 
 def find_stored(place: Access, run: AxisRun) -> VersionRecord | None:
     """Find the newest version of the same base, pairs, settings and seed, of any dtype."""
+    return max(_all_stored(place, run), key=lambda record: record.number, default=None)
+
+
+def find_same(place: Access, run: AxisRun) -> VersionRecord | None:
+    """Find the newest version, of the registry itself, that the run would only make again."""
+    poles = ("positive", "negative")
+    given = {run.existing.pole: run.existing.to_json()} if run.existing else {}
+    same = [
+        record
+        for record in _all_stored(place, run)
+        if not record.starter
+        and (record.dtype == "BF16") == (run.request.dtype == "bfloat16")
+        and record.metadata["data"].get("too_long") == run.request.too_long
+        and given == {p: f for p in poles if (f := record.metadata["poles"][p].get("checkpoint"))}
+    ]
+    return max(same, key=lambda record: record.number, default=None)
+
+
+def _all_stored(place: Access, run: AxisRun) -> list[VersionRecord]:
     if not place.is_present():
-        return None
+        return []
     settings = run.settings_in_use()
     with place.reading() as store:
-        found = [record for record in store.versions() if _fits(record, run, settings)]
-    return max(found, key=lambda record: record.number, default=None)
+        if store.canonical(run.axis.name) is None:
+            return []
+        return [each for each in store.versions(run.axis.name) if _fits(each, run, settings)]
 
 
 def _fits(record: VersionRecord, run: AxisRun, settings: dict[str, Any]) -> bool:
@@ -180,43 +211,3 @@ def _same_lora(recorded: dict[str, Any] | None, run: AxisRun) -> bool:
 def _ends(weight: str, targets: Sequence[str]) -> bool:
     module = weight.removesuffix(".weight")
     return any(f".{module}".endswith(f".{target}") for target in targets)
-
-
-def heldout_pairs(record: VersionRecord, axis: Axis) -> tuple[PreferencePair, ...]:
-    """Read the data of a run again and return the pairs that were held out of its training."""
-    data, parts = record.metadata.get("data") or {}, parts_of(record)
-    training = record.metadata.get("training") or {}
-    if not parts or "seed" not in training:
-        raise DataError("the version was not trained here, so it has no held-out pairs")
-    if strange := [part["source"] for part in parts if part["source"] not in axis.sources]:
-        raise DataError(f"its data came from {strange[0]!r}, which is no source of the axis")
-    mixture = open_rows(
-        axis,
-        data=[_named(part) for part in parts],
-        base=record.base.name,
-        limit=sum(part["rows"] for part in parts),
-        revision=None,
-        seed=int(training["seed"]),
-        accept_licence=any(part.get("licence_accepted") for part in parts),
-    )
-    found = build_pairs(
-        mixture.pairs,
-        axis_name=axis.name,
-        seed=int(training["seed"]),
-        length_balanced=bool(data.get("length_balanced")),
-    )
-    if found.fingerprint != data.get("fingerprint"):
-        raise DataError("the plugin makes other pairs now than when the vector was trained")
-    if not found.heldout:
-        raise DataError("no pairs were held out of its training")
-    return found.heldout
-
-
-def parts_of(record: VersionRecord) -> list[dict[str, Any]]:
-    """Return what a run recorded of each source that it read."""
-    return (record.metadata.get("data") or {}).get("sources") or []
-
-
-def _named(part: dict[str, Any]) -> str:
-    revision = f"@{part['revision']}" if part.get("revision") else ""
-    return f"{part['source']}{revision}" + (f":{part['weight']}" if part.get("weight") else "")

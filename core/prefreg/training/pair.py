@@ -46,14 +46,15 @@ from prefreg.training.resources import (
 from prefreg.training.resume import RESUME_BYTES, ResumeFolder, open_resume_folder
 from prefreg.training.sample_answers import (
     AnswerWarning,
+    Opening,
     Sample,
     SampledAnswers,
-    SampledPrompts,
     choose_prompts,
     choose_steps,
     measure_data,
 )
-from prefreg.training.settings import count_steps, dpo_config
+from prefreg.training.schedule import count_steps
+from prefreg.training.settings import dpo_config
 from prefreg.training.trainer import Shortcuts, choose_shortcuts, train_pole
 
 Weights = dict[str, torch.Tensor]
@@ -124,8 +125,7 @@ class TrainedPair:
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage: loading, reference, positive, negative, scoring; of both poles, watching."""
     peak_memory: dict[str, int] = field(default_factory=dict)
-    opening: tuple[SampledPrompts, Sample] | None = None
-    """What the poles are asked on the way, and what the base answered."""
+    opening: Opening | None = None
 
     @property
     def positive(self) -> TrainedPole:
@@ -325,12 +325,12 @@ class TrainedPair:
             if prompts is None:
                 return None
             with self._timed("watching"), self._scorer().autocast(model):
-                self.opening = prompts, prompts.answer(model, 0)
-        prompts, base = self.opening
+                self.opening = Opening.of(prompts, model)
+        prompts = self.opening.prompts
         taught = heldout if pole == "positive" else switch_pairs(run.axis, heldout)
         data = measure_data(taught, self._pairs(pole)[report])
         asked = choose_steps(prompts, work, interval=interval, steps=steps)
-        return SampledAnswers(prompts, base, data, asked, run.guards.thresholds)
+        return SampledAnswers(self.opening, data, asked, run.guards.thresholds)
 
     def _pairs(self, pole: Pole) -> tuple[TokenPair, ...]:
         return self.run.tokens.positive if pole == "positive" else self.run.tokens.negative
@@ -380,7 +380,7 @@ def train_pair(
     with quiet():
         tokens = run.tokens
         if note is not None:
-            for sentence in tokens.notes:
+            for sentence in run.notes():
                 note(sentence)
         model: PreTrainedModel | None = pair.load()
         assert model is not None

@@ -107,8 +107,8 @@ def _compare(needed: int, free: int, kind: str, fixed: int) -> None:
     advice = (
         "the base is too large for this machine; use a smaller one or more memory"
         if fixed > free
-        else "lower per_device_train_batch_size (and raise gradient_accumulation_steps as much), "
-        "lower --max-length, or set activation_checkpointing=true"
+        else "lower per_device_train_batch_size (a step keeps its pairs), lower --max-length, or "
+        "set activation_checkpointing=true"
     )
     raise TrainingError(
         f"Training needs about {human_size(needed)} of {kind}, and {human_size(free)} are "

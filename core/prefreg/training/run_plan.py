@@ -27,7 +27,6 @@ from prefreg.training.resources import (
     free_memory,
 )
 from prefreg.training.resume import RESUME_BYTES
-from prefreg.training.settings import count_steps
 from prefreg.training.trainer import train_pole
 
 _STEPS = 4
@@ -48,7 +47,7 @@ class Duration:
     """Of each pole's report."""
 
 
-def _measure(run: AxisRun, steps: int) -> Duration:
+def _measure(run: AxisRun) -> Duration:
     """Score a few pairs and train on a few batches, and scale what that took to the whole run.
 
     The sample is spread over the lengths that occur.
@@ -85,7 +84,7 @@ def _measure(run: AxisRun, steps: int) -> Duration:
     return Duration(
         loading=loading,
         reference=passes * scoring * _tokens(tokens.positive),
-        pole=steps * int(values["gradient_accumulation_steps"]) * micro,
+        pole=run.schedule.steps * int(values["gradient_accumulation_steps"]) * micro,
         scoring=scoring * _tokens(tokens.positive[tokens.report]),
     )
 
@@ -170,19 +169,18 @@ def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) ->
     run = prepare(access, request, note)
     size = run.base.fingerprint.parameters
     trained = run.lora.parameters if run.lora else None
-    tokens, values = run.tokens, run.settings.values
+    tokens = run.tokens
     train, heldout = tokens.positive[tokens.train], tokens.positive[tokens.train.stop :]
-    steps = count_steps(len(train), run.settings)
     problem, duration = None, None
     if note is not None:
-        for sentence in tokens.notes:
+        for sentence in run.notes():
             note(sentence)
     with quiet():
         config = load_config(run.base)
         need = estimate_memory(config, size, run.settings, tokens.max_length, trained)
         try:
             check_memory(need)
-            duration = _measure(run, steps)
+            duration = _measure(run)
         except TrainingError as error:
             problem = str(error)
     number = 2 if request.dtype == "bfloat16" else 4
@@ -191,9 +189,8 @@ def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) ->
         base=run.base.name,
         source=run.mixture.origin,
         poles=1 if run.existing else 2,
-        steps=steps,
-        pairs_per_step=int(values["per_device_train_batch_size"])
-        * int(values["gradient_accumulation_steps"]),
+        steps=run.schedule.steps,
+        pairs_per_step=run.schedule.pairs_per_step,
         max_length=tokens.max_length,
         truncated=tokens.audit.truncated,
         dropped_long=tokens.audit.dropped_long,

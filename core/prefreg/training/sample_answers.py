@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from operator import eq
 from statistics import fmean
 from typing import Any
 
@@ -38,6 +39,8 @@ class Sample:
     """Mean share of an answer's runs of four tokens that occur earlier in it."""
     refusals: float | None
     """Share of the benign prompts that are refused; None where few are known to be benign."""
+    unchanged: float | None = None
+    """Share of the answers that are the base's, token for token; None of the base itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,13 @@ class SampledPrompts:
     """Whether it is that, so that an answer that is cut off is longer than the data warrant."""
     tokenizer: PreTrainedTokenizerBase
 
-    def answer(self, model: PreTrainedModel, step: int) -> Sample:
-        """Let the model answer; no random state and no weight is changed."""
+    def answer(
+        self, model: PreTrainedModel, step: int, before: "Opening | None" = None
+    ) -> tuple[Sample, list[list[int]]]:
+        """Let the model answer; no random state and no weight is changed.
+
+        Return the figures, beside those of the base where they are given, and the answers.
+        """
         # Weights that are no numbers are found by the other guards; here they must not raise.
         config = generation_config(
             model,
@@ -74,14 +82,30 @@ class SampledPrompts:
             for text, reply, benign in zip(self.texts, replies, self.benign, strict=True)
             if benign
         ]
-        return Sample(
+        found = Sample(
             step,
             length=fmean([len(ids) for ids in answers]),
             unended=fmean([not ids or ids[-1] not in ends for ids in answers]),
             empty=fmean([not reply.strip() for reply in replies]),
             repetition=fmean([repetition(ids) for ids in contents]),
             refusals=fmean(refused) if len(refused) >= FEWEST else None,
+            unchanged=None if before is None else fmean(map(eq, answers, before.answers)),
         )
+        return found, answers
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What the poles are asked on the way, and what the base answers."""
+
+    prompts: SampledPrompts
+    base: Sample
+    answers: list[list[int]]
+
+    @classmethod
+    def of(cls, prompts: SampledPrompts, base: PreTrainedModel) -> "Opening":
+        """Let the base answer."""
+        return cls(prompts, *prompts.answer(base, 0))
 
 
 def choose_prompts(
@@ -171,17 +195,12 @@ class SampledAnswers:
     """Asks a pole now and then, and compares its answers with the base's and with the data."""
 
     def __init__(
-        self,
-        prompts: SampledPrompts,
-        base: Sample,
-        data: DataAnswers,
-        steps: Iterable[int],
-        limits: Thresholds,
+        self, opening: Opening, data: DataAnswers, steps: Iterable[int], limits: Thresholds
     ) -> None:
-        """Ask after each of `steps`; `base` is what the base answered."""
-        self.samples = [base]
+        """Ask after each of `steps`, of which the greatest is the last of training."""
+        self.samples = [opening.base]
         self.warnings: list[AnswerWarning] = []
-        self._prompts = prompts
+        self._opening = opening
         self._data = data
         self._steps = set(steps)
         self._limits = limits
@@ -193,7 +212,7 @@ class SampledAnswers:
     def check(self, model: PreTrainedModel, step: int) -> str | None:
         """Let the pole answer; return in which way its answers fell apart, if they did."""
         try:
-            found = self._prompts.answer(model, step)
+            found, _ = self._opening.prompts.answer(model, step, self._opening)
         except torch.OutOfMemoryError:
             # What training needs itself is more important.
             self._steps.clear()
@@ -201,7 +220,10 @@ class SampledAnswers:
             return None
         base, self.samples = self.samples[0], [*self.samples, found]
         self._warn(step, find_warnings(found, base, self._data, self._limits))
-        return find_collapse(found, base, self._prompts, self._data, self._limits)
+        if step == max(self._steps) and found.unchanged == 1:
+            count = len(self._opening.answers)
+            self._warn(step, {"unchanged": f"all of its {count} answers are still the base's"})
+        return find_collapse(found, base, self._opening.prompts, self._data, self._limits)
 
     def to_json(self) -> dict[str, Any]:
         """Return what was found in a form that JSON can hold."""

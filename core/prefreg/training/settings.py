@@ -188,6 +188,9 @@ def _named(annotation: Any) -> str:
     return " or ".join(dict.fromkeys(_NAMES.get(kind, "text") for kind in kinds))
 
 
+BATCH, ACCUMULATED = "per_device_train_batch_size", "gradient_accumulation_steps"
+"""Their product is the pairs of a step."""
+
 LEARNING_RATE_FACTOR = 10
 """LoRA learns best at about ten times the learning rate of whole weights, whatever the rank
 (Schulman et al., LoRA Without Regret, 2025)."""
@@ -356,7 +359,8 @@ def resolve_settings(
 
     `default` is the base's own and lies over the paper's; `max_length` is that of the option.
     LoRA takes a higher learning rate than the presets and defaults, which are for whole weights,
-    unless the user sets one.
+    unless the user sets one. Of batch and accumulation, the one that nobody asks for makes up for
+    the other, so that a step has as many pairs as before.
     """
     asked: list[Mapping[str, Any]] = []
     if config is not None:
@@ -380,8 +384,19 @@ def resolve_settings(
             values["max_steps"] = -1  # else the steps of a lower layer would win over the epochs
         values |= layer
     settings = Settings(values, frozenset(name for layer in asked for name in layer))
+    _keep_pairs_per_step(values, {**family.presets["paper"], **lower}, settings.asked)
     _try(settings, family)
     return settings
+
+
+def _keep_pairs_per_step(
+    values: dict[str, Any], before: Mapping[str, Any], asked: frozenset[str]
+) -> None:
+    given = [name for name in (BATCH, ACCUMULATED) if name in asked]
+    if len(given) == 1:
+        (other,) = {BATCH, ACCUMULATED} - set(given)
+        pairs = int(before[BATCH]) * int(before[ACCUMULATED])
+        values[other] = max(1, round(pairs / int(values[given[0]])))
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -452,13 +467,3 @@ def _try(settings: Settings, family: Family) -> None:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UsageError(f"{family.name} refuses these settings: {reason}") from error
-
-
-def count_steps(pairs: int, settings: Settings) -> int:
-    """Return how many optimiser steps a pole takes, as the trainer counts them."""
-    values = settings.values
-    if int(values.get("max_steps", -1)) > 0:
-        return int(values["max_steps"])
-    batches = math.ceil(pairs / int(values["per_device_train_batch_size"]))
-    a_epoch = max(1, math.ceil(batches / int(values["gradient_accumulation_steps"])))
-    return math.ceil(float(values["num_train_epochs"]) * a_epoch)

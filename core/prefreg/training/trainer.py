@@ -386,9 +386,8 @@ def explained() -> Iterator[None]:
         if type(error) is RuntimeError and "can't allocate memory" not in str(error):
             raise
         raise TrainingError(
-            "Memory ran out: lower per_device_train_batch_size (and raise "
-            "gradient_accumulation_steps as much), lower --max-length, or set "
-            "activation_checkpointing=true."
+            "Memory ran out: lower per_device_train_batch_size (a step keeps its pairs), lower "
+            "--max-length, or set activation_checkpointing=true."
         ) from error
     except (ValueError, NotImplementedError, ImportError) as error:
         reason = " ".join(str(error).split())

@@ -1,0 +1,78 @@
+"""The way to a registry: where it lies, and the starter beneath it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefreg.config import (
+    default_registry,
+    is_starter,
+    registry_setting,
+    starter_registry,
+    starter_wanted,
+)
+from prefreg.errors import RegistryError
+from prefreg.registry.database import file_of
+from prefreg.registry.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The way to a registry: the one named, else `PREFREG_REGISTRY`, else `./registry.db`.
+
+    Nothing is held open between steps, so that processes can share one registry.
+    """
+
+    location: str | Path | None = None
+    starter: bool = False
+    """Whether the vectors that ship with prefreg lie beneath, to be read."""
+
+    def reading(self) -> Store:
+        """Open for reading; the starter alone where no registry is named or present."""
+        named = self._named()
+        if named is None and not default_registry().exists():
+            starter = self._starter()
+            if starter is None:
+                raise RegistryError(
+                    f"There is no registry at {default_registry()}. "
+                    "`prefreg add-axis NAME` creates one."
+                )
+            return Store.open(starter, write=False)
+        return self._open(named or default_registry(), write=False)
+
+    def writing(self) -> Store:
+        """Open for writing; a registry that is missing is created."""
+        return self._open(self._named() or default_registry(), write=True)
+
+    def changing(self) -> Store:
+        """Open for changing what the registry itself holds; a missing one is not created."""
+        place = self._named() or default_registry()
+        if "://" not in str(place) and not Path(place).exists():
+            raise RegistryError(
+                f"There is no registry at {place} to change. `prefreg add-axis NAME` creates one."
+            )
+        return self.writing()
+
+    def is_present(self) -> bool:
+        """Whether there is a registry to read, were it broken or not."""
+        named = self._named()
+        if named is None:
+            return default_registry().exists() or self._starter() is not None
+        return "://" in str(named) or Path(named).exists()
+
+    def _open(self, place: str | Path, *, write: bool) -> Store:
+        starter = self._starter()
+        if starter is None or is_starter(place):
+            return Store.open(place, write=write)
+        beneath = Store.open(starter, write=False)
+        try:
+            return Store.open(place, write=write, beneath=beneath)
+        except BaseException:
+            beneath.close()
+            raise
+
+    def _named(self) -> str | Path | None:
+        named = self.location if self.location is not None else registry_setting()
+        return None if named is None else file_of(named)
+
+    def _starter(self) -> Path | None:
+        return starter_registry() if self.starter and starter_wanted() else None
