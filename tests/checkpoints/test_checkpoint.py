@@ -176,7 +176,7 @@ def test_a_quantised_model_is_refused(
 ) -> None:
     folder = Path(shutil.copytree(saved / "llama", tmp_path / "model"))
     configure(folder, **changes)
-    with pytest.raises(BaseModelError, match=r"quantised weights \(fp8\).* Use the unquantised"):
+    with pytest.raises(BaseModelError, match=r"is a quantised model \(fp8\).* Use the unquantised"):
         Checkpoint.open(folder)
 
 

@@ -229,3 +229,11 @@ def test_generation_defaults_that_transformers_does_not_write_are_kept(
     tune(data, base=str(raw))
     for name in ("config.json", "generation_config.json"):
         assert (data.parent / "tuned" / name).read_bytes() == (raw / name).read_bytes()
+
+
+def test_a_configuration_of_quantised_weights_is_no_start(raw: Path, data: Path) -> None:
+    config = raw / "config.json"
+    quantised = {"quantization_config": {"quant_method": "gptq"}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | quantised))
+    with pytest.raises(BaseModelError, match=r"is a quantised model \(gptq\)"):
+        tune(data, from_config=config)

@@ -86,7 +86,7 @@ class Checkpoint:
         if indexed and not (folder / INDEX_FILE).is_file():
             raise BaseModelError(_no_weights(folder))
         config = _read_json(folder / CONFIG_FILE)
-        _refuse_quantised(folder, config)
+        refuse_quantised(folder, config)
         weight_map = _read_index(folder / INDEX_FILE) if indexed else {}
         shards = tuple(sorted(set(weight_map.values()))) if indexed else (SINGLE_FILE,)
         missing = [shard for shard in shards if not (folder / shard).is_file()]
@@ -102,6 +102,19 @@ class Checkpoint:
         text = self.config.get("text_config")
         nested = text.get("tie_word_embeddings", True) if isinstance(text, dict) else True
         return bool(self.config.get("tie_word_embeddings", nested))
+
+
+def refuse_quantised(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a model whose configuration says, of itself or a part, that it is quantised."""
+    parts = (config, *(part for part in config.values() if isinstance(part, dict)))
+    said = [part[key] for part in parts for key in _QUANTISED if part.get(key)]
+    if not said:
+        return
+    method = said[0].get("quant_method") if isinstance(said[0], dict) else None
+    raise BaseModelError(
+        f"{folder} is a quantised model{f' ({method})' * bool(method)}: no difference can be taken "
+        "from its weights, and none added to them. Use the unquantised model."
+    )
 
 
 def companions(folder: Path) -> tuple[Path, ...]:
@@ -142,18 +155,6 @@ def read_json_object(
     if not isinstance(value, dict):
         raise error(f"{path} is not a JSON object. {advice}")
     return value
-
-
-def _refuse_quantised(folder: Path, config: Mapping[str, Any]) -> None:
-    parts = (config, *(part for part in config.values() if isinstance(part, dict)))
-    said = [part[key] for part in parts for key in _QUANTISED if part.get(key)]
-    if not said:
-        return
-    method = said[0].get("quant_method") if isinstance(said[0], dict) else None
-    raise BaseModelError(
-        f"{folder} holds quantised weights{f' ({method})' * bool(method)}, from which no "
-        "difference can be taken and to which none can be added. Use the unquantised model."
-    )
 
 
 def _names_code(folder: Path) -> bool:

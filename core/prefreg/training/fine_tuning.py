@@ -17,7 +17,13 @@ from transformers import (
 )
 
 from prefreg.checkpoints import BaseModel, resolve_base
-from prefreg.checkpoints.checkpoint import CONFIG_FILE, companions, read_companion
+from prefreg.checkpoints.checkpoint import (
+    CONFIG_FILE,
+    companions,
+    read_companion,
+    read_json_object,
+    refuse_quantised,
+)
 from prefreg.composition.output import RECIPE_FILE, new_folder, write_file
 from prefreg.composition.resolve import identify
 from prefreg.data.instructions import InstructionAudit, InstructionSet, read_instructions
@@ -277,6 +283,10 @@ def _find_raw(request: SFTRequest) -> RawModel:
             f"{CONFIG_FILE} that has its tokenizer's files beside it."
         )
     folder = folder.resolve()
+    values = read_json_object(
+        folder / CONFIG_FILE, absent="no model", advice="Fetch it again.", error=BaseModelError
+    )
+    refuse_quantised(folder, values)
     return RawModel(str(folder), folder, None)
 
 
