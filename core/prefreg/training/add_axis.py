@@ -34,7 +34,7 @@ from prefreg.training.axis_run import (
 )
 from prefreg.training.guards import Guards, read_thresholds
 from prefreg.training.pair import TrainedPair, train_pair
-from prefreg.training.resources import check_disk, hardware, package_versions
+from prefreg.training.resources import check_disk, package_versions
 from prefreg.training.settings import resolve_settings
 from prefreg.vectors.extraction import Extraction, extract, extract_factors
 from prefreg.vectors.tensors import MemoryTensors
@@ -269,7 +269,7 @@ def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict
         "geometry": extraction.to_json(),
         "environment": {
             "packages": package_versions(),
-            "hardware": hardware(),
+            "hardware": pair.hardware,
             "peak_memory": pair.peak_memory,
             "reference": {pole: found.origin for pole, found in pair.references.items()},
         },

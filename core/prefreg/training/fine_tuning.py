@@ -43,6 +43,7 @@ from prefreg.models.loading import (
     quiet,
     with_sound_defaults,
 )
+from prefreg.models.threads import suited_threads
 from prefreg.progress import Progress, steps_of
 from prefreg.registry import Access, BaseIdentity
 from prefreg.training.axis_request import SFTRequest
@@ -202,12 +203,15 @@ def fine_tune_base(
         model = run.raw.load(request.seed)
         _check_memory(model, run)
         size = model.num_parameters() * run.raw.dtype.itemsize
-        with new_folder(
-            request.output,
-            needed=size + _SMALL_FILES_BYTES,
-            overwrite=None,
-            keep=[run.raw.path],
-        ) as folder:
+        with (
+            suited_threads(model),
+            new_folder(
+                request.output,
+                needed=size + _SMALL_FILES_BYTES,
+                overwrite=None,
+                keep=[run.raw.path],
+            ) as folder,
+        ):
             before, curve, after = _train(run, model, progress)
             _write(folder, run, model)
             record = _record(run, curve, {"before": before, "after": after})

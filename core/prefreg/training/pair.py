@@ -8,7 +8,7 @@ import gc
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from prefreg.data.tokens import TokenPair
 from prefreg.errors import GateError, TrainingError
 from prefreg.models.loading import context_length, load_model, quiet, stored_names
 from prefreg.models.log_probs import answer_log_probs
+from prefreg.models.threads import suited_threads
 from prefreg.progress import Progress, steps_of
 from prefreg.training.axis_run import AxisRun, ExistingPole, Pole
 from prefreg.training.callbacks import (
@@ -122,6 +123,8 @@ class TrainedPair:
     references: dict[Pole, Reference] = field(default_factory=dict)
     folder: ResumeFolder | None = None
     """What is kept of the run until its version is stored."""
+    hardware: str = ""
+    """The processor, with the threads it trained on."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage: loading, reference, positive, negative, scoring; of both poles, watching."""
     peak_memory: dict[str, int] = field(default_factory=dict)
@@ -202,7 +205,7 @@ class TrainedPair:
             "shortcuts": self.shortcuts.to_json(),
             "given": [existing.pole, asdict(existing.model.fingerprint)] if existing else None,
             "guards": asdict(run.guards),
-            "machine": [device, hardware(), torch.get_num_threads()],
+            "machine": [device, self.hardware, torch.get_num_threads()],
             "packages": package_versions(),
         }
         about = f"{run.axis.name} on {run.base.name}, seed {run.request.seed}"
@@ -386,8 +389,12 @@ def train_pair(
         assert model is not None
         size = sum(parameter.numel() for parameter in model.parameters())
         check_memory(estimate_memory(model.config, size, run.settings, tokens.max_length, trained))
-        pair.start(model)
-        with pair.resume_folder(trained or size) if resumable else nullcontext() as pair.folder:
+        with ExitStack() as held:
+            held.enter_context(suited_threads(model))
+            pair.hardware = hardware()
+            pair.start(model)
+            if resumable:
+                pair.folder = held.enter_context(pair.resume_folder(trained or size))
             pair.score_reference(model)
             for pole in _POLES:
                 pair.make(pole, model)
