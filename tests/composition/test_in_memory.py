@@ -13,6 +13,8 @@ from prefreg.checkpoints import resolve_base
 from prefreg.composition.in_memory import make_dials
 from prefreg.vectors.tensors import MemoryTensors
 
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+
 
 def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
@@ -107,8 +109,10 @@ def test_a_dial_that_does_not_exist_changes_nothing(trained: Path) -> None:
     assert [str(term) for term in steered.terms] == ["helpful:1"]
 
 
-def test_a_sum_that_overflows_gives_the_base_back(trained: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+def test_a_sum_that_overflows_gives_the_base_back(trained: Path, device: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(pocket.model_dir(), dtype=torch.float16)
+    model.to(device)
     before = weights(model)
     with (
         pytest.raises(prefreg.VectorError, match="overflows"),
@@ -201,7 +205,27 @@ def test_a_model_in_bfloat16_is_steered_and_restored(trained: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@GPU
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_dials_on_a_gpu_have_the_bits_of_those_on_the_cpu(
+    trained: Path, dtype: torch.dtype
+) -> None:
+    turned = []
+    for device in ("cpu", "cuda"):
+        model = AutoModelForCausalLM.from_pretrained(pocket.model_dir(), dtype=dtype).to(device)
+        with prefreg.steer(model, registry=trained, helpful=-0.3):
+            # Once with vectors from the disk, and once with those that stay on the GPU.
+            with prefreg.steer(model, registry=trained, helpful=1, verbosity=0.7):
+                turned.append({name: each.cpu() for name, each in weights(model).items()})
+            turned.append({name: each.cpu() for name, each in weights(model).items()})
+    assert all(
+        torch.equal(cpu[name].view(torch.uint8), gpu[name].view(torch.uint8))
+        for cpu, gpu in zip(turned[:2], turned[2:], strict=True)
+        for name in cpu
+    )
+
+
+@GPU
 def test_what_answers_and_is_measured_is_on_the_gpu(trained: Path) -> None:
     registry = prefreg.open(trained)
     steered = registry.load("pocket").set(helpful=1)

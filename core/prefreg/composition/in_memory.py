@@ -1,15 +1,19 @@
 """Turn the parameters of a loaded model by vectors, always from the pristine values."""
 
+import importlib.util
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.engine import compose_tensor, require_finite
+from prefreg.composition.plan import rounded_eta
 from prefreg.composition.resolve import refuse_mixed_contrasts, resolve_on, resolve_terms
 from prefreg.errors import BaseModelError, UsageError, VectorError, listed
 from prefreg.models.generation import sample_answers
@@ -18,17 +22,24 @@ from prefreg.models.sampling import Sampling
 from prefreg.registry import Access
 from prefreg.terms import Term, as_terms
 from prefreg.vectors import Vector, open_vector
+from prefreg.vectors.dense import DenseVector
 from prefreg.vectors.tensors import TensorSource, read_tensor
+
+if TYPE_CHECKING:
+    from prefreg.composition.fused import FusedSums
 
 _DIALS = "prefreg_dials"
 """Under this name a loaded model knows its dials, and so its pristine weights."""
+_SPARED = 0.1
+"""The share of a GPU's memory that kept vectors leave free, for whatever the model is asked."""
 
 
 class Dials:
     """A loaded model whose weights can be set to θ_base + Σ ηᵢ·φᵢ and back.
 
     The pristine weights are kept beside the model, which doubles its memory. Every setting is
-    computed from them: adding and taking away in place would drift.
+    computed from them: adding and taking away in place would drift. On a GPU, dense vectors that
+    were read once are kept there too, as long as it has room.
     """
 
     def __init__(
@@ -46,6 +57,7 @@ class Dials:
         self._pristine = {
             name: parameter.detach().clone() for name, parameter in model.named_parameters()
         }
+        self._kept: WeakKeyDictionary[Vector, dict[str, torch.Tensor]] = WeakKeyDictionary()
 
     @property
     def pristine(self) -> Mapping[str, torch.Tensor]:
@@ -61,8 +73,24 @@ class Dials:
         for _, vector in terms:
             self._require_reach(vector)
         try:
+            scaled = [(rounded_eta(eta), vector, set(vector.names)) for eta, vector in terms]
+            fused = _fused_sums(self.model)
             for name, parameter in self.model.named_parameters():
-                parameter.data.copy_(self._compose(name, terms))
+                base, stored = self._pristine[name], self._names.get(name)
+                parts = [
+                    (eta, self._read(vector, stored, base.device))
+                    for eta, vector, names in scaled
+                    if eta and stored is not None and stored in names
+                ]
+                if fused is not None and parts and fused.takes(parameter):
+                    fused.write(parameter.data, base, parts)
+                else:
+                    composed = compose_tensor(base, [(e, p.float()) for e, p in parts], base.dtype)
+                    require_finite(name, composed, base)
+                    parameter.data.copy_(composed)
+            if fused is not None and fused.spoilt:
+                for name, parameter in self.model.named_parameters():
+                    require_finite(name, parameter.data, self._pristine[name])
         except BaseException:
             self.restore()
             raise
@@ -97,17 +125,28 @@ class Dials:
                 "model. Compose a checkpoint and load that."
             )
 
-    def _compose(self, name: str, terms: Sequence[tuple[float, TensorSource]]) -> torch.Tensor:
-        base = self._pristine[name]
-        stored = self._names.get(name)
-        parts = [
-            (eta, vector.tensor(stored).to(base.device))
-            for eta, vector in terms
-            if stored is not None and stored in vector.names
-        ]
-        composed = compose_tensor(base, parts, base.dtype)
-        require_finite(name, composed, base)
-        return composed
+    def _read(self, vector: TensorSource, name: str, device: torch.device) -> torch.Tensor:
+        """Return a weight's φ on a device, from what is kept there if it is."""
+        if device.type != "cuda" or not isinstance(vector, DenseVector):
+            return vector.tensor(name).to(device)
+        kept = self._kept.get(vector, {}).get(name)
+        if kept is not None:
+            return kept
+        shape = vector.shape(name)
+        phi = vector.stored.read(name, 0, math.prod(shape)).to(device).reshape(shape)
+        free, total = torch.cuda.mem_get_info(device)
+        if free > _SPARED * total:
+            self._kept.setdefault(vector, {})[name] = phi
+        return phi
+
+
+def _fused_sums(model: PreTrainedModel) -> "FusedSums | None":
+    """Return what composes the weights of a model on a GPU."""
+    if model.device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    from prefreg.composition.fused import FusedSums  # loads Triton
+
+    return FusedSums()
 
 
 class ScaledVector(NamedTuple):
