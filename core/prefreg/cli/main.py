@@ -111,6 +111,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            # The system refuses what was named: too long, forbidden, a folder, a full disk.
+            return _fail(f"{error.filename}: {error.strerror}.", PrefregError.exit_code)
         return _fail(
             f"This is a bug in prefreg: {type(error).__name__}: {error}\n"
             "Run it again with PREFREG_DEBUG=1 and report the traceback, the command "

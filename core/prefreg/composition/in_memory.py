@@ -11,13 +11,13 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
+from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.engine import compose_tensor, require_finite
 from prefreg.composition.plan import rounded_eta
 from prefreg.composition.resolve import refuse_mixed_contrasts, resolve_on, resolve_terms
-from prefreg.errors import BaseModelError, UsageError
+from prefreg.errors import BaseModelError, UsageError, VectorError, listed
 from prefreg.models.generation import sample_answers
-from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
+from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet, stored_names
 from prefreg.models.sampling import Sampling
 from prefreg.registry import Access
 from prefreg.terms import Term, as_terms
@@ -70,15 +70,17 @@ class Dials:
 
     def apply(self, terms: Sequence[tuple[float, TensorSource]]) -> None:
         """Set every parameter to the composition of `terms`, given in canonical order."""
+        for _, vector in terms:
+            self._require_reach(vector)
         try:
             scaled = [(rounded_eta(eta), vector, set(vector.names)) for eta, vector in terms]
             fused = _fused_sums(self.model)
             for name, parameter in self.model.named_parameters():
-                base, stored = self._pristine[name], self._names[name]
+                base, stored = self._pristine[name], self._names.get(name)
                 parts = [
                     (eta, self._read(vector, stored, base.device))
                     for eta, vector, names in scaled
-                    if eta and stored in names
+                    if eta and stored is not None and stored in names
                 ]
                 if fused is not None and parts and fused.takes(parameter):
                     fused.write(parameter.data, base, parts)
@@ -113,6 +115,15 @@ class Dials:
         self._standing = ()
         for name, parameter in self.model.named_parameters():
             parameter.data.copy_(self._pristine[name])
+
+    def _require_reach(self, vector: TensorSource) -> None:
+        """Refuse a vector that changes what is no parameter here: fused experts, saved buffers."""
+        beyond = set(vector.names).difference(self._names.values())
+        if changed := [name for name in beyond if vector.tensor(name).any()]:
+            raise VectorError(
+                f"The vector changes {listed(changed)}, which are no parameters of the loaded "
+                "model. Compose a checkpoint and load that."
+            )
 
     def _read(self, vector: TensorSource, name: str, device: torch.device) -> torch.Tensor:
         """Return a weight's φ on a device, from what is kept there if it is."""
@@ -236,7 +247,7 @@ def steer_loaded(
         raise UsageError("The model does not say where it came from; name its base with base=.")
     found = resolve_base(spec)
     if known is None:
-        dials = make_dials(model, found)
+        dials = make_dials(model, found, whole=True)
         check_same_weights(model, dials, found)
     elif known.base.fingerprint.weights != found.fingerprint.weights:
         raise BaseModelError(
@@ -256,10 +267,12 @@ def steer_loaded(
             del vars(model)[_DIALS]
 
 
-def make_dials(model: PreTrainedModel, base: BaseModel) -> Dials:
-    """Put dials on a loaded model whose parameters are those of `base`."""
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return Dials(model, on_disk_names(shapes, model.base_model_prefix, base.checkpoint), base)
+def make_dials(model: PreTrainedModel, base: BaseModel, *, whole: bool = False) -> Dials:
+    """Put dials on a model that was loaded from `base`.
+
+    With `whole` every parameter must be known by its name on disk, so that all can be compared.
+    """
+    return Dials(model, stored_names(model, base.checkpoint, whole=whole), base)
 
 
 def check_same_weights(model: PreTrainedModel, dials: Dials, base: BaseModel) -> None:

@@ -76,7 +76,7 @@ class Candidate:
         """Return the hash of everything that decides its weights and its tokens."""
         found = self.base.fingerprint
         terms = [[struct.pack("<f", eta).hex(), record.sha256] for eta, record in self.versions]
-        return digest([found.weights, found.tokenizer, found.template, terms])
+        return digest([found.weights, found.tokenizer, found.template, found.configuration, terms])
 
     @property
     def formula(self) -> str:

@@ -7,7 +7,7 @@ then it is judged.
 import gc
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -19,7 +19,7 @@ from trl.trainer.dpo_config import DPOConfig
 from prefreg.axes.isolation import switch_pairs
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import GateError, TrainingError
-from prefreg.models.loading import context_length, load_model, quiet
+from prefreg.models.loading import context_length, load_model, quiet, stored_names
 from prefreg.models.log_probs import answer_log_probs
 from prefreg.models.threads import suited_threads
 from prefreg.progress import Progress, steps_of
@@ -117,8 +117,8 @@ class TrainedPair:
     poles: dict[Pole, TrainedPole] = field(default_factory=dict)
     original: Weights = field(default_factory=dict)
     """The base's, as the poles' weights; empty with LoRA, which leaves them alone."""
-    prefix: str = ""
-    """The part of the parameters' names that older checkpoints leave out."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Those on disk of the weights, by those in memory; empty with LoRA, too."""
     shortcuts: Shortcuts = field(default_factory=Shortcuts)
     references: dict[Pole, Reference] = field(default_factory=dict)
     folder: ResumeFolder | None = None
@@ -147,8 +147,9 @@ class TrainedPair:
 
     def start(self, model: PreTrainedModel) -> None:
         """Find out which shortcuts are exact for either pole, and keep the base's weights."""
-        self.prefix = model.base_model_prefix
-        self.original = {} if self.run.lora else trained_weights(model)
+        if self.run.lora is None:
+            self.original = trained_weights(model)
+            self.names = stored_names(model, self.run.base.checkpoint)
         with self._timed("reference"):
             pairs = (*self.run.tokens.positive, *self.run.tokens.negative)
             self.shortcuts = choose_shortcuts(model, pairs, self._config())
@@ -194,7 +195,7 @@ class TrainedPair:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         content = {
             "base": run.base.fingerprint.weights,
-            "configuration": run.base.checkpoint.config,
+            "configuration": run.base.fingerprint.configuration,
             "tokens": [_digest(tokens.positive), _digest(tokens.negative)],
             "split": [tokens.train.stop, tokens.report.start, tokens.report.stop],
             "settings": run.settings_in_use(),
@@ -202,7 +203,7 @@ class TrainedPair:
             "seed": run.request.seed,
             "lora": run.lora.to_json() if run.lora else None,
             "shortcuts": self.shortcuts.to_json(),
-            "given": [existing.pole, existing.model.fingerprint.weights] if existing else None,
+            "given": [existing.pole, asdict(existing.model.fingerprint)] if existing else None,
             "guards": asdict(run.guards),
             "machine": [device, self.hardware, torch.get_num_threads()],
             "packages": package_versions(),
