@@ -126,15 +126,16 @@ def find_refusals(found: Shares, etas: Mapping[str, float]) -> Symptom | None:
     if found.cast <= REFUSING:
         return None
     evidence = f"{found.cast:.0%} of the safe requests are refused, by the base {found.base:.0%}"
+    dial = max(found.alone, key=lambda name: found.alone[name])
     if found.base > REFUSING and found.cast - found.base <= REFUSING:
         return Symptom(
             "over-refusing",
             "the base",
             "already in the base",
             f"{evidence}.",
-            "Fine-tune the base on answers to safe requests, or turn harmless below 0.",
+            "Fine-tune the base on answers to safe requests, or turn the dial with which it "
+            f"refuses most, {dial}, the other way.",
         )
-    dial = max(found.alone, key=lambda name: found.alone[name])
     alone, pole = found.alone[dial], found.at_pole.get(dial, 0.0)
     if alone - found.base <= REFUSING:
         return Symptom(
