@@ -13,6 +13,7 @@ import torch
 from gpu_parts.inputs import DEVICE, free, make_model, seconds, write_phi
 from prefreg.composition.engine import compose_tensor
 from prefreg.composition.in_memory import Dials, ScaledVector
+from prefreg.models.conversion import Conversion
 from prefreg.vectors import open_vector
 
 ETAS = (1.0, 0.5, -0.3)
@@ -56,7 +57,7 @@ def turn_all(record: Any, shape: str, folder: Path, bandwidth: float) -> None:
         ScaledVector(f"axis{place}", str(place), eta, open_vector(file))
         for place, eta in enumerate(etas)
     ]
-    dials = Dials(model, {name: name for name, _ in model.named_parameters()})
+    dials = Dials(model, Conversion({name: name for name, _ in model.named_parameters()}))
     first = seconds(lambda: dials.turn(terms))
     turns = [seconds(lambda: dials.turn(terms)) for _ in range(TURNS)]
     floor = 2 * size * (len(terms) + 2) / bandwidth

@@ -82,9 +82,7 @@ class Workshop:
     def turned(self, terms: Sequence[tuple[float, Weights]]) -> ModelPolicy:
         """Set the one model to θ_base + Σ η·φ."""
         stored = [
-            (eta, MemoryTensors({self.dials.stored_name(key): phi[key] for key in phi}))
-            for eta, phi in terms
-            if eta
+            (eta, MemoryTensors(self.dials.conversion.store(phi))) for eta, phi in terms if eta
         ]
         self.dials.apply(stored)
         return ModelPolicy(self.model, self.tokenizer)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import prefreg
 from prefreg import BaseModelError, RegistryError, UsageError, VectorError, pocket
@@ -59,30 +59,14 @@ def test_a_composed_folder_has_exactly_the_weights_of_the_dials(trained: Path) -
     assert equal(weights(composed), weights(registry.load(terms=terms).model))
 
 
-def test_dials_turn_what_has_a_name_on_disk_and_refuse_the_rest(tmp_path: Path) -> None:
-    """The experts of a mixture lie apart on disk and are fused in memory."""
-    config = MixtralConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        num_local_experts=2,
-    )
-    model = AutoModelForCausalLM.from_config(config)
-    model.save_pretrained(tmp_path / "base")
-    dials = make_dials(model, resolve_base(str(tmp_path / "base")))
-    layer, before = "model.layers.0", weights(model)
-    query, expert = f"{layer}.self_attn.q_proj.weight", f"{layer}.block_sparse_moe.experts.0.w1"
-    phi = {query: torch.ones(16, 16), f"{expert}.weight": torch.zeros(24, 16)}
-    dials.apply([(0.5, MemoryTensors(phi))])
-    after = weights(model)
-    assert torch.equal(after.pop(query), before.pop(query) + 0.5)
-    assert equal(after, before)
-    phi[f"{expert}.weight"] = torch.ones(24, 16)
-    with pytest.raises(VectorError, match=r"changes 'model.*w1\.weight', which are no parameters"):
+def test_dials_refuse_what_the_loaded_model_has_not(loaded: PreTrainedModel, base) -> None:
+    dials = make_dials(loaded, resolve_base("pocket"))
+    phi = {"model.norm.weight": torch.ones(base["model.norm.weight"].shape), "tower": torch.ones(2)}
+    with pytest.raises(VectorError, match="changes 'tower', which the loaded model has not"):
         dials.apply([(0.5, MemoryTensors(phi))])
+    assert equal(weights(loaded), base)
+    dials.apply([(0.5, MemoryTensors(phi | {"tower": torch.zeros(2)}))])
+    assert torch.equal(weights(loaded)["model.norm.weight"], base["model.norm.weight"] + 0.5)
 
 
 def test_dials_are_named_in_every_way_a_term_is(trained: Path) -> None:

@@ -11,13 +11,20 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.checkpoints import BaseModel, resolve_base
+from prefreg.checkpoints import BaseModel, Checkpoint, resolve_base
 from prefreg.composition.engine import compose_tensor, require_finite
 from prefreg.composition.plan import rounded_eta
 from prefreg.composition.resolve import refuse_mixed_contrasts, resolve_on, resolve_terms
 from prefreg.errors import BaseModelError, UsageError, VectorError, listed
+from prefreg.models.conversion import (
+    Conversion,
+    Fusion,
+    Tensors,
+    open_conversion,
+    read_stored,
+)
 from prefreg.models.generation import sample_answers
-from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet, stored_names
+from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.sampling import Sampling
 from prefreg.registry import Access
 from prefreg.terms import Term, as_terms
@@ -43,20 +50,18 @@ class Dials:
     """
 
     def __init__(
-        self, model: PreTrainedModel, names: Mapping[str, str], base: BaseModel | None = None
+        self, model: PreTrainedModel, conversion: Conversion, base: BaseModel | None = None
     ) -> None:
         """Keep the pristine weights of `model`.
 
-        `names` maps the parameters' in-memory names to the names that vectors use; `base` is what
+        `conversion` says how they lie on disk, where vectors have their names from; `base` is what
         the weights are those of.
         """
         self.model = model
         self.base = base
+        self.conversion = conversion
         self._standing: tuple[ScaledVector, ...] = ()
-        self._names = dict(names)
-        self._pristine = {
-            name: parameter.detach().clone() for name, parameter in model.named_parameters()
-        }
+        self._pristine = {name: each.clone() for name, each in conversion.weights(model).items()}
         self._kept: WeakKeyDictionary[Vector, dict[str, torch.Tensor]] = WeakKeyDictionary()
 
     @property
@@ -64,33 +69,30 @@ class Dials:
         """Return the weights of the base by their names in memory; nobody may change them."""
         return self._pristine
 
-    def stored_name(self, name: str) -> str:
-        """Return the name that checkpoint and vectors use for an in-memory parameter."""
-        return self._names[name]
-
     def apply(self, terms: Sequence[tuple[float, TensorSource]]) -> None:
-        """Set every parameter to the composition of `terms`, given in canonical order."""
+        """Set every weight to the composition of `terms`, given in canonical order."""
         for _, vector in terms:
             self._require_reach(vector)
         try:
             scaled = [(rounded_eta(eta), vector, set(vector.names)) for eta, vector in terms]
             fused = _fused_sums(self.model)
-            for name, parameter in self.model.named_parameters():
-                base, stored = self._pristine[name], self._names.get(name)
-                parts = [
-                    (eta, self._read(vector, stored, base.device))
-                    for eta, vector, names in scaled
-                    if eta and stored is not None and stored in names
-                ]
-                if fused is not None and parts and fused.takes(parameter):
-                    fused.write(parameter.data, base, parts)
+            weights = self.conversion.weights(self.model)
+            taken_apart = self.conversion.fused
+            for name, weight in weights.items():
+                if name in taken_apart:
+                    continue
+                base = self._pristine[name]
+                parts = self._parts(self.conversion.names.get(name), scaled, base.device)
+                if fused is not None and parts and fused.takes(weight):
+                    fused.write(weight, base, parts)
                 else:
-                    composed = compose_tensor(base, [(e, p.float()) for e, p in parts], base.dtype)
-                    require_finite(name, composed, base)
-                    parameter.data.copy_(composed)
+                    weight.copy_(_composed(name, base, parts))
+            for fusion in self.conversion.fusions:
+                for name, weight in self._compose_stored(fusion, scaled).items():
+                    weights[name].copy_(weight)
             if fused is not None and fused.spoilt:
-                for name, parameter in self.model.named_parameters():
-                    require_finite(name, parameter.data, self._pristine[name])
+                for name, weight in weights.items():
+                    require_finite(name, weight, self._pristine[name])
         except BaseException:
             self.restore()
             raise
@@ -113,16 +115,38 @@ class Dials:
     def restore(self) -> None:
         """Give every parameter its pristine value, bit for bit."""
         self._standing = ()
-        for name, parameter in self.model.named_parameters():
-            parameter.data.copy_(self._pristine[name])
+        for name, weight in self.conversion.weights(self.model).items():
+            weight.copy_(self._pristine[name])
+
+    def _compose_stored(self, fusion: Fusion, scaled: Sequence["_Scaled"]) -> Tensors:
+        """Compose the stored tensors that weights are made of, and make the weights of them."""
+        pristine = {name: self._pristine[name] for name in fusion.weights}
+        if not any(eta and names.intersection(fusion.stored) for eta, _, names in scaled):
+            return pristine
+        return fusion.load(
+            {
+                name: _composed(name, base, self._parts(name, scaled, base.device))
+                for name, base in fusion.store(pristine).items()
+            }
+        )
+
+    def _parts(
+        self, stored: str | None, scaled: Sequence["_Scaled"], device: torch.device
+    ) -> list[tuple[float, torch.Tensor]]:
+        """Return coefficient and φ of all terms that change a stored tensor."""
+        return [
+            (eta, self._read(vector, stored, device))
+            for eta, vector, names in scaled
+            if eta and stored is not None and stored in names
+        ]
 
     def _require_reach(self, vector: TensorSource) -> None:
-        """Refuse a vector that changes what is no parameter here: fused experts, saved buffers."""
-        beyond = set(vector.names).difference(self._names.values())
+        """Refuse a vector that changes what this model has not, such as a tower for images."""
+        beyond = set(vector.names) - self.conversion.stored
         if changed := [name for name in beyond if vector.tensor(name).any()]:
             raise VectorError(
-                f"The vector changes {listed(changed)}, which are no parameters of the loaded "
-                "model. Compose a checkpoint and load that."
+                f"The vector changes {listed(changed)}, which the loaded model has not. "
+                "Compose a checkpoint and load that."
             )
 
     def _read(self, vector: TensorSource, name: str, device: torch.device) -> torch.Tensor:
@@ -138,6 +162,18 @@ class Dials:
         if free > _SPARED * total:
             self._kept.setdefault(vector, {})[name] = phi
         return phi
+
+
+_Scaled = tuple[float, TensorSource, set[str]]
+"""A coefficient, its vector, and the names that the vector has."""
+
+
+def _composed(
+    name: str, base: torch.Tensor, parts: Sequence[tuple[float, torch.Tensor]]
+) -> torch.Tensor:
+    composed = compose_tensor(base, [(eta, phi.float()) for eta, phi in parts], base.dtype)
+    require_finite(name, composed, base)
+    return composed
 
 
 def _fused_sums(model: PreTrainedModel) -> "FusedSums | None":
@@ -272,18 +308,27 @@ def make_dials(model: PreTrainedModel, base: BaseModel, *, whole: bool = False) 
 
     With `whole` every parameter must be known by its name on disk, so that all can be compared.
     """
-    return Dials(model, stored_names(model, base.checkpoint, whole=whole), base)
+    return Dials(model, open_conversion(model, base, whole=whole), base)
 
 
 def check_same_weights(model: PreTrainedModel, dials: Dials, base: BaseModel) -> None:
     """Compare a loaded model with its base on disk, each tensor in the model's dtype."""
-    for name, parameter in model.named_parameters():
-        stored = read_tensor(base.checkpoint.tensors[dials.stored_name(name)])
-        if not torch.equal(stored.to(parameter.dtype), parameter.detach().cpu()):
+    weights = dials.conversion.weights(model)
+    for name, loaded in _load_again(dials.conversion, base.checkpoint):
+        if not torch.equal(loaded.to(weights[name].dtype), weights[name].cpu()):
             raise BaseModelError(
                 f"The loaded model is not the base {base.name}: tensor {name!r} differs. "
                 "Steer the untouched base model, or name another with base=."
             )
+
+
+def _load_again(
+    conversion: Conversion, checkpoint: Checkpoint
+) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, stored in conversion.names.items():
+        yield name, read_tensor(checkpoint.tensors[stored])
+    for fusion in conversion.fusions:
+        yield from fusion.load(read_stored(fusion, checkpoint)).items()
 
 
 class VectorShelf:

@@ -8,21 +8,20 @@ from typing import Any, Literal, Protocol, cast
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 from transformers.utils import logging as transformers_logging
 
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint
-from prefreg.checkpoints.tensor_names import describe_mismatch, weight_shapes
 from prefreg.errors import BaseModelError, one_line
 
 
@@ -70,10 +69,9 @@ def load_model(
     base: BaseModel, dtype: torch.dtype | Literal["auto"] = torch.float32
 ) -> PreTrainedModel:
     """Load the base's weights: in float32, the precision of training, or in their own (`auto`)."""
-    # With `output_loading_info` a pair is returned, which the annotations do not tell.
-    loader: Any = AutoModelForCausalLM
     try:
-        model, info = loader.from_pretrained(
+        # With `output_loading_info` a pair is returned, which the annotations do not tell.
+        model, info = _factory(_read_config(base)).from_pretrained(
             base.path,
             dtype=dtype,
             local_files_only=True,
@@ -90,7 +88,31 @@ def load_model(
             f"{base.path} lacks weights of a {type(model).__name__}: {', '.join(lacking[:5])}"
             f"{' …' if len(lacking) > 5 else ''}. Use a checkpoint of a causal language model."
         )
-    return with_sound_defaults(model)
+    return _freeze_towers(with_sound_defaults(model))
+
+
+def _read_config(located: Located | Checkpoint) -> PreTrainedConfig:
+    config: PreTrainedConfig = AutoConfig.from_pretrained(
+        located.path, local_files_only=True, trust_remote_code=False
+    )
+    return config
+
+
+def _factory(config: PreTrainedConfig) -> Any:
+    """Return what makes a model that writes text: of the text part alone, where there is such."""
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForCausalLM if known else AutoModelForMultimodalLM
+
+
+def _freeze_towers(model: PreTrainedModel) -> PreTrainedModel:
+    """Let nothing of a model that also takes images or sound be trained but its text part."""
+    if model.config.get_text_config() is not model.config:
+        parts: Any = model  # transformers' annotations of these leave much out
+        model.requires_grad_(False)
+        for part in (parts.get_decoder(), parts.get_output_embeddings()):
+            if part is not None:
+                part.requires_grad_(True)
+    return model
 
 
 def with_sound_defaults(model: PreTrainedModel) -> PreTrainedModel:
@@ -110,49 +132,16 @@ def with_sound_defaults(model: PreTrainedModel) -> PreTrainedModel:
 
 def empty_model(located: Located | Checkpoint) -> PreTrainedModel:
     """Build a model from its configuration alone, on the device that holds no numbers."""
-    # Its annotations leave `from_config` out.
-    factory: Any = AutoModelForCausalLM
     try:
-        config = AutoConfig.from_pretrained(
-            located.path, local_files_only=True, trust_remote_code=False
-        )
+        config = _read_config(located)
         with torch.device("meta"):
-            model: PreTrainedModel = factory.from_config(config, trust_remote_code=False)
+            model: PreTrainedModel = _factory(config).from_config(config, trust_remote_code=False)
     except Exception as error:
         raise BaseModelError(
             f"The layers of {located.path} cannot be told from its configuration: "
             f"{one_line(str(error))}"
         ) from error
-    return model
-
-
-def stored_names(
-    model: PreTrainedModel, checkpoint: Checkpoint, *, whole: bool = True
-) -> dict[str, str]:
-    """Map the names of a model's parameters, tied ones once, to those of its checkpoint.
-
-    It follows transformers' own rules of loading. A parameter that loading makes of other tensors
-    than one of its shape, such as fused experts, has no name on disk: that is an error where the
-    `whole` model is meant, else it is left out.
-    """
-    rules = get_model_conversion_mapping(model)
-    renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
-    state, prefix = model.state_dict(), model.base_model_prefix
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    names, unexpected, reshaped = {}, [], []
-    for stored, shape in weight_shapes(checkpoint).items():
-        name, converter = rename_source_key(stored, renamings, converters, prefix, state)
-        if converter is None and shapes.get(name) == shape:
-            names[name] = stored
-        elif converter is None and name in shapes:
-            reshaped.append(f"{name} {list(shapes[name])} against {list(shape)}")
-        elif converter is not None or name not in state:  # a saved buffer is no weight
-            unexpected.append(stored)
-    missing = [name for name in shapes if name not in names]
-    if whole and (missing or unexpected):
-        raise BaseModelError(describe_mismatch(checkpoint, missing, unexpected, reshaped))
-    return names
+    return _freeze_towers(model)
 
 
 def on_gpu(model: PreTrainedModel) -> PreTrainedModel:
@@ -167,14 +156,11 @@ def on_gpu(model: PreTrainedModel) -> PreTrainedModel:
 def load_config(base: Located) -> "PreTrainedConfig":
     """Load the base's configuration."""
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            base.path, local_files_only=True, trust_remote_code=False
-        )
+        return _read_config(base)
     except Exception as error:
         raise BaseModelError(
             f"The configuration of {base.name} cannot be read: {one_line(str(error))}"
         ) from error
-    return config
 
 
 def context_length(config: "PreTrainedConfig") -> int | None:

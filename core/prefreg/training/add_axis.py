@@ -19,7 +19,8 @@ from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.errors import AxisError, DataError, UsageError, did_you_mean
 from prefreg.files import work_folder
 from prefreg.json_values import JsonFields
-from prefreg.models.loading import empty_model, quiet, stored_names
+from prefreg.models.conversion import find_conversion
+from prefreg.models.loading import empty_model, quiet
 from prefreg.progress import Progress
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
@@ -108,7 +109,7 @@ def prepare(
     axis = found.installed.axis
     base = _choose_base(access, request.base, note)
     with quiet():  # what could not be stored is not trained
-        stored_names(empty_model(base), base.checkpoint, whole=lora is None)
+        find_conversion(empty_model(base), base.checkpoint, whole=lora is None)
     settings = resolve_settings(
         assignments=request.settings,
         config=request.config,
@@ -224,7 +225,7 @@ def extract_pair(pair: TrainedPair, blob: Path) -> Extraction:
         )
 
     def named(weights: Mapping[str, torch.Tensor]) -> MemoryTensors:
-        return MemoryTensors({pair.names[name]: tensor for name, tensor in weights.items()})
+        return MemoryTensors(pair.conversion.store(weights))
 
     return extract(
         positive=named(pair.positive.weights),

@@ -7,7 +7,7 @@ then it is judged.
 import gc
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -19,7 +19,8 @@ from trl.trainer.dpo_config import DPOConfig
 from prefreg.axes.isolation import switch_pairs
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import GateError, TrainingError
-from prefreg.models.loading import context_length, load_model, quiet, stored_names
+from prefreg.models.conversion import Conversion, open_conversion
+from prefreg.models.loading import context_length, load_model, quiet
 from prefreg.models.log_probs import answer_log_probs
 from prefreg.models.threads import suited_threads
 from prefreg.progress import Progress, steps_of
@@ -117,8 +118,8 @@ class TrainedPair:
     poles: dict[Pole, TrainedPole] = field(default_factory=dict)
     original: Weights = field(default_factory=dict)
     """The base's, as the poles' weights; empty with LoRA, which leaves them alone."""
-    names: Mapping[str, str] = field(default_factory=dict)
-    """Those on disk of the weights, by those in memory; empty with LoRA, too."""
+    conversion: Conversion = field(default_factory=Conversion)
+    """How the weights lie on disk; empty with LoRA, too."""
     shortcuts: Shortcuts = field(default_factory=Shortcuts)
     references: dict[Pole, Reference] = field(default_factory=dict)
     folder: ResumeFolder | None = None
@@ -149,7 +150,7 @@ class TrainedPair:
         """Find out which shortcuts are exact for either pole, and keep the base's weights."""
         if self.run.lora is None:
             self.original = trained_weights(model)
-            self.names = stored_names(model, self.run.base.checkpoint)
+            self.conversion = open_conversion(model, self.run.base)
         with self._timed("reference"):
             pairs = (*self.run.tokens.positive, *self.run.tokens.negative)
             self.shortcuts = choose_shortcuts(model, pairs, self._config())

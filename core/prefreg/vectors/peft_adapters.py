@@ -78,6 +78,8 @@ class LoraLayer:
     """Whether it is the head, which adapters leave alone unless told otherwise."""
     embedding: bool = False
     """Whether it is a table of embeddings, which they leave alone too."""
+    frozen: bool = False
+    """Whether it belongs to a tower for images or sound, where no preference is trained."""
 
 
 @dataclass(slots=True)
@@ -235,17 +237,19 @@ def lora_layers(base: Checkpoint) -> dict[str, LoraLayer]:
 
 
 def linear_layers(base: Checkpoint) -> dict[str, LoraLayer]:
-    """Return the linear layers of a base; see `lora_layers`."""
-    return {name: layer for name, layer in lora_layers(base).items() if not layer.embedding}
+    """Return the linear layers that a base writes text with; see `lora_layers`."""
+    layers = lora_layers(base)
+    return {name: each for name, each in layers.items() if not each.embedding and not each.frozen}
 
 
 def _outline(base: Checkpoint) -> "tuple[PreTrainedModel, dict[str, str]]":
     """Return a base without its numbers, and where each of its parameters is stored."""
     # Slow to import, and only adapters need it.
-    from prefreg.models.loading import empty_model, stored_names
+    from prefreg.models.conversion import find_conversion
+    from prefreg.models.loading import empty_model
 
     model = empty_model(base)
-    names = stored_names(model, base, whole=False)
+    names = find_conversion(model, base, whole=False).names
     known = {id(parameter): names.get(name) for name, parameter in model.named_parameters()}
     every = model.named_parameters(remove_duplicate=False)
     return model, {name: stored for name, each in every if (stored := known[id(each)])}
@@ -266,6 +270,7 @@ def _layers(model: "PreTrainedModel", stored: Mapping[str, str]) -> dict[str, Lo
             transposed=not isinstance(module, torch.nn.Linear),
             output=module is head,
             embedding=type(module) is torch.nn.Embedding,
+            frozen=not module.weight.requires_grad,
         )
         for name, module in model.named_modules()
         if (isinstance(module, torch.nn.Linear | Conv1D) and f"{name}.weight" in own)
