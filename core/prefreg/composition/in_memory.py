@@ -30,7 +30,7 @@ from prefreg.registry import Access
 from prefreg.terms import Term, as_terms
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.dense import DenseVector
-from prefreg.vectors.tensors import TensorSource, read_tensor
+from prefreg.vectors.tensors import TORCH_DTYPES, TensorSource, read_tensor
 
 if TYPE_CHECKING:
     from prefreg.composition.fused import FusedSums
@@ -62,6 +62,7 @@ class Dials:
         self.conversion = conversion
         self._standing: tuple[ScaledVector, ...] = ()
         self._pristine = {name: each.clone() for name, each in conversion.weights(model).items()}
+        self._mixed = len({each.dtype for each in self._pristine.values()}) > 1
         self._kept: WeakKeyDictionary[Vector, dict[str, torch.Tensor]] = WeakKeyDictionary()
 
     @property
@@ -81,12 +82,12 @@ class Dials:
             for name, weight in weights.items():
                 if name in taken_apart:
                     continue
-                base = self._pristine[name]
-                parts = self._parts(self.conversion.names.get(name), scaled, base.device)
-                if fused is not None and parts and fused.takes(weight):
+                base, stored = self._pristine[name], self.conversion.names.get(name)
+                parts = self._parts(stored, scaled, base.device)
+                if fused is not None and parts and not self._mixed and fused.takes(weight):
                     fused.write(weight, base, parts)
                 else:
-                    weight.copy_(_composed(name, base, parts))
+                    weight.copy_(self._compose(stored or name, base, parts))
             for fusion in self.conversion.fusions:
                 for name, weight in self._compose_stored(fusion, scaled).items():
                     weights[name].copy_(weight)
@@ -125,10 +126,24 @@ class Dials:
             return pristine
         return fusion.load(
             {
-                name: _composed(name, base, self._parts(name, scaled, base.device))
+                name: self._compose(name, base, self._parts(name, scaled, base.device))
                 for name, base in fusion.store(pristine).items()
             }
         )
+
+    def _compose(
+        self, stored: str, base: torch.Tensor, parts: Sequence[tuple[float, torch.Tensor]]
+    ) -> torch.Tensor:
+        """Compose a stored tensor as a composition does: rounded to the dtype that it writes.
+
+        Some models keep weights in float32 that are stored in bfloat16, beside others as stored.
+        """
+        dtype = base.dtype
+        if parts and self._mixed and self.base is not None:
+            dtype = TORCH_DTYPES[self.base.checkpoint.tensors[stored].spec.dtype]
+        composed = compose_tensor(base, [(eta, phi.float()) for eta, phi in parts], dtype)
+        require_finite(stored, composed, base)
+        return composed.to(base.dtype)
 
     def _parts(
         self, stored: str | None, scaled: Sequence["_Scaled"], device: torch.device
@@ -166,14 +181,6 @@ class Dials:
 
 _Scaled = tuple[float, TensorSource, set[str]]
 """A coefficient, its vector, and the names that the vector has."""
-
-
-def _composed(
-    name: str, base: torch.Tensor, parts: Sequence[tuple[float, torch.Tensor]]
-) -> torch.Tensor:
-    composed = compose_tensor(base, [(eta, phi.float()) for eta, phi in parts], base.dtype)
-    require_finite(name, composed, base)
-    return composed
 
 
 def _fused_sums(model: PreTrainedModel) -> "FusedSums | None":

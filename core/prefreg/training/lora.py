@@ -87,6 +87,7 @@ def choose_layers(options: LoraOptions, base: BaseModel) -> Lora:
         known = sorted({layer.module.rpartition(".")[2] for layer in inner})
         raise UsageError(
             f"--lora-targets: {base.name} has no linear layer called {listed(unknown)}, the head "
-            f"left out. It has {', '.join(known)}."
+            f"left out, and what PEFT puts no factors on, as fused experts. It has "
+            f"{', '.join(known)}."
         )
     return Lora(options, tuple(layer for layer in inner if any(layer in found for found in chosen)))

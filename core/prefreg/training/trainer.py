@@ -119,6 +119,10 @@ def choose_shortcuts(
 
     Like trl, this switches the model's dropout layers off where the configuration says so.
     """
+    if model.base_model is model:
+        raise TrainingError(
+            f"trl cannot train a {type(model).__name__}: it names no body of its own."
+        )
     if reason := _needs_trl_batches(model, config):
         return Shortcuts(reason, reason)
     coupled = sorted(set(config.loss_type) - PAIR_BY_PAIR)
@@ -150,7 +154,13 @@ def _router_loss(model: "PreTrainedModel", config: "DPOConfig") -> float:
     if not hasattr(text, "output_router_logits"):
         return 0.0
     asked = config.router_aux_loss_coef
-    return float(getattr(text, "router_aux_loss_coef", 0.0) if asked is None else asked)
+    found = float(getattr(text, "router_aux_loss_coef", 0.0) if asked is None else asked)
+    if found and not hasattr(text, "num_experts"):
+        raise TrainingError(
+            f"trl cannot compute the router's loss of a {type(model).__name__}: its configuration "
+            "does not say num_experts. Train without: --set router_aux_loss_coef=0."
+        )
+    return found
 
 
 Example = Mapping[str, Any]

@@ -273,31 +273,41 @@ def _layers(model: "PreTrainedModel", stored: Mapping[str, str]) -> dict[str, Lo
             frozen=not module.weight.requires_grad,
         )
         for name, module in model.named_modules()
-        if (isinstance(module, torch.nn.Linear | Conv1D) and f"{name}.weight" in own)
+        # A kind that computes more, such as a router, is no product that LoRA's could be added to.
+        if (
+            type(module).forward in (torch.nn.Linear.forward, Conv1D.forward)
+            and f"{name}.weight" in own
+        )
         # Embeddings of other kinds scale what they look up, which PEFT did not always heed.
         or (type(module) is torch.nn.Embedding and uses[stored.get(f"{name}.weight", "")] == 1)
     }
 
 
 def _refused_by_peft(model: "PreTrainedModel", layers: Iterable[LoraLayer]) -> set[str]:
-    """Return the last parts of names that PEFT puts no factors on, as it says when it is tried."""
+    """Return the last parts of names that PEFT does not put factors on when it is tried.
+
+    It refuses some, and takes others for the fused experts that once had such names.
+    """
     # It takes a second to import, and most commands need no adapter.
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     linear = [layer for layer in layers if not layer.embedding and not layer.output]
 
     def takes(names: set[str]) -> bool:
+        wanted = {layer.module for layer in linear if _last(layer.module) in names}
         config = LoraConfig(
             r=1,
-            target_modules=[layer.module for layer in linear if _last(layer.module) in names],
+            target_modules=sorted(wanted),
             fan_in_fan_out=any(layer.transposed for layer in linear),
             init_lora_weights=False,
         )
         try:
-            inject_adapter_in_model(config, deepcopy(model))
+            made = inject_adapter_in_model(config, deepcopy(model))
         except ValueError:
             return False
-        return True
+        found = {name for name, each in made.named_modules() if isinstance(each, BaseTunerLayer)}
+        return found == wanted
 
     kinds = {_last(layer.module) for layer in linear}
     return set() if takes(kinds) else {kind for kind in kinds if not takes({kind})}
