@@ -6,6 +6,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     LlavaConfig,
+    LlavaForConditionalGeneration,
 )
 
 import worded
@@ -13,6 +14,7 @@ from prefreg.checkpoints.bases import resolve_base
 from prefreg.errors import BaseModelError
 from prefreg.models.loading import (
     context_length,
+    empty_model,
     load_config,
     load_limits,
     load_model,
@@ -61,3 +63,17 @@ def test_generation_defaults_that_could_not_be_saved_are_reduced(tmp_path: Path)
     saved = json.loads((tmp_path / "again" / "generation_config.json").read_text())
     assert saved["eos_token_id"] == [1, 2]
     assert "temperature" not in saved
+
+
+def test_of_a_model_for_images_only_the_text_part_is_to_be_trained(tmp_path: Path) -> None:
+    text = {"model_type": "llama", "vocab_size": 32, "hidden_size": 16, "intermediate_size": 16}
+    sight = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 16}
+    small = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    images = {"image_size": 28, "patch_size": 14, "projection_dim": 16}
+    config = LlavaConfig(text_config=text | small, vision_config=sight | small | images)
+    LlavaForConditionalGeneration(config).save_pretrained(tmp_path / "base")
+    base = resolve_base(str(tmp_path / "base"))
+    for model in (load_model(base), empty_model(base)):
+        trained = {name for name, each in model.named_parameters() if each.requires_grad}
+        text_part = ("model.language_model.", "lm_head.")
+        assert trained == {name for name in model.state_dict() if name.startswith(text_part)}

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import MixtralConfig, MixtralForCausalLM
 
 import prefreg
 import worded
@@ -129,3 +130,28 @@ def test_the_schedule_is_told_and_warned_of_before_anything_is_trained(
     assert any("move a weight by 4e-06 at most" in note for note in notes)
     for pole in record.metadata["poles"].values():
         assert [each["figure"] for each in pole["warnings"]] == ["unchanged"]
+
+
+def test_experts_that_memory_fuses_are_trained_and_stored_apart(tmp_path: Path, data: str) -> None:
+    config = MixtralConfig(
+        vocab_size=len(worded.tokenizer()),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+    )
+    base = tmp_path / "mixture"
+    MixtralForCausalLM(config).save_pretrained(base)
+    worded.tokenizer().save_pretrained(base)
+    record = add(tmp_path, str(base), data, answers=0)
+    registry, expert = prefreg.open(tmp_path / "registry.db"), "block_sparse_moe.experts.1.w3"
+    registry.compose({record.axis: 0.5}, tmp_path / "out")
+    before, after = (load_file(each / "model.safetensors") for each in (base, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert f"model.layers.0.{expert}.weight" in changed
+    turned = registry.load(terms={record.axis: 0.5}, base=str(base)).model.state_dict()
+    loaded = MixtralForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(turned[name], loaded[name]) for name in loaded)

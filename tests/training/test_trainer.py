@@ -7,7 +7,14 @@ import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PrinterCallback, TrainerCallback
+from transformers import (
+    Llama4ForCausalLM,
+    Llama4TextConfig,
+    PhimoeConfig,
+    PhimoeForCausalLM,
+    PrinterCallback,
+    TrainerCallback,
+)
 from trl.trainer.dpo_trainer import DPOTrainer
 
 import worded
@@ -18,6 +25,7 @@ from prefreg.training.callbacks import CurvePoint
 from prefreg.training.settings import Settings, dpo_config, resolve_settings
 from prefreg.training.trainer import (
     PairTrainer,
+    choose_shortcuts,
     pair_dataset,
     sorted_parts,
     train_pole,
@@ -25,6 +33,15 @@ from prefreg.training.trainer import (
 )
 
 TOKENIZER = worded.tokenizer()
+MIXTURE: dict[str, Any] = {
+    "vocab_size": len(TOKENIZER),
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "num_local_experts": 2,
+}
 
 
 def tokens(count: int = 24) -> tuple[TokenPair, ...]:
@@ -211,3 +228,17 @@ def test_every_pair_keeps_the_weight_that_it_has_in_trl(lengths: list[int], size
     assert weights(ours) == weights(plain)
     assert sum(len(part) for part, _ in ours) == len(lengths)
     assert sum(weight for _, weight in ours) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (PhimoeForCausalLM(PhimoeConfig(**MIXTURE)), "--set router_aux_loss_coef=0"),
+        (Llama4ForCausalLM(Llama4TextConfig(**MIXTURE)), "names no body of its own"),
+    ],
+    ids=["experts that trl cannot count", "a body that trl cannot find"],
+)
+def test_what_trl_cannot_train_is_refused_before(model: Any, told: str, settings: Settings) -> None:
+    config = dpo_config(settings, output_dir="unused", seed=0, max_length=48)
+    with pytest.raises(TrainingError, match=told):
+        choose_shortcuts(model, tokens(2), config)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import Glm4MoeConfig, Glm4MoeForCausalLM, MambaConfig, MambaForCausalLM
 
 import adapters
 import tiny
@@ -95,6 +95,25 @@ def test_layers_that_peft_refuses_are_left_out(tmp_path: Path) -> None:
     MambaForCausalLM(config).save_pretrained(tmp_path / "base")
     layers = linear_layers(tiny.resolve_base(str(tmp_path / "base")).checkpoint)
     assert {name.rpartition(".")[2] for name in layers} == {"in_proj", "x_proj", "dt_proj"}
+
+
+def test_layers_that_peft_takes_for_fused_experts_are_left_out(tmp_path: Path) -> None:
+    config = Glm4MoeConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        n_routed_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=8,
+        first_k_dense_replace=1,
+    )
+    Glm4MoeForCausalLM(config).save_pretrained(tmp_path / "base")
+    layers = linear_layers(tiny.resolve_base(str(tmp_path / "base")).checkpoint)
+    kinds = {name.rpartition(".")[2] for name in layers}
+    assert kinds == {"q_proj", "k_proj", "v_proj", "o_proj", "lm_head"}
 
 
 def test_an_architecture_that_is_not_known_is_told(base: BaseModel) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -303,7 +304,9 @@ def _refused_by_peft(model: "PreTrainedModel", layers: Iterable[LoraLayer]) -> s
             init_lora_weights=False,
         )
         try:
-            made = inject_adapter_in_model(config, deepcopy(model))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of settings that it adds to this itself
+                made = inject_adapter_in_model(config, deepcopy(model))
         except ValueError:
             return False
         found = {name for name, each in made.named_modules() if isinstance(each, BaseTunerLayer)}
