@@ -17,6 +17,7 @@ from prefreg.checkpoints.bundled import score_exactly
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.prompts import Asked
 from prefreg.evaluation.statistics import FEWEST_GROUPS, Estimate, draw_weights
+from prefreg.json_values import parse_json
 from prefreg.models.generation import repetition as repeated
 from prefreg.models.generation import sounds_refusing
 from prefreg.progress import Steps
@@ -140,7 +141,7 @@ class Judge:
 
     def _read(self, data: bytes) -> str:
         try:
-            said = json.loads(data)["choices"][0]["message"]["content"]
+            said = parse_json(data)["choices"][0]["message"]["content"]
             if not isinstance(said, str):
                 raise TypeError("the content is no text")
         except (ValueError, KeyError, IndexError, TypeError) as error:
