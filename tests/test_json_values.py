@@ -65,7 +65,7 @@ def test_an_object_is_its_fields_in_their_order_all_the_way_down() -> None:
 
 @pytest.mark.parametrize("text", ["", "{", b"\xff", "[" * 100_000, '{"a":' * 100_000, "1" * 5000])
 def test_whatever_is_wrong_with_json_is_a_value_error(text: str | bytes) -> None:
-    with pytest.raises(ValueError, match="JSON|nested|Expecting|decode|digits"):
+    with pytest.raises(ValueError, match=r"JSON|nested|Expecting|decode|digits"):
         parse_json(text)
 
 
