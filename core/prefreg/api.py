@@ -13,6 +13,7 @@ one with its other fields as keywords; keywords win over a request that is given
 by the methods that need them, as most of them load torch.
 """
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from prefreg.evaluation.evaluation_request import (
     InterferenceRequest,
     Reach,
 )
+from prefreg.files import remove_abandoned
 from prefreg.progress import Progress
 from prefreg.registry import (
     Access,
@@ -785,9 +787,18 @@ class Registry:
             return record
 
     def gc(self) -> GcReport:
-        """Remove the bytes that no version needs."""
+        """Remove the bytes that no version needs, and what killed processes left.
+
+        That is in the folder of the registry and in that of temporary files.
+        """
         with self.access.changing() as store:
-            return store.gc()
+            report, path = store.gc(), store.database.path
+        places = [Path(tempfile.gettempdir()), *([] if path is None else [path.parent])]
+        left = [remove_abandoned(place) for place in places]
+        return GcReport(
+            report.files + sum(each.files for each in left),
+            report.bytes + sum(each.bytes for each in left),
+        )
 
 
 def open(location: str | Path | None = None, *, starter: bool = True) -> Registry:

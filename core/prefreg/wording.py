@@ -12,8 +12,9 @@ _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 # A port has nothing but digits before the path; a password with a slash in it is hidden too.
+# Taken for a path, a URL has lost one of its slashes.
 _PASSWORD = re.compile(
-    r"(?P<open>[A-Za-z][\w+.-]{0,40}://[^\s/:@]{0,200}:)(?![0-9]+/)[^\s@]{0,400}@"
+    r"(?P<open>[A-Za-z][\w+.-]{0,40}://?[^\s/:@]{0,200}:)(?![0-9]+/)[^\s@]{0,400}@"
 )
 _RUN = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
@@ -36,6 +37,11 @@ def hide_password(text: str) -> str:
 def escape(text: str) -> str:
     """Return the text with escapes for what a terminal would obey instead of show."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def escape_json(document: str) -> str:
+    """Return a JSON document with the same content, written as a terminal shows it."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
 def is_unicode(text: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from prefreg.errors import RegistryError, UsageError, VectorError
+from prefreg.files import mark_beside
 from prefreg.registry import BaseIdentity, Copied, Store, VersionRecord, transfer
 
 Add = Callable[..., VersionRecord]
@@ -129,7 +130,7 @@ def test_a_backup_that_fails_leaves_the_one_before(filled: Store, add: Add, targ
 
 
 def test_one_backup_at_a_time_goes_to_a_file(filled: Store, target: Path) -> None:
-    with target.with_name(".copy.db.lock").open("wb") as mark:
+    with mark_beside(target).open("wb") as mark:
         fcntl.flock(mark, fcntl.LOCK_EX)
         with pytest.raises(RegistryError, match=r"Another backup to .*copy.db is under way"):
             transfer.back_up(filled, target)
@@ -140,8 +141,10 @@ def test_one_backup_at_a_time_goes_to_a_file(filled: Store, target: Path) -> Non
 def test_what_a_killed_backup_left_is_taken_up(filled: Store, target: Path) -> None:
     vectors = target.with_suffix(".vectors")
     vectors.mkdir()
-    for name in (".copy.db.lock", ".copy.db.partial", ".copy.db.partial-journal"):
+    dead = f".copy.db.{'0' * 8}-1-1-{'0' * 8}.partial"  # of another machine, long ago
+    for name in (dead, f"{dead}-journal", mark_beside(target).name):
         target.with_name(name).write_bytes(b"half a page")
+        os.utime(target.with_name(name), (0, 0))
     target.with_name("copy.db-journal").write_bytes(b"of a database that is gone")
     stored = filled.vector_source(filled.resolve("verbosity"))
     assert isinstance(stored, Path)

@@ -102,11 +102,11 @@ def _parse(text: str) -> Turned:
 def _range(text: str, start: float, stop: float, step: float) -> tuple[float, ...]:
     if step <= 0 or stop < start:
         raise UsageError(f"{text!r} goes nowhere: FROM is at most TO, and STEP above 0. {_FORM}")
-    count = math.floor((stop - start) / step + 1e-9) + 1
-    if count > MOST_CELLS:
-        raise UsageError(f"{text!r} has {count} steps: take larger ones.")
+    steps = (stop - start) / step + 1e-9
+    if not steps < MOST_CELLS:
+        raise UsageError(f"{text!r} has more than {MOST_CELLS} steps: take larger ones.")
     # A step of .1 is no binary fraction: without rounding, 0 would come out as 5.6e-17.
-    return tuple(round(start + place * step, 12) + 0.0 for place in range(count))
+    return tuple(round(start + place * step, 12) + 0.0 for place in range(math.floor(steps) + 1))
 
 
 def _number(part: str, text: str) -> float:

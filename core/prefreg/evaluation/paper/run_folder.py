@@ -10,6 +10,7 @@ from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.errors import OutputError, UsageError
 from prefreg.evaluation.statistics import Estimate
 from prefreg.files import write_whole
+from prefreg.json_values import parse_json
 
 if TYPE_CHECKING:
     from prefreg.evaluation.plots import Picture
@@ -199,7 +200,7 @@ def finish(folder: Path, request: ReproduceRequest, title: str, found: Findings)
 
 def _require_same(folder: Path, wanted: dict[str, Any]) -> None:
     try:
-        known = json.loads((folder / MARKER).read_text("utf-8"))
+        known = parse_json((folder / MARKER).read_bytes())
     except (OSError, ValueError):
         known = None
     if not isinstance(known, dict):
