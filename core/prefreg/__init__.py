@@ -3,7 +3,7 @@
 All but terms and errors is loaded when it is first used, so that `import prefreg` answers at once.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 from prefreg.errors import (
@@ -21,6 +21,8 @@ from prefreg.errors import (
 from prefreg.terms import Term, parse_term
 
 if TYPE_CHECKING:
+    __version__: str
+
     from prefreg.api import Registry, open, steer
     from prefreg.axes.axis import (
         Axis,
@@ -101,6 +103,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "VectorError",
+    "__version__",
     "axis_from_yaml",
     "hookimpl",
     "open",
@@ -111,6 +114,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("prefreg")
     for home, names in _HOMES.items():
         if name in names.split():
             return getattr(import_module(f"prefreg.{home}"), name)
@@ -118,4 +123,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from prefreg.axes.discovery import disable as disable_plugin
 from prefreg.axes.discovery import enable as enable_plugin
 from prefreg.axes.plugins import InstalledAxis, Plugin, load_axes
-from prefreg.errors import UsageError
+from prefreg.errors import PrefregError, UsageError
 from prefreg.evaluation.evaluation_request import (
     Calibrating,
     Comparing,
@@ -125,6 +125,14 @@ class Registry:
         """Name the registry; it is opened by each call."""
         self.access = Access(location, starter)
 
+    def __repr__(self) -> str:
+        try:
+            with self.access.reading() as store:
+                held = f"{sum(store.count().values())} versions"
+        except PrefregError:  # missing or damaged, which whoever uses it is told
+            held = "nothing to read yet" if not self.access.is_present() else "unreadable"
+        return f"<Registry {self.access.place}: {held}>"
+
     def axes(self) -> tuple[list[AxisReport], tuple[Plugin, ...]]:
         """Return the installed axes, ordered by name, and the plugins that bring none.
 
@@ -143,7 +151,7 @@ class Registry:
         request: AxisRequest | str,
         *,
         progress: Progress | None = None,
-        note: Note | None = None,
+        tell: Note | None = None,
         **options: object,
     ) -> VersionRecord:
         """Train the ± pair of an axis and store φ as a new version.
@@ -159,23 +167,23 @@ class Registry:
         """
         from prefreg.training.add_axis import add_axis
 
-        return add_axis(self.access, make_request(AxisRequest, request, **options), progress, note)
+        return add_axis(self.access, make_request(AxisRequest, request, **options), progress, tell)
 
     def preview_axis(
-        self, request: AxisRequest | str, *, note: Note | None = None, **options: object
+        self, request: AxisRequest | str, *, tell: Note | None = None, **options: object
     ) -> "AxisPreview":
         """Do everything up to the training: the audit, the settings and a few tokens."""
         from prefreg.training.add_axis import preview_axis
 
-        return preview_axis(self.access, make_request(AxisRequest, request, **options), note)
+        return preview_axis(self.access, make_request(AxisRequest, request, **options), tell)
 
     def plan_axis(
-        self, request: AxisRequest | str, *, note: Note | None = None, **options: object
+        self, request: AxisRequest | str, *, tell: Note | None = None, **options: object
     ) -> "AxisPlan":
         """Say what a run would take in memory, time and disk, from a few steps thrown away."""
         from prefreg.training.run_plan import plan_axis
 
-        return plan_axis(self.access, make_request(AxisRequest, request, **options), note)
+        return plan_axis(self.access, make_request(AxisRequest, request, **options), tell)
 
     def consistency(
         self,
@@ -183,7 +191,7 @@ class Registry:
         seeds: Iterable[int] | None = None,
         *,
         progress: Progress | None = None,
-        note: Note | None = None,
+        tell: Note | None = None,
         **options: object,
     ) -> "Consistency":
         """Compare the vectors of several seeds; what is missing is trained into a scratch registry.
@@ -204,14 +212,14 @@ class Registry:
         given = request if isinstance(request, ConsistencyRequest) else None
         own["axis"] = make_request(AxisRequest, given.axis if given else request, **options)
         wanted = make_request(ConsistencyRequest, given, **own)
-        return measure_consistency(self.access, wanted, progress, note)
+        return measure_consistency(self.access, wanted, progress, tell)
 
     def sft(
         self,
         request: SFTRequest | str | Path,
         *,
         progress: Progress | None = None,
-        note: Note | None = None,
+        tell: Note | None = None,
         **options: object,
     ) -> "SFTResult":
         """Fine-tune a raw model on instructions, and make it the registry's last base.
@@ -229,7 +237,7 @@ class Registry:
 
         given = Path(request) if isinstance(request, str) else request
         wanted = make_request(SFTRequest, given, **options)
-        return fine_tune_base(self.access, wanted, progress, note)
+        return fine_tune_base(self.access, wanted, progress, tell)
 
     def import_vector(self, request: ImportRequest | str, **options: object) -> VersionRecord:
         """Store the difference of two models or adapters that were trained elsewhere.
@@ -471,7 +479,7 @@ class Registry:
         output: str | Path | None = None,
         *,
         progress: Progress | None = None,
-        note: Note | None = None,
+        tell: Note | None = None,
         **options: object,
     ) -> "Reproduced":
         """Repeat an experiment of the paper, into a folder; `reproduce("grid", "out", seeds=(0,))`.
@@ -493,7 +501,7 @@ class Registry:
         if isinstance(request, str):
             options = {"output": Path("reproduced", request), **options}
         wanted = make_request(ReproduceRequest, request, **options)
-        return reproduce(self.access, wanted, progress=progress, note=note)
+        return reproduce(self.access, wanted, progress=progress, tell=tell)
 
     def interference(
         self,
@@ -850,6 +858,10 @@ _ROOMS = {
     "read_recipe": "composition.compose",
 }
 """What needs no registry, by the room that it comes from when it is first used."""
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

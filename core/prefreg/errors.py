@@ -21,19 +21,22 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from prefreg.wording import presentable
+from prefreg.wording import as_arguments, presentable
 
 _LONGEST_REASON = 400
 
 
 class PrefregError(Exception):
-    """A known problem: what was wrong, with which thing, and what to do."""
+    """A known problem: what was wrong, with which thing, and what to do.
+
+    Options that a message names become the arguments of Python; the command line names options.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
         """Keep the message as it may be shown, whatever it repeats of what was given."""
-        super().__init__(presentable(message))
+        super().__init__(as_arguments(presentable(message)))
 
 
 class UsageError(PrefregError):

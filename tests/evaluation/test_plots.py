@@ -156,5 +156,5 @@ def test_seeds_become_a_png(tmp_path: Path, seeds: int) -> None:
 
 
 def test_a_picture_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"cannot be written.*--plot"):
+    with pytest.raises(OutputError, match=r"cannot be written.*`plot=`"):
         seeds_drawn(tmp_path / "none" / "seeds.png")

@@ -102,7 +102,7 @@ def test_an_alias_on_several_bases_needs_a_base(filled: Store, base: MakeBase) -
     filled.set_alias("helpful", 2, "stable")
     assert filled.resolve("helpful", "stable", base=base("a").weights).number == 3
     assert filled.resolve("helpful", "stable", base=base("b").weights).number == 2
-    told = r"helpful@stable .*version 2 on base b .*version 3 on base a .*--base"
+    told = r"helpful@stable .*version 2 on base b .*version 3 on base a .*`base=`"
     with pytest.raises(RegistryError, match=told):
         filled.resolve("helpful", "stable")
 

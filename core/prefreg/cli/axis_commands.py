@@ -109,7 +109,7 @@ def check_axis(common: Common, name: str, source: str | None, **options: Any) ->
     """
     from prefreg import api
 
-    report = api.check_installed(name, source, note=common.note, **options)
+    report = api.check_installed(name, source, tell=common.note, **options)
     common.emit("check-axis", report.to_json(), str(report), asked=True)
     return 0 if report.passed else GATE_NOT_MET
 

@@ -169,14 +169,12 @@ def generate(
     **options: Any,
 ) -> None:
     """Compose in memory and answer; without a TERM, the base model answers."""
-    from prefreg import Sampling
-
     registry = common.open_registry()
     if calibrated:
         terms = registry.raw_terms(terms, base, at=at)
     model = registry.load(base, terms, at=at)
     warnings = registry.range_warnings(terms, base, at=at) if terms else []
-    answers = model.generate_all(prompts, Sampling(**options))
+    answers = model.generate(prompts, **options)
     data = {
         "terms": list(map(str, terms)),
         "answers": [

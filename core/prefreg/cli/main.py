@@ -20,7 +20,7 @@ from prefreg.cli import (
 from prefreg.cli.options import Common, common_options
 from prefreg.config import debugging
 from prefreg.errors import PrefregError, UsageError
-from prefreg.wording import is_unicode, presentable
+from prefreg.wording import as_options, is_unicode, presentable
 
 INTERRUPTED = 130
 BUG = 70
@@ -86,7 +86,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        click.echo(presentable(shown.getvalue().rstrip()), err=True)
+        click.echo(as_options(presentable(shown.getvalue().rstrip())), err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         # click turns an interrupt into its own error; what ours says is that of the cause.
@@ -111,5 +111,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, code: int) -> int:
     if debugging():
         traceback.print_exc()
-    click.echo(f"Error: {presentable(message)}", err=True)
+    click.echo(f"Error: {as_options(presentable(message))}", err=True)
     return code

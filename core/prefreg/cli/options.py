@@ -18,6 +18,7 @@ from prefreg.errors import UsageError
 from prefreg.requests import describe_fields
 from prefreg.terms import parse_dial, parse_reference, parse_term
 from prefreg.values import MAX_SEED
+from prefreg.wording import as_options
 
 if TYPE_CHECKING:
     from prefreg.api import Registry
@@ -50,12 +51,12 @@ class Common:
             document = {"schema": JSON_SCHEMA, "command": command, "data": data}
             click.echo(json.dumps(document, ensure_ascii=False, indent=2))
         elif asked or (text and not self.quiet):
-            click.echo(text)
+            click.echo(as_options(text))
 
     def note(self, text: str) -> None:
         """Tell the user something on stderr that is not the result."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(as_options(text), err=True)
 
 
 def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

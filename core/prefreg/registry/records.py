@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, time
 from typing import Any, Literal
 
 from prefreg.errors import UsageError
+from prefreg.files import human_size
 from prefreg.json_values import JsonFields, fields_to_json
 
 INLINE_LIMIT = 4 * 1024 * 1024
@@ -92,6 +93,10 @@ class VersionSummary:
     def __str__(self) -> str:
         return f"{self.axis}@{self.number}"
 
+    def __repr__(self) -> str:
+        held = f"{self.kind} {self.dtype}, {human_size(self.size)}"
+        return f"<{type(self).__name__} {self}: {held}, on {self.base.name}>"
+
     def summary(self) -> dict[str, Any]:
         """Return the version without its training record, in a form that JSON can hold."""
         return {
@@ -112,7 +117,7 @@ class VersionSummary:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class VersionRecord(VersionSummary):
     """A version with all that is known of it."""
 
