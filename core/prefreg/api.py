@@ -380,15 +380,6 @@ class Registry:
 
         return translate(self.access, as_terms(terms), base, as_moment(at))
 
-    def range_warnings(
-        self, terms: Terms, base: str | None = None, *, at: Moment | None = None
-    ) -> list[str]:
-        """Say which coefficients lie outside the range that was measured of their version."""
-        from prefreg.composition.resolve import range_warnings, resolve_stored
-
-        with self.access.reading() as store:
-            return range_warnings(resolve_stored(store, as_terms(terms), base, as_moment(at)))
-
     def evaluate(
         self,
         terms: Terms,

@@ -11,6 +11,9 @@ PrefregError            1   a known problem, told in one message
 ├── TrainingError       1   a run that could not be carried out
 └── GateError           3   a run that was carried out and did not meet its gate
 
+UserWarning
+└── RangeWarning            a coefficient beyond the range of its version
+
 KeyboardInterrupt
 └── Interrupted       130   Ctrl-C in a run that can be taken up again
 
@@ -71,6 +74,10 @@ class OutputError(PrefregError):
 
 class TrainingError(PrefregError):
     """A training run that could not be carried out."""
+
+
+class RangeWarning(UserWarning):
+    """A coefficient beyond the range of its version, or far beyond the poles it was made of."""
 
 
 class Interrupted(KeyboardInterrupt):

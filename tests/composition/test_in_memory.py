@@ -111,6 +111,19 @@ def test_a_steered_model_answers(trained: Path) -> None:
         steered.generate("What?", temprature=1)
 
 
+def test_a_dial_far_beyond_its_poles_is_warned_of(trained: Path, loaded) -> None:
+    steered = prefreg.open(trained).load("pocket")
+    with pytest.warns(prefreg.RangeWarning, match=r"helpful@1 at 100 is .* times as far"):
+        steered.set(helpful=100)
+    (told,) = steered.warnings
+    with (
+        pytest.warns(prefreg.RangeWarning, match=told[:20]),
+        prefreg.steer(loaded, registry=trained, helpful=100),
+    ):
+        pass
+    assert steered.set(helpful=1).warnings == ()
+
+
 def test_a_prompt_is_a_text_or_messages_and_many_are_a_list(trained: Path) -> None:
     steered = prefreg.open(trained).load("pocket")
     question = "What colour is the boat?"

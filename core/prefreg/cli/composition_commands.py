@@ -1,5 +1,6 @@
 """Use what is stored: compose a checkpoint, or in memory to answer, or write for other tools."""
 
+import warnings
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ import click
 
 from prefreg.cli.options import AT, FILE, TERM, Common, command, request_options
 from prefreg.cli.printing import progress_bars, sections
-from prefreg.errors import UsageError
+from prefreg.errors import RangeWarning, UsageError
 from prefreg.files import human_size
 from prefreg.requests import make_request
 from prefreg.terms import Term
@@ -172,8 +173,9 @@ def generate(
     registry = common.open_registry()
     if calibrated:
         terms = registry.raw_terms(terms, base, at=at)
-    model = registry.load(base, terms, at=at)
-    warnings = registry.range_warnings(terms, base, at=at) if terms else []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RangeWarning)  # told below
+        model = registry.load(base, terms, at=at)
     answers = model.generate(prompts, **options)
     data = {
         "terms": list(map(str, terms)),
@@ -181,10 +183,10 @@ def generate(
             {"prompt": prompt, "answer": answer}
             for prompt, answer in zip(prompts, answers, strict=True)
         ],
-        "warnings": warnings,
+        "warnings": list(model.warnings),
     }
     common.emit("generate", data, "\n\n".join(answers), asked=True)
-    _warn(common, "Warning", warnings)
+    _warn(common, "Warning", model.warnings)
 
 
 @command("export")

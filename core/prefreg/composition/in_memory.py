@@ -1,6 +1,7 @@
 """Turn the parameters of a loaded model by vectors, always from the pristine values."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -19,11 +20,12 @@ from prefreg.composition.output import Composed
 from prefreg.composition.resolve import (
     base_spec,
     identify,
+    range_warnings,
     refuse_mixed_contrasts,
     resolve_on,
     resolve_terms,
 )
-from prefreg.errors import BaseModelError, DataError, UsageError
+from prefreg.errors import BaseModelError, DataError, RangeWarning, UsageError
 from prefreg.models.generation import sample
 from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.sampling import Sampling
@@ -176,7 +178,13 @@ class SteeredModel:
         found = tuple(self._resolve(wanted))
         self._dials.turn(found)
         self._standing, self.terms = found, wanted
+        _warn(self.warnings)
         return self
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Say which dials stand beyond the range of their version."""
+        return tuple(range_warnings(self._standing))
 
     @overload
     def generate(
@@ -230,6 +238,11 @@ class SteeredModel:
             Term(each.record.axis, each.eta, str(each.record.number)) for each in self._standing
         )
         return self._write(make_request(CompositionRequest, terms, output=folder, **options))
+
+
+def _warn(texts: Iterable[str]) -> None:
+    for text in texts:
+        warnings.warn(text, RangeWarning, stacklevel=3)
 
 
 def _as_turns(prompt: Any) -> Text:
@@ -295,6 +308,7 @@ def steer_loaded(
     vars(model)[_DIALS] = dials
     try:
         with dials.adding(vectors):
+            _warn(range_warnings(vectors))
             yield
     finally:
         if known is None:

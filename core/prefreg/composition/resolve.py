@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.errors import BaseModelError, RegistryError, UsageError, VectorError, listed
@@ -203,20 +203,57 @@ def newest(record: VersionRecord, kind: str) -> Any | None:
     return next((each.value for each in reversed(record.measurements) if each.kind == kind), None)
 
 
-def range_warnings(terms: Iterable[ResolvedTerm]) -> list[str]:
-    """Say which terms lie beyond the range that was measured of their version."""
-    warnings = []
-    for term in terms:
-        kept = newest(term.record, RANGE)
-        if kept is None or kept["low"] <= term.eta <= kept["high"]:
-            continue
-        side = kept["above" if term.eta > 0 else "below"]
-        low, high = format_eta(kept["low"]), format_eta(kept["high"])
-        why = f": {side['reason']}" if side["reason"] else ", beyond which nothing was measured"
-        warnings.append(
-            f"{term.record} at {format_eta(term.eta)} is outside its range of {low} to {high}{why}."
-        )
-    return warnings
+FURTHEST_POLES = 8.0
+"""Where the ranges of the shipped vectors end: at 2 to 8 times the length of the trained pole."""
+
+
+class Weighted(Protocol):
+    """A version with its coefficient."""
+
+    @property
+    def record(self) -> VersionRecord:
+        """Return the version."""
+
+    @property
+    def eta(self) -> float:
+        """Return its coefficient."""
+
+
+def range_warnings(terms: Iterable[Weighted]) -> list[str]:
+    """Say which terms lie beyond the range of their version, or else far beyond its poles."""
+    return [told for term in terms if (told := range_warning(term.record, term.eta))]
+
+
+def range_warning(record: VersionRecord, eta: float) -> str | None:
+    """Say whether a coefficient lies beyond the range that was measured of a version.
+
+    Where none was, its record has the lengths of the poles, at which training has looked.
+    """
+    kept = newest(record, RANGE)
+    if kept is None:
+        return _far_warning(record, eta)
+    if kept["low"] <= eta <= kept["high"]:
+        return None
+    side = kept["above" if eta > 0 else "below"]
+    low, high = format_eta(kept["low"]), format_eta(kept["high"])
+    why = f": {side['reason']}" if side["reason"] else ", beyond which nothing was measured"
+    return f"{record} at {format_eta(eta)} is outside its range of {low} to {high}{why}."
+
+
+def _far_warning(record: VersionRecord, eta: float) -> str | None:
+    geometry = record.metadata.get("geometry") or {}
+    norm = geometry.get("norm")
+    if not norm:
+        return None
+    pole = geometry.get("positive_norm" if eta > 0 else "negative_norm") or norm
+    times = abs(eta) * norm / pole
+    if times <= FURTHEST_POLES:
+        return None
+    return (
+        f"{record} at {format_eta(eta)} is {times:.3g} times as far from the base as its trained "
+        f"pole, so its KL is about {times * times:.3g} times the pole's. "
+        f"`prefreg range {record}` measures how far it may go."
+    )
 
 
 def translate(

@@ -101,7 +101,8 @@ class Calibrating:
     @property
     def goal(self) -> str:
         """What coefficients calibrated alike have in common."""
-        unit = "of effect" if self.by == "effect" else "nats of KL per answer"
+        nats = "nat" if self.target == 1 else "nats"
+        unit = "of effect" if self.by == "effect" else f"{nats} of KL per answer"
         return f"{format_eta(self.target)} {unit}"
 
 
