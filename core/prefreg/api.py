@@ -261,10 +261,11 @@ class Registry:
         reference: str | int | None = None,
         **options: object,
     ) -> VersionRecord:
-        """Store a smaller form of a version as the next one, by exactly one way.
+        """Store a smaller form of a version under the next number, by exactly one way.
 
-        `dtype="bf16"`, `int8=True`, `topk=0.1` or `rank=16`; `note` is free. What it cost stands
-        in the record's metadata under `compression`.
+        `dtype="bf16"`, `int8=True`, `topk=0.1` or `rank=16`; `note` is free. The bare name of the
+        axis goes on meaning what it did, unless `promote` is set. What the form cost stands in
+        the record's metadata under `compression`.
 
         Raises:
             UsageError: Not exactly one way is given, or it makes this vector no smaller.

@@ -11,6 +11,9 @@ from prefreg.json_values import JsonFields, fields_to_json
 INLINE_LIMIT = 4 * 1024 * 1024
 """Vectors of at most this many bytes live inside the database."""
 
+FORM_OF = "form-of/"
+"""Begins the tag of a version that is another form of one, whose number follows: `form-of/1`."""
+
 Kind = Literal["dense", "low-rank", "int8", "sparse"]
 StorageDtype = Literal["F32", "BF16", "I8"]
 Contrast = Literal["pair", "positive-only"]
@@ -92,6 +95,12 @@ class VersionSummary:
 
     def __str__(self) -> str:
         return f"{self.axis}@{self.number}"
+
+    @property
+    def form_of(self) -> str | None:
+        """Return the version that this is another form of; a bare name never means a form."""
+        numbers = [tag.removeprefix(FORM_OF) for tag in self.tags if tag.startswith(FORM_OF)]
+        return f"{self.axis}@{numbers[0]}" if numbers else None
 
     def __repr__(self) -> str:
         held = f"{self.kind} {self.dtype}, {human_size(self.size)}"
