@@ -220,19 +220,21 @@ class Weighted(Protocol):
 
 
 def range_warnings(terms: Iterable[Weighted]) -> list[str]:
-    """Say which terms lie beyond the range of their version, or else far beyond its poles."""
-    return [told for term in terms if (told := range_warning(term.record, term.eta))]
+    """Say which terms lie beyond the range of their version or, without one, far from its poles.
 
-
-def range_warning(record: VersionRecord, eta: float) -> str | None:
-    """Say whether a coefficient lies beyond the range that was measured of a version.
-
-    Where none was, its record has the lengths of the poles, at which training has looked.
+    The record has the lengths of the poles, at which training has looked.
     """
+    told = [
+        outside_range(term.record, term.eta) or _far_warning(term.record, term.eta)
+        for term in terms
+    ]
+    return [each for each in told if each]
+
+
+def outside_range(record: VersionRecord, eta: float) -> str | None:
+    """Say whether a coefficient lies beyond the range of a version, where one was measured."""
     kept = newest(record, RANGE)
-    if kept is None:
-        return _far_warning(record, eta)
-    if kept["low"] <= eta <= kept["high"]:
+    if kept is None or kept["low"] <= eta <= kept["high"]:
         return None
     side = kept["above" if eta > 0 else "below"]
     low, high = format_eta(kept["low"]), format_eta(kept["high"])
@@ -243,7 +245,7 @@ def range_warning(record: VersionRecord, eta: float) -> str | None:
 def _far_warning(record: VersionRecord, eta: float) -> str | None:
     geometry = record.metadata.get("geometry") or {}
     norm = geometry.get("norm")
-    if not norm:
+    if not norm or newest(record, RANGE) is not None:
         return None
     pole = geometry.get("positive_norm" if eta > 0 else "negative_norm") or norm
     times = abs(eta) * norm / pole
