@@ -26,7 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg import pocket
 from prefreg.axes.axis import Message
-from prefreg.checkpoints import on_disk_names, resolve_base
+from prefreg.checkpoints import resolve_base
 from prefreg.composition.in_memory import make_dials
 from prefreg.data.rendering import encode_prompt, end_id
 from prefreg.evaluation.statistics import Estimate, grouped_mean
@@ -67,8 +67,7 @@ def train_vectors(axis: str, seed: int, folder: Path) -> dict[str, MemoryTensors
     request = AxisRequest(axis, base="pocket", seed=seed)
     run = prepare(Access(folder / "none.db"), request, None)
     result = train_pair(run)
-    shapes = {name: tuple(tensor.shape) for name, tensor in result.original.items()}
-    names = on_disk_names(shapes, result.prefix, run.base.checkpoint)
+    names = result.names
     plus, minus, base = result.positive.weights, result.negative.weights, result.original
     return {
         "φ": MemoryTensors({names[name]: plus[name] - minus[name] for name in plus}),

@@ -30,6 +30,7 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     PrinterCallback,
     TrainerCallback,
@@ -40,7 +41,7 @@ from prefreg.axes.axis import PreferencePair
 from prefreg.axes.row_sources import read_rows
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.data.tokens import TokenPair, tokenise_pairs
-from prefreg.models.loading import load_model, quiet
+from prefreg.models.loading import load_model, on_gpu, quiet
 from prefreg.models.log_probs import PairLogProbs
 from prefreg.training.references import References
 from prefreg.training.settings import Settings, dpo_config, resolve_settings
@@ -68,7 +69,7 @@ class Stage:
     cpu: float = 0.0
     tokens: int = 0
     peak: int = 0
-    """Bytes in memory at most, of the whole process."""
+    """Bytes in memory at most: of the GPU where there is one, else of the whole process."""
 
     def __add__(self, other: "Stage") -> "Stage":
         return Stage(
@@ -93,6 +94,10 @@ class Bench:
         """Return the pairs of the negative pole."""
         return tuple(pair.switched() for pair in self.pairs)
 
+    def load(self) -> PreTrainedModel:
+        """Load the base to where it is trained."""
+        return on_gpu(load_model(self.base))
+
     def config(self, **changes: Any) -> Any:
         """Return TRL's configuration."""
         config = dpo_config(self.settings, output_dir="unused", seed=0, max_length=512)
@@ -105,8 +110,14 @@ class Bench:
 def measured(model: Any, stage: Stage) -> Iterator[None]:
     """Measure what happens within, and the tokens that the model's embedding is given."""
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # else what earlier stages freed would count
-    Path("/proc/self/clear_refs").write_text("5")
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize()
+    else:
+        ctypes.CDLL(None).malloc_trim(0)  # else what earlier stages freed would count
+        Path("/proc/self/clear_refs").write_text("5")
 
     def count(_: Any, inputs: Any) -> None:
         stage.tokens += inputs[0].numel()
@@ -114,11 +125,16 @@ def measured(model: Any, stage: Stage) -> Iterator[None]:
     hook = model.get_input_embeddings().register_forward_pre_hook(count)
     seconds, cpu = time.perf_counter(), time.process_time()
     yield
+    if gpu:
+        torch.cuda.synchronize()
     stage.seconds += time.perf_counter() - seconds
     stage.cpu += time.process_time() - cpu
     hook.remove()
-    status = Path("/proc/self/status").read_text()
-    stage.peak = 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    if gpu:
+        stage.peak = torch.cuda.max_memory_allocated()
+    else:
+        status = Path("/proc/self/status").read_text()
+        stage.peak = 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 class Losses(TrainerCallback):
@@ -140,8 +156,8 @@ class Plain(DPOTrainer):
 
 
 def weights(model: Any) -> Weights:
-    """Copy what was trained."""
-    return {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    """Copy what was trained, into main memory."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.named_parameters()}
 
 
 def plain_pole(
@@ -158,8 +174,8 @@ def plain_pole(
     ]
     stage, losses = Stage(), Losses()
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        model = load_model(bench.base)
-        reference = None if precompute else load_model(bench.base)
+        model = bench.load()
+        reference = None if precompute else bench.load()
         data = Dataset.from_list(rows)
         # TRL keeps what it precomputes beside the data; a fresh path keeps runs apart.
         cache = mock.patch.object(
@@ -188,9 +204,10 @@ def reference_pass(bench: Bench, *, rows: bool) -> tuple[Stage, PairLogProbs]:
     """Score the base as prefreg does, with nothing on the disk yet."""
     stage = Stage()
     with quiet(), tempfile.TemporaryDirectory() as folder:
-        model = load_model(bench.base)
+        model = bench.load()
         with measured(model, stage):
-            scorer = References(bench.base, "float32", rows=rows, folder=Path(folder))
+            precision = "bfloat16" if bench.config().bf16 else "float32"
+            scorer = References(bench.base, precision, rows=rows, folder=Path(folder))
             scores = scorer.score(model, bench.pairs).trained
     return stage, scores
 
@@ -199,7 +216,7 @@ def probe(bench: Bench) -> tuple[Stage, Shortcuts]:
     """Find out which shortcuts are exact."""
     stage = Stage()
     with quiet():
-        model = load_model(bench.base)
+        model = bench.load()
         with measured(model, stage):
             shortcuts = choose_shortcuts(model, bench.pairs, bench.config())
     return stage, shortcuts
@@ -211,7 +228,7 @@ def our_pole(
     """Train a pole by prefreg."""
     stage = Stage()
     with quiet():
-        model = load_model(bench.base)
+        model = bench.load()
         with measured(model, stage):
             curve = train_pole(
                 model,
@@ -229,9 +246,12 @@ def our_pole(
 def cosine(left: tuple[Weights, Weights], right: tuple[Weights, Weights]) -> float:
     """Return the cosine of two preference vectors."""
     dot = squares = others = 0.0
+    place = "cuda" if torch.cuda.is_available() else "cpu"
     for name in left[0]:
-        one = (left[0][name] - left[1][name]).double().flatten()
-        two = (right[0][name] - right[1][name]).double().flatten()
+        one, two = (
+            (plus[name].to(place) - minus[name].to(place)).double().flatten()
+            for plus, minus in (left, right)
+        )
         dot += float(one @ two)
         squares += float(one @ one)
         others += float(two @ two)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg import Term, UsageError, parse_term
-from prefreg.terms import as_terms, parse_reference
+from prefreg.terms import as_terms, brief_eta, parse_reference
 
 
 @pytest.mark.parametrize(
@@ -96,3 +96,17 @@ def test_a_mapping_refuses_what_is_not_finite() -> None:
 
 def test_a_reference_without_a_version_is_the_newest() -> None:
     assert parse_reference("helpful") == ("helpful", None)
+
+
+@pytest.mark.parametrize(
+    ("eta", "text"),
+    [
+        (1.0, "1"),
+        (-0.5, "-0.5"),
+        (0.4719304647332248, "0.4719"),
+        (1e6, "1000000"),
+        (-2e-9, "-2e-09"),
+    ],
+)
+def test_a_long_coefficient_is_shortened_for_people(eta: float, text: str) -> None:
+    assert brief_eta(eta) == text

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prefreg.errors import DataError, UsageError
 from prefreg.plain_yaml import DEEPEST, compose_yaml, load_yaml
-from prefreg.values import check_number, read_small
+from prefreg.values import check_number, find_path, read_small
 
 settings.register_profile("steady", deadline=None, database=None)
 settings.load_profile("steady")
@@ -102,3 +102,14 @@ def test_large_files_and_none_are_refused(tmp_path: Path) -> None:
     for path, said in refused.items():
         with pytest.raises(DataError, match=said):
             read_small(path, DataError, most=10)
+
+
+@pytest.mark.parametrize("text", ["", "~no-such-user/x", "x" * 5000, "a/" + "x" * 300, "a\0b"])
+def test_text_that_can_be_no_path_names_no_file(text: str) -> None:
+    assert find_path(text) is None
+
+
+def test_a_path_is_found_from_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").mkdir()
+    assert find_path("~/model") == tmp_path / "model"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg.errors import PrefregError
-from prefreg.wording import LONGEST_MESSAGE, hide_password, is_unicode, presentable
+from prefreg.wording import LONGEST_MESSAGE, hide_password, is_unicode, percent, presentable
 
 
 @given(st.text(max_size=3000))
@@ -55,3 +55,12 @@ def test_every_error_is_presentable() -> None:
 def test_bytes_that_were_no_text_are_known() -> None:
     assert is_unicode("é😀")
     assert not is_unicode("a\udcff")
+
+
+def test_shares_are_written_in_percent() -> None:
+    assert [percent(share) for share in (0.506, 0.0167, 0.00167, 0.0)] == [
+        "51 %",
+        "1.7 %",
+        "0.17 %",
+        "0 %",
+    ]

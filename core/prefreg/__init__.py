@@ -1,25 +1,10 @@
 """A registry of preference vectors: θ = θ_base + Σ ηᵢ·φᵢ.
 
-All but terms and errors is loaded when it is first used, so that `import prefreg` answers at once.
+Everything is loaded when it is first used, so that `import prefreg` answers at once.
 """
 
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
-
-from prefreg.errors import (
-    AxisError,
-    BaseModelError,
-    DataError,
-    GateError,
-    OutputError,
-    PrefregError,
-    RangeWarning,
-    RegistryError,
-    TrainingError,
-    UsageError,
-    VectorError,
-)
-from prefreg.terms import Term, parse_term
 
 if TYPE_CHECKING:
     __version__: str
@@ -39,6 +24,19 @@ if TYPE_CHECKING:
     from prefreg.axes.row_sources import stream_hub_rows
     from prefreg.axes.yaml_axes import axis_from_yaml
     from prefreg.composition.composition_request import CompositionRequest, ExportRequest
+    from prefreg.errors import (
+        AxisError,
+        BaseModelError,
+        DataError,
+        GateError,
+        OutputError,
+        PrefregError,
+        RangeWarning,
+        RegistryError,
+        TrainingError,
+        UsageError,
+        VectorError,
+    )
     from prefreg.evaluation.evaluation_request import (
         Calibrating,
         Comparing,
@@ -50,6 +48,7 @@ if TYPE_CHECKING:
     )
     from prefreg.evaluation.paper.run_folder import ReproduceRequest
     from prefreg.models.sampling import Sampling
+    from prefreg.terms import Term, parse_term
     from prefreg.training.axis_request import AxisRequest, ImportRequest, SFTRequest
 
 _HOMES = {
@@ -60,10 +59,13 @@ _HOMES = {
     "axes.row_sources": "stream_hub_rows",
     "axes.yaml_axes": "axis_from_yaml",
     "composition.composition_request": "CompositionRequest ExportRequest",
+    "errors": "AxisError BaseModelError DataError GateError OutputError PrefregError RangeWarning "
+    "RegistryError TrainingError UsageError VectorError",
     "evaluation.evaluation_request": "Calibrating Comparing CompressionRequest ConsistencyRequest "
     "EvaluationRequest InterferenceRequest Reach",
     "evaluation.paper.run_folder": "ReproduceRequest",
     "models.sampling": "Sampling",
+    "terms": "Term parse_term",
     "training.axis_request": "AxisRequest ImportRequest SFTRequest",
 }
 

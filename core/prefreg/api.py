@@ -6,7 +6,7 @@ In short:
 
     registry = prefreg.open("registry.db")
     registry.compose({"helpful": 1, "harmless": 0.5}, "out")
-    registry.load("pocket").set(helpful=1).generate("What colour is the boat?")
+    registry.load("pocket").set(helpful=1).generate("Which colour is Elsa's boat?")
 
 What is asked of a run is a request, such as `AxisRequest`. A method takes one, or the main part of
 one with its other fields as keywords; keywords win over a request that is given. Rooms are imported
@@ -55,11 +55,13 @@ if TYPE_CHECKING:
 
     from prefreg.authoring.conformance import check_installed
     from prefreg.authoring.scaffold import NewPackage
+    from prefreg.checkpoints.bundled import BUNDLED
     from prefreg.composition.adapter import ComposedAdapter
     from prefreg.composition.compose import CompositionPlan, read_recipe
     from prefreg.composition.composition_request import CompositionRequest, ExportRequest
     from prefreg.composition.export import Exported
     from prefreg.composition.in_memory import SteeredModel
+    from prefreg.composition.methods import method_names
     from prefreg.composition.output import Composed
     from prefreg.evaluation.calibration import Calibration
     from prefreg.evaluation.compare import Comparison
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
     from prefreg.training.run_plan import AxisPlan
 
 __all__ = [
+    "BUNDLED",
     "EXPERIMENTS",
     "AxisReport",
     "Registry",
@@ -94,6 +97,7 @@ __all__ = [
     "draw_interference",
     "empty_cache",
     "enable_plugin",
+    "method_names",
     "new_axis",
     "open",
     "parse_moment",
@@ -840,11 +844,13 @@ def new_axis(name: str, folder: str | Path | None = None) -> "NewPackage":
 
 
 _ROOMS = {
+    "BUNDLED": "checkpoints.bundled",
     "EXPERIMENTS": "evaluation.paper.catalogue",
     "check_installed": "authoring.conformance",
     "demonstrate": "evaluation.demonstration",
     "draw_interference": "evaluation.interference",
     "empty_cache": "training.doctor",
+    "method_names": "composition.methods",
     "plot_consistency": "evaluation.consistency",
     "plot_version": "evaluation.pole_curves",
     "read_recipe": "composition.compose",

@@ -11,6 +11,7 @@ AXIS_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 ALIAS_NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]*")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _LONGEST_NUMBER = 18
+_BRIEF = 8
 _FORM = "Write AXIS:ETA, as in helpful:1 or harmless@2:-0.5."
 
 
@@ -32,6 +33,12 @@ class Term:
 def format_eta(eta: float) -> str:
     """Write a coefficient as briefly as reads back to the same number."""
     return repr(int(eta)) if eta == int(eta) and abs(eta) < 1e15 else repr(eta)
+
+
+def brief_eta(eta: float) -> str:
+    """Write a coefficient for people, a long one to four digits."""
+    exact = format_eta(eta)
+    return exact if len(exact) <= _BRIEF else f"{eta:.4g}"
 
 
 def parse_reference(text: str) -> tuple[str, str | None]:

@@ -1,10 +1,12 @@
-"""What people write, read with bounds: numbers with names, and small files."""
+"""What people write, read with bounds: numbers with names, dtypes, and small files."""
 
+import errno
 import math
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from prefreg.errors import PrefregError, UsageError
 
@@ -13,6 +15,11 @@ SMALL = 16 * 2**20
 MAX_SEED = 2**63 - 1
 """The largest seed that every generator takes."""
 
+DTYPES = ("float32", "bfloat16", "float16")
+STORAGE_DTYPES = ("float32", "bfloat16")
+"""Those that vectors are stored in."""
+_SHORT = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_SHORT |= {"f16": "float16"}
 
 Number = TypeVar("Number", int, float)
 
@@ -34,6 +41,48 @@ def check_number(
     return value
 
 
+def dtype_name(text: str, known: Collection[str] = DTYPES) -> str:
+    """Return the name of a dtype that may be written as `bf16` or `BF16`, too.
+
+    Raises:
+        UsageError: It is none of those known.
+    """
+    name = _SHORT.get(text.lower(), text.lower())
+    if name not in known:
+        raise UsageError(f"{text!r} is no dtype. Use {', '.join(known)}.")
+    return name
+
+
+def find_path(text: str) -> Path | None:
+    """Return the file or folder that a text names, `~` being a home; None where there is none."""
+    try:
+        path = Path(text).expanduser()
+        return path.resolve() if text and path.exists() else None
+    except (RuntimeError, ValueError):  # of no user's home, or with a zero in it
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file to read its bytes, unless it is a folder, a device or a pipe.
+
+    Raises:
+        OSError: It is one of these, or cannot be opened.
+        ValueError: Its name has a zero in it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
+    return open(descriptor, "rb")
+
+
 def read_small(path: Path, error: type[PrefregError], *, most: int = SMALL) -> bytes:
     """Return the content of a regular file that a person wrote.
 
@@ -42,11 +91,7 @@ def read_small(path: Path, error: type[PrefregError], *, most: int = SMALL) -> b
             a pipe), cannot be read, or has more than `most` bytes.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
-        with open(descriptor, "rb") as stream:
-            about = os.fstat(descriptor)
-            if not stat.S_ISREG(about.st_mode):
-                raise error(f"{path} is no regular file.")
+        with open_regular(path) as stream:
             content = stream.read(most + 1)
     except FileNotFoundError:
         raise error(f"There is no file {path}.") from None

@@ -82,6 +82,12 @@ def is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def percent(share: float) -> str:
+    """Write a share for people, to two digits."""
+    value = 100 * share
+    return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
+
+
 def _shorten(text: str, longest: int) -> str:
     if len(text) <= longest:
         return text

@@ -1,9 +1,12 @@
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from prefreg.checkpoints.checkpoint import INDEX_FILE, Checkpoint, companions
@@ -152,4 +155,55 @@ def test_a_truncated_weight_file_is_refused(saved: Path, tmp_path: Path) -> None
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-1])
     with pytest.raises(BaseModelError, match="not a sound safetensors file"):
+        Checkpoint.open(folder)
+
+
+def configure(folder: Path, **changes: object) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quantization_config": {"quant_method": "fp8"}},
+        {"compression_config": {"quant_method": "fp8"}},
+        {"text_config": {"quantization_config": {"quant_method": "fp8"}}},
+    ],
+)
+def test_a_quantised_model_is_refused(
+    saved: Path, tmp_path: Path, changes: dict[str, object]
+) -> None:
+    folder = Path(shutil.copytree(saved / "llama", tmp_path / "model"))
+    configure(folder, **changes)
+    with pytest.raises(BaseModelError, match=r"is a quantised model \(fp8\).* Use the unquantised"):
+        Checkpoint.open(folder)
+
+
+def test_code_is_a_companion_where_a_configuration_names_it(saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved / "llama", tmp_path / "model"))
+    (folder / "modeling_small.py").touch()
+    assert Path("modeling_small.py") not in companions(folder)
+    configure(folder, auto_map={"AutoModelForCausalLM": "modeling_small.SmallForCausalLM"})
+    assert Path("modeling_small.py") in companions(folder)
+
+
+def test_every_file_that_a_tokenizer_of_transformers_is_made_of_is_a_companion(
+    tmp_path: Path,
+) -> None:
+    models = Path(transformers.__file__).parent / "models"
+    declared = "".join(path.read_text() for path in models.glob("*/tokenization_*.py"))
+    tables = re.findall(r"VOCAB_FILES_NAMES = \{(.*?)\}", declared, re.DOTALL)
+    names = {name for table in tables for name in re.findall(r': "([^"]+)"', table)}
+    assert {"tokenizer.json", "spiece.model", "source.spm", "bpe.codes"} <= names
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    assert {path.name for path in companions(tmp_path)} == names
+
+
+def test_a_configuration_that_is_no_file_is_refused(saved: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(saved / "llama", tmp_path / "model"))
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(BaseModelError, match="no regular file"):
         Checkpoint.open(folder)

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from prefreg.checkpoints.checkpoint import Checkpoint
-from prefreg.checkpoints.fingerprint import fingerprint
+from prefreg.checkpoints.fingerprint import Fingerprint, fingerprint
 
 
 @pytest.fixture
@@ -98,3 +99,30 @@ def test_the_template_is_told_apart_from_the_tokenizer(settled: Path) -> None:
     assert fingerprint(Checkpoint.open(settled)) == before
     (settled / "tokenizer.json").write_text("{}")
     assert fingerprint(Checkpoint.open(settled)).tokenizer != before.tokenizer
+
+
+def test_what_decides_on_answers_beside_the_weights_is_told_apart(settled: Path) -> None:
+    def found() -> Fingerprint:
+        return fingerprint(Checkpoint.open(settled))
+
+    before = found()
+    path = settled / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config))  # the same, written otherwise
+    assert found() == before
+    path.write_text(json.dumps(config | {"rope_theta": 500.0}))
+    scaled = found()
+    assert scaled == replace(before, configuration=scaled.configuration) != before
+    (settled / "generation_config.json").write_text('{"eos_token_id": 7}')
+    assert found().configuration != scaled.configuration
+
+
+def test_a_vocabulary_of_a_rarer_kind_counts_where_there_is_no_other(settled: Path) -> None:
+    before = fingerprint(Checkpoint.open(settled)).tokenizer
+    (settled / "tekken.json").write_text("{}")
+    assert fingerprint(Checkpoint.open(settled)).tokenizer == before
+    for name in ("tokenizer.json", "special_tokens_map.json"):
+        (settled / name).unlink()
+    alone = fingerprint(Checkpoint.open(settled)).tokenizer
+    (settled / "tekken.json").write_text('{"a": 1}')
+    assert fingerprint(Checkpoint.open(settled)).tokenizer not in (alone, None)

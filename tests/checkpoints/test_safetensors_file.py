@@ -1,6 +1,8 @@
 import hashlib
 import io
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,21 @@ def test_a_damaged_header_is_refused_with_its_reason(
     with pytest.raises(BaseModelError, match=reason) as caught:
         read(content, tmp_path)
     assert "model.safetensors is not a sound safetensors file" in str(caught.value)
+
+
+def test_very_many_dimensions_are_refused_at_once(tmp_path: Path) -> None:
+    entry = {"dtype": "F32", "shape": [3] * 200_000, "data_offsets": [0, 4]}
+    content = json.dumps({"x": entry}).encode()
+    started = time.process_time()
+    with pytest.raises(BaseModelError, match="'x' has 200000 dimensions"):
+        read(len(content).to_bytes(8, "little") + content + bytes(4), tmp_path)
+    assert time.process_time() - started < 2
+
+
+def test_a_pipe_is_no_safetensors_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(BaseModelError, match="it is no regular file"):
+        read_header(tmp_path / "model.safetensors")
 
 
 def test_the_caller_chooses_the_class_of_the_error(tmp_path: Path) -> None:

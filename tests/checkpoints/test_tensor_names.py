@@ -1,5 +1,7 @@
 import json
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,3 +137,30 @@ def test_quantised_tensors_are_no_weights(tmp_path: Path) -> None:
     assert weight_shapes(checkpoint) == {"a.scale": (1,)}
     with pytest.raises(BaseModelError, match=r"it lacks 'a\.weight'"):
         on_disk_names({"a.weight": (2,), "a.scale": (1,)}, "model", checkpoint)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {"a.weight": torch.zeros(2, 2).to(torch.float8_e4m3fn)},
+        {"a.qweight": torch.zeros(2, 2, dtype=torch.int32)},
+    ],
+)
+def test_a_pole_that_is_quantised_without_saying_so_is_refused(
+    tmp_path: Path, packed: dict[str, torch.Tensor]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    checkpoint = rewrite(tmp_path, {"norm.weight": torch.ones(2), **packed})
+    with pytest.raises(BaseModelError, match="holds quantised weights: 'a"):
+        match_pole(checkpoint, checkpoint)
+
+
+def test_a_pole_of_many_names_is_matched_in_time(tmp_path: Path) -> None:
+    """Once each first part of a name was tried on all names."""
+    (tmp_path / "config.json").write_text("{}")
+    checkpoint = rewrite(tmp_path, {f"a{i}.w": torch.zeros(0) for i in range(5000)})
+    other = replace(checkpoint, tensors=dict(list(checkpoint.tensors.items())[1:]))
+    started = time.process_time()
+    with pytest.raises(BaseModelError, match="was not trained from"):
+        match_pole(checkpoint, other)
+    assert time.process_time() - started < 5

@@ -1,6 +1,7 @@
 """What each command does when all is well."""
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -145,6 +146,14 @@ def test_a_version_is_shown_with_its_record(run, trained) -> None:
     assert set(data["metadata"]["poles"]) == {"positive", "negative"}
     text = run("show", "helpful", "--registry", trained).out
     assert data["sha256"] in text
+    headline, accuracy, margin, cosine, size = text.splitlines()[:5]
+    assert headline == "helpful@1 on pocket"
+    report = data["metadata"]["poles"]["positive"]["report"]
+    assert accuracy.startswith(f"accuracy  {report['accuracy']:.1%} (positive), ")
+    assert margin.startswith(f"margin    {report['mean_margin']:.3g} (positive), ")
+    assert cosine.startswith(f"cosine    {data['metadata']['geometry']['cosine_poles']:.3f} ")
+    assert size == "size      3.2 MiB inside the database (dense, F32)"
+    assert not any(python in text for python in ("{'", "['", "None", "True", "False"))
 
 
 def test_axes_counts_the_stored_versions(run, trained) -> None:
@@ -169,6 +178,20 @@ def test_a_composition_comes_again_from_its_own_recipe(run, trained, tmp_path: P
     run(*command, "helpful:0.7", "verbose:-0.3", "--dtype", "bfloat16", "-o", "a")
     assert run(*command, "--recipe", "a/prefreg.json", "-o", "b").code == 0
     assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_a_dtype_may_be_written_short_and_is_recorded_by_its_name(
+    run, refuse, trained, tmp_path: Path
+) -> None:
+    command = ("--registry", trained, "compose", "helpful:0.7")
+    run(*command, "--dtype", "bfloat16", "-o", "a")
+    assert run(*command, "--dtype", "BF16", "-o", "b").code == 0
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    assert json.loads((tmp_path / "b" / "prefreg.json").read_text())["dtype"] == "bfloat16"
+    assert "'fp8' is not one of" in refuse(2, *command, "--dtype", "fp8", "-o", "c")
+    assert prefreg.AxisRequest("helpful", dtype="fp32").dtype == "float32"
+    with pytest.raises(prefreg.UsageError, match=r"'fp16' is no dtype\. Use float32, bfloat16"):
+        prefreg.AxisRequest("helpful", dtype="fp16")
 
 
 def test_the_default_output_is_a_folder_named_composed(run, trained, tmp_path: Path) -> None:
@@ -230,8 +253,17 @@ def test_generate_answers_every_prompt_and_writes_nothing(run, trained, tmp_path
     data = run(*command, "--json").data
     assert data["terms"] == ["helpful:1"]
     assert [each["prompt"] for each in data["answers"]] == asked[1::2]
-    assert run(*command).out == "\n\n".join(each["answer"] for each in data["answers"]) + "\n"
+    shown = [f"> {each['prompt']}\n{each['answer']}" for each in data["answers"]]
+    assert run(*command).out == "\n\n".join(shown) + "\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dash_reads_the_prompt_from_standard_input(run, refuse, trained, monkeypatch) -> None:
+    command = ("generate", "helpful:1", "--registry", trained)
+    wanted = run(*command, "-p", "What colour is\nthe boat?").out
+    monkeypatch.setattr("sys.stdin", io.StringIO("What colour is\nthe boat?\n"))
+    assert run(*command, "-p", "-").out == wanted
+    assert "give `-p -` once" in refuse(2, *command, "-p", "-", "-p", "-")
 
 
 def test_drawn_answers_depend_on_the_seed_alone(run, trained) -> None:

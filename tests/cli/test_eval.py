@@ -94,7 +94,7 @@ def test_a_figure_without_enough_prompts_is_left_out_or_refused(
 def test_sweep_tells_where_its_report_is(run: Run, trained: Path, tmp_path: Path) -> None:
     few = ("--registry", trained, "--prompts", 24, "--max-new-tokens", 8)
     found = run("sweep", "helpful=0,2", *few, "-o", "out")
-    assert found.out.startswith("HELPFUL")
+    assert found.out.startswith("η HELPFUL  HELPFUL")
     assert "The report is out/report.html." in found.out
     data = run("sweep", "helpful=0,2", *few, "-o", "out", "--overwrite", "--json").data
     assert data["files"] == sorted(path.name for path in (tmp_path / "out").iterdir())

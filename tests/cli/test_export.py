@@ -114,7 +114,7 @@ MERGEKIT = ("--as", "mergekit", "-o", "out")
         (("helpful", "-o", "out"), 2, "--as"),
         (("helpful", "--as", "adapter"), 2, "--output"),
         (ADAPTER, 2, "Missing argument"),
-        (("helpful", *ADAPTER), 1, "'helpful@1' are dense"),
+        (("helpful", *ADAPTER), 1, "'helpful@1' is dense"),
         (("helpful", *ADAPTER, "--rank", "0"), 2, "--rank"),
         (("helpful", "verbosity", *ADAPTER), 2, "is of one version: give one AXIS[@V]"),
         (("helpful:1", *CHECKPOINT), 2, "'helpful:1' does not begin with an axis name"),

@@ -74,7 +74,7 @@ def test_what_cannot_be_compared_is_refused(
 def test_the_installed_command_compares(trained: Path) -> None:
     command = Path(sys.executable).with_name("prefreg")
     result = subprocess.run(
-        [command, "interference", "--draws", "20", "--json"],
+        [command, "interference", "--draws", "20", "--no-starter", "--json"],
         env={"PREFREG_REGISTRY": str(trained), "PATH": "", "HOME": str(trained.parent)},
         capture_output=True,
         text=True,

@@ -57,7 +57,7 @@ def test_adapter_and_checkpoint_are_the_same_model(run: Run, thin: Path, tmp_pat
 
 def test_the_recipe_of_an_adapter_makes_it_again(run: Run, thin: Path, tmp_path: Path) -> None:
     options = ("--as", "adapter", "--max-rank", "3", "-o", "one")
-    assert "of φ (worst" in run("--registry", thin, "compose", "verbosity:1", *options).out
+    assert "% of φ (worst" in run("--registry", thin, "compose", "verbosity:1", *options).out
     recipe = tmp_path / "one" / "prefreg.json"
     assert json.loads(recipe.read_text())["as"] == "adapter"
     assert run("--registry", thin, "compose", "--recipe", recipe, "-o", "two").code == 0
@@ -84,7 +84,7 @@ def test_a_low_rank_vector_turns_the_dials(run: Run, thin: Path) -> None:
 
 def test_dense_vectors_make_no_adapter(refuse: Refuse, trained: Path) -> None:
     why = refuse(1, "--registry", trained, "compose", "helpful:1", "--as", "adapter")
-    assert why.startswith("'helpful@1' are dense")
+    assert why.startswith("'helpful@1' is dense")
 
 
 @pytest.mark.parametrize(

@@ -50,4 +50,4 @@ def test_help_shows_what_is_written_beneath_the_field_and_its_default(
 ) -> None:
     given("--help", kind="Reach")
     shown = " ".join(capsys.readouterr().out.split())
-    assert "--step FLOAT Steps outwards. [default: 0.5]" in shown
+    assert "--step NUMBER Steps outwards. [default: 0.5]" in shown

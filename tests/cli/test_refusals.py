@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import sqlite3
 from pathlib import Path
 
@@ -378,3 +379,26 @@ def test_a_bug_is_called_a_bug(refuse, trained, monkeypatch: pytest.MonkeyPatch)
     message = refuse(70, "--registry", trained, "compose", "helpful:1")
     assert "This is a bug in prefreg: ZeroDivisionError" in message
     assert "PREFREG_DEBUG=1" in message
+
+
+NO_PATHS = ["/dev/zero", "pipe.jsonl", "~no-such-user/x", "x" * 5000, "a/" + "x" * 300, "file/x"]
+
+
+@pytest.mark.parametrize("path", NO_PATHS)
+def test_a_path_that_names_nothing_is_refused_in_a_line(run, tmp_path: Path, path: str) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "file").touch()
+    for arguments in (
+        ("compose", "helpful:1", "--base", path),
+        ("compose", "--recipe", path),
+        ("add-axis", "helpful", "--dry-run", "--data", path),
+        ("add-axis", "helpful", "--dry-run", "--config", path),
+        ("import", "x", "--base", "pocket", "--plus", path, "--positive-only"),
+        ("import", "x", "--base", "pocket", "--task-vector", path, "--of-pair"),
+        ("eval", "helpful:1", "--prompts-file", path),
+        ("vectors", "--registry", path),
+    ):
+        result = run(*arguments)
+        assert result.code in (1, 2), (arguments, result)
+        assert result.err.count("Error: ") == 1
+        assert len(result.err) < 3000

@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import adapters
@@ -268,7 +269,10 @@ def test_the_configuration_scales_nothing_and_is_short(pairs: Plan, tmp_path: Pa
     write_adapter(pairs, tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["r"] == config["lora_alpha"] == 21
-    assert config["rank_pattern"] == config["alpha_pattern"]
+    assert config["rank_pattern"] == config["alpha_pattern"] == {}
+    # llama.cpp scales each module by lora_alpha and its own rank, and reads no pattern.
+    stored = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert {tensor.shape["_B." in name] for name, tensor in stored.items()} == {21}
     assert config["target_modules"] == sorted(adapters.LINEAR)
     assert config["base_model_name_or_path"] == str(pairs.base.path)
 
@@ -277,19 +281,37 @@ def test_dense_vectors_are_refused_with_what_to_do(
     bases: dict[str, BaseModel], make_plan: Callable[..., Plan], tmp_path: Path
 ) -> None:
     plan = make_plan(bases["llama"], helpful=1.0)
-    with pytest.raises(VectorError, match=r"'helpful@1' are dense.*leave `form=` adapter out"):
+    with pytest.raises(VectorError, match=r"'helpful@1' is dense.*leave `form=` adapter out"):
         write_adapter(plan, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
 
-def test_weights_that_are_no_linear_layers_are_refused(
+def test_factors_of_head_and_embeddings_are_written_as_peft_reads_them(
     bases: dict[str, BaseModel], tmp_path: Path
 ) -> None:
     base = bases["llama"]
+    model = tiny.llama(tied=False)
+    folder = adapters.save_adapter(
+        model, tmp_path / "pole", seed=3, target_modules=["embed_tokens", "lm_head", "q_proj"]
+    )
+    phi = read_adapter(folder, base.checkpoint).factors
+    plan = Plan(base, [term("red", base, 0.5, phi, tmp_path / "red.safetensors")])
+    write_adapter(plan, tmp_path / "adapter")
+    write_composition(plan, tmp_path / "whole", dtype="float32")
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "whole")
+    loaded = peft.PeftModel.from_pretrained(tiny.llama(tied=False), tmp_path / "adapter")
+    assert relative(logits(loaded), logits(whole)) < 1e-5
+    assert relative(logits(loaded), logits(tiny.llama(tied=False))) > 1e-3
+
+
+def test_weights_that_are_no_layers_of_their_own_are_refused(
+    bases: dict[str, BaseModel], tmp_path: Path
+) -> None:
+    base = bases["bf16"]  # whose head is tied
     name = "model.embed_tokens.weight"
     phi = {name: Factors(torch.ones(64, 1), torch.ones(1, 32))}
     plan = Plan(base, [term("red", base, 1.0, phi, tmp_path / "red.safetensors")])
-    with pytest.raises(VectorError, match=f"'{name}' are no linear layers"):
+    with pytest.raises(VectorError, match=f"'{name}' are no layers of their own"):
         write_adapter(plan, tmp_path / "adapter")
 
 
@@ -380,7 +402,7 @@ def test_dense_vectors_without_a_rank_or_without_layers_are_refused(
     base = bases["llama"]
     phi = {"model.norm.weight": torch.ones(32)}
     plan = Plan(base, [planned("dense", base, 1.0, phi, tmp_path / "dense")])
-    with pytest.raises(VectorError, match=r"'dense@1' are dense.*with `max_rank=`"):
+    with pytest.raises(VectorError, match=r"'dense@1' is dense.*with `max_rank=`"):
         write_adapter(plan, tmp_path / "out")
     with pytest.raises(UsageError, match="none of the linear layers"):
         write_adapter(plan, tmp_path / "out", max_rank=4)

@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 
 import prefreg
-from prefreg import BaseModelError, RegistryError, Sampling, UsageError, pocket
+from prefreg import BaseModelError, RegistryError, Sampling, UsageError, VectorError, pocket
+from prefreg.checkpoints import resolve_base
+from prefreg.composition.in_memory import make_dials
+from prefreg.vectors.tensors import MemoryTensors
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
 def weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -54,6 +59,32 @@ def test_a_composed_folder_has_exactly_the_weights_of_the_dials(trained: Path) -
     assert equal(weights(composed), weights(registry.load(terms=terms).model))
 
 
+def test_dials_turn_what_has_a_name_on_disk_and_refuse_the_rest(tmp_path: Path) -> None:
+    """The experts of a mixture lie apart on disk and are fused in memory."""
+    config = MixtralConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path / "base")
+    dials = make_dials(model, resolve_base(str(tmp_path / "base")))
+    layer, before = "model.layers.0", weights(model)
+    query, expert = f"{layer}.self_attn.q_proj.weight", f"{layer}.block_sparse_moe.experts.0.w1"
+    phi = {query: torch.ones(16, 16), f"{expert}.weight": torch.zeros(24, 16)}
+    dials.apply([(0.5, MemoryTensors(phi))])
+    after = weights(model)
+    assert torch.equal(after.pop(query), before.pop(query) + 0.5)
+    assert equal(after, before)
+    phi[f"{expert}.weight"] = torch.ones(24, 16)
+    with pytest.raises(VectorError, match=r"changes 'model.*w1\.weight', which are no parameters"):
+        dials.apply([(0.5, MemoryTensors(phi))])
+
+
 def test_dials_are_named_in_every_way_a_term_is(trained: Path) -> None:
     steered = prefreg.open(trained).load()
     expected = weights(steered.set(helpful=1).model)
@@ -78,8 +109,10 @@ def test_a_dial_that_does_not_exist_changes_nothing(trained: Path) -> None:
     assert [str(term) for term in steered.terms] == ["helpful:1"]
 
 
-def test_a_sum_that_overflows_gives_the_base_back(trained: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+def test_a_sum_that_overflows_gives_the_base_back(trained: Path, device: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(pocket.model_dir(), dtype=torch.float16)
+    model.to(device)
     before = weights(model)
     with (
         pytest.raises(prefreg.VectorError, match="overflows"),
@@ -219,7 +252,27 @@ def test_a_model_in_bfloat16_is_steered_and_restored(trained: Path) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@GPU
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_dials_on_a_gpu_have_the_bits_of_those_on_the_cpu(
+    trained: Path, dtype: torch.dtype
+) -> None:
+    turned = []
+    for device in ("cpu", "cuda"):
+        model = AutoModelForCausalLM.from_pretrained(pocket.model_dir(), dtype=dtype).to(device)
+        with prefreg.steer(model, registry=trained, helpful=-0.3):
+            # Once with vectors from the disk, and once with those that stay on the GPU.
+            with prefreg.steer(model, registry=trained, helpful=1, verbosity=0.7):
+                turned.append({name: each.cpu() for name, each in weights(model).items()})
+            turned.append({name: each.cpu() for name, each in weights(model).items()})
+    assert all(
+        torch.equal(cpu[name].view(torch.uint8), gpu[name].view(torch.uint8))
+        for cpu, gpu in zip(turned[:2], turned[2:], strict=True)
+        for name in cpu
+    )
+
+
+@GPU
 def test_what_answers_and_is_measured_is_on_the_gpu(trained: Path) -> None:
     registry = prefreg.open(trained)
     steered = registry.load("pocket").set(helpful=1)

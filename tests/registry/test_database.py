@@ -19,7 +19,7 @@ from sqlalchemy import create_engine
 import prefreg.registry.database
 from older import BESIDE, INLINE, write_older
 from prefreg.errors import RegistryError
-from prefreg.registry import BaseIdentity, Store, VersionRecord
+from prefreg.registry import Access, BaseIdentity, Store, VersionRecord
 from prefreg.registry.database import REVISIONS, find_revision
 from prefreg.registry.schema import Base
 
@@ -176,6 +176,30 @@ def test_a_url_names_the_same_registry(path: Path, add: Add) -> None:
 def test_a_url_that_keeps_nothing_is_refused(url: str) -> None:
     with pytest.raises(RegistryError, match="A registry is kept in a plain file"):
         Store.open(url, write=True)
+
+
+@pytest.mark.parametrize("port", ["abc", "99999999"])
+def test_a_port_that_is_none_is_refused_without_the_password(port: str) -> None:
+    with pytest.raises(RegistryError, match="is not a database URL") as caught:
+        Store.open(f"postgresql://user:SECRET@host:{port}/name", write=False)
+    assert "SECRET" not in str(caught.value)
+
+
+def test_the_url_of_a_file_is_that_file_in_everything(tmp_path: Path, add: Add) -> None:
+    by_url, by_path = Access(f"sqlite:///{tmp_path}/new.db"), Access(tmp_path / "new.db")
+    said = []
+    for access in (by_url, by_path):
+        assert not access.is_present()
+        for step in (access.reading, access.changing):
+            with pytest.raises(RegistryError) as caught:
+                step()
+            said.append(str(caught.value))
+    assert said[:2] == said[2:]
+    with by_url.writing() as store:
+        add(store)
+    assert by_url.is_present()
+    with by_path.reading() as store:
+        assert len(store.versions()) == 1
 
 
 @pytest.mark.parametrize("url", ["://", "nosuch://host/name"])

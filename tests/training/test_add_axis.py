@@ -1,13 +1,19 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import prefreg
 import worded
-from prefreg.errors import DataError
-from prefreg.registry import VersionRecord
+from prefreg.errors import BaseModelError, DataError
+from prefreg.registry import Access, VersionRecord
+from prefreg.training.add_axis import prepare
+from prefreg.training.axis_request import AxisRequest
+from prefreg.training.axis_run import find_stored
 
 FAST = ("per_device_train_batch_size=8", "gradient_accumulation_steps=1", "learning_rate=1e-3")
 
@@ -49,6 +55,34 @@ def test_long_pairs_can_be_refused(tmp_path: Path, base: str, data: str) -> None
     with pytest.raises(DataError, match="pairs are longer than 12 tokens"):
         add(tmp_path, base, data, max_length=12, too_long="refuse")
     assert not (tmp_path / "registry.db").exists()
+
+
+def test_a_base_whose_weights_could_not_be_stored_is_not_trained(
+    tmp_path: Path, base: str, data: str
+) -> None:
+    folder = Path(shutil.copytree(base, tmp_path / "more"))
+    tensors = load_file(folder / "model.safetensors")
+    save_file({**tensors, "more.weight": torch.ones(2)}, folder / "model.safetensors")
+    registry = prefreg.open(tmp_path / "registry.db")
+    for step in (registry.preview_axis, registry.plan_axis, registry.add_axis):
+        with pytest.raises(BaseModelError, match=r"it alone has 'more\.weight'.*not supported yet"):
+            step("verbosity", base=str(folder), data=data, settings=FAST)
+
+
+def test_a_version_of_another_configuration_is_not_found_again(
+    tmp_path: Path, base: str, data: str
+) -> None:
+    def found(folder: Path) -> VersionRecord | None:
+        settings = (*FAST, "max_steps=4")
+        request = AxisRequest("verbosity", base=str(folder), data=data, settings=settings)
+        return find_stored(Access(tmp_path / "registry.db"), prepare(Access(), request))
+
+    add(tmp_path, base, data)
+    folder = Path(shutil.copytree(base, tmp_path / "edited"))
+    assert str(found(folder)) == "verbosity@1"
+    config = folder / "config.json"
+    config.write_text(config.read_text().replace("1e-06", "1e-05"))
+    assert found(folder) is None
 
 
 def test_a_checkpoint_as_a_pole_stands_in_the_record(tmp_path: Path, base: str, data: str) -> None:

@@ -1,6 +1,8 @@
 """What the examination of the house finds."""
 
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,29 @@ def test_a_sound_house_is_described(trained: Path) -> None:
     assert found.facts["hub"] == "offline"
     for name in ("python", "packages", "devices", "memory", "disk", "cache"):
         assert found.facts[name]
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub that answers, with an error."""
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.send_error(404)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_the_hub_is_asked_whether_it_answers(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with HTTPServer(("127.0.0.1", 0), Hub) as server:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+        threading.Thread(target=server.handle_request).start()
+        assert examine(Access(trained)).facts["hub"] == f"{endpoint} answers"
+    assert examine(Access(trained)).facts["hub"] == f"{endpoint} cannot be reached"
 
 
 def test_a_missing_registry_is_a_problem_not_a_failure(tmp_path: Path) -> None:

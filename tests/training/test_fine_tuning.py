@@ -217,3 +217,23 @@ def test_what_prefreg_owns_exists_in_trls_configuration() -> None:
     for name in ("packing", "eos_token", "chat_template_path", "dataset_kwargs", "seed"):
         assert name in known
         assert SFT.refusal(name)
+
+
+def test_generation_defaults_that_transformers_does_not_write_are_kept(
+    raw: Path, data: Path
+) -> None:
+    defaults = {"do_sample": False, "temperature": 0.9}
+    (raw / "generation_config.json").write_text(json.dumps(defaults | {"eos_token_id": 1}))
+    config = raw / "config.json"  # where models of old have them
+    config.write_text(json.dumps(json.loads(config.read_text()) | defaults))
+    tune(data, base=str(raw))
+    for name in ("config.json", "generation_config.json"):
+        assert (data.parent / "tuned" / name).read_bytes() == (raw / name).read_bytes()
+
+
+def test_a_configuration_of_quantised_weights_is_no_start(raw: Path, data: Path) -> None:
+    config = raw / "config.json"
+    quantised = {"quantization_config": {"quant_method": "gptq"}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | quantised))
+    with pytest.raises(BaseModelError, match=r"is a quantised model \(gptq\)"):
+        tune(data, from_config=config)

@@ -162,6 +162,7 @@ def test_what_makes_a_run_slow_is_said_and_recorded(
     )
     reason = "neftune_noise_alpha adds noise to every row by itself"
     assert notes == [
+        "Each pole: 2 steps of 8 pairs, 16 pairs, 0.3 passes over 54.",
         f"Prompts are read once for each answer: {reason}.",
         f"Micro-batches are not sorted by length: {reason}.",
     ]

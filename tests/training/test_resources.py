@@ -1,15 +1,18 @@
 from pathlib import Path
 
 import pytest
+from transformers import Gemma3nTextConfig
 
 from prefreg.errors import TrainingError
 from prefreg.training.resources import (
     MemoryNeed,
     check_disk,
     check_memory,
+    estimate_memory,
     hardware,
     package_versions,
 )
+from prefreg.training.settings import resolve_settings
 
 
 def test_memory_that_is_too_small_says_what_to_lower() -> None:
@@ -19,6 +22,17 @@ def test_memory_that_is_too_small_says_what_to_lower() -> None:
         check_memory(MemoryNeed(1, huge, 1))
     with pytest.raises(TrainingError, match="the base is too large for this machine"):
         check_memory(MemoryNeed(huge, 1, 1))
+
+
+def test_a_width_that_is_said_layer_by_layer_counts_as_the_largest() -> None:
+    def config(width: int | list[int]) -> Gemma3nTextConfig:
+        return Gemma3nTextConfig(num_hidden_layers=2, intermediate_size=width)
+
+    needs = [
+        estimate_memory(config(width), 10, resolve_settings(), 16)
+        for width in (48, [48, 48], [16, 48])
+    ]
+    assert needs[0] == needs[1] == needs[2]
 
 
 def test_a_disk_that_is_too_small_is_named(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_a_run_that_was_killed_at_any_point_ends_with_the_same_weights(
 def test_what_was_finished_is_not_done_again(results: dict[str, list[dict[str, Any]]]) -> None:
     last = results["killed"][-1]
     assert last["notes"] == [
+        "Each pole: 6 steps of 16 pairs, 96 pairs, 1.8 passes over 54.",
         "Going on with an earlier run, which had finished the positive pole.",
     ]
     stages = {stage for stage, _ in last["stages"]}
@@ -104,7 +105,7 @@ def test_a_damaged_checkpoint_is_told_and_not_used(
     results: dict[str, list[dict[str, Any]]],
 ) -> None:
     _, again = results["damaged"]
-    [note] = again["notes"]
+    _schedule, note = again["notes"]
     assert "is damaged, so it is not used" in note
     assert again["sha256"] == results["plain"][0]["sha256"]
 

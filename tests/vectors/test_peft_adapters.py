@@ -5,11 +5,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import MambaConfig, MambaForCausalLM
 
 import adapters
 import tiny
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.errors import BaseModelError, VectorError
+from prefreg.vectors import peft_adapters
 from prefreg.vectors.peft_adapters import linear_layers, read_adapter
 
 WEIGHTS = "adapter_model.safetensors"
@@ -30,6 +32,7 @@ def merged(base: BaseModel, model: torch.nn.Module, folder: Path) -> dict[str, t
         {"rank_pattern": {"q_proj": 2, "layers.0.mlp.up_proj": 7}, "alpha_pattern": {"q_proj": 9}},
         {"target_modules": "all-linear"},
         {"target_modules": ["lm_head", "q_proj"]},
+        {"target_modules": ["embed_tokens", "lm_head", "q_proj"]},
         {"target_modules": r".*\.mlp\..*proj"},
         {"layers_to_transform": [0]},
     ],
@@ -87,6 +90,13 @@ def test_a_head_of_its_own_is_told_apart(tmp_path: Path) -> None:
     ]
 
 
+def test_layers_that_peft_refuses_are_left_out(tmp_path: Path) -> None:
+    config = MambaConfig(vocab_size=32, hidden_size=16, state_size=4, num_hidden_layers=1)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "base")
+    layers = linear_layers(tiny.resolve_base(str(tmp_path / "base")).checkpoint)
+    assert {name.rpartition(".")[2] for name in layers} == {"in_proj", "x_proj", "dt_proj"}
+
+
 def test_an_architecture_that_is_not_known_is_told(base: BaseModel) -> None:
     config = base.path / "config.json"
     config.write_text(config.read_text().replace('"llama"', '"unheard-of"'))
@@ -110,7 +120,6 @@ def configure(adapter: Path, **changes: Any) -> None:
         ({"use_dora": True}, "use_dora is set, and DoRA rescales whole weights"),
         ({"lora_bias": True}, "lora_bias is set, and it trains biases"),
         ({"bias": "all"}, "bias is 'all', and biases have no factors"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save is set, and it holds whole modules"),
         ({"trainable_token_indices": [1]}, "embeddings of single tokens"),
         ({"layer_replication": [[0, 1]]}, "it repeats layers"),
         ({"use_qalora": True}, "quantised base"),
@@ -165,7 +174,7 @@ def test_missing_unexpected_and_mismatched_modules_are_listed(
         "it lacks factors of 'model.layers.0.self_attn.k_proj', 'model.layers.0.self_attn.q_p"
         in message
     )
-    assert "no linear layer of its own called 'model.layers.0.self_attn.r_proj'" in message
+    assert "no layer of its own called 'model.layers.0.self_attn.r_proj'" in message
     assert "'model.layers.0.mlp.up_proj (B [48, 4], A [4, 5] for [48, 4], [4, 32])'" in message
 
 
@@ -180,10 +189,10 @@ def test_a_rank_that_its_configuration_does_not_say_is_refused(
 @pytest.mark.parametrize(
     ("name", "tensor"),
     [
-        ("base_model.model.model.embed_tokens.lora_embedding_A", torch.ones(4, 64)),
+        ("base_model.model.model.embed_tokens.lora_embedding_C", torch.ones(4, 64)),
         ("base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector", torch.ones(48)),
         ("base_model.model.model.layers.0.mlp.up_proj.lora_B.bias", torch.ones(48)),
-        ("base_model.model.lm_head.weight", torch.ones(64, 32)),
+        ("base_model.model.other.weight", torch.ones(64, 32)),
         ("base_model.model.x.lora_A.weight", torch.ones(4, 4, dtype=torch.int8)),
     ],
 )
@@ -200,8 +209,47 @@ def test_lora_on_a_tied_head_is_refused(base: BaseModel, tmp_path: Path) -> None
         folder = adapters.save_adapter(
             tiny.llama(tied=True), tmp_path / "head", seed=1, target_modules=["lm_head"]
         )
-    with pytest.raises(VectorError, match="no linear layer of its own called 'lm_head'"):
+    with pytest.raises(VectorError, match="no layer of its own called 'lm_head'"):
         read_adapter(folder, base.checkpoint)
+
+
+def test_lora_on_tied_embeddings_is_refused(base: BaseModel, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="tied"):
+        folder = adapters.save_adapter(
+            tiny.llama(tied=True), tmp_path / "table", seed=1, target_modules=["embed_tokens"]
+        )
+    with pytest.raises(VectorError, match=r"no layer of its own called 'model\.embed_tokens'"):
+        read_adapter(folder, base.checkpoint)
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.base_layer.weight"])
+def test_whole_weights_are_passed_over_where_they_are_the_bases_own(
+    base: BaseModel, adapter: Path, name: str
+) -> None:
+    configure(adapter, modules_to_save=["lm_head"])
+    before = read_adapter(adapter, base.checkpoint)
+    own = load_file(base.path / "model.safetensors")["model.embed_tokens.weight"]
+    rewrite(adapter, lambda tensors: tensors.update({f"base_model.model.{name}": own.bfloat16()}))
+    assert read_adapter(adapter, base.checkpoint).factors.keys() == before.factors.keys()
+    rewrite(adapter, lambda tensors: tensors.update({f"base_model.model.{name}": own * 1.01}))
+    with pytest.raises(VectorError, match=rf"holds 'base_model\.model\.{name}' whole, and other"):
+        read_adapter(adapter, base.checkpoint)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"target_modules": r"([^!]|[^!][^!])+(?<=[!?])"},
+        {"rank_pattern": {r"([^!]|[^!][^!])+(?<=[!?])": 2}},
+    ],
+)
+def test_expressions_that_backtrack_are_ended(
+    base: BaseModel, adapter: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(peft_adapters, "MATCHING_SECONDS", 0.1)
+    configure(adapter, **changes)
+    with pytest.raises(VectorError, match="regular expressions take too long"):
+        read_adapter(adapter, base.checkpoint)
 
 
 @pytest.mark.parametrize("missing", ["adapter_config.json", WEIGHTS])

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from prefreg.axes.axis import Axis, LicensedSource, PreferencePair, Row, SourceRequest, SourceRows
 from prefreg.errors import DataError, reason, unreadable
+from prefreg.values import open_regular
 
 _LINES = (".jsonl", ".ndjson")
 _PACKED = ("", ".gz", ".zst")
@@ -134,6 +135,7 @@ def check_licence(axis: Axis, source: str, *, accepted: bool) -> str | None:
 
 def _open(path: Path) -> IO[bytes]:
     try:
+        open_regular(path).close()  # from a pipe or a device nothing would come, or no end of it
         if path.name.lower().endswith(".gz"):
             return gzip.open(path, "rb")  # type: ignore[return-value]
         if path.name.lower().endswith(".zst"):

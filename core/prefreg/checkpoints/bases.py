@@ -6,15 +6,16 @@ from pathlib import Path
 
 from prefreg.axes.base_world import BaseWorld
 from prefreg.checkpoints.bundled import BUNDLED, world_of
-from prefreg.checkpoints.checkpoint import Checkpoint
+from prefreg.checkpoints.checkpoint import VOCABULARIES, Checkpoint
 from prefreg.checkpoints.fingerprint import Fingerprint, fingerprint
 from prefreg.errors import BaseModelError
+from prefreg.values import find_path
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_WANTED = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
+_WANTED = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.py", *VOCABULARIES]
 # Other formats of the same weights, which some repositories carry in subfolders or beside.
-_UNWANTED = ["*/*.safetensors", "*/*.json", "*/*.model", "*/*.txt", "consolidated*.safetensors"]
+_UNWANTED = ["*/*.safetensors", "*/*.json", "*/*.model", "*/*.txt", "*/*.py", "consolidated*.s*"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,9 @@ def resolve_base(spec: str) -> BaseModel:
     """
     if spec in BUNDLED:
         return _open(spec, None, BUNDLED[spec].folder)
-    folder = Path(spec).expanduser()
-    if spec and folder.exists():
-        return _open(str(folder.resolve()), None, folder.resolve())
+    folder = find_path(spec)
+    if folder is not None:
+        return _open(str(folder), None, folder)
     name, at, revision = spec.partition("@")
     if not _HUB_NAME.fullmatch(name) or (at and not revision):
         raise BaseModelError(

@@ -8,25 +8,50 @@ from typing import Any, Self
 
 from prefreg.checkpoints.safetensors_file import TensorSpec, read_header
 from prefreg.errors import BaseModelError, PrefregError, listed, unreadable
+from prefreg.values import read_small
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 CONFIG_FILE = "config.json"
 
+VOCABULARIES = (
+    "vocab*",
+    "target_vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "*.model",
+    "*.spm",
+    "*.tiktoken",
+    "*.tokenizer",
+    "tekken.json",
+    "bpe.codes",
+    "dict.txt",
+    "byte_maps.json",
+    "emoji.json",
+    "entity_vocab.json",
+    "normalizer.json",
+    "word_pronunciation.json",
+    "word_shape.json",
+)
+"""Files beside `tokenizer*` that some tokenizer of transformers, or of Mistral, is made of."""
+
 _COMPANIONS = (
     "generation_config.json",
     "tokenizer*",
+    *VOCABULARIES,
+    "special_tokens_map.json",
     "chat_template*",
     "additional_chat_templates/*.jinja",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
     "preprocessor_config.json",
     "processor_config.json",
+    "video_preprocessor_config.json",
+    "audio_tokenizer_config.json",
 )
+_NAMING_CODE = (CONFIG_FILE, "tokenizer_config.json", "processor_config.json")
+# transformers, other libraries before it, and MLX.
+_QUANTISED = ("quantization_config", "compression_config", "quantization")
+_AGAIN = "Fetch it again."
+_MOST_JSON = 1 << 28  # an index of a million tensors has some 100 MB
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -61,6 +86,7 @@ class Checkpoint:
         if indexed and not (folder / INDEX_FILE).is_file():
             raise BaseModelError(_no_weights(folder))
         config = _read_json(folder / CONFIG_FILE)
+        refuse_quantised(folder, config)
         weight_map = _read_index(folder / INDEX_FILE) if indexed else {}
         shards = tuple(sorted(set(weight_map.values()))) if indexed else (SINGLE_FILE,)
         missing = [shard for shard in shards if not (folder / shard).is_file()]
@@ -78,15 +104,30 @@ class Checkpoint:
         return bool(self.config.get("tie_word_embeddings", nested))
 
 
+def refuse_quantised(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a model whose configuration says, of itself or a part, that it is quantised."""
+    parts = (config, *(part for part in config.values() if isinstance(part, dict)))
+    said = [part[key] for part in parts for key in _QUANTISED if part.get(key)]
+    if not said:
+        return
+    method = said[0].get("quant_method") if isinstance(said[0], dict) else None
+    raise BaseModelError(
+        f"{folder} is a quantised model{f' ({method})' * bool(method)}: no difference can be taken "
+        "from its weights, and none added to them. Use the unquantised model."
+    )
+
+
 def companions(folder: Path) -> tuple[Path, ...]:
     """Return the files, relative to a model's folder, that belong to it beside its weights.
 
-    That is the tokenizer, its chat template and the generation defaults; the configuration,
-    licences, cards and other people's files are left out.
+    That is the tokenizer, its chat template, the generation defaults, and the Python files where
+    a configuration names code of its own (`auto_map`), which is copied and never run. The
+    configuration, licences, cards and other people's files are left out.
     """
+    patterns = (*_COMPANIONS, "*.py") if _names_code(folder) else _COMPANIONS
     found = {
         path.relative_to(folder)
-        for pattern in _COMPANIONS
+        for pattern in patterns
         for path in folder.glob(pattern)
         if path.is_file() and path.suffix != ".safetensors"
     }
@@ -105,17 +146,23 @@ def read_json_object(
     path: Path, *, absent: str, advice: str, error: type[PrefregError]
 ) -> dict[str, Any]:
     """Read a JSON object from a file; a failure says what its absence means, or the advice."""
+    if not path.exists():
+        raise error(f"{path.parent} has no {path.name}, so it is {absent}.")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise error(f"{path.parent} has no {path.name}, so it is {absent}.") from None
-    except OSError as failure:
-        raise unreadable(path, failure, error) from failure
+        value = json.loads(read_small(path, error, most=_MOST_JSON))
     except (ValueError, RecursionError) as failure:
         raise error(f"{path} is not JSON. {advice}") from failure
     if not isinstance(value, dict):
         raise error(f"{path} is not a JSON object. {advice}")
     return value
+
+
+def _names_code(folder: Path) -> bool:
+    return any(
+        "auto_map" in read_json_object(path, absent="", advice=_AGAIN, error=BaseModelError)
+        for path in (folder / name for name in _NAMING_CODE)
+        if path.is_file()
+    )
 
 
 def _gather(
@@ -166,7 +213,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return read_json_object(
         path,
         absent="not a transformers checkpoint",
-        advice="Fetch it again.",
+        advice=_AGAIN,
         error=BaseModelError,
     )
 

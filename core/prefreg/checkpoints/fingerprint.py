@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor, read_companion
+from prefreg.checkpoints.checkpoint import (
+    VOCABULARIES,
+    Checkpoint,
+    StoredTensor,
+    read_companion,
+)
 from prefreg.checkpoints.safetensors_file import read_into
 from prefreg.checkpoints.tensor_names import weight_shapes
 from prefreg.config import cache_folder
@@ -43,6 +48,8 @@ class Fingerprint:
     """sha256 over the sorted names, dtypes, shapes and contents of its tensors."""
     tokenizer: str | None
     template: str | None
+    configuration: str
+    """sha256 of what else decides on answers: how the model computes and how it ends them."""
     parameters: int
     """Trainable weights, each tied one counted once."""
     dtype: str
@@ -69,6 +76,7 @@ def fingerprint(checkpoint: Checkpoint, cache: Path | None = None) -> Fingerprin
         weights=known.weights,
         tokenizer=_tokenizer(checkpoint.path),
         template=_template(checkpoint.path),
+        configuration=_configuration(checkpoint),
         parameters=known.parameters,
         dtype=known.dtype,
     )
@@ -139,12 +147,15 @@ def _remember(entry: Path, known: _Weights) -> None:
         write_whole(entry, json.dumps(fields_to_json(known)))
 
 
+def _configuration(checkpoint: Checkpoint) -> str:
+    generation = _read_json(checkpoint.path / "generation_config.json")
+    return hash_bytes(json.dumps([checkpoint.config, generation], sort_keys=True).encode())
+
+
 def _tokenizer(folder: Path) -> str | None:
-    parts = [
-        [name, hash_bytes(read_companion(folder / name))]
-        for name in _VOCABULARY
-        if (folder / name).is_file()
-    ]
+    files = [folder / name for name in _VOCABULARY if (folder / name).is_file()]
+    rarer = (path for pattern in VOCABULARIES for path in folder.glob(pattern) if path.is_file())
+    parts = [[path.name, hash_bytes(read_companion(path))] for path in files or sorted(rarer)]
     if not parts:
         return None
     settings = _read_json(folder / "tokenizer_config.json")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from prefreg.errors import BaseModelError, PrefregError, unreadable
+from prefreg.values import open_regular
 
 DTYPE_BITS = {
     "BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8,
@@ -22,6 +23,7 @@ _DTYPE_ORDER = {dtype: rank for rank, dtype in enumerate(DTYPE_BITS)}
 _LENGTH_BYTES = 8
 _MAX_HEADER = 100_000_000  # the limit of the safetensors library
 _ALIGNMENT = 8
+_MOST_DIMENSIONS = 64  # numpy's limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class _HeaderProblemError(Exception):
 def read_header(path: os.PathLike[str], error: type[PrefregError] = BaseModelError) -> Header:
     """Read and check the header of a file."""
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream:
             return read_header_of(
                 stream, size=os.fstat(stream.fileno()).st_size, name=str(path), error=error
             )
@@ -126,6 +128,8 @@ def _spec(name: str, entry: object, start: int) -> TensorSpec:
         raise _HeaderProblemError(f"tensor {name!a} has the unknown dtype {dtype!a:.40}")
     if not _are_counts(shape):
         raise _HeaderProblemError(f"tensor {name!a} has no valid shape")
+    if len(shape) > _MOST_DIMENSIONS:  # the product of very many takes minutes
+        raise _HeaderProblemError(f"tensor {name!a} has {len(shape)} dimensions")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _HeaderProblemError(f"tensor {name!a} has no valid offsets")
     begin, end = offsets

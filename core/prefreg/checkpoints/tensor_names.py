@@ -1,7 +1,7 @@
 """One conversion between a model's parameter names in memory and the names on disk."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor
 from prefreg.checkpoints.safetensors_file import read_into
@@ -17,6 +17,13 @@ _EMBEDDING = re.compile(
     r"(^|\.)(embed_tokens|wte|embed_in|word_embeddings|tok_embeddings)\.weight$"
 )
 _COMPARED_BYTES = 1 << 20
+_OTHER_MODEL = (
+    "This is another model, or its architecture stores other tensors than it trains; it is not "
+    "supported yet."
+)
+_OTHER_BASE = "Use the base that these weights were trained from."
+_NARROW = ("F8_", "F6_", "F4")
+_INTEGERS = ("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64")
 
 
 def is_weight(tensor: StoredTensor) -> bool:
@@ -53,7 +60,11 @@ def weight_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
 
 
 def on_disk_names(
-    parameter_names: Mapping[str, tuple[int, ...]], prefix: str, checkpoint: Checkpoint
+    parameter_names: Mapping[str, tuple[int, ...]],
+    prefix: str,
+    checkpoint: Checkpoint,
+    *,
+    advice: str = _OTHER_MODEL,
 ) -> dict[str, str]:
     """Map the names of a model's `named_parameters()` to those of its checkpoint.
 
@@ -74,7 +85,9 @@ def on_disk_names(
         if names[name] in shapes and shapes[names[name]] != tuple(shape)
     ]
     if missing or unexpected or other or len(set(names.values())) != len(names):
-        raise BaseModelError(_mismatch(checkpoint, missing, unexpected, other))
+        raise BaseModelError(
+            describe_mismatch(checkpoint, missing, unexpected, other, advice=advice)
+        )
     return names
 
 
@@ -84,15 +97,39 @@ def match_pole(pole: Checkpoint, base: Checkpoint) -> dict[str, str]:
     Saving through transformers may add or drop the prefix of the bare model's names, and drops
     copies of tied weights.
     """
+    for each in (pole, base):
+        _refuse_quantised(each)
     theirs = weight_shapes(pole)
-    prefixes = {name.partition(".")[0] for name in (*theirs, *base.tensors) if "." in name}
-    best: BaseModelError | None = None
-    for prefix in sorted(prefixes) or [""]:
-        try:
-            return {stored: name for name, stored in on_disk_names(theirs, prefix, base).items()}
-        except BaseModelError as error:
-            best = best or error
-    raise BaseModelError(f"{pole.path} was not trained from {base.path}: {best}")
+    try:
+        found = on_disk_names(theirs, _prefix(theirs, base), base, advice=_OTHER_BASE)
+    except BaseModelError as error:
+        raise BaseModelError(f"{pole.path} was not trained from {base.path}: {error}") from None
+    return {stored: name for name, stored in found.items()}
+
+
+def _prefix(names: Iterable[str], base: Checkpoint) -> str:
+    """Return the part by which names differ from those of a base; no other would match."""
+    strange = next((name for name in names if name not in base.tensors), "")
+    first, _, rest = strange.partition(".")
+    if rest in base.tensors:
+        return first
+    longer = (name.partition(".") for name in base.tensors)
+    return next((first for first, _, rest in longer if rest == strange), first)
+
+
+def _refuse_quantised(checkpoint: Checkpoint) -> None:
+    """Refuse weights that no configuration calls quantised: a difference would leave them out."""
+    found = [
+        name
+        for name, tensor in checkpoint.tensors.items()
+        if tensor.spec.dtype.startswith(_NARROW)
+        or (name.endswith("weight") and tensor.spec.dtype in _INTEGERS)
+    ]
+    if found:
+        raise BaseModelError(
+            f"{checkpoint.path} holds quantised weights: {listed(found)}. No difference can be "
+            "taken from them. Use the unquantised model."
+        )
 
 
 def _same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
@@ -113,9 +150,15 @@ def _same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
     return True
 
 
-def _mismatch(
-    checkpoint: Checkpoint, missing: list[str], unexpected: set[str], other: list[str]
+def describe_mismatch(
+    checkpoint: Checkpoint,
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    other: Iterable[str],
+    *,
+    advice: str = _OTHER_MODEL,
 ) -> str:
+    """Say which weights of a checkpoint are not those of a model, by both their names."""
     parts = [
         f"{what} {listed(names)}"
         for what, names in (
@@ -125,8 +168,5 @@ def _mismatch(
         )
         if names
     ]
-    advice = "Use the base that these weights were trained from."
-    if any("experts" in name for name in (*missing, *unexpected)):
-        advice = "This architecture stores other tensors than it trains; it is not supported yet."
     details = "; ".join(parts) or "two parameters share one stored name"
     return f"The weights in {checkpoint.path} are not those of this model: {details}. {advice}"

@@ -1,12 +1,14 @@
 """Axes: which are installed, where from, what they must keep, and the package of a new one."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from prefreg.cli import completing
 from prefreg.cli.options import GATE_NOT_MET, Common, WholeNumber, WholeRange, command
-from prefreg.cli.printing import table
+from prefreg.cli.tables import table
 from prefreg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ def _list_axes(common: Common) -> None:
         "disabled": [_origin(plugin) for plugin in disabled],
     }
     headers = ("AXIS", "ALIASES", "VERSIONS", "FROM", "LICENCE", "STATE", "SOURCES", "SUMMARY")
-    lines = [table(headers, rows) if rows else "No axes are installed."]
+    spare = ("STATE", "FROM", "SOURCES", "LICENCE", "ALIASES")
+    lines = [table(headers, rows, spare=spare) if rows else "No axes are installed."]
     lines += [f"broken: {_named(plugin)}: {plugin.error}" for plugin in broken]
     lines += [f"disabled: {_named(plugin)}" for plugin in disabled]
     common.emit("axes", data, "\n".join(lines), asked=True)
@@ -91,9 +94,15 @@ def _named(plugin: "Plugin") -> str:
     return f"{plugin.name} from {plugin.distribution} {plugin.version}"
 
 
+_COLOURS = {"passed": "green", "warned": "yellow", "failed": "red"}
+_STATUS = re.compile(f"^({'|'.join(_COLOURS)})\\b", re.MULTILINE)
+
+
 @command("check-axis")
-@click.argument("name", metavar="NAME_OR_YAML")
-@click.option("--source", help="One of the axis' sources.  [default: pocket, else the first]")
+@click.argument("name", metavar="NAME_OR_YAML", shell_complete=completing.AXES)
+@click.option(
+    "--source", metavar="NAME", help="One of the axis' sources.  [default: pocket, else the first]"
+)
 @click.option("--limit", type=WholeRange(1), default=500, show_default=True, help="Rows to check.")
 @click.option(
     "--seed", type=WholeNumber(), default=0, show_default=True, help="Seed of the request."
@@ -110,7 +119,8 @@ def check_axis(common: Common, name: str, source: str | None, **options: Any) ->
     from prefreg import api
 
     report = api.check_installed(name, source, tell=common.note, **options)
-    common.emit("check-axis", report.to_json(), str(report), asked=True)
+    text = _STATUS.sub(lambda found: click.style(found[0], fg=_COLOURS[found[0]]), str(report))
+    common.emit("check-axis", report.to_json(), text, asked=True)
     return 0 if report.passed else GATE_NOT_MET
 
 

@@ -1,5 +1,6 @@
 """Use what is stored: compose a checkpoint, or in memory to answer, or write for other tools."""
 
+import sys
 import warnings
 from collections.abc import Iterable
 from datetime import datetime
@@ -8,19 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import AT, FILE, TERM, Common, command, request_options
-from prefreg.cli.printing import progress_bars, sections
+from prefreg.cli import completing
+from prefreg.cli.options import AT, FILE, TERM, Common, Dtype, base_option, command, request_options
+from prefreg.cli.printing import progress_bars
+from prefreg.cli.tables import sections
 from prefreg.errors import RangeWarning, UsageError
 from prefreg.files import human_size
 from prefreg.requests import make_request
 from prefreg.terms import Term
+from prefreg.values import DTYPES
+from prefreg.wording import escape
 
 if TYPE_CHECKING:
     from prefreg.composition.adapter import Compression
     from prefreg.composition.compose import CompositionPlan
     from prefreg.composition.output import Composed
 
-_DTYPES = {"type": click.Choice(["float32", "bfloat16", "float16"])}
+_DTYPES = {"type": Dtype(DTYPES)}
 _OUTPUT = {"type": click.Path(path_type=Path, file_okay=False)}
 _BASE = "Base model: a folder or a hub id.  [default: the one base that has every term]"
 _CALIBRATED = click.option(
@@ -108,7 +113,7 @@ def _settings(settings: tuple[str, ...], protect: str | None) -> tuple[tuple[str
 
 def _warn(common: Common, word: str, warnings: Iterable[str]) -> None:
     for warning in warnings:
-        common.note(f"{word}: {warning}")
+        common.note(f"{click.style(f'{word}:', fg='yellow')} {warning}")
 
 
 def _describe_written(written: dict[str, Any], compression: "Compression | None") -> str:
@@ -155,8 +160,16 @@ def _describe_composed(composed: "Composed") -> str:
 
 @command("generate")
 @click.argument("terms", type=TERM, nargs=-1, metavar="[TERM...]")
-@click.option("-p", "--prompt", "prompts", required=True, multiple=True, help="What to answer.")
-@click.option("--base", help=_BASE)
+@click.option(
+    "-p",
+    "--prompt",
+    "prompts",
+    required=True,
+    multiple=True,
+    metavar="TEXT",
+    help="What to answer; - reads it from standard input.",
+)
+@base_option(_BASE)
 @request_options("Sampling")
 @_CALIBRATED
 @AT
@@ -170,6 +183,7 @@ def generate(
     **options: Any,
 ) -> None:
     """Compose in memory and answer; without a TERM, the base model answers."""
+    prompts = _read_prompts(prompts)
     registry = common.open_registry()
     if calibrated:
         terms = registry.raw_terms(terms, base, at=at)
@@ -185,12 +199,39 @@ def generate(
         ],
         "warnings": list(model.warnings),
     }
-    common.emit("generate", data, "\n\n".join(answers), asked=True)
+    common.emit("generate", data, _describe_answers(prompts, answers), asked=True)
     _warn(common, "Warning", model.warnings)
 
 
+def _read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
+    """Put what standard input holds in the place of a dash."""
+    if prompts.count("-") > 1:
+        raise UsageError("Standard input is one prompt: give `-p -` once.")
+    if "-" not in prompts:
+        return prompts
+    try:
+        text = sys.stdin.read().rstrip("\n")
+    except UnicodeDecodeError:
+        raise UsageError("Standard input is no UTF-8 text.") from None
+    return tuple(text if prompt == "-" else prompt for prompt in prompts)
+
+
+def _describe_answers(prompts: tuple[str, ...], answers: list[str]) -> str:
+    """Write the answer, or each of several below its prompt."""
+    if len(answers) == 1:
+        return answers[0]
+    asked = [click.style(f"> {escape(prompt)}", bold=True) for prompt in prompts]
+    return "\n\n".join(f"{ask}\n{answer}" for ask, answer in zip(asked, answers, strict=True))
+
+
 @command("export")
-@click.argument("what", nargs=-1, required=True, metavar="AXIS[@V]|TERM...")
+@click.argument(
+    "what",
+    nargs=-1,
+    required=True,
+    metavar="AXIS[@V]|TERM...",
+    shell_complete=completing.VERSIONS,
+)
 @request_options(
     "ExportRequest",
     leave="what",

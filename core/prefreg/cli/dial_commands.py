@@ -17,8 +17,9 @@ from prefreg.cli.options import (
     command,
     request_options,
 )
-from prefreg.cli.printing import progress_bars, show, show_figure, table
-from prefreg.terms import Term, format_eta
+from prefreg.cli.printing import describe_missing, progress_bars, show, show_figure
+from prefreg.cli.tables import heading, paragraph, table
+from prefreg.terms import Term, brief_eta
 
 if TYPE_CHECKING:
     from prefreg.evaluation.calibration import Calibration, Scale
@@ -35,7 +36,7 @@ _measured = request_options("EvaluationRequest", leave=SCORING, data={"metavar":
 
 @command("range")
 @click.argument("version", type=REFERENCE, metavar="AXIS[@V]")
-@request_options("Reach", limit={"type": float})
+@request_options("Reach", limit={"type": float, "metavar": "ETA"})
 @_no_store
 @_measured
 def range_(common: Common, version: Reference, no_store: bool, **options: Any) -> None:
@@ -64,7 +65,7 @@ def _describe_range(found: "DialRange") -> str:
     readings = sorted((*found.below.readings, *found.above.readings), key=lambda each: each.eta)
     headers = (
         "η",
-        "CHANGE OF " + found.figure.upper(),
+        "CHANGE OF " + heading(found.figure),
         "MALFORMED",
         "CHANGE OF CORRECT",
         "IN RANGE",
@@ -82,7 +83,7 @@ def _describe_range(found: "DialRange") -> str:
 def _reading_row(found: "DialRange", reading: "Reading") -> tuple[str, ...]:
     inside = found.below.eta <= reading.eta <= found.above.eta
     return (
-        format_eta(reading.eta),
+        brief_eta(reading.eta),
         show(reading.effect, signed=True),
         f"{reading.malformed:.3f}",
         show(reading.capability, signed=True),
@@ -142,15 +143,17 @@ def _describe_calibrations(found: "list[Calibration]") -> str:
         [
             table(headers, rows),
             "",
-            f"One calibrated unit is {goal}. In brackets, what was measured at that η, with its "
-            "95 % interval.",
+            paragraph(
+                f"One calibrated unit is {goal}. In brackets, what was measured at that η, with "
+                "its 95 % interval."
+            ),
         ]
     )
 
 
 def _describe_scale(scale: "Scale") -> str:
     if scale.eta is None:
-        return f"not reached: {show(scale.effect, signed=True)} at {format_eta(scale.at)}"
+        return f"not reached: {show(scale.effect, signed=True)} at {brief_eta(scale.at)}"
     return f"{scale.eta:.3g} ({show(scale.effect, signed=True)})"
 
 
@@ -180,21 +183,23 @@ def _describe_profile(found: "LayerProfile") -> str:
     profile = found.profile
     rows = [_part_row("alone", part) for part in profile.blocks]
     rows += [_part_row("cheapest together", part) for part in profile.growing]
-    lines = [table(("", "LAYERS", "EFFECT", "KL", "KL / EFFECT²"), rows), ""]
+    lines = [table(("", "LAYERS", "EFFECT", "KL", "KL / EFFECT²"), rows, keys=2), ""]
     if profile.chosen == profile.whole:
         lines.append("No subset of these blocks has the whole effect for less KL.")
     else:
         chosen, whole = profile.chosen, profile.whole
-        lines.append(
-            f"At η {format_eta(chosen.eta)}, {_layers(chosen)} alone move the margin by "
-            f"{chosen.effect:+.2f} for {chosen.kl:.3f} nats,\nthe whole vector at "
-            f"{format_eta(whole.eta)} by {whole.effect:+.2f} for {whole.kl:.3f}. A recipe takes "
+        said = (
+            f"At η {brief_eta(chosen.eta)}, {_layers(chosen)} alone move the margin by "
+            f"{chosen.effect:+.2f} for {chosen.kl:.3f} nats, the whole vector at "
+            f"{brief_eta(whole.eta)} by {whole.effect:+.2f} for {whole.kl:.3f}. A recipe takes "
             "such a subset by its rules."
         )
-    lines.append(
+        lines.append(paragraph(said))
+    over = (
         f"(Effects in standard deviations of the base, over {found.pairs} held-out pairs; nats an "
         f"answer at the steps of {found.answers} answers of the base.)"
     )
+    lines.append(paragraph(over))
     return "\n".join(lines)
 
 
@@ -240,8 +245,8 @@ def _describe_diagnosis(found: "Diagnosis") -> str:
             (
                 each.dial,
                 f"{each.cast:+.2f}",
-                f"{each.alone:+.2f} at {format_eta(each.eta)}",
-                f"{each.further:+.2f} at {format_eta(each.further_eta)}",
+                f"{each.alone:+.2f} at {brief_eta(each.eta)}",
+                f"{each.further:+.2f} at {brief_eta(each.further_eta)}",
             )
             for each in found.strengths
         ]
@@ -249,10 +254,12 @@ def _describe_diagnosis(found: "Diagnosis") -> str:
     for name, shares in (("SAFE REFUSED", found.refusals), ("MALFORMED", found.malformed)):
         if shares is not None:
             lines += [table((name, "SHARE"), _share_rows(shares)), ""]
-    lines += [f"{name} was not measured: {why}." for name, why in found.unmeasured.items()]
+    lines += describe_missing(found.unmeasured)
     for each in found.findings:
-        lines.append(f"{each.sign.upper()}, {each.subject}: {each.cause}. {each.evidence}")
-        lines.append(f"  → {each.advice}")
+        lines.append(
+            paragraph(f"{each.sign.upper()}, {each.subject}: {each.cause}. {each.evidence}")
+        )
+        lines.append(paragraph(f"→ {each.advice}", indent=2))
     if not found.findings:
         lines.append("Nothing is wrong with what was measured.")
     lines.append(f"(Margins in standard deviations of the base; {found.prompts} prompts.)")
@@ -270,7 +277,7 @@ _FEW = 6
 
 @command("interference")
 @click.argument("terms", type=DIAL, nargs=-1, metavar="[AXIS[@V][:ETA]...]")
-@request_options("Comparing", leave="seed", rank={"type": WholeRange(1)})
+@request_options("Comparing", leave="seed", rank={"type": WholeRange(1), "metavar": "RANK"})
 @click.option(
     "--functional",
     is_flag=True,
@@ -342,8 +349,10 @@ def _describe_functional(found: "DialEffects", functional: "Functional") -> str:
         [
             table(("IN PREDICTIONS", "KL AT η = 1", *names), rows),
             "",
-            f"{found.formula}: predicted KL {show(functional.predicted)} nats an answer,",
-            f"measured {show(functional.measured)}: {said}",
+            paragraph(
+                f"{found.formula}: predicted KL {show(functional.predicted)} nats an answer, "
+                f"measured {show(functional.measured)}: {said}"
+            ),
         ]
     )
 
@@ -354,13 +363,15 @@ def _describe_leakage(leakage: "Leakage") -> str:
         for axis, row in zip(leakage.axes, leakage.entries, strict=True)
     ]
     lines = [
-        table((f"{leakage.of.upper()} OF", *leakage.dials), rows),
+        table((f"{heading(leakage.of)} OF", *leakage.dials), rows),
         "",
-        "Base standard deviations per unit of η, near the base, with 95 % intervals for this φ.",
+        paragraph(
+            "Base standard deviations per unit of η, near the base, with 95 % intervals for this φ."
+        ),
     ]
     if leakage.condition is not None:
         lines.append(f"Condition number {leakage.condition:.2f}.")
-    lines += [f"{axis} was not measured: {why}." for axis, why in leakage.missing.items()]
+    lines += describe_missing(leakage.missing)
     return "\n".join(lines)
 
 
@@ -381,14 +392,16 @@ def _describe_interference(found: "Interference") -> str:
     headers = ("VECTORS", "COSINE", "CONFLICTS", "BY MASS", "OVERLAP", "STI", "P")
     return "\n".join(
         [
-            table(headers, rows),
+            table(headers, rows, spare=("P", "BY MASS")),
             "",
             table(*_layer_lines(found)),
             "",
-            _describe_sti(found.geometry.sti, found),
-            "In brackets, what random subspaces of the same shapes and spectra share. Conflicts: "
-            "of the weights\nthat both change, the share moved in opposite directions; by chance "
-            ".5.",
+            paragraph(_describe_sti(found.geometry.sti, found)),
+            paragraph(
+                "In brackets, what random subspaces of the same shapes and spectra share. "
+                "Conflicts: of the weights that both change, the share moved in opposite "
+                "directions; by chance .5."
+            ),
         ]
     )
 
@@ -414,7 +427,7 @@ def _describe_sti(sti: "Sti | None", found: "Interference") -> str:
         return "No two of the vectors share a matrix, so there is no interference of subspaces."
     return (
         f"Singular task interference of all {len(found.terms)}: {sti.value:.3g}, {sti.ratio:.2f} "
-        f"times that of random\nsubspaces, {sti.null:.3g} [{sti.null_low:.3g}, "
+        f"times that of random subspaces, {sti.null:.3g} [{sti.null_low:.3g}, "
         f"{sti.null_high:.3g}] (p {sti.p:.3f})."
     )
 

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prefreg.cli import completing
 from prefreg.cli.options import GATE_NOT_MET, TERM, Common, WholeNumber, command, request_options
-from prefreg.cli.printing import progress_bars, show, table
+from prefreg.cli.printing import describe_missing, progress_bars, show
+from prefreg.cli.tables import heading, paragraph, table
 from prefreg.errors import UsageError
 from prefreg.terms import Term
 
@@ -53,14 +55,15 @@ def _require_terms(terms: tuple[Term, ...]) -> None:
 def _describe_evaluation(found: "Evaluation") -> str:
     rows = [_figure_row(figure) for figure in found.figures.measured]
     headers = ("FIGURE", "UNIT", "BASE", "COMPOSED", "CHANGE", "P", "WORDS")
-    lines = [found.candidate.formula, "", table(headers, rows), ""]
-    lines += [f"{name} was not measured: {why}." for name, why in found.figures.missing.items()]
-    lines.append(
+    figures = table(headers, rows, spare=("WORDS", "UNIT", "BASE", "P"))
+    lines = [found.candidate.formula, "", figures, ""]
+    lines += describe_missing(found.figures.missing)
+    said = (
         f"{found.prompts} prompts in {found.groups} groups. In brackets, 95 % intervals over "
-        "groups of prompts, for this φ:\nanother training seed is another φ. P is adjusted for "
+        "groups of prompts, for this φ: another training seed is another φ. P is adjusted for "
         "the number of figures (Holm)."
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, paragraph(said)])
 
 
 def _figure_row(figure: "Figure") -> tuple[str, ...]:
@@ -116,7 +119,7 @@ def _describe_gate(found: "Gate") -> str:
         (
             str(verdict.requirement),
             show(verdict.figure.value),
-            ("met" if verdict.met else "NOT MET")
+            (click.style("met", fg="green") if verdict.met else click.style("NOT MET", fg="red"))
             + ("" if verdict.certain else ", but the interval holds the bound"),
         )
         for verdict in found.verdicts
@@ -127,11 +130,18 @@ def _describe_gate(found: "Gate") -> str:
 
 
 @command("sweep")
-@click.argument("grid", nargs=-1, required=True, metavar="AXIS=FROM:TO:STEP|TERM...")
+@click.argument(
+    "grid",
+    nargs=-1,
+    required=True,
+    metavar="AXIS=FROM:TO:STEP|TERM...",
+    shell_complete=completing.VERSIONS,
+)
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
+    metavar="DIR",
     default=Path("sweep"),
     show_default="sweep/",
     help="Folder for the table, the pictures and the report.",
@@ -152,13 +162,13 @@ def sweep(common: Common, grid: tuple[str, ...], output: Path, **options: Any) -
 def _describe_sweep(found: "Sweep", recipe: str) -> str:
     names = [*found.main_figures, *found.common(("kl", "correct", "malformed", "length"))]
     rows = [_sweep_row(cell, names) for cell in found.cells]
-    headers = [*(axis.upper() for axis in found.axes), *(name.upper() for name in names)]
+    headers = [*(f"η {heading(axis)}" for axis in found.axes), *map(heading, names)]
     seconds = found.seconds
     return "\n".join(
         [
-            table(headers, rows),
+            table(headers, rows, keys=len(found.axes)),
             "",
-            recipe,
+            paragraph(recipe),
             f"Measured in {seconds['measuring']:.1f} s, of which {seconds['recomposing']:.2f} s "
             "went into recomposing.",
             f"The report is {found.folder / 'report.html'}.",
@@ -213,7 +223,7 @@ def _list_experiments(known: "tuple[Experiment, ...]") -> str:
 def _describe_reproduced(found: "Reproduced") -> str:
     lines = [found.findings.recipe]
     for each in found.findings.tables:
-        lines += ["", each.title, "", table([head.upper() for head in each.headers], each.rows)]
+        lines += ["", each.title, "", table([heading(head) for head in each.headers], each.rows)]
     verdicts = {True: "held", False: "DID NOT HOLD", None: "not measured"}
     lines.append("")
     lines += [
@@ -228,6 +238,7 @@ def _describe_reproduced(found: "Reproduced") -> str:
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
     default=Path("demo-output"),
     show_default=True,
     help="Folder for the scratch registry, the composed model and the picture.",
@@ -282,4 +293,4 @@ def _describe_demo(made: "Demonstration") -> str:
     return "\n".join(lines)
 
 
-COMMANDS = [evaluate, gate, sweep, reproduce]
+COMMANDS = [evaluate, gate, sweep]

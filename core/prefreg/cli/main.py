@@ -1,4 +1,4 @@
-"""The entry point: the group of commands, and the one place where errors become exit codes."""
+"""The group of commands, and the one place where errors become exit codes."""
 
 import io
 import os
@@ -10,6 +10,7 @@ import click
 
 from prefreg.cli import (
     axis_commands,
+    completion_commands,
     composition_commands,
     dial_commands,
     evaluation_commands,
@@ -17,26 +18,37 @@ from prefreg.cli import (
     training_commands,
     vector_commands,
 )
+from prefreg.cli.entry import INTERRUPTED
 from prefreg.cli.options import Common, common_options
+from prefreg.cli.tables import colours
 from prefreg.config import debugging
 from prefreg.errors import PrefregError, UsageError
 from prefreg.wording import as_options, is_unicode, presentable
 
-INTERRUPTED = 130
 BUG = 70
+_WHOLE = 500
+"""Letters of a summary: no first sentence has as many."""
 
 _EPILOG = """\b
 Examples:
   prefreg axes
   prefreg add-axis verbosity
   prefreg compose helpful:1 harmless:0.5 verbose:-0.3
-  prefreg generate helpful:1 --prompt "What colour is the boat?"
+  prefreg generate verbosity:1 --prompt "Which colour is Elsa's boat?"
 """
 
 
 class _Group(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order of a first visit, not of the alphabet
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by what they are for, each with its whole first sentence."""
+        widest = max(map(len, self.commands))
+        for title, commands in _GROUPS.items():
+            with formatter.section(title):
+                said = [(each.name or "", each.get_short_help_str(_WHOLE)) for each in commands]
+                formatter.write_dl([(name.ljust(widest), text) for name, text in said])
 
 
 @click.group(
@@ -50,24 +62,23 @@ class _Group(click.Group):
 def prefreg(context: click.Context) -> None:
     """A registry of preference vectors: θ = θ_base + Σ ηᵢ·φᵢ."""
     context.ensure_object(Common)
+    context.color = colours()
 
 
-for entry in (
-    evaluation_commands.demo,
-    *axis_commands.COMMANDS,
-    *training_commands.COMMANDS,
-    *composition_commands.COMMANDS,
-    *evaluation_commands.COMMANDS,
-    *dial_commands.COMMANDS,
-    *vector_commands.COMMANDS,
-    *registry_commands.COMMANDS,
-):
-    prefreg.add_command(entry)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with the code that the contract names."""
-    sys.exit(run(arguments))
+_GROUPS = {
+    "See what it does": [evaluation_commands.demo, evaluation_commands.reproduce],
+    "Axes": axis_commands.COMMANDS,
+    "Make vectors": [*training_commands.COMMANDS, *vector_commands.MAKING],
+    "Use vectors": composition_commands.COMMANDS,
+    "Measure": evaluation_commands.COMMANDS,
+    "Tune dials": dial_commands.COMMANDS,
+    "Look at what is stored": [*vector_commands.LOOKING, registry_commands.search],
+    "Care for it": [*vector_commands.NAMING, *registry_commands.COMMANDS],
+    "This installation": [registry_commands.doctor, completion_commands.completion],
+}
+for _commands in _GROUPS.values():
+    for _command in _commands:
+        prefreg.add_command(_command)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -100,6 +111,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            # The system refuses what was named: too long, forbidden, a folder, a full disk.
+            return _fail(f"{error.filename}: {error.strerror}.", PrefregError.exit_code)
         return _fail(
             f"This is a bug in prefreg: {type(error).__name__}: {error}\n"
             "Run it again with PREFREG_DEBUG=1 and report the traceback, the command "
@@ -111,5 +125,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 def _fail(message: str, code: int) -> int:
     if debugging():
         traceback.print_exc()
-    click.echo(f"Error: {as_options(presentable(message))}", err=True)
+    said = click.style("Error:", fg="red")
+    click.echo(f"{said} {as_options(presentable(message))}", err=True, color=colours())
     return code

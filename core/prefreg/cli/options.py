@@ -3,8 +3,10 @@
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, dataclass, fields
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from types import UnionType
@@ -12,12 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, cast, get_args, 
 
 import click
 from click.core import ParameterSource
+from click.shell_completion import CompletionItem
 
 import prefreg
+from prefreg.cli import completing
+from prefreg.cli.spinner import Spinner
 from prefreg.errors import UsageError
 from prefreg.requests import describe_fields
 from prefreg.terms import parse_dial, parse_reference, parse_term
-from prefreg.values import MAX_SEED
+from prefreg.values import MAX_SEED, STORAGE_DTYPES, dtype_name
 from prefreg.wording import as_options
 
 if TYPE_CHECKING:
@@ -37,6 +42,7 @@ class Common:
     no_starter: bool = False
     json: bool = False
     quiet: bool = False
+    spinner: Spinner = field(default_factory=Spinner)
 
     def open_registry(self) -> "Registry":
         """Open the registry that the options name."""
@@ -47,6 +53,7 @@ class Common:
 
         `asked` says that the text answers a question, so --quiet keeps it.
         """
+        self.spinner.stop()
         if self.json:
             document = {"schema": JSON_SCHEMA, "command": command, "data": data}
             click.echo(json.dumps(document, ensure_ascii=False, indent=2))
@@ -56,7 +63,18 @@ class Common:
     def note(self, text: str) -> None:
         """Tell the user something on stderr that is not the result."""
         if not self.quiet:
-            click.echo(as_options(text), err=True)
+            with self.spinner.aside():
+                click.echo(as_options(text), err=True)
+
+    @contextmanager
+    def waiting(self, label: str) -> Iterator[None]:
+        """Show on a terminal that something is under way, until there is something else to show."""
+        if not (self.quiet or self.json) and sys.stderr.isatty() and sys.stdout.isatty():
+            self.spinner.start(label)
+        try:
+            yield
+        finally:
+            self.spinner.stop()
 
 
 def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
@@ -118,6 +136,11 @@ class Command(click.Command):
             for param in (each.options() if isinstance(each, RequestOptions) else [each])
         ]
         return super().get_params(ctx)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, and show that it is under way where nothing else does."""
+        with ctx.ensure_object(Common).waiting(ctx.command.name or ""):
+            return super().invoke(ctx)
 
 
 def command(name: str, **kwargs: Any) -> Callable[[Callable[..., Any]], click.Command]:
@@ -220,10 +243,19 @@ Value = TypeVar("Value")
 class ParsedType(click.ParamType[Value]):
     """What a function makes of a text; a text that it refuses is wrong usage."""
 
-    def __init__(self, name: str, parse: Callable[[str], Value]) -> None:
+    def __init__(
+        self, name: str, parse: Callable[[str], Value], complete: completing.Offer | None = None
+    ) -> None:
         """Name the type, which shows where a parameter has no metavar."""
         self.name = name
         self.parse = parse
+        self.complete = complete
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[str]]:
+        """Offer values that begin so."""
+        return self.complete(ctx, param, incomplete) if self.complete else []
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -246,20 +278,42 @@ class _Bounded:
         return found
 
 
-class WholeNumber(_Bounded, click.types.IntParamType):
+class _Whole(_Bounded):
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Write it as the manuals do."""
+        return "N"
+
+
+class _Real(_Bounded):
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Write it as the manuals do."""
+        return "NUMBER"
+
+
+class WholeNumber(_Whole, click.types.IntParamType):
     """A whole number."""
 
 
-class WholeRange(_Bounded, click.IntRange):
+class WholeRange(_Whole, click.IntRange):
     """A whole number from a least one on."""
 
 
-class FiniteNumber(_Bounded, click.types.FloatParamType):
+class FiniteNumber(_Real, click.types.FloatParamType):
     """A number."""
 
 
-class FiniteRange(_Bounded, click.FloatRange):
+class FiniteRange(_Real, click.FloatRange):
     """A number within bounds."""
+
+
+class Dtype(click.Choice[str]):
+    """A dtype by its name, or as bf16, fp16 and fp32."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the name of the dtype."""
+        with suppress(UsageError):  # the message of a choice names what there is
+            value = dtype_name(value)
+        return super().convert(value, param, ctx)
 
 
 PICTURES = (".png", ".pdf", ".svg")
@@ -306,9 +360,9 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 _MOST_SEEDS = 1000
 
-TERM = ParsedType("term", parse_term)
-REFERENCE = ParsedType("reference", parse_reference)
-DIAL = ParsedType("dial", parse_dial)
+TERM = ParsedType("term", parse_term, completing.VERSIONS)
+REFERENCE = ParsedType("reference", parse_reference, completing.VERSIONS)
+DIAL = ParsedType("dial", parse_dial, completing.VERSIONS)
 NAMES = ParsedType("names", _parse_names)
 SCORING = "axes retention tasks task_limit task_path reward_models judge judge_model judge_timeout"
 """The fields of `EvaluationRequest` that compositions need, and single dials do not."""
@@ -320,7 +374,15 @@ _AT: Mapping[str, Any] = {
     "metavar": "DATE",
     "help": "As it was at the end of YYYY-MM-DD, or at YYYY-MM-DDTHH:MM, in UTC.",
 }
+_BASE: Mapping[str, Any] = {"metavar": "BASE", "shell_complete": completing.BASES}
 AT = click.option("--at", **_AT)
+
+
+def base_option(text: str) -> Callable[[Function], Function]:
+    """Make the option of a base for commands without a request that has it."""
+    return click.option("--base", help=text, **_BASE)
+
+
 PLOT = click.option(
     "--plot",
     type=PictureType(path_type=Path, dir_okay=False),
@@ -331,15 +393,24 @@ PLOT = click.option(
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "answers": {"type": WholeRange(0)},
     "at": _AT,
-    "axes": {"type": NAMES, "multiple": False, "metavar": "NAMES"},
-    "config": {"type": FILE},
+    "axes": {
+        "type": NAMES,
+        "multiple": False,
+        "metavar": "NAMES",
+        "shell_complete": completing.AXIS_LIST,
+    },
+    "base": _BASE,
+    "config": {"type": FILE, "metavar": "FILE"},
     "draws": {"type": WholeRange(20)},
-    "dtype": {"type": click.Choice(["float32", "bfloat16"])},
+    "device": {"metavar": "DEVICE"},
+    "dtype": {"type": Dtype(STORAGE_DTYPES)},
     "form": {"names": ["--as"]},
     "guards": {"names": ["--guard"], "metavar": "KEY=NUMBER"},
     "halves": {"type": WholeRange(0), "metavar": "N", "show_default": False},
+    "heldout": {"metavar": "FILE"},
     "hash_files": {"names": ["--hash"]},
     "judge": {"metavar": "URL"},
+    "judge_model": {"metavar": "NAME"},
     "judge_timeout": {"type": FiniteRange(0, min_open=True)},
     "limit": {"type": _ONE_OR_MORE},
     "lora": {"type": _ONE_OR_MORE, "metavar": "RANK"},
@@ -348,17 +419,20 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "max_length": {"type": WholeRange(2)},
     "max_new_tokens": {"type": _ONE_OR_MORE},
     "max_rank": {"type": _ONE_OR_MORE},
+    "method": {"metavar": "NAME", "shell_complete": completing.METHODS},
     "max_shard_size": {"metavar": "SIZE"},
     "null": {"type": WholeRange(0), "metavar": "N", "show_default": False},
-    "output": {"names": ["-o", "--output"]},
+    "output": {"names": ["-o", "--output"], "metavar": "DIR"},
+    "preset": {"metavar": "NAME"},
     "prompts": {"type": _ONE_OR_MORE},
-    "prompts_file": {"type": click.Path(path_type=Path, dir_okay=False)},
+    "prompts_file": {"type": click.Path(path_type=Path, dir_okay=False), "metavar": "FILE"},
+    "revision": {"metavar": "REVISION"},
     "reward_models": {"names": ["--reward-model"], "metavar": "ID"},
-    "seeds": {"type": ParsedType("seeds", _parse_seeds), "multiple": False},
+    "seeds": {"type": ParsedType("seeds", _parse_seeds), "multiple": False, "metavar": "S,S…"},
     "settings": {"names": ["--set"], "metavar": "KEY=VALUE"},
-    "tags": {"names": ["--tag"]},
+    "tags": {"names": ["--tag"], "metavar": "TAG", "shell_complete": completing.TAGS},
     "task_limit": {"type": _ONE_OR_MORE},
-    "task_path": {"type": FOLDER},
+    "task_path": {"type": FOLDER, "metavar": "DIR"},
     "tasks": {"type": NAMES, "multiple": False, "metavar": "NAMES"},
     "temperature": {"type": FiniteRange(0)},
     "top_p": {"type": FiniteRange(0, 1, min_open=True)},

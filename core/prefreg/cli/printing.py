@@ -1,11 +1,15 @@
-"""What commands write for people: tables, figures, sizes, and bars while something runs."""
+"""What commands write for people: figures, sizes, and bars while something runs."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from prefreg.cli.options import Common
+from prefreg.cli.tables import paragraph
+from prefreg.config import log_interval
 from prefreg.files import human_size
 
 if TYPE_CHECKING:
@@ -15,23 +19,6 @@ if TYPE_CHECKING:
     from prefreg.evaluation.statistics import Estimate
     from prefreg.progress import Progress
     from prefreg.registry import DiskUse, VersionSummary
-
-
-def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Align columns of text; nothing is cut, so that the output can be searched."""
-    cells = [[str(cell) for cell in row] for row in [headers, *rows]]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
-    return "\n".join(lines)
-
-
-def sections(fields: Mapping[str, object]) -> str:
-    """Write named values one to a line, aligned."""
-    width = max(map(len, fields), default=0)
-    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in fields.items())
 
 
 def plural(count: int, thing: str) -> str:
@@ -61,6 +48,13 @@ def show_figure(value: float | None) -> str:
     return "-" if value is None or value != value else f"{value:.3f}"
 
 
+def describe_missing(missing: Mapping[str, str]) -> list[str]:
+    """Say what was not measured, and why."""
+    return [
+        paragraph(f"{name} was not measured: {why.rstrip('.')}.") for name, why in missing.items()
+    ]
+
+
 def describe_disk(disk: "DiskUse") -> str:
     """Say what a registry takes on the disk."""
     beside = f", of which {human_size(disk.beside)} beside the database" if disk.files else ""
@@ -74,12 +68,52 @@ def distinct_size(versions: "Iterable[VersionSummary]") -> int:
 
 @contextmanager
 def progress_bars(common: Common, *, of_bytes: bool = False) -> "Iterator[Progress | None]":
-    """Show how far a run is, on a terminal and unless --quiet: a bar a stage, or one of bytes."""
-    if common.quiet or not sys.stderr.isatty():
+    """Show how far a run is, unless --quiet: a bar a stage, or one of bytes, on a terminal.
+
+    Elsewhere, as in a log, a line every ten seconds.
+    """
+    if common.quiet:
         yield None
         return
+    if not sys.stderr.isatty():
+        with _lines(common) as told:
+            yield told
+        return
     with ExitStack() as shown:
-        yield _byte_bar(shown) if of_bytes else _stage_bars(shown)
+        report: Progress | None = None
+
+        def begin(stage: str, done: int, total: int, loss: float | None = None, /) -> None:
+            nonlocal report
+            if report is None:
+                common.spinner.stop()
+                report = _byte_bar(shown) if of_bytes else _stage_bars(shown)
+            report(stage, done, total, loss)
+
+        yield begin
+
+
+@contextmanager
+def _lines(common: Common) -> "Iterator[Progress]":
+    """Say now and then where a run is, whether it has come further or not."""
+    began, every = time.monotonic(), log_interval()
+    at = "loading"
+    ended = threading.Event()
+
+    def report(stage: str, done: int, total: int, loss: float | None = None, /) -> None:
+        nonlocal at
+        at = f"{stage} {done:,} of {total:,}" + ("" if loss is None else f", loss {loss:.3f}")
+
+    def tell() -> None:
+        while not ended.wait(every):
+            common.note(f"… {time.monotonic() - began:.0f} s: {at}")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield report
+    finally:
+        ended.set()
+        teller.join()
 
 
 def _byte_bar(shown: ExitStack) -> "Progress":
@@ -97,7 +131,7 @@ def _byte_bar(shown: ExitStack) -> "Progress":
     bars = shown.enter_context(
         rich.Progress(*columns, console=Console(stderr=True), transient=True)
     )
-    task = bars.add_task("composing")
+    task = bars.add_task("composing", total=None)
 
     def report(_: str, done: int, total: int, loss: float | None = None, /) -> None:
         bars.update(task, completed=done, total=total)

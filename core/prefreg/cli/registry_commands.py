@@ -5,17 +5,26 @@ from typing import Any
 
 import click
 
-from prefreg.cli.options import REFERENCE, Common, Reference, command
-from prefreg.cli.printing import describe_disk, plural, sections, table
+from prefreg.cli import completing
+from prefreg.cli.options import REFERENCE, Common, Reference, base_option, command
+from prefreg.cli.printing import describe_disk, plural
+from prefreg.cli.tables import sections, table
 from prefreg.errors import RegistryError, UsageError
 from prefreg.files import human_size
 
 
 @command("search")
 @click.argument("text", required=False)
-@click.option("--tag", "tags", multiple=True, help="Has this tag; may be repeated.")
+@click.option(
+    "--tag",
+    "tags",
+    metavar="TAG",
+    multiple=True,
+    shell_complete=completing.TAGS,
+    help="Has this tag; may be repeated.",
+)
 @click.option("--note", metavar="WORDS", help="Has these words in its note.")
-@click.option("--base", help="Part of the base's name, or the beginning of its fingerprint.")
+@base_option("Part of the base's name, or the beginning of its fingerprint.")
 @click.option(
     "--metric",
     "metrics",
@@ -43,7 +52,9 @@ def search(common: Common, text: str | None, **conditions: Any) -> None:
     ]
     headers = ("VERSION", "TAGS", "BASE", "SIZE", "METRICS", "NOTE")
     data = [item.version.summary() | {"metrics": dict(item.metrics)} for item in found]
-    text = table(headers, rows) if rows else "Nothing found."
+    text = (
+        table(headers, rows, spare=("NOTE", "SIZE", "BASE", "TAGS")) if rows else "Nothing found."
+    )
     common.emit("search", {"vectors": data}, text, asked=True)
 
 
@@ -62,7 +73,7 @@ def tag(common: Common, reference: Reference, tags: tuple[str, ...], delete: boo
 
 
 @command("rename")
-@click.argument("old")
+@click.argument("old", shell_complete=completing.STORED_AXES)
 @click.argument("new")
 def rename(common: Common, old: str, new: str) -> None:
     """Rename an axis with all its versions; OLD goes on meaning it."""
@@ -105,7 +116,7 @@ def backup(common: Common, file: Path, overwrite: bool) -> None:
         "files": done.files,
         "bytes": done.bytes,
     }
-    beside = f", {done.files} vectors beside it" if done.files else ""
+    beside = f", {plural(done.files, 'vector')} beside it" if done.files else ""
     count = plural(done.versions, "version")
     text = f"Backed up {count} to {file} ({human_size(done.bytes)}{beside})."
     common.emit("backup", data, text)
@@ -117,7 +128,8 @@ def verify(common: Common) -> None:
     problems = common.open_registry().verify()
     if problems:
         raise RegistryError(
-            f"{len(problems)} problems found:\n" + "\n".join(f"- {problem}" for problem in problems)
+            f"{plural(len(problems), 'problem')} found:\n"
+            + "\n".join(f"- {problem}" for problem in problems)
         )
     common.emit("verify", {"problems": []}, "Every version has its bytes, and every hash agrees.")
 
@@ -134,7 +146,7 @@ def gc(common: Common, cache: bool) -> None:
     report, disk = registry.gc(), registry.disk_use()
     data: dict[str, Any] = {"files": report.files, "bytes": report.bytes, "disk": disk.to_json()}
     text = (
-        f"Removed {report.files} files and gave {human_size(report.bytes)} back. "
+        f"Removed {plural(report.files, 'file')} and gave {human_size(report.bytes)} back. "
         f"{describe_disk(disk)}"
     )
     if cache:
@@ -157,11 +169,12 @@ def doctor(common: Common) -> None:
     """Look at the environment, the registry, the disk and the plugins."""
     report = common.open_registry().doctor()
     lines = [sections(report.facts)]
-    lines += [f"\nProblem: {problem}" for problem in report.problems]
+    problem = click.style("Problem:", fg="red")
+    lines += [f"\n{problem} {each}" for each in report.problems]
     if not report.problems:
         lines.append("\nNo problems found.")
     data = {"facts": report.facts, "problems": list(report.problems)}
     common.emit("doctor", data, "\n".join(lines), asked=True)
 
 
-COMMANDS = [search, tag, rename, copy, backup, verify, gc, doctor]
+COMMANDS = [tag, rename, copy, backup, verify, gc]

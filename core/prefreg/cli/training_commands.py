@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from prefreg.cli import completing
 from prefreg.cli.options import FILE, PLOT, Common, command, request_options
-from prefreg.cli.printing import human_time, progress_bars, sections, table
+from prefreg.cli.printing import human_time, progress_bars
+from prefreg.cli.tables import sections, table
 from prefreg.errors import UsageError
 from prefreg.files import human_size
 from prefreg.requests import make_request
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @command("add-axis")
-@click.argument("name", metavar="NAME_OR_YAML")
+@click.argument("name", metavar="NAME_OR_YAML", shell_complete=completing.AXES)
 @request_options(
     "AxisRequest",
     leave="name",
@@ -142,7 +144,7 @@ def _tokens(counts: "TokenCounts") -> str:
 @command("sft")
 @request_options(
     "SFTRequest",
-    base={"metavar": "DIR_OR_ID"},
+    data={"metavar": "FILE"},
     from_config={"type": click.Path(path_type=Path, exists=True), "metavar": "CONFIG.json"},
     chat_template={"type": FILE},
 )
@@ -178,11 +180,10 @@ def _describe_base(result: "SFTResult", output: Path) -> str:
 
 
 @command("consistency")
-@click.argument("name", metavar="NAME_OR_YAML")
+@click.argument("name", metavar="NAME_OR_YAML", shell_complete=completing.AXES)
 @request_options(
     "ConsistencyRequest",
     leave="axis",
-    seeds={"metavar": "S,S…"},
     scratch={"type": click.Path(path_type=Path, dir_okay=False)},
 )
 @request_options(

@@ -6,10 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import AT, FOLDER, REFERENCE, Common, Reference, command, request_options
-from prefreg.cli.printing import describe_disk, distinct_size, plural, sections, table
+from prefreg.cli import completing
+from prefreg.cli.options import (
+    AT,
+    FOLDER,
+    REFERENCE,
+    Common,
+    Reference,
+    base_option,
+    command,
+    request_options,
+)
+from prefreg.cli.printing import describe_disk, distinct_size, plural
+from prefreg.cli.tables import sections, table
+from prefreg.cli.version_text import describe_version
 from prefreg.errors import UsageError
 from prefreg.files import human_size
+from prefreg.wording import percent
 
 if TYPE_CHECKING:
     from prefreg.evaluation.compare import Comparison, FieldDifference
@@ -17,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @command("vectors")
-@click.argument("axis", required=False)
+@click.argument("axis", required=False, shell_complete=completing.STORED_AXES)
 def vectors(common: Common, axis: str | None) -> None:
     """List the stored versions, of AXIS or of all axes."""
     registry = common.open_registry()
@@ -44,7 +57,8 @@ def vectors(common: Common, axis: str | None) -> None:
     text = "No vectors yet. Add one with `prefreg add-axis`."
     if rows:
         count = plural(len(rows), "version")
-        text = f"{table(headers, rows)}\n\n{count}, {human_size(size)}. {describe_disk(disk)}"
+        listed = table(headers, rows, spare=("DTYPE", "TAGS", "KIND", "CREATED", "ALIASES"))
+        text = f"{listed}\n\n{count}, {human_size(size)}. {describe_disk(disk)}"
     data = {
         "vectors": [record.summary() for record in records],
         "bytes": size,
@@ -55,7 +69,7 @@ def vectors(common: Common, axis: str | None) -> None:
 
 @command("show")
 @click.argument("reference", type=REFERENCE, metavar="AXIS[@V]")
-@click.option("--base", help="Base model: its name, folder, hub id or fingerprint.")
+@base_option("Base model: its name, folder, hub id or fingerprint.")
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -74,60 +88,8 @@ def show(
 
         api.plot_version(record, plot)
         common.note(f"Drew {plot}.")
-    text = f"{_describe(record)}\n\n{describe_disk(disk)}"
+    text = f"{describe_version(record)}\n\n{describe_disk(disk)}"
     common.emit("show", record.to_json() | {"disk": disk.to_json()}, text, asked=True)
-
-
-def _describe(record: "VersionRecord") -> str:
-    fields: dict[str, object] = {
-        "version": record,
-        "also called": ", ".join(record.axis_aliases) or "-",
-        "aliases": ", ".join(record.aliases) or "-",
-        "tags": ", ".join(record.tags) or "-",
-        "kind": f"{record.kind}, {record.dtype}",
-        "size": f"{human_size(record.size)} {'inside' if record.inline else 'beside'} the database",
-        "sha256": record.sha256,
-        "base": record.base.name + (f"@{record.base.revision}" if record.base.revision else ""),
-        "base weights": record.base.weights,
-        "created": f"{record.created:%Y-%m-%d %H:%M:%S %Z}",
-        "note": record.note or "-",
-    }
-    lines = [sections(fields)]
-    for name, value in record.metadata.items():
-        lines.append(f"\n{name}:\n" + "\n".join(_indent(value)))
-    if record.measurements:
-        measured = {
-            item.kind: f"{_numbers(item.value)} ({item.protocol})" for item in record.measurements
-        }
-        lines.append("\nmeasurements:\n" + "\n".join(_indent(measured)))
-    return "\n".join(lines)
-
-
-def _numbers(value: Any) -> str:
-    """Write a measurement without what it is made of, which --json has."""
-    if not isinstance(value, dict):
-        return str(value)
-    plain = {key: each for key, each in value.items() if isinstance(each, int | float | str)}
-    return ", ".join(f"{key} {_brief(each)}" for key, each in plain.items()) or "see --json"
-
-
-def _indent(value: Any, depth: int = 1) -> list[str]:
-    pad = "  " * depth
-    if not isinstance(value, dict):
-        return [f"{pad}{_brief(value)}"]
-    lines = []
-    for name, item in value.items():
-        if isinstance(item, dict) and len(item) <= 12:
-            lines += [f"{pad}{name}:", *_indent(item, depth + 1)]
-        else:
-            lines.append(f"{pad}{name}: {_brief(item)}")
-    return lines
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, dict | list) and len(value) > 12:
-        return f"{len(value)} entries (see --json)"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @command("bases")
@@ -162,7 +124,7 @@ def bases(common: Common) -> None:
     headers = ("BASE", "REVISION", "PARAMETERS", "DTYPE", "WEIGHTS", "VERSIONS", "SIZE", "PATH")
     text = "No bases yet. `prefreg add-axis` records one."
     if rows:
-        text = f"{table(headers, rows)}\n\n{describe_disk(disk)}"
+        text = f"{table(headers, rows, spare=('DTYPE', 'REVISION'))}\n\n{describe_disk(disk)}"
     data = {
         "bases": [
             record.to_json() | {"versions": versions, "bytes": size}
@@ -177,7 +139,7 @@ def bases(common: Common) -> None:
 @click.argument("reference", type=REFERENCE, metavar="AXIS[@V]")
 @click.argument("alias", required=False)
 @click.option("--delete", is_flag=True, help="Delete the alias; its history is kept.")
-@click.option("--base", help="With --delete, where several bases have the alias.")
+@base_option("With --delete, where several bases have the alias.")
 @AT
 def alias(
     common: Common,
@@ -257,7 +219,7 @@ def _number(reference: Reference) -> int:
     return int(version)
 
 
-_LONGEST = 32
+_LONGEST = 24
 _MANY = 12
 
 
@@ -337,7 +299,7 @@ def _brief_value(value: Any) -> str:
     text = str(value)
     if len(text) <= _LONGEST:
         return text
-    return f"{len(value)} entries" if isinstance(value, list) else f"{text[: _LONGEST - 1]}…"
+    return plural(len(value), "value") if isinstance(value, list) else f"{text[: _LONGEST - 1]}…"
 
 
 @command("compress")
@@ -369,7 +331,7 @@ def _describe_compressed(before: "VersionRecord", record: "VersionRecord") -> st
     fields: dict[str, object] = {
         "compressed": f"{before} ({before.kind} {before.dtype}, {human_size(before.size)})",
         "to": f"{record} ({record.kind} {record.dtype}, {human_size(record.size)})",
-        "relative error": f"{found['relative_error']:.2e}",
+        "relative error": f"{percent(found['relative_error'])} of φ",
         "norm ratio": f"{found['norm_ratio']:.4f}",
         "cosine": "not defined" if found["cosine"] is None else f"{found['cosine']:.4f}",
         "held-out margin": f"not measured: {margin['reason']}"
@@ -394,9 +356,9 @@ def _describe_compressed(before: "VersionRecord", record: "VersionRecord") -> st
 @request_options(
     "ImportRequest",
     leave="name",
-    plus={"type": FOLDER},
-    minus={"type": FOLDER},
-    task_vector={"type": click.Path(path_type=Path, exists=True)},
+    plus={"type": FOLDER, "metavar": "DIR"},
+    minus={"type": FOLDER, "metavar": "DIR"},
+    task_vector={"type": click.Path(path_type=Path, exists=True), "metavar": "PATH"},
 )
 def import_vector(common: Common, name: str, **options: Any) -> None:
     """Store the difference of two trained models as a version of the axis NAME.
@@ -409,4 +371,6 @@ def import_vector(common: Common, name: str, **options: Any) -> None:
     common.emit("import", record.to_json(), text)
 
 
-COMMANDS = [vectors, show, bases, alias, rm, diff, compress, import_vector]
+LOOKING = [vectors, show, diff, bases]
+NAMING = [alias, rm]
+MAKING = [compress, import_vector]

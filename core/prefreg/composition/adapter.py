@@ -4,7 +4,7 @@ The factors are exact where φ is low-rank, else the nearest.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,11 +34,13 @@ from prefreg.vectors.peft_adapters import (
     CONFIG_FILE,
     METADATA,
     WEIGHTS_FILE,
+    LoraLayer,
     adapter_config,
     adapter_tensors,
-    linear_layers,
+    lora_layers,
 )
 from prefreg.vectors.tensors import is_finite, to_bytes
+from prefreg.wording import percent
 
 FORM = "adapter"
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -64,7 +66,7 @@ class Compression(JsonFields):
     def lost(self) -> str:
         """The total and the worst weight, for people."""
         worst, error = max(self.errors.items(), key=lambda item: item[1])
-        return f"{self.error:.2e} of φ (worst: {error:.2e} in {worst})"
+        return f"{percent(self.error)} of φ (worst: {percent(error)} in {worst})"
 
     @property
     def omitted(self) -> str | None:
@@ -134,9 +136,8 @@ def write_adapter(
             f"An adapter holds the plain sum of vectors, not {plan.method.name}. Leave "
             "--method out, or compose a checkpoint."
         )
-    layers = linear_layers(plan.base.checkpoint)
-    weights = frozenset(layer.weight for layer in layers.values())
-    factors, compression = factor_sum(plan, weights=weights, max_rank=max_rank)
+    layers = lora_layers(plan.base.checkpoint)
+    factors, compression = factor_sum(plan, layers.values(), max_rank=max_rank)
     tensors = adapter_tensors(factors, layers)
     _require_finite(tensors)
     base = plan.base
@@ -170,16 +171,18 @@ def write_adapter(
 
 
 def factor_sum(
-    plan: Plan, *, weights: frozenset[str], max_rank: int | None
+    plan: Plan, layers: Iterable[LoraLayer], *, max_rank: int | None
 ) -> tuple[dict[str, Factors], Compression | None]:
-    """Return the factors of the sum for `weights`, and what a bound on their rank cost.
+    """Return the factors of the sum for each layer, and what a bound on their rank cost.
 
-    Dense vectors need the bound; what they change beside `weights` is left out and told.
+    Dense vectors need the bound; what they change beside linear layers is left out and told.
     """
+    embeddings = {layer.weight: layer.embedding for layer in layers}
     dense = [str(term.record) for term in plan.active if term.record.kind != "low-rank"]
     if dense and max_rank is None:
+        are = "is" if len(dense) == 1 else "are"
         raise VectorError(
-            f"{listed(dense)} are dense, and an adapter holds two factors for each layer. Bound "
+            f"{listed(dense)} {are} dense, and an adapter holds two factors for each layer. Bound "
             "their rank with --max-rank, which tells what is lost, or compose a checkpoint (leave "
             "--as adapter out)."
         )
@@ -191,16 +194,17 @@ def factor_sum(
             parts = _parts(open_plan, name)
             if not parts:
                 continue
-            if name in weights:
+            thin = all(isinstance(vector, LowRankVector) for _, vector in parts)
+            if name in embeddings and (thin or not embeddings[name]):
                 results[name] = _factors(name, parts, max_rank)
-            elif all(isinstance(vector, LowRankVector) for _, vector in parts):
+            elif thin:
                 strangers.append(name)
             elif norm := float(torch.linalg.vector_norm(_dense(name, parts), dtype=torch.float64)):
                 norms[name] = norm
     if strangers:
         raise VectorError(
-            f"{listed(strangers)} are no linear layers of {plan.base}, so no adapter can hold "
-            "them. Compose a checkpoint: leave --as adapter out."
+            f"{listed(strangers)} are no layers of their own in {plan.base}, so no adapter can "
+            "hold them. Compose a checkpoint: leave --as adapter out."
         )
     if not results:
         why = "The vectors change none of the linear layers" if norms else "Every coefficient is 0"

@@ -1,22 +1,26 @@
 """Turn the parameters of a loaded model by vectors, always from the pristine values."""
 
+import importlib.util
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.axes.axis import Message, Text, read_message
-from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
+from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.compose import compose
 from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.engine import compose_tensor, require_finite
 from prefreg.composition.output import Composed
+from prefreg.composition.plan import rounded_eta
 from prefreg.composition.resolve import (
     base_spec,
     identify,
@@ -25,25 +29,39 @@ from prefreg.composition.resolve import (
     resolve_on,
     resolve_terms,
 )
-from prefreg.errors import BaseModelError, DataError, RangeWarning, UsageError
+from prefreg.errors import (
+    BaseModelError,
+    DataError,
+    RangeWarning,
+    UsageError,
+    VectorError,
+    listed,
+)
 from prefreg.models.generation import sample
-from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
+from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet, stored_names
 from prefreg.models.sampling import Sampling
 from prefreg.registry import Access, VersionRecord
 from prefreg.requests import make_request
 from prefreg.terms import Term, as_terms
 from prefreg.vectors import Vector, open_vector
+from prefreg.vectors.dense import DenseVector
 from prefreg.vectors.tensors import TensorSource, read_tensor
+
+if TYPE_CHECKING:
+    from prefreg.composition.fused import FusedSums
 
 _DIALS = "prefreg_dials"
 """Under this name a loaded model knows its dials, and so its pristine weights."""
+_SPARED = 0.1
+"""The share of a GPU's memory that kept vectors leave free, for whatever the model is asked."""
 
 
 class Dials:
     """A loaded model whose weights can be set to θ_base + Σ ηᵢ·φᵢ and back.
 
     The pristine weights are kept beside the model, which doubles its memory. Every setting is
-    computed from them: adding and taking away in place would drift.
+    computed from them: adding and taking away in place would drift. On a GPU, dense vectors that
+    were read once are kept there too, as long as it has room.
     """
 
     def __init__(
@@ -61,6 +79,7 @@ class Dials:
         self._pristine = {
             name: parameter.detach().clone() for name, parameter in model.named_parameters()
         }
+        self._kept: WeakKeyDictionary[Vector, dict[str, torch.Tensor]] = WeakKeyDictionary()
 
     @property
     def pristine(self) -> Mapping[str, torch.Tensor]:
@@ -73,9 +92,27 @@ class Dials:
 
     def apply(self, terms: Sequence[tuple[float, TensorSource]]) -> None:
         """Set every parameter to the composition of `terms`, given in canonical order."""
+        for _, vector in terms:
+            self._require_reach(vector)
         try:
+            scaled = [(rounded_eta(eta), vector, set(vector.names)) for eta, vector in terms]
+            fused = _fused_sums(self.model)
             for name, parameter in self.model.named_parameters():
-                parameter.data.copy_(self._compose(name, terms))
+                base, stored = self._pristine[name], self._names.get(name)
+                parts = [
+                    (eta, self._read(vector, stored, base.device))
+                    for eta, vector, names in scaled
+                    if eta and stored is not None and stored in names
+                ]
+                if fused is not None and parts and fused.takes(parameter):
+                    fused.write(parameter.data, base, parts)
+                else:
+                    composed = compose_tensor(base, [(e, p.float()) for e, p in parts], base.dtype)
+                    require_finite(name, composed, base)
+                    parameter.data.copy_(composed)
+            if fused is not None and fused.spoilt:
+                for name, parameter in self.model.named_parameters():
+                    require_finite(name, parameter.data, self._pristine[name])
         except BaseException:
             self.restore()
             raise
@@ -101,17 +138,37 @@ class Dials:
         for name, parameter in self.model.named_parameters():
             parameter.data.copy_(self._pristine[name])
 
-    def _compose(self, name: str, terms: Sequence[tuple[float, TensorSource]]) -> torch.Tensor:
-        base = self._pristine[name]
-        stored = self._names[name]
-        parts = [
-            (eta, vector.tensor(stored).to(base.device))
-            for eta, vector in terms
-            if stored in vector.names
-        ]
-        composed = compose_tensor(base, parts, base.dtype)
-        require_finite(name, composed, base)
-        return composed
+    def _require_reach(self, vector: TensorSource) -> None:
+        """Refuse a vector that changes what is no parameter here: fused experts, saved buffers."""
+        beyond = set(vector.names).difference(self._names.values())
+        if changed := [name for name in beyond if vector.tensor(name).any()]:
+            raise VectorError(
+                f"The vector changes {listed(changed)}, which are no parameters of the loaded "
+                "model. Compose a checkpoint and load that."
+            )
+
+    def _read(self, vector: TensorSource, name: str, device: torch.device) -> torch.Tensor:
+        """Return a weight's φ on a device, from what is kept there if it is."""
+        if device.type != "cuda" or not isinstance(vector, DenseVector):
+            return vector.tensor(name).to(device)
+        kept = self._kept.get(vector, {}).get(name)
+        if kept is not None:
+            return kept
+        shape = vector.shape(name)
+        phi = vector.stored.read(name, 0, math.prod(shape)).to(device).reshape(shape)
+        free, total = torch.cuda.mem_get_info(device)
+        if free > _SPARED * total:
+            self._kept.setdefault(vector, {})[name] = phi
+        return phi
+
+
+def _fused_sums(model: PreTrainedModel) -> "FusedSums | None":
+    """Return what composes the weights of a model on a GPU."""
+    if model.device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    from prefreg.composition.fused import FusedSums  # loads Triton
+
+    return FusedSums()
 
 
 class ScaledVector(NamedTuple):
@@ -295,7 +352,7 @@ def steer_loaded(
         raise UsageError("The model does not say where it came from; name its base with base=.")
     found = resolve_base(spec)
     if known is None:
-        dials = make_dials(model, found)
+        dials = make_dials(model, found, whole=True)
         check_same_weights(model, dials, found)
     elif known.base.fingerprint.weights != found.fingerprint.weights:
         raise BaseModelError(
@@ -316,10 +373,12 @@ def steer_loaded(
             del vars(model)[_DIALS]
 
 
-def make_dials(model: PreTrainedModel, base: BaseModel) -> Dials:
-    """Put dials on a loaded model whose parameters are those of `base`."""
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return Dials(model, on_disk_names(shapes, model.base_model_prefix, base.checkpoint), base)
+def make_dials(model: PreTrainedModel, base: BaseModel, *, whole: bool = False) -> Dials:
+    """Put dials on a model that was loaded from `base`.
+
+    With `whole` every parameter must be known by its name on disk, so that all can be compared.
+    """
+    return Dials(model, stored_names(model, base.checkpoint, whole=whole), base)
 
 
 def check_same_weights(model: PreTrainedModel, dials: Dials, base: BaseModel) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.errors import BaseModelError, RegistryError, UsageError, VectorError, listed
 from prefreg.registry import Access, BaseIdentity, BaseRecord, Store, VersionRecord
-from prefreg.terms import Term, format_eta
+from prefreg.terms import Term, brief_eta
 
 _PREFIX = 8
 """How many digits of a fingerprint name a base; messages show twelve."""
@@ -237,9 +237,9 @@ def outside_range(record: VersionRecord, eta: float) -> str | None:
     if kept is None or kept["low"] <= eta <= kept["high"]:
         return None
     side = kept["above" if eta > 0 else "below"]
-    low, high = format_eta(kept["low"]), format_eta(kept["high"])
+    low, high = brief_eta(kept["low"]), brief_eta(kept["high"])
     why = f": {side['reason']}" if side["reason"] else ", beyond which nothing was measured"
-    return f"{record} at {format_eta(eta)} is outside its range of {low} to {high}{why}."
+    return f"{record} at {brief_eta(eta)} is outside its range of {low} to {high}{why}."
 
 
 def _far_warning(record: VersionRecord, eta: float) -> str | None:
@@ -252,7 +252,7 @@ def _far_warning(record: VersionRecord, eta: float) -> str | None:
     if times <= FURTHEST_POLES:
         return None
     return (
-        f"{record} at {format_eta(eta)} is {times:.3g} times as far from the base as its trained "
+        f"{record} at {brief_eta(eta)} is {times:.3g} times as far from the base as its trained "
         f"pole, so its KL is about {times * times:.3g} times the pole's. "
         f"`prefreg range {record}` measures how far it may go."
     )

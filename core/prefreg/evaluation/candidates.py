@@ -23,7 +23,7 @@ from prefreg.config import cache_folder
 from prefreg.errors import RegistryError, UsageError
 from prefreg.files import hash_bytes, write_whole
 from prefreg.registry import Access, BaseRecord, Store, VersionRecord
-from prefreg.terms import Term, format_eta
+from prefreg.terms import Term, brief_eta
 from prefreg.vectors import Vector, open_vector
 
 FORMAT = 1
@@ -76,12 +76,12 @@ class Candidate:
         """Return the hash of everything that decides its weights and its tokens."""
         found = self.base.fingerprint
         terms = [[struct.pack("<f", eta).hex(), record.sha256] for eta, record in self.versions]
-        return digest([found.weights, found.tokenizer, found.template, terms])
+        return digest([found.weights, found.tokenizer, found.template, found.configuration, terms])
 
     @property
     def formula(self) -> str:
-        """Return the recipe, as compose writes it."""
-        parts = [f"{format_eta(eta)}·{record}" for eta, record in self.versions]
+        """Return the recipe for people; the terms have the exact coefficients."""
+        parts = [f"{brief_eta(eta)}·{record}" for eta, record in self.versions]
         return " + ".join(["base", *parts]).replace("+ -", "− ")
 
     @property

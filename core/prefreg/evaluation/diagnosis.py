@@ -19,7 +19,7 @@ from prefreg.evaluation.evaluator import Evaluator, open_dials
 from prefreg.evaluation.figures import Metric, deviation_of
 from prefreg.progress import Progress
 from prefreg.registry import Access, VersionRecord
-from prefreg.terms import Term, format_eta
+from prefreg.terms import Term, brief_eta
 
 WEAK = 0.25
 """Base standard deviations of the held-out margin below which an axis counts as not moved."""
@@ -104,7 +104,7 @@ def find_weakness(found: Strength) -> Symptom | None:
             "weak",
             found.dial,
             "η is small",
-            f"{at}; at {format_eta(found.further_eta)} alone it is {found.further:+.2f}.",
+            f"{at}; at {brief_eta(found.further_eta)} alone it is {found.further:+.2f}.",
             f"Raise η; `prefreg calibrate {found.dial}` says what one unit takes.",
         )
     poles = ""
@@ -116,7 +116,7 @@ def find_weakness(found: Strength) -> Symptom | None:
         "weak",
         found.dial,
         "the poles are unmoved",
-        f"{at}, and alone at {format_eta(found.further_eta)} by {found.further:+.2f}.{poles}",
+        f"{at}, and alone at {brief_eta(found.further_eta)} by {found.further:+.2f}.{poles}",
         "Train the axis longer or on more pairs (`prefreg add-axis`), and look at `prefreg show`.",
     )
 
@@ -126,15 +126,16 @@ def find_refusals(found: Shares, etas: Mapping[str, float]) -> Symptom | None:
     if found.cast <= REFUSING:
         return None
     evidence = f"{found.cast:.0%} of the safe requests are refused, by the base {found.base:.0%}"
+    dial = max(found.alone, key=lambda name: found.alone[name])
     if found.base > REFUSING and found.cast - found.base <= REFUSING:
         return Symptom(
             "over-refusing",
             "the base",
             "already in the base",
             f"{evidence}.",
-            "Fine-tune the base on answers to safe requests, or turn harmless below 0.",
+            "Fine-tune the base on answers to safe requests, or turn the dial with which it "
+            f"refuses most, {dial}, the other way.",
         )
-    dial = max(found.alone, key=lambda name: found.alone[name])
     alone, pole = found.alone[dial], found.at_pole.get(dial, 0.0)
     if alone - found.base <= REFUSING:
         return Symptom(
@@ -159,7 +160,7 @@ def find_refusals(found: Shares, etas: Mapping[str, float]) -> Symptom | None:
         dial,
         "η is large",
         f"{evidence}; {dial} alone {alone:.0%}, but {pole:.0%} about where its pole lies.",
-        f"Lower its η from {format_eta(etas[dial])}.",
+        f"Lower its η from {brief_eta(etas[dial])}.",
     )
 
 
@@ -186,7 +187,7 @@ def find_incoherence(
             dial,
             "η is too large",
             f"{evidence}; {dial} alone {found.alone[dial]:.1%}.",
-            f"Lower its η from {format_eta(etas[dial])}; `prefreg range {dial}` says how far it "
+            f"Lower its η from {brief_eta(etas[dial])}; `prefreg range {dial}` says how far it "
             "may go.",
         )
     return Symptom(

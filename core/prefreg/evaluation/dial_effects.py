@@ -28,6 +28,7 @@ from prefreg.evaluation.statistics import Estimate, grouped_mean
 from prefreg.evaluation.weight_geometry import cosines_of
 from prefreg.models.generation import Answer
 from prefreg.models.padded import length, step_inputs
+from prefreg.models.threads import on_suited_threads
 from prefreg.progress import Progress, Steps, steps_of
 from prefreg.registry import Access
 from prefreg.terms import Term
@@ -120,6 +121,7 @@ def _moments(turn: Turn, count: int, batch: Sequence[Answer], step: float) -> Ar
     return found
 
 
+@on_suited_threads
 @torch.inference_mode()
 def step_logits(model: PreTrainedModel, batch: Sequence[Answer]) -> torch.Tensor:
     """Return the logits of every step of every answer in float32, one row a step, in order."""

@@ -13,7 +13,7 @@ from prefreg.evaluation.figures import Metric
 from prefreg.evaluation.statistics import Estimate
 from prefreg.progress import Progress
 from prefreg.registry import Access, VersionRecord
-from prefreg.terms import Term, format_eta
+from prefreg.terms import Term, brief_eta
 
 MALFORMED = 0.02
 CAPABILITY = 0.95
@@ -57,7 +57,7 @@ def objection(reading: Reading, best: Reading | None) -> str | None:
     `best` has the largest effect of those further in. The effect turns back only where its whole
     interval falls short of that: differences that the prompts cannot tell apart are none.
     """
-    at = format_eta(reading.eta)
+    at = brief_eta(reading.eta)
     # Where the base itself is often malformed, what counts is how much is added.
     allowed = (
         MALFORMED if reading.base_malformed <= MALFORMED else reading.base_malformed + MALFORMED
@@ -126,7 +126,7 @@ class DialRange:
     """Why no capability could be checked."""
 
     def __str__(self) -> str:
-        return f"{format_eta(self.below.eta)} to {format_eta(self.above.eta)}"
+        return f"{brief_eta(self.below.eta)} to {brief_eta(self.above.eta)}"
 
     def to_json(self) -> dict[str, Any]:
         """Return what is kept of a range, in a form that JSON can hold."""
@@ -174,7 +174,7 @@ def find_range(
         unchecked = "no answer is one whose truth can be checked"
     protocol = (
         f"{evaluator.describe_prompts()}, temperature 1, seed {request.seed}; effect "
-        f"{effect.name}; up to {format_eta(reach.limit)} by {format_eta(reach.step)}"
+        f"{effect.name}; up to {brief_eta(reach.limit)} by {brief_eta(reach.step)}"
     )
     found = DialRange(record, effect.name, below, above, protocol, unchecked)
     if store:
@@ -193,7 +193,7 @@ def _read(evaluator: Evaluator, moved: Metric, eta: float) -> Reading:
         missing = figures.missing
         why = missing.get(moved.name) or missing.get("malformed") or "nothing was counted"
         axis = evaluator.terms[0].record.axis
-        raise DataError(f"The effect of {axis} at {format_eta(eta)} was not measured: {why}")
+        raise DataError(f"The effect of {axis} at {brief_eta(eta)} was not measured: {why}")
     correct = figures.find("correct")
     return Reading(
         eta=eta,

@@ -9,11 +9,13 @@ from transformers import PreTrainedModel
 
 from prefreg.models.generation import Answer
 from prefreg.models.padded import length, step_inputs
+from prefreg.models.threads import on_suited_threads
 
 _LOGITS = 1 << 25
 """Logits of one model in memory at a time, 128 MiB in float32."""
 
 
+@on_suited_threads
 @torch.inference_mode()
 def divergences(
     model: PreTrainedModel,

@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -432,8 +432,7 @@ class Evaluator:
         prompts = [each.prompt for each in self.asked]
         texts = self.answers(candidate).texts
         protocol = {
-            "model": found.fingerprint.weights,
-            "tokenizer": found.fingerprint.tokenizer,
+            "model": asdict(found.fingerprint),
             "answers": digest([prompts, texts]),
         }
 

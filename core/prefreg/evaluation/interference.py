@@ -4,16 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from prefreg.composition.resolve import ResolvedTerm
 from prefreg.errors import UsageError
 from prefreg.evaluation.candidates import find_vectors, opened_vectors
-from prefreg.evaluation.dial_effects import STEP, DialEffects
 from prefreg.evaluation.evaluation_request import Comparing, InterferenceRequest
-from prefreg.evaluation.plots import LabelledMatrix, draw_matrices
 from prefreg.evaluation.weight_geometry import (
     PairGeometry,
     WeightGeometry,
@@ -22,7 +20,12 @@ from prefreg.evaluation.weight_geometry import (
 )
 from prefreg.progress import Progress
 from prefreg.registry import Access, BaseRecord
-from prefreg.terms import format_eta
+from prefreg.terms import brief_eta
+
+# What loads a model and what draws is imported by those who measure behaviour or draw.
+if TYPE_CHECKING:
+    from prefreg.evaluation.dial_effects import DialEffects
+    from prefreg.evaluation.plots import LabelledMatrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Interference:
     def labels(self) -> list[str]:
         """The vectors with their coefficients, which are left out where they are 1."""
         return [
-            str(term.record) if term.eta == 1 else f"{format_eta(term.eta)}·{term.record}"
+            str(term.record) if term.eta == 1 else f"{brief_eta(term.eta)}·{term.record}"
             for term in self.terms
         ]
 
@@ -110,11 +113,15 @@ def measure_interference(
     return Interference(terms, base, request.comparing, geometry)
 
 
-def draw_interference(found: Interference, effects: DialEffects | None, destination: Path) -> None:
+def draw_interference(
+    found: Interference, effects: "DialEffects | None", destination: Path
+) -> None:
     """Draw cosines, sign conflicts, shared subspaces and interference as heat maps.
 
     Behind them come the cosines in predictions and the leakage matrix, where they were measured.
     """
+    from prefreg.evaluation.plots import LabelledMatrix, draw_matrices
+
     geometry, labels = found.geometry, found.labels
 
     def panel(
@@ -142,7 +149,9 @@ def draw_interference(found: Interference, effects: DialEffects | None, destinat
     )
 
 
-def _effect_panels(found: DialEffects) -> Iterator[LabelledMatrix]:
+def _effect_panels(found: "DialEffects") -> "Iterator[LabelledMatrix]":
+    from prefreg.evaluation.plots import LabelledMatrix
+
     names = found.names
     if found.functional is not None:
         cosines = found.functional.geometry.cosines.copy()
@@ -167,7 +176,9 @@ def _effect_panels(found: DialEffects) -> Iterator[LabelledMatrix]:
         )
 
 
-def _effect_caption(found: DialEffects) -> str:
+def _effect_caption(found: "DialEffects") -> str:
+    from prefreg.evaluation.dial_effects import STEP
+
     lines = [f"\nBy central differences at ±{STEP} on {found.prompts} prompts, or pairs an axis."]
     if found.functional is not None:
         kl = found.functional

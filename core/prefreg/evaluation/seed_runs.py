@@ -15,6 +15,7 @@ from prefreg.errors import UsageError
 from prefreg.evaluation.evaluation_request import ConsistencyRequest
 from prefreg.progress import Progress, progress_of
 from prefreg.registry import Access, VersionRecord
+from prefreg.registry.database import file_of
 from prefreg.training.add_axis import add_prepared, prepare
 from prefreg.training.axis_run import AxisRun, find_stored
 
@@ -208,7 +209,7 @@ def group_of(pair: PreferencePair) -> object:
 
 
 def _check_scratch(access: Access, scratch: Path) -> None:
-    location = access.location or registry_setting() or default_registry()
+    location = file_of(access.location or registry_setting() or default_registry())
     if "://" not in str(location) and Path(location).resolve() == scratch.resolve():
         raise UsageError(
             f"{scratch} is the registry itself. Name another file with --scratch, or take "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prefreg.composition.output import RECIPE_FILE, new_folder, require_usable
-from prefreg.errors import UsageError
+from prefreg.errors import Interrupted, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import open_evaluator
 from prefreg.evaluation.figures import INTERVAL, Evaluation, Figure
@@ -30,7 +30,7 @@ from prefreg.evaluation.plots import (
 )
 from prefreg.progress import Progress
 from prefreg.registry import Access
-from prefreg.terms import NUMBER, Term, format_eta, parse_reference, parse_term
+from prefreg.terms import NUMBER, Term, brief_eta, format_eta, parse_reference, parse_term
 
 MOST_CELLS = 2000
 _NEEDED = 16 * 1024 * 1024
@@ -177,7 +177,7 @@ def describe_recipe(found: Sweep) -> str:
     """Say what was turned, on what, and how it was measured."""
     first = found.cells[0].evaluation
     turned = ", ".join(
-        f"{axis} {format_eta(each.etas[0])} to {format_eta(each.etas[-1])}"
+        f"{axis} {brief_eta(each.etas[0])} to {brief_eta(each.etas[-1])}"
         for axis, each in zip(found.axes, found.grid.turned, strict=True)
     )
     candidates = [cell.evaluation.candidate for cell in found.cells]
@@ -207,10 +207,16 @@ def sweep(
     settings = list(grid.cells())
     evaluator = open_evaluator(access, settings[-1][1], request)
     cells = []
-    for done, (etas, terms) in enumerate(settings, 1):
-        cells.append(Cell(etas, evaluator.evaluate(evaluator.candidate(terms))))
-        if progress is not None:
-            progress("settings", done, len(settings))
+    try:
+        for done, (etas, terms) in enumerate(settings, 1):
+            cells.append(Cell(etas, evaluator.evaluate(evaluator.candidate(terms))))
+            if progress is not None:
+                progress("settings", done, len(settings))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted. {len(cells)} of {len(settings)} settings are measured and kept: "
+            "the same command goes on from there."
+        ) from None
     measured = time.perf_counter()
     with access.reading() as store:
         axes = tuple(store.canonical(each.axis) or each.axis for each in grid.turned)
@@ -305,7 +311,7 @@ def _row(cell: Cell, names: Sequence[str], label: str, best: Collection[str]) ->
 
 def _label(found: Sweep, cell: Cell) -> str:
     pairs = zip(found.axes, cell.etas, strict=True)
-    return " ".join(f"{axis}:{format_eta(eta)}" for axis, eta in pairs if eta) or "base"
+    return " ".join(f"{axis}:{brief_eta(eta)}" for axis, eta in pairs if eta) or "base"
 
 
 def _curves(found: Sweep, destination: Path, caption: str) -> Picture:
@@ -343,7 +349,7 @@ def _panel(found: Sweep, place: int, name: str) -> list[Curve]:
             if (figure := cell.figure(name)) is not None
         }
         pairs = zip(names, others, strict=True)
-        said = " ".join(f"{axis} {format_eta(eta)}" for axis, eta in pairs)
+        said = " ".join(f"{axis} {brief_eta(eta)}" for axis, eta in pairs)
         if points and number == 0:
             curves.append(Curve(f"{name}" + (f" ({said})" if said else ""), points))
         elif points:

@@ -15,6 +15,7 @@ from prefreg.data.rendering import encode_prompt, end_id, padding_id
 from prefreg.errors import BaseModelError
 from prefreg.models.loading import context_length, quiet
 from prefreg.models.sampling import Sampling
+from prefreg.models.threads import on_suited_threads
 from prefreg.progress import Steps
 
 
@@ -58,6 +59,7 @@ def generation_config(
     return config
 
 
+@on_suited_threads
 def generate(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],

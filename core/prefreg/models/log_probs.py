@@ -15,6 +15,7 @@ from prefreg.models.prompt_rows import (
     token_scores,
     why_not_rows,
 )
+from prefreg.models.threads import on_suited_threads
 from prefreg.progress import Steps
 
 TOKENS = 4096
@@ -48,6 +49,7 @@ class PairLogProbs:
         return PairLogProbs(self.rejected, self.chosen, self.rejected_tokens, self.chosen_tokens)
 
 
+@on_suited_threads
 def answer_log_probs(
     model: PreTrainedModel,
     pairs: Sequence[TokenPair],

@@ -11,6 +11,7 @@ from prefreg.config import (
     starter_wanted,
 )
 from prefreg.errors import RegistryError
+from prefreg.registry.database import file_of
 from prefreg.registry.store import Store
 from prefreg.wording import hide_password
 
@@ -76,7 +77,8 @@ class Access:
             raise
 
     def _named(self) -> str | Path | None:
-        return self.location if self.location is not None else registry_setting()
+        named = self.location if self.location is not None else registry_setting()
+        return None if named is None else file_of(named)
 
     def _starter(self) -> Path | None:
         return starter_registry() if self.starter and starter_wanted() else None

@@ -29,6 +29,7 @@ REVISIONS = ("0001", "0002", "0003")
 
 _OUR_TABLES = frozenset({"alembic_version", "axes", "blobs", "versions"})
 _FIRST_WITH_TAGS = "0002"
+_LAST_PORT = 65535
 _LOCK_KEY = 0x70726566726567  # "prefreg": one writer at a time on a server, as in a file
 
 _BY_PRIMARY_CODE = {
@@ -74,13 +75,11 @@ class Database:
     @classmethod
     def open(cls, location: str | os.PathLike[str], *, write: bool, busy_timeout: float) -> Self:
         """Open a path or a SQLAlchemy URL; nothing is read or written yet."""
-        shown = os.fspath(location)
-        url = _read_url(shown) if "://" in shown else None
-        if url is not None and url.get_backend_name() != "sqlite":
+        shown = str(file_of(os.fspath(location)))
+        if "://" in shown:
+            url = _read_url(shown)
             shown = url.render_as_string(hide_password=True)
             return cls(shown, _server_engine(url, shown), None, write=write)
-        if url is not None:
-            shown = _sqlite_path(url)
         path = Path(shown).resolve()
         (_check_writable if write else _check_readable)(shown, path)
         return cls(shown, _sqlite_engine(path, write, busy_timeout), path, write=write)
@@ -122,6 +121,14 @@ class Database:
     def close(self) -> None:
         """Let go of the engine."""
         self.engine.dispose()
+
+
+def file_of(location: str | Path) -> str | Path:
+    """Return the path that the URL of a SQLite file stands for; other places as they are."""
+    text = str(location)
+    if "://" not in text or (url := _read_url(text)).get_backend_name() != "sqlite":
+        return location
+    return _sqlite_path(url)
 
 
 def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> None:
@@ -200,11 +207,15 @@ def _explain(error: DBAPIError, location: str) -> str:
 
 def _read_url(text: str) -> URL:
     try:
-        return make_url(text)
-    except ArgumentError as error:
+        url = make_url(text)
+        if (url.port or 0) > _LAST_PORT:
+            raise ValueError
+    except (ArgumentError, ValueError) as error:  # a port that is no number is a ValueError
         raise RegistryError(
-            f"{text!r} is not a database URL. Write sqlite:///registry.db, or a plain path."
+            f"{text!r} is not a database URL (its port is a number up to {_LAST_PORT}). Write "
+            "sqlite:///registry.db, or a plain path."
         ) from error
+    return url
 
 
 def _sqlite_path(url: URL) -> str:

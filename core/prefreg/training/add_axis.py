@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from prefreg.axes.plugins import FoundAxis, declare_axis, find_axis, load_axes
-from prefreg.checkpoints import BaseModel, on_disk_names, resolve_base
+from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.composition.resolve import base_spec, identify
 from prefreg.data.mixture import Mixture, open_rows, read_wanted
@@ -19,6 +19,7 @@ from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.errors import AxisError, DataError, UsageError, did_you_mean
 from prefreg.files import work_folder
 from prefreg.json_values import JsonFields
+from prefreg.models.loading import empty_model, quiet, stored_names
 from prefreg.progress import Progress
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
@@ -33,7 +34,7 @@ from prefreg.training.axis_run import (
 )
 from prefreg.training.guards import Guards, read_thresholds
 from prefreg.training.pair import TrainedPair, train_pair
-from prefreg.training.resources import check_disk, hardware, package_versions
+from prefreg.training.resources import check_disk, package_versions
 from prefreg.training.settings import resolve_settings
 from prefreg.vectors.extraction import Extraction, extract, extract_factors
 from prefreg.vectors.tensors import MemoryTensors
@@ -106,6 +107,8 @@ def prepare(
     found = _find_axis(access, request, note)
     axis = found.installed.axis
     base = _choose_base(access, request.base, note)
+    with quiet():  # what could not be stored is not trained
+        stored_names(empty_model(base), base.checkpoint, whole=lora is None)
     settings = resolve_settings(
         assignments=request.settings,
         config=request.config,
@@ -219,11 +222,9 @@ def extract_pair(pair: TrainedPair, blob: Path) -> Extraction:
             negative=run.lora.factors(pair.negative.weights),
             destination=blob,
         )
-    shapes = {name: tuple(tensor.shape) for name, tensor in pair.original.items()}
-    names = on_disk_names(shapes, pair.prefix, run.base.checkpoint)
 
     def named(weights: Mapping[str, torch.Tensor]) -> MemoryTensors:
-        return MemoryTensors({names[name]: tensor for name, tensor in weights.items()})
+        return MemoryTensors({pair.names[name]: tensor for name, tensor in weights.items()})
 
     return extract(
         positive=named(pair.positive.weights),
@@ -261,13 +262,14 @@ def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict
             "defaults": run.settings_left(),
             "guards": asdict(run.guards.thresholds),
             "shortcuts": pair.shortcuts.to_json(),
+            "configuration": run.base.fingerprint.configuration,
         }
         | ({"lora": run.lora.to_json()} if run.lora else {}),
         "poles": {"positive": pair.positive.to_json(), "negative": pair.negative.to_json()},
         "geometry": extraction.to_json(),
         "environment": {
             "packages": package_versions(),
-            "hardware": hardware(),
+            "hardware": pair.hardware,
             "peak_memory": pair.peak_memory,
             "reference": {pole: found.origin for pole, found in pair.references.items()},
         },

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prefreg.data.tokens import Policy
 from prefreg.errors import UsageError
+from prefreg.values import STORAGE_DTYPES, dtype_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,10 @@ class AxisRequest:
     keep_anyway: bool = False
     """Store the vector even if a guard refuses it."""
 
+    def __post_init__(self) -> None:
+        """Write the dtype by its name."""
+        object.__setattr__(self, "dtype", dtype_name(self.dtype, STORAGE_DTYPES))
+
     def lora_options(self) -> LoraOptions | None:
         """Return how the poles are trained as adapters, or None for whole weights."""
         rank, alpha = self.lora, self.lora_alpha
@@ -163,3 +168,7 @@ class ImportRequest:
     """Storage dtype of a dense vector."""
     note: str | None = None
     """A line to remember the version by."""
+
+    def __post_init__(self) -> None:
+        """Write the dtype by its name."""
+        object.__setattr__(self, "dtype", dtype_name(self.dtype, STORAGE_DTYPES))

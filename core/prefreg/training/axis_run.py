@@ -183,12 +183,15 @@ def _all_stored(place: Access, run: AxisRun) -> list[VersionRecord]:
 def _fits(record: VersionRecord, run: AxisRun, settings: dict[str, Any]) -> bool:
     training: dict[str, Any] = record.metadata.get("training") or {}
     recorded: dict[str, Any] = training.get("settings") or {}
+    configuration = run.base.fingerprint.configuration
     return (
         record.axis == run.axis.name
         and record.base.weights == run.base.fingerprint.weights
         and record.contrast == "pair"
         and "compression" not in record.metadata
         and training.get("seed") == run.request.seed
+        # Versions of before it was recorded do not say.
+        and training.get("configuration", configuration) == configuration
         and all(recorded.get(key) == value for key, value in settings.items())
         and (record.metadata.get("data") or {}).get("fingerprint") == run.pairs.fingerprint
         and _same_lora(training.get("lora"), run)

@@ -4,6 +4,9 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import threading
+import urllib.error
+import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +18,7 @@ from prefreg.registry import Access
 from prefreg.training.resume import Leftover, leftovers, remove_run, runs_folder
 
 _PACKAGES = ("prefreg", "torch", "transformers", "trl", "datasets", "safetensors", "sqlalchemy")
+_PATIENCE = 2.0
 _LITTLE_DISK = 2 * 1024**3
 
 
@@ -40,7 +44,7 @@ def examine(access: Access) -> Examination:
     if free < _LITTLE_DISK:
         problems.append(f"Only {free / 1024**3:.1f} GiB of disk are free; training needs more.")
     facts["cache"] = f"{cache_folder()} ({_size(cache_folder()) / 1024:.0f} KiB)"
-    facts["hub"] = "offline" if os.environ.get("HF_HUB_OFFLINE") else "online"
+    facts["hub"] = _hub()
     facts["hub token"] = "set" if os.environ.get("HF_TOKEN") else "not set"
     problems += _registry(access, facts)
     problems += _plugins(facts)
@@ -72,6 +76,28 @@ def empty_cache() -> EmptiedCache:
         with suppress(OSError):  # it is not there, or somebody needs it
             path.rmdir()
     return EmptiedCache(max(0, before - _size(folder)), runs)
+
+
+def _hub() -> str:
+    """Say whether the hub answers, within a bound of seconds."""
+    if os.environ.get("HF_HUB_OFFLINE"):
+        return "offline"
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            with suppress(urllib.error.HTTPError):  # which is an answer, too
+                urllib.request.urlopen(endpoint, timeout=_PATIENCE).close()
+        except (OSError, ValueError):
+            return
+        answered.set()
+
+    # A name that cannot be resolved takes as long as the system likes, whatever the timeout.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_PATIENCE)
+    return f"{endpoint} {'answers' if answered.is_set() else 'cannot be reached'}"
 
 
 def _registry(access: Access, facts: dict[str, str]) -> list[str]:

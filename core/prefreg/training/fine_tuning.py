@@ -17,7 +17,13 @@ from transformers import (
 )
 
 from prefreg.checkpoints import BaseModel, resolve_base
-from prefreg.checkpoints.checkpoint import CONFIG_FILE, companions
+from prefreg.checkpoints.checkpoint import (
+    CONFIG_FILE,
+    companions,
+    read_companion,
+    read_json_object,
+    refuse_quantised,
+)
 from prefreg.composition.output import RECIPE_FILE, new_folder, write_file
 from prefreg.composition.resolve import identify
 from prefreg.data.instructions import InstructionAudit, InstructionSet, read_instructions
@@ -30,7 +36,14 @@ from prefreg.data.tokens import (
 )
 from prefreg.errors import BaseModelError, DataError, TrainingError, UsageError
 from prefreg.files import hash_bytes
-from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.models.loading import (
+    load_limits,
+    load_model,
+    load_tokenizer,
+    quiet,
+    with_sound_defaults,
+)
+from prefreg.models.threads import suited_threads
 from prefreg.progress import Progress, steps_of
 from prefreg.registry import Access, BaseIdentity
 from prefreg.training.axis_request import SFTRequest
@@ -38,6 +51,7 @@ from prefreg.training.callbacks import LossPoint
 from prefreg.training.resources import check_memory, estimate_memory, hardware, package_versions
 from prefreg.training.settings import Settings, resolve_settings
 from prefreg.training.sft_trainer import SFT, answer_loss, fine_tune
+from prefreg.values import read_small
 
 SCHEMA = 1
 _SMALL_FILES_BYTES = 1 << 24  # the tokenizer, the record, and the file system's own
@@ -88,16 +102,15 @@ class RawModel:
             raise BaseModelError(
                 f"No causal language model can be made of {self.path / CONFIG_FILE}: {reason:.300}"
             ) from error
-        return model
+        return with_sound_defaults(model)
 
     def companions(self) -> dict[str, bytes]:
-        """Read the files that belong to the model beside its weights and configuration."""
-        try:
-            return {
-                path.as_posix(): (self.path / path).read_bytes() for path in companions(self.path)
-            }
-        except OSError as error:
-            raise BaseModelError(f"{error.filename} cannot be read: {error.strerror}.") from error
+        """Read the files that belong to the model beside its weights.
+
+        Its configuration is one of them, unless the weights are random: they may differ in dtype.
+        """
+        files = [*companions(self.path), *([Path(CONFIG_FILE)] if self.base else [])]
+        return {path.as_posix(): read_companion(self.path / path) for path in files}
 
     def to_json(self) -> dict[str, Any]:
         """Return where the weights come from, in a form that JSON can hold."""
@@ -143,8 +156,8 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, file: Path | None) -> Ch
         chosen = ChatTemplate("plain", added=PLAIN)
     else:
         try:
-            chosen = ChatTemplate("file", file.name, file.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            chosen = ChatTemplate("file", file.name, read_small(file, UsageError).decode("utf-8"))
+        except UnicodeDecodeError as error:
             raise UsageError(f"The chat template {file} cannot be read: {error}.") from error
     tokenizer.chat_template = chosen.added
     return chosen
@@ -190,12 +203,15 @@ def fine_tune_base(
         model = run.raw.load(request.seed)
         _check_memory(model, run)
         size = model.num_parameters() * run.raw.dtype.itemsize
-        with new_folder(
-            request.output,
-            needed=size + _SMALL_FILES_BYTES,
-            overwrite=None,
-            keep=[run.raw.path],
-        ) as folder:
+        with (
+            suited_threads(model),
+            new_folder(
+                request.output,
+                needed=size + _SMALL_FILES_BYTES,
+                overwrite=None,
+                keep=[run.raw.path],
+            ) as folder,
+        ):
             before, curve, after = _train(run, model, progress)
             _write(folder, run, model)
             record = _record(run, curve, {"before": before, "after": after})
@@ -271,6 +287,10 @@ def _find_raw(request: SFTRequest) -> RawModel:
             f"{CONFIG_FILE} that has its tokenizer's files beside it."
         )
     folder = folder.resolve()
+    values = read_json_object(
+        folder / CONFIG_FILE, absent="no model", advice="Fetch it again.", error=BaseModelError
+    )
+    refuse_quantised(folder, values)
     return RawModel(str(folder), folder, None)
 
 

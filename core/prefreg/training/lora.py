@@ -10,7 +10,7 @@ from prefreg.checkpoints.bases import BaseModel
 from prefreg.errors import UsageError, listed
 from prefreg.training.axis_request import LoraOptions
 from prefreg.vectors.lowrank import Factors
-from prefreg.vectors.peft_adapters import LinearLayer, linear_layers
+from prefreg.vectors.peft_adapters import LoraLayer, linear_layers
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -21,7 +21,7 @@ class Lora:
     """LoRA on the layers of one base."""
 
     options: LoraOptions
-    layers: tuple[LinearLayer, ...]
+    layers: tuple[LoraLayer, ...]
 
     @property
     def parameters(self) -> int:

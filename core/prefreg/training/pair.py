@@ -7,8 +7,8 @@ then it is judged.
 import gc
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,8 +19,9 @@ from trl.trainer.dpo_config import DPOConfig
 from prefreg.axes.isolation import switch_pairs
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import GateError, TrainingError
-from prefreg.models.loading import context_length, load_model, quiet
+from prefreg.models.loading import context_length, load_model, quiet, stored_names
 from prefreg.models.log_probs import answer_log_probs
+from prefreg.models.threads import suited_threads
 from prefreg.progress import Progress, steps_of
 from prefreg.training.axis_run import AxisRun, ExistingPole, Pole
 from prefreg.training.callbacks import (
@@ -116,12 +117,14 @@ class TrainedPair:
     poles: dict[Pole, TrainedPole] = field(default_factory=dict)
     original: Weights = field(default_factory=dict)
     """The base's, as the poles' weights; empty with LoRA, which leaves them alone."""
-    prefix: str = ""
-    """The part of the parameters' names that older checkpoints leave out."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Those on disk of the weights, by those in memory; empty with LoRA, too."""
     shortcuts: Shortcuts = field(default_factory=Shortcuts)
     references: dict[Pole, Reference] = field(default_factory=dict)
     folder: ResumeFolder | None = None
     """What is kept of the run until its version is stored."""
+    hardware: str = ""
+    """The processor, with the threads it trained on."""
     seconds: dict[str, float] = field(default_factory=dict)
     """By stage: loading, reference, positive, negative, scoring; of both poles, watching."""
     peak_memory: dict[str, int] = field(default_factory=dict)
@@ -144,8 +147,9 @@ class TrainedPair:
 
     def start(self, model: PreTrainedModel) -> None:
         """Find out which shortcuts are exact for either pole, and keep the base's weights."""
-        self.prefix = model.base_model_prefix
-        self.original = {} if self.run.lora else trained_weights(model)
+        if self.run.lora is None:
+            self.original = trained_weights(model)
+            self.names = stored_names(model, self.run.base.checkpoint)
         with self._timed("reference"):
             pairs = (*self.run.tokens.positive, *self.run.tokens.negative)
             self.shortcuts = choose_shortcuts(model, pairs, self._config())
@@ -191,7 +195,7 @@ class TrainedPair:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         content = {
             "base": run.base.fingerprint.weights,
-            "configuration": run.base.checkpoint.config,
+            "configuration": run.base.fingerprint.configuration,
             "tokens": [_digest(tokens.positive), _digest(tokens.negative)],
             "split": [tokens.train.stop, tokens.report.start, tokens.report.stop],
             "settings": run.settings_in_use(),
@@ -199,9 +203,9 @@ class TrainedPair:
             "seed": run.request.seed,
             "lora": run.lora.to_json() if run.lora else None,
             "shortcuts": self.shortcuts.to_json(),
-            "given": [existing.pole, existing.model.fingerprint.weights] if existing else None,
+            "given": [existing.pole, asdict(existing.model.fingerprint)] if existing else None,
             "guards": asdict(run.guards),
-            "machine": [device, hardware(), torch.get_num_threads()],
+            "machine": [device, self.hardware, torch.get_num_threads()],
             "packages": package_versions(),
         }
         about = f"{run.axis.name} on {run.base.name}, seed {run.request.seed}"
@@ -385,8 +389,12 @@ def train_pair(
         assert model is not None
         size = sum(parameter.numel() for parameter in model.parameters())
         check_memory(estimate_memory(model.config, size, run.settings, tokens.max_length, trained))
-        pair.start(model)
-        with pair.resume_folder(trained or size) if resumable else nullcontext() as pair.folder:
+        with ExitStack() as held:
+            held.enter_context(suited_threads(model))
+            pair.hardware = hardware()
+            pair.start(model)
+            if resumable:
+                pair.folder = held.enter_context(pair.resume_folder(trained or size))
             pair.score_reference(model)
             for pole in _POLES:
                 pair.make(pole, model)

@@ -118,11 +118,10 @@ class References:
         return PairLogProbs(placed[0], placed[1], chosen_tokens, rejected_tokens), origin
 
     def _entry(self, digests: Sequence[str], tail: float) -> Path:
-        configuration = (self.base.path / "config.json").read_bytes()
         content = [
             _FORMAT,
             self.base.fingerprint.weights,
-            hash_bytes(configuration),
+            self.base.fingerprint.configuration,
             self.precision,
             self.rows,
             tail,

@@ -60,7 +60,9 @@ def estimate_memory(
     values = settings.values
     text = config.get_text_config()
     hidden = int(text.hidden_size)
-    inner = int(getattr(text, "intermediate_size", None) or 4 * hidden)
+    inner = getattr(text, "intermediate_size", None) or 4 * hidden
+    if isinstance(inner, list | tuple):  # layer by layer, as in Gemma 3n
+        inner = max(inner)
     tokens = 2 * int(values["per_device_train_batch_size"]) * max_length
     checkpointing = values.get("activation_checkpointing", values.get("gradient_checkpointing"))
     block = 4 * tokens * (16 * hidden + 4 * inner)

@@ -47,6 +47,12 @@ class Factors:
         """Return the factors of `factor`·φ: one side alone carries sign and scale."""
         return Factors(self.b, self.a * factor)
 
+    def padded(self, rank: int) -> "Factors":
+        """Return the same product in factors of a larger rank, filled up with zeros."""
+        room = rank - self.rank
+        pad = torch.nn.functional.pad
+        return Factors(pad(self.b, (0, room)), pad(self.a, (0, 0, 0, room)))
+
     def transposed(self) -> "Factors":
         """Return the factors of the transposed product."""
         return Factors(self.a.T.contiguous(), self.b.T.contiguous())

@@ -23,6 +23,7 @@ from prefreg.checkpoints.safetensors_file import (
 )
 from prefreg.errors import OutputError, UsageError, VectorError, listed, unreadable
 from prefreg.files import replacing
+from prefreg.values import dtype_name
 
 if TYPE_CHECKING:
     import torch
@@ -36,12 +37,8 @@ BLOCK_ELEMENTS = 1 << 18
 
 def parse_dtype(text: str) -> str:
     """Return the safetensors spelling of `float32`, `bf16`, `F16` and the like."""
-    spellings = {"fp32": "F32", "f32": "F32", "fp16": "F16", "f16": "F16", "bf16": "BF16"}
-    spellings |= {name: dtype for dtype, name in DTYPE_NAMES.items()}
-    dtype = spellings.get(text.lower())
-    if dtype is None:
-        raise UsageError(f"{text!r} is no dtype. Use {', '.join(DTYPE_NAMES.values())}.")
-    return dtype
+    name = dtype_name(text)
+    return next(spelling for spelling, known in DTYPE_NAMES.items() if known == name)
 
 
 def require_device(text: str) -> None:

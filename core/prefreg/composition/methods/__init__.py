@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     import torch
 
 
+BUILT_IN = ("linear", "ties", "dare", "dare_ties", "gram-schmidt", "shrink")
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods, without what they are made with."""
+    return [*BUILT_IN, *load_methods()[0]]
+
+
 def find_method(name: str) -> Method:
     """Find a method by name: one of prefreg's, else one that a plugin brings."""
     if name == LINEAR.name:

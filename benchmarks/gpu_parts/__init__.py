@@ -1,0 +1,1 @@
+"""The parts of `gpu.py`, a module each, run by its `measure`; `inputs` makes what they need."""
