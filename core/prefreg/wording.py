@@ -29,6 +29,45 @@ def presentable(text: str) -> str:
     return escape(_shorten(text, LONGEST_MESSAGE))
 
 
+ARGUMENTS = {
+    "as": "form",
+    "guard": "guards",
+    "hash": "hash_files",
+    "registry": "location",
+    "reward-model": "reward_models",
+    "set": "settings",
+    "tag": "tags",
+}
+"""Options whose argument in Python has another name."""
+_OPTIONS = {argument: option for option, argument in ARGUMENTS.items()}
+
+# What stands between backticks already is a command, in Python too.
+_OPTION = re.compile(r"`[^`]*`|(?<![\w-])--(no-)?([a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?![\w-])")
+_ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)=(False)?`")
+
+
+def as_arguments(text: str) -> str:
+    """Name the arguments of Python, as `keep_anyway=`, where a text names options."""
+
+    def name(found: re.Match[str]) -> str:
+        if found[2] is None:
+            return found[0]
+        argument = ARGUMENTS.get(found[2], found[2].replace("-", "_"))
+        return f"`{argument}={'False' if found[1] else ''}`"
+
+    return _OPTION.sub(name, text)
+
+
+def as_options(text: str) -> str:
+    """Name the options of the command line where a text names arguments."""
+
+    def name(found: re.Match[str]) -> str:
+        option = _OPTIONS.get(found[1], found[1].replace("_", "-"))
+        return f"--{'no-' if found[2] else ''}{option}"
+
+    return _ARGUMENT.sub(name, text)
+
+
 def hide_password(text: str) -> str:
     """Return the text with `***` for the password of every URL in it."""
     return _PASSWORD.sub(r"\g<open>***@", text)

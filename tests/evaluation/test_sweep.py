@@ -80,7 +80,7 @@ def test_what_lies_there_is_not_lost(trained: Path, tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "notes.txt").read_text() == "precious"
     registry.sweep("helpful=0,2", tmp_path / "out", SMALL)
     before = (tmp_path / "out" / "report.html").read_bytes()
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="`overwrite=`"):
         registry.sweep("verbosity=0,1", tmp_path / "out", SMALL)
     assert (tmp_path / "out" / "report.html").read_bytes() == before
     registry.sweep("verbosity=0,1", tmp_path / "out", SMALL, overwrite=True)

@@ -69,7 +69,7 @@ def test_a_backup_of_an_older_schema_is_as_old(filled: Store, path: Path, target
 def test_a_file_that_exists_is_replaced_only_on_request(filled: Store, target: Path) -> None:
     transfer.back_up(filled, target)
     filled.remove("verbosity", 1)
-    with pytest.raises(RegistryError, match=r"copy.db exists. Name another file, or use --overw"):
+    with pytest.raises(RegistryError, match="Name another file, or use `overwrite=`"):
         transfer.back_up(filled, target)
     with Store.open(target, write=False) as copy:
         assert len(copy.versions()) == 3
@@ -229,7 +229,7 @@ def test_a_copy_onto_a_different_version_is_refused(
 ) -> None:
     record, taken = add(store, data=b"mine" * 100), add(other, data=b"theirs" * 100)
     before = other.versions()
-    told = rf"helpful@1 is a different version there \({taken.sha256[:12]}, on pocket\).*--renumber"
+    told = rf"a different version there \({taken.sha256[:12]}, on pocket\).*`renumber=`"
     with pytest.raises(RegistryError, match=told):
         copy(store, record, other)
     assert other.versions() == before
@@ -244,7 +244,7 @@ def test_a_number_that_was_used_before_is_not_used_again(
     record = add(store)
     add(other, data=b"theirs")
     other.remove("helpful", 1)
-    with pytest.raises(RegistryError, match=r"helpful@1 was used before there. Use --renumber"):
+    with pytest.raises(RegistryError, match=r"helpful@1 was used before there. Use `renumber=`"):
         copy(store, record, other)
     assert copy(store, record, other, renumber=True).record.number == 2
 

@@ -34,7 +34,9 @@ from prefreg.terms import NUMBER, Term, brief_eta, format_eta, parse_reference, 
 
 MOST_CELLS = 2000
 _NEEDED = 16 * 1024 * 1024
-_ALWAYS = ("kl", "correct", "malformed", "length", "refuses_safe")
+_ALWAYS = (
+    "kl", "correct", "malformed", "repetition", "length", "refuses_safe", "refuses_unsafe",
+)  # fmt: skip
 _CONTEXT = 6
 """Other settings of the other dials that are drawn behind a curve."""
 _FORM = "Write AXIS=FROM:TO:STEP, as in helpful=-1:1:0.5, or AXIS=-1,0,1."
@@ -416,7 +418,7 @@ def _pareto(found: Sweep, destination: Path, caption: str) -> Picture:
         destination,
         "What one costs of the other" if x_sign > 0 else "What the effect costs in KL",
         "Each point is one setting with both 95 % intervals; the line joins those that no other "
-        "setting beats in both. One composition is a trade, not a failure.",
+        "setting beats in both, numbered as below it. One composition is a trade, not a failure.",
     )
 
 

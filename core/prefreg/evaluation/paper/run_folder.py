@@ -1,7 +1,7 @@
 """What an experiment asks and finds, and its folder, which one request claims and takes up."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ class ReproduceRequest:
     """At most so many rows of an axis."""
     preset: str | None = None
     """Training settings: paper or quick."""
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...] | Mapping[str, object] = ()
     """A training setting."""
     lora: int | None = None
     """Train adapters of this rank."""
