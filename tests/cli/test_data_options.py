@@ -97,7 +97,7 @@ def test_strings_are_the_same_in_a_file_and_in_a_yaml_axis_and_it_is_told(run, m
     assert by_file.data["examples"] == by_yaml.data["examples"]
     assert by_file.data["renderings"] == ["text"]
     assert by_file.data["audit"]["verbatim"] == by_file.data["audit"]["pairs"]
-    told, *_ = by_file.data["notes"]
+    [told] = by_file.data["notes"]
     assert told.endswith("Write messages to use it, or, in a YAML axis, strings: turns.")
     assert told in run(*DRY, "--data", str(mine)).out
     tone.write_text(tone.read_text() + "strings: turns\n")
