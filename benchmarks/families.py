@@ -13,6 +13,7 @@ take images or sound, a tiny random model is saved as people save theirs. Then:
 import argparse
 import inspect
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
@@ -395,7 +396,10 @@ def main() -> None:
     parser.add_argument("--only", metavar="NAME,...")
     options = parser.parse_args()
     verdicts, absent = survey(options.only.split(",") if options.only else families())
-    options.output.write_text(json.dumps(document(verdicts, absent), indent=1) + "\n", "utf-8")
+    text = json.dumps(document(verdicts, absent), indent=2)
+    # A row of a table to a line.
+    rows = re.sub(r"\{\s+([^{}]*?)\s+\}", lambda row: "{" + " ".join(row[1].split()) + "}", text)
+    options.output.write_text(rows + "\n", "utf-8")
 
 
 if __name__ == "__main__":

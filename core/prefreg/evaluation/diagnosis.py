@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prefreg.composition.resolve import range_warnings
+from prefreg.composition.resolve import outside_range
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
@@ -254,7 +254,8 @@ def diagnose(
     found: list[Symptom | None] = [find_weakness(each) for each in strengths]
     if refusals is not None:
         found.append(find_refusals(refusals, etas))
-    found.append(find_incoherence(malformed, etas, range_warnings(evaluator.terms)))
+    outside = [told for term in evaluator.terms if (told := outside_range(term.record, term.eta))]
+    found.append(find_incoherence(malformed, etas, outside))
     return Diagnosis(
         formula=evaluator.at(evaluator.etas).formula,
         findings=tuple(finding for finding in found if finding),
