@@ -377,7 +377,7 @@ def document(verdicts: Sequence[Verdict], absent: dict[str, str]) -> dict[str, A
         "parts": [
             {
                 "name": "Names on disk and in memory",
-                "what": (__doc__ or "").partition("\n\n")[2].strip(),
+                "what": " ".join((__doc__ or "").split()),
                 "repeat": ["python benchmarks/families.py"],
                 "notes": [f"{held} of {len(verdicts)} hold; {len(absent)} were not tried."],
                 "tables": {
