@@ -131,6 +131,7 @@ MIXED: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention"]}
 OWN: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "dbrx": {"ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2}},
+    "deepseek_v3": {"head_dim": 4, "num_key_value_heads": 4},
     "falcon_h1": {"mamba_n_heads": 8, "mamba_d_ssm": 64},
     "gemma3n_text": {
         "intermediate_size": [48, 48],

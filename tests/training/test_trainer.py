@@ -233,7 +233,7 @@ def test_every_pair_keeps_the_weight_that_it_has_in_trl(lengths: list[int], size
 @pytest.mark.parametrize(
     ("model", "told"),
     [
-        (PhimoeForCausalLM(PhimoeConfig(**MIXTURE)), "--set router_aux_loss_coef=0"),
+        (PhimoeForCausalLM(PhimoeConfig(**MIXTURE)), "Train without it: router_aux_loss_coef=0"),
         (Llama4ForCausalLM(Llama4TextConfig(**MIXTURE)), "names no body of its own"),
     ],
     ids=["experts that trl cannot count", "a body that trl cannot find"],

@@ -198,7 +198,7 @@ def read_stored(fusion: Fusion, checkpoint: Checkpoint) -> Tensors:
     files: dict[Path, list[str]] = defaultdict(list)
     for name in fusion.stored:
         files[checkpoint.tensors[name].file].append(name)
-    found = {}
+    found: Tensors = {}
     for file, names in files.items():
         with safe_open(file, "pt") as stream:
             found |= {name: stream.get_tensor(name) for name in names}

@@ -158,7 +158,7 @@ def _router_loss(model: "PreTrainedModel", config: "DPOConfig") -> float:
     if found and not hasattr(text, "num_experts"):
         raise TrainingError(
             f"trl cannot compute the router's loss of a {type(model).__name__}: its configuration "
-            "does not say num_experts. Train without: --set router_aux_loss_coef=0."
+            "does not say num_experts. Train without it: router_aux_loss_coef=0."
         )
     return found
 
