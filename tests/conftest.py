@@ -1,3 +1,4 @@
+import gc
 import os
 
 from hypothesis import settings
@@ -13,3 +14,12 @@ os.environ["PREFREG_NO_STARTER"] = "1"
 # No deadline: two busy cores are slower than any; no data base: tests leave nothing behind.
 settings.register_profile("steady", deadline=None, database=None)
 settings.load_profile("steady")
+
+# Libraries make objects by the hundred thousand that stay. Trainers look for garbage among them
+# after every run; that would be two thirds of the time of a tiny model's.
+gc.set_threshold(20_000)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports of all tests have made out of the search for garbage."""
+    gc.freeze()
