@@ -409,7 +409,6 @@ def run_installed(site: Path, folder: Path, *arguments: str) -> subprocess.Compl
         env={
             **os.environ,
             "PYTHONPATH": str(site),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PREFREG_NO_STARTER": "0",
         },
         capture_output=True,
