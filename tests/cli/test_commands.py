@@ -18,6 +18,7 @@ import prefreg
 import prefreg.cli.main
 from prefreg import pocket
 
+pytestmark = pytest.mark.slow
 COMMANDS = sorted(prefreg.cli.main.prefreg.commands)
 MODEL = pocket.model_dir() / "model.safetensors"
 
