@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from prefreg import files
-from prefreg.files import beside, exchange, hash_file, remove_abandoned, replacing, work_folder
+from prefreg.files import (
+    beside,
+    exchange,
+    hash_file,
+    mark_beside,
+    remove_abandoned,
+    replacing,
+    try_lock,
+    work_folder,
+)
 
 DIE = """
 import os, signal, sys
@@ -60,16 +69,21 @@ def test_the_hash_of_a_file_is_that_of_its_content(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     die("files.beside(Path('a')).write_text('half')", tmp_path)
     die("files.beside(Path('b')).mkdir()", tmp_path)
-    assert len(names(tmp_path)) == 2
+    die("files.beside(Path('c'), 'partial-journal').touch()", tmp_path)
+    die("files.try_lock(files.mark_beside(Path('d')))", tmp_path)
+    assert len(names(tmp_path)) == 4
     assert remove_abandoned(tmp_path, "a") == files.Removed(1, 4)
-    assert remove_abandoned(tmp_path) == files.Removed(0, 0)
+    assert remove_abandoned(tmp_path) == files.Removed(1, 0)
     assert names(tmp_path) == []
 
 
 def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     beside(tmp_path / "a").write_text("half")
+    lock = try_lock(mark_beside(tmp_path / "a"))
+    assert lock is not None
     assert remove_abandoned(tmp_path) == files.Removed()
-    assert len(names(tmp_path)) == 1
+    assert len(names(tmp_path)) == 2
+    os.close(lock)
 
 
 def test_what_looks_alike_is_left_alone(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy
 import pytest
 
-from prefreg.json_values import JsonFields, to_json
+from prefreg.json_values import JsonFields, parse_json, to_json
 
 
 class Turn(NamedTuple):
@@ -61,3 +61,13 @@ def test_an_object_is_its_fields_in_their_order_all_the_way_down() -> None:
     part = Part((Turn("user", Path("x")),), {"own": Own(1)})
     assert list(part.to_json()) == ["turns", "of"]
     assert part.to_json() == {"turns": [{"role": "user", "at": "x"}], "of": {"own": {"shown": 2}}}
+
+
+@pytest.mark.parametrize("text", ["", "{", b"\xff", "[" * 100_000, '{"a":' * 100_000, "1" * 5000])
+def test_whatever_is_wrong_with_json_is_a_value_error(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r"JSON|nested|Expecting|decode|digits"):
+        parse_json(text)
+
+
+def test_json_is_read() -> None:
+    assert parse_json(b'{"a": [1, "\xc3\xa9"]}') == {"a": [1, "é"]}

@@ -18,13 +18,13 @@ settings.load_profile("steady")
 
 @pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan])
 def test_numbers_that_are_not_finite_are_refused_by_name(number: float) -> None:
-    with pytest.raises(UsageError, match=r"--step: .* is not finite"):
+    with pytest.raises(UsageError, match=r"`step=`: .* is not finite"):
         check_number(number, "--step")
 
 
 @pytest.mark.parametrize(("number", "said"), [(-1, "below 0"), (11, "above 10")])
 def test_numbers_have_bounds(number: int, said: str) -> None:
-    with pytest.raises(UsageError, match=f"--limit: .* is {said}"):
+    with pytest.raises(UsageError, match=f"`limit=`: .* is {said}"):
         check_number(number, "--limit", low=0, high=10)
     assert check_number(10, "--limit", low=0, high=10) == 10
 

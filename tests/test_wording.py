@@ -1,3 +1,4 @@
+import json
 import unicodedata
 
 import pytest
@@ -5,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg.errors import PrefregError
-from prefreg.wording import LONGEST_MESSAGE, hide_password, is_unicode, percent, presentable
+from prefreg.wording import (
+    LONGEST_MESSAGE,
+    escape,
+    escape_json,
+    hide_password,
+    is_unicode,
+    percent,
+    presentable,
+)
 
 
 @given(st.text(max_size=3000))
@@ -42,10 +51,18 @@ def test_the_middle_of_a_long_word_is_left_out() -> None:
         ("see mysql://u:p@h and a://u:q@b.", "see mysql://u:***@h and a://u:***@b."),
         ("https://example.org:80/a@b", "https://example.org:80/a@b"),
         ("sqlite:///a.db", "sqlite:///a.db"),
+        ("/tmp/mysql:/u:p@h/db", "/tmp/mysql:/u:***@h/db"),
     ],
 )
 def test_passwords_of_urls_are_hidden(url: str, shown: str) -> None:
     assert hide_password(url) == shown
+
+
+@given(st.text())
+def test_json_that_is_shown_has_the_same_content(text: str) -> None:
+    shown = escape_json(json.dumps([text], ensure_ascii=False, indent=2))
+    assert json.loads(shown) == [text]
+    assert escape(shown) == shown
 
 
 def test_every_error_is_presentable() -> None:

@@ -3,10 +3,12 @@
 Everything is loaded when it is first used, so that `import prefreg` answers at once.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from prefreg.api import Registry, open, steer
     from prefreg.axes.axis import (
         Axis,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         GateError,
         OutputError,
         PrefregError,
+        RangeWarning,
         RegistryError,
         TrainingError,
         UsageError,
@@ -56,8 +59,8 @@ _HOMES = {
     "axes.row_sources": "stream_hub_rows",
     "axes.yaml_axes": "axis_from_yaml",
     "composition.composition_request": "CompositionRequest ExportRequest",
-    "errors": "AxisError BaseModelError DataError GateError OutputError PrefregError RegistryError "
-    "TrainingError UsageError VectorError",
+    "errors": "AxisError BaseModelError DataError GateError OutputError PrefregError RangeWarning "
+    "RegistryError TrainingError UsageError VectorError",
     "evaluation.evaluation_request": "Calibrating Comparing CompressionRequest ConsistencyRequest "
     "EvaluationRequest InterferenceRequest Reach",
     "evaluation.paper.run_folder": "ReproduceRequest",
@@ -90,6 +93,7 @@ __all__ = [
     "OutputError",
     "PreferencePair",
     "PrefregError",
+    "RangeWarning",
     "Reach",
     "Registry",
     "RegistryError",
@@ -103,6 +107,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "VectorError",
+    "__version__",
     "axis_from_yaml",
     "hookimpl",
     "open",
@@ -113,6 +118,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("prefreg")
     for home, names in _HOMES.items():
         if name in names.split():
             return getattr(import_module(f"prefreg.{home}"), name)
@@ -120,4 +127,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

@@ -13,6 +13,7 @@ one with its other fields as keywords; keywords win over a request that is given
 by the methods that need them, as most of them load torch.
 """
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from prefreg.axes.discovery import disable as disable_plugin
 from prefreg.axes.discovery import enable as enable_plugin
 from prefreg.axes.plugins import InstalledAxis, Plugin, load_axes
-from prefreg.errors import UsageError
+from prefreg.errors import PrefregError, UsageError
 from prefreg.evaluation.evaluation_request import (
     Calibrating,
     Comparing,
@@ -33,6 +34,7 @@ from prefreg.evaluation.evaluation_request import (
     InterferenceRequest,
     Reach,
 )
+from prefreg.files import remove_abandoned
 from prefreg.progress import Progress
 from prefreg.registry import (
     Access,
@@ -129,6 +131,14 @@ class Registry:
         """Name the registry; it is opened by each call."""
         self.access = Access(location, starter)
 
+    def __repr__(self) -> str:
+        try:
+            with self.access.reading() as store:
+                held = f"{sum(store.count().values())} versions"
+        except PrefregError:  # missing or damaged, which whoever uses it is told
+            held = "nothing to read yet" if not self.access.is_present() else "unreadable"
+        return f"<Registry {self.access.place}: {held}>"
+
     def axes(self) -> tuple[list[AxisReport], tuple[Plugin, ...]]:
         """Return the installed axes, ordered by name, and the plugins that bring none.
 
@@ -147,7 +157,7 @@ class Registry:
         request: AxisRequest | str,
         *,
         progress: Progress | None = None,
-        note: Note | None = None,
+        tell: Note | None = None,
         **options: object,
     ) -> VersionRecord:
         """Train the ± pair of an axis and store φ as a new version.
@@ -163,23 +173,23 @@ class Registry:
         """
         from prefreg.training.add_axis import add_axis
 
-        return add_axis(self.access, make_request(AxisRequest, request, **options), progress, note)
+        return add_axis(self.access, make_request(AxisRequest, request, **options), progress, tell)
 
     def preview_axis(
-        self, request: AxisRequest | str, *, note: Note | None = None, **options: object
+        self, request: AxisRequest | str, *, tell: Note | None = None, **options: object
     ) -> "AxisPreview":
         """Do everything up to the training: the audit, the settings and a few tokens."""
         from prefreg.training.add_axis import preview_axis
 
-        return preview_axis(self.access, make_request(AxisRequest, request, **options), note)
+        return preview_axis(self.access, make_request(AxisRequest, request, **options), tell)
 
     def plan_axis(
-        self, request: AxisRequest | str, *, note: Note | None = None, **options: object
+        self, request: AxisRequest | str, *, tell: Note | None = None, **options: object
     ) -> "AxisPlan":
         """Say what a run would take in memory, time and disk, from a few steps thrown away."""
         from prefreg.training.run_plan import plan_axis
 
-        return plan_axis(self.access, make_request(AxisRequest, request, **options), note)
+        return plan_axis(self.access, make_request(AxisRequest, request, **options), tell)
 
     def consistency(
         self,
@@ -187,7 +197,7 @@ class Registry:
         seeds: Iterable[int] | None = None,
         *,
         progress: Progress | None = None,
-        note: Note | None = None,
+        tell: Note | None = None,
         **options: object,
     ) -> "Consistency":
         """Compare the vectors of several seeds; what is missing is trained into a scratch registry.
@@ -208,14 +218,14 @@ class Registry:
         given = request if isinstance(request, ConsistencyRequest) else None
         own["axis"] = make_request(AxisRequest, given.axis if given else request, **options)
         wanted = make_request(ConsistencyRequest, given, **own)
-        return measure_consistency(self.access, wanted, progress, note)
+        return measure_consistency(self.access, wanted, progress, tell)
 
     def sft(
         self,
         request: SFTRequest | str | Path,
         *,
         progress: Progress | None = None,
-        note: Note | None = None,
+        tell: Note | None = None,
         **options: object,
     ) -> "SFTResult":
         """Fine-tune a raw model on instructions, and make it the registry's last base.
@@ -233,7 +243,7 @@ class Registry:
 
         given = Path(request) if isinstance(request, str) else request
         wanted = make_request(SFTRequest, given, **options)
-        return fine_tune_base(self.access, wanted, progress, note)
+        return fine_tune_base(self.access, wanted, progress, tell)
 
     def import_vector(self, request: ImportRequest | str, **options: object) -> VersionRecord:
         """Store the difference of two models or adapters that were trained elsewhere.
@@ -257,10 +267,11 @@ class Registry:
         reference: str | int | None = None,
         **options: object,
     ) -> VersionRecord:
-        """Store a smaller form of a version as the next one, by exactly one way.
+        """Store a smaller form of a version under the next number, by exactly one way.
 
-        `dtype="bf16"`, `int8=True`, `topk=0.1` or `rank=16`; `note` is free. What it cost stands
-        in the record's metadata under `compression`.
+        `dtype="bf16"`, `int8=True`, `topk=0.1` or `rank=16`; `note` is free. The bare name of the
+        axis goes on meaning what it did, unless `promote` is set. What the form cost stands in
+        the record's metadata under `compression`.
 
         Raises:
             UsageError: Not exactly one way is given, or it makes this vector no smaller.
@@ -376,15 +387,6 @@ class Registry:
 
         return translate(self.access, as_terms(terms), base, as_moment(at))
 
-    def range_warnings(
-        self, terms: Terms, base: str | None = None, *, at: Moment | None = None
-    ) -> list[str]:
-        """Say which coefficients lie outside the range that was measured of their version."""
-        from prefreg.composition.resolve import range_warnings, resolve_stored
-
-        with self.access.reading() as store:
-            return range_warnings(resolve_stored(store, as_terms(terms), base, as_moment(at)))
-
     def evaluate(
         self,
         terms: Terms,
@@ -475,7 +477,7 @@ class Registry:
         output: str | Path | None = None,
         *,
         progress: Progress | None = None,
-        note: Note | None = None,
+        tell: Note | None = None,
         **options: object,
     ) -> "Reproduced":
         """Repeat an experiment of the paper, into a folder; `reproduce("grid", "out", seeds=(0,))`.
@@ -497,7 +499,7 @@ class Registry:
         if isinstance(request, str):
             options = {"output": Path("reproduced", request), **options}
         wanted = make_request(ReproduceRequest, request, **options)
-        return reproduce(self.access, wanted, progress=progress, note=note)
+        return reproduce(self.access, wanted, progress=progress, tell=tell)
 
     def interference(
         self,
@@ -785,9 +787,18 @@ class Registry:
             return record
 
     def gc(self) -> GcReport:
-        """Remove the bytes that no version needs."""
+        """Remove the bytes that no version needs, and what killed processes left.
+
+        That is in the folder of the registry and in that of temporary files.
+        """
         with self.access.changing() as store:
-            return store.gc()
+            report, path = store.gc(), store.database.path
+        places = [Path(tempfile.gettempdir()), *([] if path is None else [path.parent])]
+        left = [remove_abandoned(place) for place in places]
+        return GcReport(
+            report.files + sum(each.files for each in left),
+            report.bytes + sum(each.bytes for each in left),
+        )
 
 
 def open(location: str | Path | None = None, *, starter: bool = True) -> Registry:
@@ -856,6 +867,10 @@ _ROOMS = {
     "read_recipe": "composition.compose",
 }
 """What needs no registry, by the room that it comes from when it is first used."""
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from prefreg.errors import UsageError
+
 STARTER_NAME = "starter.db"
 
 
@@ -63,6 +65,22 @@ def plugins_to_load() -> frozenset[str] | None:
     if setting is None:
         return None
     return frozenset(name.strip() for name in setting.split(",") if name.strip())
+
+
+def log_interval() -> float:
+    """Return the seconds between two lines that tell a log where a run is.
+
+    Raises:
+        UsageError: `PREFREG_LOG_SECONDS` is no number above zero.
+    """
+    setting = os.environ.get("PREFREG_LOG_SECONDS") or "10"
+    try:
+        seconds = float(setting)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise UsageError(f"PREFREG_LOG_SECONDS={setting!r} is no number of seconds above zero.")
+    return seconds
 
 
 def debugging() -> bool:

@@ -11,6 +11,9 @@ PrefregError            1   a known problem, told in one message
 ├── TrainingError       1   a run that could not be carried out
 └── GateError           3   a run that was carried out and did not meet its gate
 
+UserWarning
+└── RangeWarning            a coefficient beyond the range of its version
+
 KeyboardInterrupt
 └── Interrupted       130   Ctrl-C in a run that can be taken up again
 
@@ -21,19 +24,22 @@ import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
-from prefreg.wording import presentable
+from prefreg.wording import as_arguments, presentable
 
 _LONGEST_REASON = 400
 
 
 class PrefregError(Exception):
-    """A known problem: what was wrong, with which thing, and what to do."""
+    """A known problem: what was wrong, with which thing, and what to do.
+
+    Options that a message names become the arguments of Python; the command line names options.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str) -> None:
         """Keep the message as it may be shown, whatever it repeats of what was given."""
-        super().__init__(presentable(message))
+        super().__init__(as_arguments(presentable(message)))
 
 
 class UsageError(PrefregError):
@@ -68,6 +74,10 @@ class OutputError(PrefregError):
 
 class TrainingError(PrefregError):
     """A training run that could not be carried out."""
+
+
+class RangeWarning(UserWarning):
+    """A coefficient beyond the range of its version, or far beyond the poles it was made of."""
 
 
 class Interrupted(KeyboardInterrupt):

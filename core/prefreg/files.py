@@ -20,8 +20,9 @@ from pathlib import Path
 
 _LEFT = re.compile(
     r"(\.(?P<name>.+)\.|prefreg-)(?P<place>[0-9a-f]{8})-(?P<pid>[0-9a-f]+)-(?P<start>[0-9a-f]+)"
-    r"-[0-9a-f]{8}(\.(?P<ending>partial|old))?"
+    r"-[0-9a-f]{8}(\.(?P<ending>partial|old)(-journal)?)?"
 )
+_MARK = re.compile(r"\.(?P<name>.+)\.prefreg-lock")
 _FOREIGN_SECONDS = 7 * 24 * 3600
 """Whether a process of another machine or boot lives is not known: its files are left so long."""
 
@@ -69,6 +70,11 @@ def beside(path: Path, ending: str = "partial") -> Path:
     return path.with_name(f".{name}.{_owner()}.{ending}")
 
 
+def mark_beside(path: Path) -> Path:
+    """Name the hidden file that is locked, by `try_lock`, while `path` is written."""
+    return path.with_name(f".{path.name}.prefreg-lock")
+
+
 @contextmanager
 def work_folder() -> Iterator[Path]:
     """Yield an empty folder for the length of a `with` block; those of dead processes go too."""
@@ -91,7 +97,7 @@ class Removed:
 
 
 def remove_abandoned(folder: Path, name: str | None = None) -> Removed:
-    """Remove what dead processes left in a folder: half-written files, and copies put aside.
+    """Remove what dead processes left in a folder: half-written files, locks, copies put aside.
 
     With `name`, only what stands for that name. A copy that was put aside for a new one that
     never came takes its old place again.
@@ -102,10 +108,13 @@ def remove_abandoned(folder: Path, name: str | None = None) -> Removed:
     except OSError:
         return Removed()
     for entry in entries:
-        found = _LEFT.fullmatch(entry)
+        found = _LEFT.fullmatch(entry) or _MARK.fullmatch(entry)
         if found is None or (name is not None and found["name"] != name):
             continue
         path = folder / entry
+        if found.re is _MARK:
+            _remove_mark(path)
+            continue
         with suppress(OSError):
             if not _is_abandoned(found, path):
                 continue
@@ -199,6 +208,14 @@ def _is_abandoned(found: re.Match[str], path: Path) -> bool:
     except (PermissionError, OverflowError):
         return False
     return start != 0 and _start(pid) not in (start, None)
+
+
+def _remove_mark(path: Path) -> None:
+    with suppress(OSError):
+        lock = try_lock(path)
+        if lock is not None:
+            path.unlink()
+            os.close(lock)
 
 
 def sync(path: Path) -> None:

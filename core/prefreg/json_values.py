@@ -1,11 +1,25 @@
 """Values in a form that JSON can hold."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON document holds.
+
+    Raises:
+        ValueError: It is no JSON, or beyond what Python reads: nested thousands of levels deep, or
+            with a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def to_json(value: Any) -> Any:

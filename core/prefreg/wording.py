@@ -12,8 +12,9 @@ _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 # A port has nothing but digits before the path; a password with a slash in it is hidden too.
+# Taken for a path, a URL has lost one of its slashes.
 _PASSWORD = re.compile(
-    r"(?P<open>[A-Za-z][\w+.-]{0,40}://[^\s/:@]{0,200}:)(?![0-9]+/)[^\s@]{0,400}@"
+    r"(?P<open>[A-Za-z][\w+.-]{0,40}://?[^\s/:@]{0,200}:)(?![0-9]+/)[^\s@]{0,400}@"
 )
 _RUN = re.compile(rf"\S{{{LONGEST_WORD + 1},}}")
 
@@ -28,6 +29,45 @@ def presentable(text: str) -> str:
     return escape(_shorten(text, LONGEST_MESSAGE))
 
 
+ARGUMENTS = {
+    "as": "form",
+    "guard": "guards",
+    "hash": "hash_files",
+    "registry": "location",
+    "reward-model": "reward_models",
+    "set": "settings",
+    "tag": "tags",
+}
+"""Options whose argument in Python has another name."""
+_OPTIONS = {argument: option for option, argument in ARGUMENTS.items()}
+
+# What stands between backticks already is a command, in Python too.
+_OPTION = re.compile(r"`[^`]*`|(?<![\w-])--(no-)?([a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?![\w-])")
+_ARGUMENT = re.compile(r"`([a-z][a-z0-9_]*)=(False)?`")
+
+
+def as_arguments(text: str) -> str:
+    """Name the arguments of Python, as `keep_anyway=`, where a text names options."""
+
+    def name(found: re.Match[str]) -> str:
+        if found[2] is None:
+            return found[0]
+        argument = ARGUMENTS.get(found[2], found[2].replace("-", "_"))
+        return f"`{argument}={'False' if found[1] else ''}`"
+
+    return _OPTION.sub(name, text)
+
+
+def as_options(text: str) -> str:
+    """Name the options of the command line where a text names arguments."""
+
+    def name(found: re.Match[str]) -> str:
+        option = _OPTIONS.get(found[1], found[1].replace("_", "-"))
+        return f"--{'no-' if found[2] else ''}{option}"
+
+    return _ARGUMENT.sub(name, text)
+
+
 def hide_password(text: str) -> str:
     """Return the text with `***` for the password of every URL in it."""
     return _PASSWORD.sub(r"\g<open>***@", text)
@@ -36,6 +76,11 @@ def hide_password(text: str) -> str:
 def escape(text: str) -> str:
     """Return the text with escapes for what a terminal would obey instead of show."""
     return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def escape_json(document: str) -> str:
+    """Return a JSON document with the same content, written as a terminal shows it."""
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
 def is_unicode(text: str) -> bool:

@@ -359,7 +359,7 @@ def test_each_failure_says_what_to_do(
 
 def test_offline_is_an_error_that_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r"HF_HUB_OFFLINE is set.*--data FILE"):
+    with pytest.raises(DataError, match=r"HF_HUB_OFFLINE is set.*`data=` FILE"):
         stream_hub_rows("org/set", request=SourceRequest())
 
 
@@ -410,7 +410,7 @@ def test_the_refusal_names_licence_data_set_and_flag() -> None:
         check_licence(licensed(), "hub", accepted=False)
     message = str(caught.value)
     assert "\n" not in message
-    for word in ("CC-BY-NC-4.0", "org/set", "--accept-licence"):
+    for word in ("CC-BY-NC-4.0", "org/set", "`accept_licence=`"):
         assert word in message
 
 

@@ -190,6 +190,7 @@ WRONG = [
     (["--method", "ties", "--set", "density=nan"], "density=nan is not a number"),
     (["--method", "ties", "--set", "densty=.2"], "has no option 'densty'. It has: density"),
     (["--method", "dare", "--set", "seed=-1"], "seed=-1 is not a whole number"),
+    (["--method", "dare", "--set", f"seed={'9' * 400}"], "is not a whole number"),
     (["--set", "density=.2"], "The method linear has no option 'density'"),
     (["--protect", "helpful"], "The method linear has no option 'protect'"),
     (["--method", "gram-schmidt", "--protect", "harmless"], "'harmless' is protected"),

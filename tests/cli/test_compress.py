@@ -36,6 +36,25 @@ def test_a_compressed_version_composes_copies_and_answers(
     assert cosine == pytest.approx(found["cosine"])
 
 
+def test_a_bare_name_means_no_form_of_a_version_unless_promoted(
+    compress: Run, run: Run, own: Path
+) -> None:
+    def meant() -> int:
+        return run("--registry", own, "--no-starter", "show", "helpful", "--json").data["version"]
+
+    assert compress("helpful", "--rank", "1").data["tags"] == ["form-of/1"]
+    assert meant() == 1
+    assert "form of helpful@1" in run("--registry", own, "vectors", "helpful").out
+    assert "--promote makes it what 'helpful' means" in (
+        run("--registry", own, "compress", "helpful", "--rank", "2").out
+    )
+    assert compress("helpful", "--dtype", "bf16", "--promote").data["tags"] == []
+    assert meant() == 4
+    assert run("--registry", own, "tag", "helpful@2", "form-of/1", "--delete").code == 0
+    assert run("--registry", own, "rm", "helpful@4").code == 0
+    assert meant() == 2
+
+
 def test_a_compressed_version_can_be_compressed_again(compress: Run, run: Run, own: Path) -> None:
     first = compress("verbose", "--topk", "0.25").data
     assert (first["axis"], first["kind"], first["dtype"]) == ("verbosity", "sparse", "F32")

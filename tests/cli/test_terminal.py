@@ -13,8 +13,9 @@ import pytest
 
 import prefreg
 from prefreg.cli.options import Common
+from prefreg.cli.printing import progress_bars
 from prefreg.cli.tables import heading, sections, table
-from prefreg.errors import Interrupted
+from prefreg.errors import Interrupted, UsageError
 
 
 class Terminal(io.StringIO):
@@ -194,3 +195,25 @@ def test_an_interrupted_sweep_says_how_to_go_on(trained: Path, tmp_path: Path) -
         prefreg.open(trained).sweep(
             ["helpful=0,1"], tmp_path / "out", progress=interrupt, prompts=5, max_new_tokens=4
         )
+
+
+def test_a_log_says_now_and_then_where_a_run_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PREFREG_LOG_SECONDS", "0.05")
+    with progress_bars(Common()) as report:
+        assert report is not None
+        time.sleep(0.08)
+        report("positive", 3, 80, 0.25)
+        time.sleep(0.12)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "… 0 s: loading"
+    assert said[-1] == "… 0 s: positive 3 of 80, loss 0.250"
+    with progress_bars(Common(quiet=True)) as report:
+        assert report is None
+    monkeypatch.setenv("PREFREG_LOG_SECONDS", "soon")
+    with (
+        pytest.raises(UsageError, match="PREFREG_LOG_SECONDS='soon' is no number"),
+        progress_bars(Common()),
+    ):
+        pass

@@ -281,7 +281,7 @@ def test_dense_vectors_are_refused_with_what_to_do(
     bases: dict[str, BaseModel], make_plan: Callable[..., Plan], tmp_path: Path
 ) -> None:
     plan = make_plan(bases["llama"], helpful=1.0)
-    with pytest.raises(VectorError, match=r"'helpful@1' is dense.*leave --as adapter out"):
+    with pytest.raises(VectorError, match=r"'helpful@1' is dense.*leave `form=` adapter out"):
         write_adapter(plan, tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
 
@@ -402,7 +402,7 @@ def test_dense_vectors_without_a_rank_or_without_layers_are_refused(
     base = bases["llama"]
     phi = {"model.norm.weight": torch.ones(32)}
     plan = Plan(base, [planned("dense", base, 1.0, phi, tmp_path / "dense")])
-    with pytest.raises(VectorError, match=r"'dense@1' is dense.*with --max-rank"):
+    with pytest.raises(VectorError, match=r"'dense@1' is dense.*with `max_rank=`"):
         write_adapter(plan, tmp_path / "out")
     with pytest.raises(UsageError, match="none of the linear layers"):
         write_adapter(plan, tmp_path / "out", max_rank=4)

@@ -35,7 +35,11 @@ def access(tmp_path: Path, base: BaseModel) -> Access:
     with Store.open(tmp_path / "r.db", write=True) as store:
         for axis in ("helpful", "helpful", "harmless"):
             aliases = ("safe",) if axis == "harmless" else ()
-            store.add(NewVersion(axis, aliases, "dense", "F32", identify(base)), blob)
+            geometry = {"norm": 2.0, "positive_norm": 1.0, "negative_norm": 0.5}
+            store.add(
+                NewVersion(axis, aliases, "dense", "F32", identify(base), {"geometry": geometry}),
+                blob,
+            )
     return Access(tmp_path / "r.db")
 
 
@@ -67,7 +71,7 @@ def raw(access: Access, *terms: str) -> list[str]:
 
 def test_terms_beyond_their_range_are_warned_of(access: Access, keep: Keep) -> None:
     keep("helpful", 2, RANGE, reach(-1, 2.5, "5% of the answers are malformed at 3"))
-    assert warned(access, "helpful:2.5", "harmless:99") == []
+    assert warned(access, "helpful:2.5", "harmless:4") == []
     assert warned(access, "helpful:-1", "harmless:0") == []
     assert warned(access, "helpful:3", "harmless:1") == [
         "helpful@2 at 3 is outside its range of -1 to 2.5: 5% of the answers are malformed at 3."
@@ -76,6 +80,16 @@ def test_terms_beyond_their_range_are_warned_of(access: Access, keep: Keep) -> N
         "helpful@2 at -1.5 is outside its range of -1 to 2.5, beyond which nothing was measured."
     ]
     assert warned(access, "helpful@1:3") == []
+
+
+def test_without_a_range_the_length_of_the_poles_tells_what_is_far(access: Access) -> None:
+    assert warned(access, "helpful:4", "harmless:-2") == []
+    assert warned(access, "helpful:30", "harmless:-3") == [
+        "harmless@1 at -3 is 12 times as far from the base as its trained pole, so its KL is about "
+        "144 times the pole's. `prefreg range harmless@1` measures how far it may go.",
+        "helpful@2 at 30 is 60 times as far from the base as its trained pole, so its KL is about "
+        "3.6e+03 times the pole's. `prefreg range helpful@2` measures how far it may go.",
+    ]
 
 
 def test_the_newest_range_counts(access: Access, keep: Keep) -> None:

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, MixtralConfig, PreTrainedModel
 
 import prefreg
-from prefreg import BaseModelError, RegistryError, UsageError, VectorError, pocket
+from prefreg import BaseModelError, RegistryError, Sampling, UsageError, VectorError, pocket
 from prefreg.checkpoints import resolve_base
 from prefreg.composition.in_memory import make_dials
 from prefreg.vectors.tensors import MemoryTensors
@@ -140,6 +140,53 @@ def test_a_steered_model_answers(trained: Path) -> None:
     assert steered.generate("What colour is the boat?", max_new_tokens=12) == answer
     with pytest.raises(UsageError, match="Sampling needs"):
         steered.generate("What?", temperature=-1)
+    with pytest.raises(UsageError, match="no option 'temprature'"):
+        steered.generate("What?", temprature=1)
+
+
+def test_a_dial_far_beyond_its_poles_is_warned_of(trained: Path, loaded) -> None:
+    steered = prefreg.open(trained).load("pocket")
+    with pytest.warns(prefreg.RangeWarning, match=r"helpful@1 at 100 is .* times as far"):
+        steered.set(helpful=100)
+    (told,) = steered.warnings
+    with (
+        pytest.warns(prefreg.RangeWarning, match=told[:20]),
+        prefreg.steer(loaded, registry=trained, helpful=100),
+    ):
+        pass
+    assert steered.set(helpful=1).warnings == ()
+
+
+def test_a_prompt_is_a_text_or_messages_and_many_are_a_list(trained: Path) -> None:
+    steered = prefreg.open(trained).load("pocket")
+    question = "What colour is the boat?"
+    turns = [{"role": "user", "content": question}]
+    answer = steered.generate(question, max_new_tokens=8)
+    assert steered.generate(turns, max_new_tokens=8) == answer
+    assert steered.generate([question, turns], max_new_tokens=8) == [answer, answer]
+    assert steered.generate([turns], Sampling(max_new_tokens=8)) == [answer]
+    assert steered.generate([], max_new_tokens=8) == []
+
+
+@pytest.mark.parametrize("prompt", [3, [3], {"role": "user", "content": "x"}, [{"role": "user"}]])
+def test_what_is_no_prompt_is_refused(trained: Path, prompt) -> None:
+    with pytest.raises(UsageError, match="a text, or a list of messages such as"):
+        prefreg.open(trained).load("pocket").generate(prompt)
+
+
+def test_a_dialled_model_is_saved_as_it_is_composed(trained: Path) -> None:
+    registry = prefreg.open(trained)
+    registry.compose({"helpful": 0.7, "verbosity": -0.3}, "composed")
+    steered = registry.load("pocket", {"verbosity": -0.3}).set(helpful=0.7, verbosity=-0.3)
+    steered.save_pretrained("saved")
+    written = [
+        {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        for folder in ("composed", "saved")
+    ]
+    assert written[0] == written[1]
+    assert repr(steered) == "<SteeredModel of pocket: helpful:0.7 verbosity:-0.3>"
+    with pytest.raises(UsageError, match="nothing to write but the base"):
+        steered.set().save_pretrained("base")
 
 
 def test_steering_ends_with_the_block(trained: Path, loaded, base) -> None:

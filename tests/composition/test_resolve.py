@@ -111,7 +111,7 @@ def test_a_base_that_moved_is_named_once_and_then_known(house: House, tmp_path: 
     moved = tmp_path / "moved"
     shutil.move(house.first.name, moved)
     registry = prefreg.open(house.path)
-    with pytest.raises(BaseModelError, match=r"no longer at .* give --base NEWPATH"):
+    with pytest.raises(BaseModelError, match=r"no longer at .* give `base=` NEWPATH"):
         registry.compose({"a": 1}, tmp_path / "out")
     registry.compose({"a": 1}, tmp_path / "out", base=str(moved))
     registry.compose({"a": 1}, tmp_path / "again")

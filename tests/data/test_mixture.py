@@ -163,7 +163,7 @@ def open_guarded(axis: Axis, data: list[str] | str, **more: Any) -> Mixture:
 
 def test_nothing_is_read_before_a_licence_is_accepted() -> None:
     read: list[str] = []
-    with pytest.raises(DataError, match=r"org/closed is under CC-BY-NC-4.0.*--accept-licence"):
+    with pytest.raises(DataError, match=r"org/closed is under CC-BY-NC-4.0.*`accept_licence=`"):
         open_guarded(guarded(read), ["open", "closed"])
     assert read == []
 
@@ -228,10 +228,10 @@ def test_the_option_pins_a_single_source() -> None:
         (["hub:inf"], None, "no positive number"),
         (["hub:nan"], None, "no positive number"),
         (["hub:much"], None, "no positive number"),
-        (["hub:0.5", "pocket"], None, "Give every --data a weight, as in NAME:0.7, or none"),
+        (["hub:0.5", "pocket"], None, "Give every `data=` a weight, as in NAME:0.7, or none"),
         (["hub", "hub@v2"], None, "names 'hub' twice"),
         (["hub@"], None, "'hub@' pins no revision"),
-        (["hub", "pocket"], "v2", "of several, pin each: --data NAME@REVISION"),
+        (["hub", "pocket"], "v2", "of several, pin each: `data=` NAME@REVISION"),
         (["hub@v1"], "v2", "pin the same source"),
     ],
 )

@@ -119,7 +119,7 @@ def test_long_answers_are_cut_or_dropped_by_the_policy() -> None:
     dropped = tokenise_pairs(pairs, tokenizer, max_length=8, policy="drop")
     assert (dropped.kept, dropped.dropped_long, dropped.truncated) == ((0,), 3, 0)
     with pytest.raises(
-        DataError, match="3 of 4 pairs are longer than 8 tokens: raise --max-length"
+        DataError, match="3 of 4 pairs are longer than 8 tokens: raise `max_length=`"
     ):
         tokenise_pairs(pairs, tokenizer, max_length=8, policy="refuse")
     assert tokenise_pairs(pairs, tokenizer, max_length=48, policy="refuse").kept == (0, 1, 2, 3)

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+import pytest
+
 from prefreg.evaluation.candidates import EvaluationCache, digest
 
 KEY = "ab" * 32
@@ -19,6 +21,18 @@ def test_a_damaged_entry_is_measured_again(tmp_path: Path) -> None:
     cache.write(KEY, "answers", {}, 1)
     (path,) = tmp_path.rglob("*.json")
     path.write_text(path.read_text()[:-3])
+    assert cache.read(KEY, "answers", {}) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "[" * 100_000, '{"result": 5}', '{"result": {}, "sha256": "x"}', "\x00"]
+)
+def test_what_is_no_entry_is_measured_again(tmp_path: Path, text: str) -> None:
+    cache = EvaluationCache(tmp_path)
+    cache.write(KEY, "answers", {}, {10: 1.5, 9: float("nan")})
+    assert isinstance(cache.read(KEY, "answers", {}), dict)
+    (path,) = tmp_path.rglob("*.json")
+    path.write_text(text)
     assert cache.read(KEY, "answers", {}) is None
 
 

@@ -41,15 +41,41 @@ def judging(reply: Reply) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(Handler) as url:
+        yield url, asked
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve on the loopback interface; yield the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", asked
+        yield f"http://127.0.0.1:{server.server_port}/v1"
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def redirecting(to: str) -> Iterator[str]:
+    """Serve an address that sends everybody to another."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(302)
+            self.send_header("Location", to)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with serving(Handler) as url:
+        yield url
 
 
 def answers(body: dict[str, Any]) -> tuple[str, str]:
@@ -144,6 +170,37 @@ def test_a_judge_that_is_down_is_told() -> None:
         pass
     with pytest.raises(DataError, match=r"cannot be reached .*: start it"):
         Judge(url).compare(PROMPTS, SHORT, LONG)
+
+
+def test_the_key_goes_to_nobody_else() -> None:
+    with judging(lambda body: say("A")) as (other, stolen), redirecting(other) as url:
+        with pytest.raises(DataError, match="HTTP 302"):
+            Judge(url, key="k").compare(["Q?"], ["Yes."], ["No."])
+        assert stolen == []
+
+
+def test_a_reply_without_end_is_no_reply() -> None:
+    with (
+        judging(lambda body: (200, b" " * (3 << 20))) as (url, _),
+        pytest.raises(DataError, match="does not speak OpenAI's protocol"),
+    ):
+        Judge(url).compare(["Q?"], ["Yes."], ["No."])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://",
+        "http://[::1",
+        "http://h:99999/v1",
+        "http://u:p@h/v1",
+        "http://h/\r\nX: y",
+        "ftp://h",
+    ],
+)
+def test_no_address_is_no_judge(url: str) -> None:
+    with pytest.raises(UsageError, match="is no address of a judge"):
+        Judge(url)
 
 
 def test_an_address_is_one_of_the_web() -> None:

@@ -1,12 +1,18 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from prefreg.cli.options import PICTURES
 from prefreg.errors import OutputError
 from prefreg.evaluation.plots import (
     FORMATS,
+    NEGATIVE,
+    POSITIVE,
+    TWO_SIDED,
     Canvas,
     Curve,
     HeatMap,
@@ -44,6 +50,66 @@ def test_curves_become_a_png(tmp_path: Path) -> None:
 
 def test_equal_curves_give_equal_pictures(tmp_path: Path) -> None:
     assert curves(tmp_path / "a.png") == curves(tmp_path / "b.png")
+
+
+@pytest.fixture
+def last_figure(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Return the figures that are saved, to look at what is drawn."""
+    kept: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *args: Any, **options: Any) -> None:
+        kept.append(figure)
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return kept
+
+
+def test_a_band_of_a_share_stays_between_0_and_1(tmp_path: Path, last_figure) -> None:
+    wide = Curve("wide", {0.0: Estimate(0.9, 0.7, 1.2, 9), 1.0: Estimate(0.1, -0.2, 0.3, 9)})
+    units = {"share": "share of answers", "nats": "nats"}
+    draw_curves(
+        {"share": [wide], "nats": [wide]}, tmp_path / "a.png", title="t", caption="c", units=units
+    )
+    ends = [panel.collections[0].get_paths()[0].vertices[:, 1] for panel in last_figure[0].axes[:2]]
+    assert [(found.min(), found.max()) for found in ends] == [(0.0, 1.0), (-0.2, 1.2)]
+
+
+def test_the_front_is_numbered_and_equal_settings_share_a_number(
+    tmp_path: Path, last_figure
+) -> None:
+    points = [point("a", 0, 3), point("b", 1, 2), point("twin", 1, 2), point("c", 0, 1)]
+    draw_pareto(
+        points, tmp_path / "a.png", x_label="kl, nats", y_label="words", shade_label="kl",
+        title="t", caption="recipe",
+    )  # fmt: skip
+    (figure,) = last_figure
+    assert [text.get_text() for text in figure.axes[0].texts] == ["1", "2"]
+    key = figure.get_supxlabel().replace("\N{NO-BREAK SPACE}", " ")
+    assert key == "1 = a · 2 = b or twin\nrecipe"
+
+
+def test_a_flat_map_of_shares_is_scaled_to_what_it_holds(tmp_path: Path, last_figure) -> None:
+    flat = {(x, y): Estimate(0.02 * x, -0.1, 0.08, 9) for x in (0.0, 1.0) for y in (0.0, 1.0)}
+    wide = {key: Estimate(12.0 * key[0], -8.0, 120.0, 9) for key in flat}
+    wide[2.0, 0.0] = Estimate(1.0, -8.0, 120.0, 9)
+    draw_heatmaps(
+        [HeatMap("malformed", "share of answers", flat), HeatMap("words", "words", wide)],
+        tmp_path / "a.png", across="a", up="b", title="t", caption="c",
+    )  # fmt: skip
+    share, words = last_figure[0].axes[:2]
+    assert share.images[0].get_clim() == (0.0, 0.2)
+    assert words.images[0].get_clim() == (0.0, 12.0)
+    assert {text.get_text() for text in share.texts} == {"0.00", "0.02", "0.00\N{EN DASH}0.08"}
+    assert {text.get_text() for text in words.texts} == {"0.00", "1.00", "12.0", "-8.00 to 120"}
+    # What was not measured is an empty cell, so that all panels show the same settings.
+    assert share.images[0].get_array().shape == words.images[0].get_array().shape == (2, 3)
+
+
+def test_what_is_above_the_middle_is_blue_as_the_positive_pole_is() -> None:
+    assert to_hex(TWO_SIDED(1.0)) == POSITIVE.lower()
+    assert to_hex(TWO_SIDED(0.0)) == NEGATIVE.lower()
 
 
 def point(label: str, x: float, y: float) -> Point:
@@ -156,5 +222,5 @@ def test_seeds_become_a_png(tmp_path: Path, seeds: int) -> None:
 
 
 def test_a_picture_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match=r"cannot be written.*--plot"):
+    with pytest.raises(OutputError, match=r"cannot be written.*`plot=`"):
         seeds_drawn(tmp_path / "none" / "seeds.png")

@@ -1,8 +1,10 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import pytest
+from matplotlib.figure import Figure
 
 import prefreg
 from prefreg.errors import OutputError, VectorError
@@ -21,6 +23,27 @@ def test_both_poles_are_drawn(trained: Path, tmp_path: Path) -> None:
     plot_version(record, tmp_path / "both.png")
     assert shows(tmp_path / "both.png", _BLUE)
     assert shows(tmp_path / "both.png", _VERMILION)
+
+
+def test_an_early_stop_and_what_was_kept_are_marked(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels: list[str] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *args: Any, **options: Any) -> None:
+        labels.extend(str(line.get_label()) for line in figure.axes[0].lines)
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    record = prefreg.open(trained).show("helpful")
+    poles = dict(record.metadata["poles"])
+    poles["negative"] = poles["negative"] | {"stopped": {"step": 6, "kept": 4, "reason": "r"}}
+    plot_version(replace(record, metadata=record.metadata | {"poles": poles}), tmp_path / "a.png")
+    assert [label for label in labels if "step" in label] == [
+        "θ₋ stopped at step 6",
+        "θ₋ kept as of step 4",
+    ]
 
 
 def test_answers_have_panels_of_their_own(trained: Path, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_what_lies_there_is_not_lost(trained: Path, tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "notes.txt").read_text() == "precious"
     registry.sweep("helpful=0,2", tmp_path / "out", SMALL)
     before = (tmp_path / "out" / "report.html").read_bytes()
-    with pytest.raises(OutputError, match="--overwrite"):
+    with pytest.raises(OutputError, match="`overwrite=`"):
         registry.sweep("verbosity=0,1", tmp_path / "out", SMALL)
     assert (tmp_path / "out" / "report.html").read_bytes() == before
     registry.sweep("verbosity=0,1", tmp_path / "out", SMALL, overwrite=True)
@@ -164,7 +164,9 @@ def test_a_range_has_as_many_steps_as_fit(start: int, count: int, step: float) -
         (["helpful=0,x"], "is no finite number"),
         (["helpful=1,1.0"], "names a coefficient twice"),
         (["Helpful=0:1:1"], "does not begin with an axis name"),
-        (["helpful=0:1:0.000001"], "steps: take larger ones"),
+        (["helpful=0:1:0.000001"], "has more than 2000 steps: take larger ones"),
+        (["helpful=-1e308:1e308:1"], "steps: take larger ones"),
+        (["helpful=0:1:1e-320"], "steps: take larger ones"),
         (["helpful=0:100:1", "harmless=0:100:1"], "10201 settings are more than"),
         (["helpful=0:1:1", "harmless=1:"], "has no range"),
         (["helpful=0:1:1", "harmless:x"], "is not a number"),

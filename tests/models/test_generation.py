@@ -97,6 +97,14 @@ def test_small_batches_give_the_likeliest_answers_of_large_ones(model, tokenizer
     assert seen == [(2, 5), (4, 5), (5, 5)]
 
 
+def test_the_coldest_draws_are_the_likeliest_tokens(model, tokenizer) -> None:
+    coldest = Sampling(max_new_tokens=8, temperature=1e-300)
+    likeliest = Sampling(max_new_tokens=8)
+    assert sample_answers(model, tokenizer, QUESTIONS, coldest) == sample_answers(
+        model, tokenizer, QUESTIONS, likeliest
+    )
+
+
 def test_no_prompt_gives_no_answer(model, tokenizer) -> None:
     assert sample_answers(model, tokenizer, [], DRAWN) == []
 
@@ -121,3 +129,9 @@ def test_more_tokens_than_the_context_holds_are_refused(model, tokenizer) -> Non
 def test_impossible_sampling_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="Sampling needs"):
         Sampling(**wrong)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_seeds_that_no_generator_takes_are_refused(seed: int) -> None:
+    with pytest.raises(UsageError, match="seed"):
+        Sampling(seed=seed)

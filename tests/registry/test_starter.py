@@ -52,6 +52,14 @@ def test_what_ships_is_seen_and_what_is_added_continues_its_numbers(layered: Sto
     assert layered.axes() == {"brief": (), "harmless": ("safe",), "helpful": ()}
 
 
+def test_a_form_of_what_ships_is_not_what_a_bare_name_means(layered: Store, add) -> None:
+    add(layered, "helpful", b"form", tags=("form-of/1",))
+    assert str(layered.resolve("helpful")) == "helpful@1"
+    assert str(layered.resolve("helpful", "2")) == "helpful@2"
+    add(layered, "helpful", b"own")
+    assert str(layered.resolve("helpful")) == "helpful@3"
+
+
 def test_a_number_means_one_version_and_none_the_newest_of_ones_own(layered: Store, add) -> None:
     add(layered, "helpful", b"own")
     meant = {ref: layered.resolve("helpful", ref) for ref in (None, "1", "2", "starter")}

@@ -197,7 +197,7 @@ def test_an_aliased_version_is_removed_only_by_force(store: Store, add: Add) -> 
     add(store)
     store.set_alias("helpful", 1, "stable")
     with pytest.raises(
-        RegistryError, match=r"helpful@1 is not removed: the alias 'stable'.*--force"
+        RegistryError, match=r"helpful@1 is not removed: the alias 'stable'.*`force=`"
     ):
         store.remove("helpful", 1)
     assert len(store.versions()) == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from prefreg.errors import RegistryError, UsageError, VectorError
+from prefreg.files import mark_beside
 from prefreg.registry import BaseIdentity, Copied, Store, VersionRecord, transfer
 
 Add = Callable[..., VersionRecord]
@@ -68,7 +69,7 @@ def test_a_backup_of_an_older_schema_is_as_old(filled: Store, path: Path, target
 def test_a_file_that_exists_is_replaced_only_on_request(filled: Store, target: Path) -> None:
     transfer.back_up(filled, target)
     filled.remove("verbosity", 1)
-    with pytest.raises(RegistryError, match=r"copy.db exists. Name another file, or use --overw"):
+    with pytest.raises(RegistryError, match="Name another file, or use `overwrite=`"):
         transfer.back_up(filled, target)
     with Store.open(target, write=False) as copy:
         assert len(copy.versions()) == 3
@@ -129,7 +130,7 @@ def test_a_backup_that_fails_leaves_the_one_before(filled: Store, add: Add, targ
 
 
 def test_one_backup_at_a_time_goes_to_a_file(filled: Store, target: Path) -> None:
-    with target.with_name(".copy.db.lock").open("wb") as mark:
+    with mark_beside(target).open("wb") as mark:
         fcntl.flock(mark, fcntl.LOCK_EX)
         with pytest.raises(RegistryError, match=r"Another backup to .*copy.db is under way"):
             transfer.back_up(filled, target)
@@ -140,8 +141,10 @@ def test_one_backup_at_a_time_goes_to_a_file(filled: Store, target: Path) -> Non
 def test_what_a_killed_backup_left_is_taken_up(filled: Store, target: Path) -> None:
     vectors = target.with_suffix(".vectors")
     vectors.mkdir()
-    for name in (".copy.db.lock", ".copy.db.partial", ".copy.db.partial-journal"):
+    dead = f".copy.db.{'0' * 8}-1-1-{'0' * 8}.partial"  # of another machine, long ago
+    for name in (dead, f"{dead}-journal", mark_beside(target).name):
         target.with_name(name).write_bytes(b"half a page")
+        os.utime(target.with_name(name), (0, 0))
     target.with_name("copy.db-journal").write_bytes(b"of a database that is gone")
     stored = filled.vector_source(filled.resolve("verbosity"))
     assert isinstance(stored, Path)
@@ -226,7 +229,7 @@ def test_a_copy_onto_a_different_version_is_refused(
 ) -> None:
     record, taken = add(store, data=b"mine" * 100), add(other, data=b"theirs" * 100)
     before = other.versions()
-    told = rf"helpful@1 is a different version there \({taken.sha256[:12]}, on pocket\).*--renumber"
+    told = rf"a different version there \({taken.sha256[:12]}, on pocket\).*`renumber=`"
     with pytest.raises(RegistryError, match=told):
         copy(store, record, other)
     assert other.versions() == before
@@ -241,7 +244,7 @@ def test_a_number_that_was_used_before_is_not_used_again(
     record = add(store)
     add(other, data=b"theirs")
     other.remove("helpful", 1)
-    with pytest.raises(RegistryError, match=r"helpful@1 was used before there. Use --renumber"):
+    with pytest.raises(RegistryError, match=r"helpful@1 was used before there. Use `renumber=`"):
         copy(store, record, other)
     assert copy(store, record, other, renumber=True).record.number == 2
 

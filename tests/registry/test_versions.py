@@ -27,6 +27,19 @@ def test_without_a_reference_the_newest_version_is_meant(filled: Store, base: Ma
     assert filled.resolve("helpful", base=base("b").weights).number == 2
 
 
+def test_the_newest_is_another_form_of_a_version_only_where_there_is_nothing_else(
+    filled: Store, base: MakeBase
+) -> None:
+    form = filled.tag("helpful", 3, ["form-of/1"])
+    assert form.form_of == "helpful@1"
+    assert filled.resolve("helpful").number == 2
+    assert filled.resolve("helpful", base=base("a").weights).number == 1
+    assert filled.resolve("helpful", "3").number == 3
+    for number in (1, 2):
+        filled.remove("helpful", number)
+    assert filled.resolve("helpful").number == 3
+
+
 def test_digits_are_a_number_and_an_alias_of_the_axis_will_do(filled: Store) -> None:
     assert filled.resolve("helpful", "1").number == 1
     assert filled.resolve("helpful", "01").number == 1
@@ -102,7 +115,7 @@ def test_an_alias_on_several_bases_needs_a_base(filled: Store, base: MakeBase) -
     filled.set_alias("helpful", 2, "stable")
     assert filled.resolve("helpful", "stable", base=base("a").weights).number == 3
     assert filled.resolve("helpful", "stable", base=base("b").weights).number == 2
-    told = r"helpful@stable .*version 2 on base b .*version 3 on base a .*--base"
+    told = r"helpful@stable .*version 2 on base b .*version 3 on base a .*`base=`"
     with pytest.raises(RegistryError, match=told):
         filled.resolve("helpful", "stable")
 

@@ -44,7 +44,7 @@ def add(tmp_path: Path, base: str, data: str, **options: Any) -> VersionRecord:
 
 def test_what_was_cut_is_told_and_recorded(tmp_path: Path, base: str, data: str) -> None:
     notes: list[str] = []
-    record = add(tmp_path, base, data, max_length=12, note=notes.append)
+    record = add(tmp_path, base, data, max_length=12, tell=notes.append)
     audit = record.metadata["data"]["audit"]
     assert audit["truncated"] == audit["pairs"] - audit["indistinct"] > 0
     assert any(f"{audit['truncated']} were cut, 0 left out" in note for note in notes)
@@ -91,7 +91,7 @@ def test_a_checkpoint_as_a_pole_stands_in_the_record(tmp_path: Path, base: str, 
     pole = tmp_path / "pole"
     registry.compose(["verbosity:0.5"], pole)
     notes: list[str] = []
-    second = add(tmp_path, base, data, plus=str(pole), note=notes.append)
+    second = add(tmp_path, base, data, plus=str(pole), tell=notes.append)
     found = second.metadata["poles"]["positive"]
     assert (found["kind"], found["curve"]) == ("checkpoint", [])
     assert found["checkpoint"]["name"] == "pole"
@@ -111,7 +111,7 @@ def test_the_same_run_is_not_stored_twice_unless_it_is_asked_for(
 ) -> None:
     notes: list[str] = []
     first = add(tmp_path, base, data)
-    assert add(tmp_path, base, data, note=notes.append) == first
+    assert add(tmp_path, base, data, tell=notes.append) == first
     assert any("verbosity@1 is there already" in note and "--again" in note for note in notes)
     assert not any("Each pole" in note for note in notes)
     again = add(tmp_path, base, data, again=True)
@@ -124,7 +124,7 @@ def test_the_schedule_is_told_and_warned_of_before_anything_is_trained(
     tmp_path: Path, base: str, data: str
 ) -> None:
     notes: list[str] = []
-    record = add(tmp_path, base, data, settings=["learning_rate=1e-6"], note=notes.append)
+    record = add(tmp_path, base, data, settings=["learning_rate=1e-6"], tell=notes.append)
     assert any(note.startswith("Each pole: 4 steps of 8 pairs, 32 pairs, ") for note in notes)
     assert any("move a weight by 4e-06 at most" in note for note in notes)
     for pole in record.metadata["poles"].values():

@@ -86,7 +86,7 @@ def test_what_is_no_pole_on_the_base_is_refused(base: BaseModel, tmp_path: Path)
     folder = str(base.path)
     with pytest.raises(UsageError, match="prefreg import NAME --plus"):
         find_existing_pole(base, {"positive": folder, "negative": folder}, lora=False)
-    with pytest.raises(UsageError, match="leave --lora out"):
+    with pytest.raises(UsageError, match="leave `lora=` out"):
         find_existing_pole(base, {"positive": folder}, lora=True)
     with pytest.raises(BaseModelError, match="holds the weights of the base"):
         find_existing_pole(base, {"negative": folder}, lora=False)

@@ -59,7 +59,7 @@ def test_a_raw_model_learns_to_answer_and_becomes_the_last_base(raw: Path, data:
     notes: list[str] = []
     registry = prefreg.open(data.parent / "registry.db")
     request = SFTRequest(data.parent / "tuned", data, base=str(raw), preset="quick", settings=FAST)
-    found = registry.sft(request, note=notes.append)
+    found = registry.sft(request, tell=notes.append)
     loss = found.record["heldout_loss"]
     assert loss["after"] < 0.8 * loss["before"]
     assert [base.name for base in registry.bases()] == [str(data.parent / "tuned")]
@@ -68,7 +68,7 @@ def test_a_raw_model_learns_to_answer_and_becomes_the_last_base(raw: Path, data:
     assert base.weights != resolve_base(str(raw)).fingerprint.weights
     assert any("it gets a plain one" in note for note in notes)
     shown: list[str] = []
-    preview = registry.preview_axis("verbosity", data=str(pairs(data.parent)), note=shown.append)
+    preview = registry.preview_axis("verbosity", data=str(pairs(data.parent)), tell=shown.append)
     assert preview.base == base.name
     assert preview.renderings == ("chat",)
     assert shown[0].startswith(f"Base model: {base.name}")
@@ -140,7 +140,7 @@ def test_plain_text_needs_no_template(raw: Path, tmp_path: Path) -> None:
     )
     notes: list[str] = []
     request = SFTRequest(tmp_path / "tuned", data, base=str(raw), preset="quick", settings=FAST)
-    found = prefreg.open(tmp_path / "r.db").sft(request, note=notes.append)
+    found = prefreg.open(tmp_path / "r.db").sft(request, tell=notes.append)
     assert (found.record["chat_template"], found.record["data"]["renderings"]) == (None, ["text"])
     assert notes == []
 
@@ -174,7 +174,7 @@ def test_the_whole_text_is_learnt_where_that_is_asked_for(raw: Path, data: Path)
         ({"max_length": 49}, UsageError, "longer than the base model's context of 48"),
         ({"max_length": 3}, DataError, "No example of .* fits into 3 tokens"),
         ({"settings": ["max_steps=1"]}, TrainingError, "Training changed no weight of .*raw"),
-        ({"base": None}, UsageError, "Give either --base"),
+        ({"base": None}, UsageError, "Give either `base=`"),
         ({"base": "/nowhere/at/all"}, BaseModelError, "There is no folder"),
         ({"data": Path("none.jsonl")}, DataError, "There is no data file none.jsonl"),
     ],

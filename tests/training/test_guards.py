@@ -63,6 +63,7 @@ def test_the_gate_is_an_error_unless_told_to_keep() -> None:
 
 def test_thresholds_are_read_and_the_others_keep_their_defaults() -> None:
     found = read_thresholds(["accuracy=0.6", "repetition_rise=1e-1"])
+    assert read_thresholds({"accuracy": 0.6, "repetition_rise": 0.1}) == found
     assert found == replace(Thresholds(), accuracy=0.6, repetition_rise=0.1)
     assert check_pole("positive", SOUND, MOVED, BASE, replace(Thresholds(), accuracy=0.95))
 

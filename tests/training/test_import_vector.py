@@ -159,7 +159,7 @@ def test_a_task_vector_in_bfloat16_says_what_that_cost(
     [
         ({}, {}, UsageError, "Say what the task vector is"),
         ({}, {"of_pair": True, "positive_only": True}, UsageError, "Say what the task vector is"),
-        ({}, {"of_pair": True, "minus": "base"}, UsageError, "It has no --minus"),
+        ({}, {"of_pair": True, "minus": "base"}, UsageError, "It has no `minus=`"),
         ({}, {"of_pair": True, "plus": "base"}, UsageError, "not both"),
         ({"strange": torch.ones(2)}, {"of_pair": True}, VectorError, "of its own called 'strange'"),
         (
@@ -237,13 +237,13 @@ def test_an_installed_axis_brings_its_name_and_aliases(
 @pytest.mark.parametrize(
     ("options", "error", "reason"),
     [
-        ({"plus": "plus"}, UsageError, "Give the negative pole by --minus"),
-        ({"plus": "plus", "minus": "minus", "positive_only": True}, UsageError, "by --minus"),
+        ({"plus": "plus"}, UsageError, "Give the negative pole by `minus=`"),
+        ({"plus": "plus", "minus": "minus", "positive_only": True}, UsageError, "by `minus=`"),
         ({"plus": "plus", "minus": "base"}, UsageError, "One pole is an adapter"),
         (
             {"plus": "plus", "minus": "minus", "dtype": "bfloat16"},
             UsageError,
-            "leave --dtype out",
+            "leave `dtype=` out",
         ),
         ({"plus": "plus", "minus": "plus"}, VectorError, "both poles hold the same weights"),
         ({"plus": "base", "positive_only": True}, VectorError, "hold the same weights"),

@@ -213,7 +213,7 @@ def test_a_pole_that_hardly_moved_is_not_kept_unless_told(
     message = str(caught.value)
     assert message.startswith("Axis 'red' is not kept: the positive pole's ")
     assert "raise learning_rate" in message
-    assert "--keep-anyway" in message
+    assert "`keep_anyway=`" in message
     kept = train(base=base, axis=axis, pairs=pairs, settings=timid, seed=0, keep_anyway=True)
     assert kept.positive.failures
     assert kept.negative.failures

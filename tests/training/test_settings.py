@@ -20,6 +20,13 @@ def test_the_users_word_beats_the_file_the_preset_and_the_default(tmp_path: Path
     assert made["warmup_steps"] == 0.1
 
 
+def test_a_mapping_says_what_assignments_say() -> None:
+    made = resolve_settings(assignments={"max_steps": 20, "beta": 0.2})
+    assert made == resolve_settings(assignments=["max_steps=20", "beta=0.2"])
+    with pytest.raises(UsageError, match="Did you mean 'max_steps'"):
+        resolve_settings(assignments={"max_stepz": 20})
+
+
 def test_the_bases_default_lies_over_the_papers() -> None:
     made = resolve_settings(default=DEFAULT).values
     assert made["max_steps"] == 80
@@ -82,7 +89,7 @@ def test_values_are_yaml(text: str, name: str, value: object) -> None:
         ("output_dir=x", "'output_dir' is prefreg's own setting: nothing but the vector"),
         ("report_to=wandb", "prefreg records every step"),
         ("precompute_ref_log_probs=true", "one reference pass serves both poles"),
-        ("seed=3", "it follows from --seed"),
+        ("seed=3", "it follows from `seed=`"),
         ("save_steps=3", "nothing but the vector is kept"),
         ("truncation_mode=keep_end", "prefreg writes the tokens itself"),
     ],

@@ -78,7 +78,7 @@ def test_factors_are_recompressed(tmp_path: Path) -> None:
             assert measure(vector, kept).relative_error <= 1e-6
         with pytest.raises(UsageError, match="has rank 4; choose a smaller one than 4"):
             compress(vector, tmp_path / "out", how="rank", value=4)
-        with pytest.raises(UsageError, match="becomes smaller by --rank only"):
+        with pytest.raises(UsageError, match="becomes smaller by `rank=` only"):
             compress(vector, tmp_path / "out", how="int8", value=True)
 
 

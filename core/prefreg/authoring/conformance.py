@@ -69,14 +69,14 @@ def check_installed(
     seed: int = 0,
     train: bool = True,
     accept_licence: bool = False,
-    note: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> AxisCheck:
     """Check an axis that is installed, or that a YAML file declares; its licence is noted."""
     axis = find_axis(name).installed.axis
     read = default_source(axis, DEFAULT_BASE) if source is None else source
     shown = check_licence(axis, read, accepted=accept_licence) if read in axis.sources else None
-    if shown and note is not None:
-        note(shown)
+    if shown and tell is not None:
+        tell(shown)
     return check_axis(axis, source, limit, seed, train)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, TypeVar
 
 from prefreg.errors import AxisError, DataError
+from prefreg.json_values import parse_json
 from prefreg.plain_yaml import DEEPEST
 from prefreg.terms import AXIS_NAME
 
@@ -372,8 +373,8 @@ def _read_json(row: Row, column: str, kind: type[list[Any] | dict[str, Any]]) ->
         return ""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(value)
+        except ValueError as error:
             raise DataError(f"column {column!r} is no JSON text: {error}") from error
     items = value if isinstance(value, list) else [value]
     if not isinstance(value, kind) or not all(isinstance(item, Mapping) for item in items):

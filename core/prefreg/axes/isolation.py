@@ -4,7 +4,6 @@ Nothing else in prefreg calls a source, a label rule, a switch or a metric.
 """
 
 import contextlib
-import json
 import math
 import os
 import sys
@@ -22,6 +21,7 @@ from prefreg.axes.axis import (
     without_repetition,
 )
 from prefreg.errors import DataError, one_line, reason
+from prefreg.json_values import parse_json
 
 _END = object()
 
@@ -222,6 +222,6 @@ def _shape_problem(pair: PreferencePair) -> str | None:
 
 def _holds(text: str, kind: type) -> bool:
     try:
-        return isinstance(json.loads(text), kind)
-    except (ValueError, RecursionError):
+        return isinstance(parse_json(text), kind)
+    except ValueError:
         return False

@@ -2,12 +2,14 @@
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from prefreg.errors import UsageError
 from prefreg.terms import AXIS_NAME
+from prefreg.values import MAX_SEED
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +45,8 @@ class MethodOption:
         except ValueError:
             read = math.nan
         low = self.above is None or read > self.above
-        if math.isfinite(read) and low and (self.most is None or read <= self.most):
+        most = MAX_SEED if isinstance(self.default, int) else sys.float_info.max
+        if abs(read) <= most and low and (self.most is None or read <= self.most):
             return read
         what = "a whole number" if isinstance(self.default, int) else "a number"
         bounds = [f" above {self.above:g}"] if self.above is not None else []

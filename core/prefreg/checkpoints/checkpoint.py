@@ -1,13 +1,13 @@
 """A transformers checkpoint on disk: its shards, its tensors, and the files beside them."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from prefreg.checkpoints.safetensors_file import TensorSpec, read_header
-from prefreg.errors import BaseModelError, PrefregError, listed, unreadable
+from prefreg.errors import BaseModelError, PrefregError, listed
+from prefreg.json_values import parse_json
 from prefreg.values import read_small
 
 SINGLE_FILE = "model.safetensors"
@@ -51,7 +51,7 @@ _NAMING_CODE = (CONFIG_FILE, "tokenizer_config.json", "processor_config.json")
 # transformers, other libraries before it, and MLX.
 _QUANTISED = ("quantization_config", "compression_config", "quantization")
 _AGAIN = "Fetch it again."
-_MOST_JSON = 1 << 28  # an index of a million tensors has some 100 MB
+_MOST_BYTES = 1 << 28  # an index of a million tensors has some 100 MB
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -136,10 +136,7 @@ def companions(folder: Path) -> tuple[Path, ...]:
 
 def read_companion(path: Path) -> bytes:
     """Read a small file of a model."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise unreadable(path, error, BaseModelError) from error
+    return read_small(path, BaseModelError, most=_MOST_BYTES)
 
 
 def read_json_object(
@@ -149,8 +146,8 @@ def read_json_object(
     if not path.exists():
         raise error(f"{path.parent} has no {path.name}, so it is {absent}.")
     try:
-        value = json.loads(read_small(path, error, most=_MOST_JSON))
-    except (ValueError, RecursionError) as failure:
+        value = parse_json(read_small(path, error, most=_MOST_BYTES))
+    except ValueError as failure:
         raise error(f"{path} is not JSON. {advice}") from failure
     if not isinstance(value, dict):
         raise error(f"{path} is not a JSON object. {advice}")

@@ -22,7 +22,7 @@ from prefreg.checkpoints.tensor_names import weight_shapes
 from prefreg.config import cache_folder
 from prefreg.errors import BaseModelError, unreadable
 from prefreg.files import hash_bytes, write_whole
-from prefreg.json_values import fields_to_json
+from prefreg.json_values import fields_to_json, parse_json
 
 _FORMAT = 1
 _BLOCK_BYTES = 1 << 20
@@ -133,7 +133,7 @@ def _stamp(checkpoint: Checkpoint) -> tuple[str, bool]:
 
 def _recall(entry: Path) -> _Weights | None:
     try:
-        found = _Weights(**json.loads(entry.read_bytes()))
+        found = _Weights(**parse_json(entry.read_bytes()))
     except (OSError, ValueError, TypeError):
         return None  # absent, or a damaged cache: both mean measuring again
     sound = isinstance(found.weights, str) and len(found.weights) == 64
@@ -179,7 +179,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(read_companion(path))
-    except (ValueError, RecursionError) as error:
+        value = parse_json(read_companion(path))
+    except ValueError as error:
         raise BaseModelError(f"{path} is not JSON. Fetch it again.") from error
     return value if isinstance(value, dict) else {}

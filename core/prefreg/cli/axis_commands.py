@@ -118,7 +118,7 @@ def check_axis(common: Common, name: str, source: str | None, **options: Any) ->
     """
     from prefreg import api
 
-    report = api.check_installed(name, source, note=common.note, **options)
+    report = api.check_installed(name, source, tell=common.note, **options)
     text = _STATUS.sub(lambda found: click.style(found[0], fg=_COLOURS[found[0]]), str(report))
     common.emit("check-axis", report.to_json(), text, asked=True)
     return 0 if report.passed else GATE_NOT_MET

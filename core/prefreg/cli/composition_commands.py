@@ -1,6 +1,7 @@
 """Use what is stored: compose a checkpoint, or in memory to answer, or write for other tools."""
 
 import sys
+import warnings
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from prefreg.cli import completing
 from prefreg.cli.options import AT, FILE, TERM, Common, Dtype, base_option, command, request_options
 from prefreg.cli.printing import progress_bars
 from prefreg.cli.tables import sections
-from prefreg.errors import UsageError
+from prefreg.errors import RangeWarning, UsageError
 from prefreg.files import human_size
 from prefreg.requests import make_request
 from prefreg.terms import Term
@@ -182,25 +183,24 @@ def generate(
     **options: Any,
 ) -> None:
     """Compose in memory and answer; without a TERM, the base model answers."""
-    from prefreg import Sampling
-
     prompts = _read_prompts(prompts)
     registry = common.open_registry()
     if calibrated:
         terms = registry.raw_terms(terms, base, at=at)
-    model = registry.load(base, terms, at=at)
-    warnings = registry.range_warnings(terms, base, at=at) if terms else []
-    answers = model.generate_all(prompts, Sampling(**options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RangeWarning)  # told below
+        model = registry.load(base, terms, at=at)
+    answers = model.generate(prompts, **options)
     data = {
         "terms": list(map(str, terms)),
         "answers": [
             {"prompt": prompt, "answer": answer}
             for prompt, answer in zip(prompts, answers, strict=True)
         ],
-        "warnings": warnings,
+        "warnings": list(model.warnings),
     }
     common.emit("generate", data, _describe_answers(prompts, answers), asked=True)
-    _warn(common, "Warning", warnings)
+    _warn(common, "Warning", model.warnings)
 
 
 def _read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:

@@ -208,7 +208,7 @@ def reproduce(common: Common, name: str | None, **options: Any) -> None:
         return
     with progress_bars(common) as progress:
         found = common.open_registry().reproduce(
-            name, progress=progress, note=common.note, **options
+            name, progress=progress, tell=common.note, **options
         )
     results = found.results | {"folder": str(found.folder)}
     common.emit("reproduce", results, _describe_reproduced(found))
@@ -262,7 +262,7 @@ def demo(common: Common, output: Path, prompts: int, seed: int) -> None:
 
     with progress_bars(common) as progress:
         made = api.demonstrate(
-            output, prompts=prompts, seed=seed, progress=progress, note=common.note
+            output, prompts=prompts, seed=seed, progress=progress, tell=common.note
         )
     common.emit("demo", made.to_json(), _describe_demo(made))
 

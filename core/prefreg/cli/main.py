@@ -23,7 +23,7 @@ from prefreg.cli.options import Common, common_options
 from prefreg.cli.tables import colours
 from prefreg.config import debugging
 from prefreg.errors import PrefregError, UsageError
-from prefreg.wording import is_unicode, presentable
+from prefreg.wording import as_options, is_unicode, presentable
 
 BUG = 70
 _WHOLE = 500
@@ -97,7 +97,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        click.echo(presentable(shown.getvalue().rstrip()), err=True)
+        click.echo(as_options(presentable(shown.getvalue().rstrip())), err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         # click turns an interrupt into its own error; what ours says is that of the cause.
@@ -126,5 +126,5 @@ def _fail(message: str, code: int) -> int:
     if debugging():
         traceback.print_exc()
     said = click.style("Error:", fg="red")
-    click.echo(f"{said} {presentable(message)}", err=True, color=colours())
+    click.echo(f"{said} {as_options(presentable(message))}", err=True, color=colours())
     return code

@@ -1,12 +1,15 @@
 """What commands write for people: figures, sizes, and bars while something runs."""
 
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from prefreg.cli.options import Common
 from prefreg.cli.tables import paragraph
+from prefreg.config import log_interval
 from prefreg.files import human_size
 
 if TYPE_CHECKING:
@@ -65,9 +68,16 @@ def distinct_size(versions: "Iterable[VersionSummary]") -> int:
 
 @contextmanager
 def progress_bars(common: Common, *, of_bytes: bool = False) -> "Iterator[Progress | None]":
-    """Show how far a run is, on a terminal and unless --quiet: a bar a stage, or one of bytes."""
-    if common.quiet or not sys.stderr.isatty():
+    """Show how far a run is, unless --quiet: a bar a stage, or one of bytes, on a terminal.
+
+    Elsewhere, as in a log, a line every ten seconds.
+    """
+    if common.quiet:
         yield None
+        return
+    if not sys.stderr.isatty():
+        with _lines(common) as told:
+            yield told
         return
     with ExitStack() as shown:
         report: Progress | None = None
@@ -80,6 +90,30 @@ def progress_bars(common: Common, *, of_bytes: bool = False) -> "Iterator[Progre
             report(stage, done, total, loss)
 
         yield begin
+
+
+@contextmanager
+def _lines(common: Common) -> "Iterator[Progress]":
+    """Say now and then where a run is, whether it has come further or not."""
+    began, every = time.monotonic(), log_interval()
+    at = "loading"
+    ended = threading.Event()
+
+    def report(stage: str, done: int, total: int, loss: float | None = None, /) -> None:
+        nonlocal at
+        at = f"{stage} {done:,} of {total:,}" + ("" if loss is None else f", loss {loss:.3f}")
+
+    def tell() -> None:
+        while not ended.wait(every):
+            common.note(f"… {time.monotonic() - began:.0f} s: {at}")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield report
+    finally:
+        ended.set()
+        teller.join()
 
 
 def _byte_bar(shown: ExitStack) -> "Progress":

@@ -141,7 +141,10 @@ def verify(common: Common) -> None:
     help="Empty the cache too: fingerprints, reference scores, and runs that were not finished.",
 )
 def gc(common: Common, cache: bool) -> None:
-    """Remove the bytes that no version needs."""
+    """Remove the bytes that no version needs, and what killed processes left.
+
+    That is in the folder of the registry and in that of temporary files.
+    """
     registry = common.open_registry()
     report, disk = registry.gc(), registry.disk_use()
     data: dict[str, Any] = {"files": report.files, "bytes": report.bytes, "disk": disk.to_json()}

@@ -49,15 +49,15 @@ def add_axis(common: Common, name: str, dry_run: bool, plan: bool, **options: An
     request = make_request(AxisRequest, name, **options)
     registry = common.open_registry()
     if dry_run:
-        preview = registry.preview_axis(request, note=common.note)
+        preview = registry.preview_axis(request, tell=common.note)
         common.emit("add-axis", preview.to_json(), _describe_preview(preview), asked=True)
     elif plan:
-        planned = registry.plan_axis(request, note=common.note)
+        planned = registry.plan_axis(request, tell=common.note)
         common.emit("add-axis", planned.to_json(), _describe_plan(planned), asked=True)
     else:
         started = datetime.now(UTC)
         with progress_bars(common) as progress:
-            record = registry.add_axis(request, progress=progress, note=common.note)
+            record = registry.add_axis(request, progress=progress, tell=common.note)
         # One that was there already has been told of.
         text = _describe_version(record) if record.created >= started else ""
         common.emit("add-axis", record.to_json(), text)
@@ -158,7 +158,7 @@ def sft(common: Common, output: Path, **options: Any) -> None:
 
     registry = common.open_registry()
     with progress_bars(common) as progress:
-        made = registry.sft(output, progress=progress, note=common.note, **options)
+        made = registry.sft(output, progress=progress, tell=common.note, **options)
     data = {"output": str(output), "base": made.identity.to_json(), "record": made.record}
     common.emit("sft", data, _describe_base(made, output))
 
@@ -200,7 +200,7 @@ def consistency(common: Common, name: str, plot: Path | None, **options: Any) ->
     """
     registry = common.open_registry()
     with progress_bars(common) as progress:
-        found = registry.consistency(name, progress=progress, note=common.note, **options)
+        found = registry.consistency(name, progress=progress, tell=common.note, **options)
     if plot is not None:
         from prefreg import api
 

@@ -46,7 +46,7 @@ def vectors(common: Common, axis: str | None) -> None:
             f"{record.created:%Y-%m-%d %H:%M}",
             ",".join(record.tags) or "-",
             "starter" if record.starter else "registry",
-            record.note or "",
+            "; ".join(filter(None, (record.form_of and f"form of {record.form_of}", record.note))),
         )
         for record in records
     ]
@@ -312,9 +312,10 @@ def _brief_value(value: Any) -> str:
     rank={"metavar": "RANK"},
 )
 def compress(common: Common, version: Reference, **options: Any) -> None:
-    """Store a smaller form of a version as the next one of its axis, with the measured error.
+    """Store a smaller form of a version, under the next number, with the measured error.
 
-    The version itself stays as it is. Give exactly one of --dtype, --int8, --topk and --rank.
+    The version stays, and is what its axis's name means, unless --promote is given. Give exactly
+    one of --dtype, --int8, --topk and --rank.
     """
     axis, reference = version
     registry = common.open_registry()
@@ -337,6 +338,9 @@ def _describe_compressed(before: "VersionRecord", record: "VersionRecord") -> st
         if "reason" in margin
         else f"{margin['compressed']:.3f} of {margin['original']:.3f} nats at η = 1, "
         f"{margin['pairs']} pairs",
+        "named": f"{record}, a form of {before}; --promote makes it what {record.axis!r} means"
+        if record.form_of
+        else f"{record}, which {record.axis!r} means from now on",
     }
     if found["dropped"]:
         count = len(found["dropped"]["weights"])

@@ -1,6 +1,5 @@
 """Compose: terms → versions and base → plan → folder."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from prefreg.composition.resolve import (
 from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import buffer_bytes, estimate_seconds
 from prefreg.errors import PrefregError, UsageError, VectorError, one_line
-from prefreg.json_values import fields_to_json
+from prefreg.json_values import fields_to_json, parse_json
 from prefreg.plain_yaml import load_yaml
 from prefreg.progress import Progress
 from prefreg.registry import Access, Store
@@ -212,8 +211,6 @@ def read_recipe(path: Path, **options: object) -> CompositionRequest:
         content = _parse(read_small(path, UsageError).decode("utf-8"))
         unset = (None, False, ())  # by identity: 0 is a seed
         given = {key: value for key, value in options.items() if all(value is not x for x in unset)}
-        unset = (None, False, ())  # by identity: 0 is a seed
-        given = {key: value for key, value in options.items() if all(value is not x for x in unset)}
         return _read_recipe(content, given)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path} is no recipe: {one_line(str(error))}.") from error
@@ -229,8 +226,8 @@ def read_recipe(path: Path, **options: object) -> CompositionRequest:
 def _parse(text: str) -> Any:
     """Read JSON, as outputs hold it, else YAML, which refuses some characters of folder names."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return load_yaml(text)
 
 

@@ -59,7 +59,7 @@ class CompositionRequest:
     """Base model: a folder or a hub id.  [default: the one base that has every term]"""
     method: str = "linear"
     """How φs are combined: linear, ties, dare, dare_ties, gram-schmidt, shrink, or a plugin's."""
-    options: tuple[tuple[str, object], ...] = ()
+    options: tuple[tuple[str, object], ...] | Mapping[str, object] = ()
     """Settings of the method, by name."""
     dtype: str | None = None
     """Output dtype.  [default: the base's]"""

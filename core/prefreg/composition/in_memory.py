@@ -2,24 +2,46 @@
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefreg.axes.axis import Message, Text, read_message
 from prefreg.checkpoints import BaseModel, resolve_base
+from prefreg.composition.compose import compose
+from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.engine import compose_tensor, require_finite
+from prefreg.composition.output import Composed
 from prefreg.composition.plan import rounded_eta
-from prefreg.composition.resolve import refuse_mixed_contrasts, resolve_on, resolve_terms
-from prefreg.errors import BaseModelError, UsageError, VectorError, listed
-from prefreg.models.generation import sample_answers
+from prefreg.composition.resolve import (
+    base_spec,
+    identify,
+    range_warnings,
+    refuse_mixed_contrasts,
+    resolve_on,
+    resolve_terms,
+)
+from prefreg.errors import (
+    BaseModelError,
+    DataError,
+    RangeWarning,
+    UsageError,
+    VectorError,
+    listed,
+)
+from prefreg.models.generation import sample
 from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet, stored_names
 from prefreg.models.sampling import Sampling
-from prefreg.registry import Access
+from prefreg.registry import Access, VersionRecord
+from prefreg.requests import make_request
 from prefreg.terms import Term, as_terms
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.dense import DenseVector
@@ -150,10 +172,9 @@ def _fused_sums(model: PreTrainedModel) -> "FusedSums | None":
 
 
 class ScaledVector(NamedTuple):
-    """An opened vector with its coefficient, and what makes it the same as another one."""
+    """An opened vector with its version and coefficient."""
 
-    axis: str
-    sha256: str
+    record: VersionRecord
     eta: float
     vector: Vector
 
@@ -162,7 +183,7 @@ def _sum_terms(first: Sequence[ScaledVector], second: Sequence[ScaledVector]) ->
     """Add up the coefficients of equal vectors; the result is in canonical order."""
     found: dict[tuple[str, str], ScaledVector] = {}
     for term in (*first, *second):
-        key = (term.axis, term.sha256)
+        key = (term.record.axis, term.record.sha256)
         known = found.get(key)
         found[key] = term if known is None else term._replace(eta=known.eta + term.eta)
     return [found[key] for key in sorted(found) if found[key].eta]
@@ -170,17 +191,34 @@ def _sum_terms(first: Sequence[ScaledVector], second: Sequence[ScaledVector]) ->
 
 Resolver = Callable[[Sequence[Term]], Sequence[ScaledVector]]
 """Find the vectors of terms on this model's base, in canonical order."""
+Writer = Callable[[CompositionRequest], Composed]
+"""Write a composition as a checkpoint."""
+Turns = Sequence[Message | Mapping[str, Any]]
+"""A dialogue, each turn a mapping of `role` and `content`; the model answers the last one."""
 
 
 class SteeredModel:
     """A loaded base model whose dials can be set again and again."""
 
-    def __init__(self, dials: Dials, tokenizer: PreTrainedTokenizerBase, resolve: Resolver) -> None:
-        """Put dials, a tokenizer and a way to find vectors together."""
+    def __init__(
+        self,
+        dials: Dials,
+        tokenizer: PreTrainedTokenizerBase,
+        resolve: Resolver,
+        write: Writer,
+    ) -> None:
+        """Put dials, a tokenizer, and the ways to find vectors and to write them together."""
         self._dials = dials
         self._resolve = resolve
+        self._write = write
+        self._standing: tuple[ScaledVector, ...] = ()
         self.tokenizer = tokenizer
         self.terms: tuple[Term, ...] = ()
+
+    def __repr__(self) -> str:
+        base = self._dials.base
+        dials = " ".join(map(str, self.terms)) or "every dial at 0"
+        return f"<SteeredModel of {base.name if base else 'a base'}: {dials}>"
 
     @property
     def model(self) -> PreTrainedModel:
@@ -194,26 +232,88 @@ class SteeredModel:
         (`{"helpful@2": 1}`, `["helpful@2:1"]`).
         """
         wanted = (*as_terms(terms), *as_terms(etas))
-        self._dials.turn(self._resolve(wanted))
-        self.terms = wanted
+        found = tuple(self._resolve(wanted))
+        self._dials.turn(found)
+        self._standing, self.terms = found, wanted
+        _warn(self.warnings)
         return self
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Say which dials stand beyond the range of their version."""
+        return tuple(range_warnings(self._standing))
+
+    @overload
+    def generate(
+        self, prompts: str | Turns, sampling: Sampling | None = None, **options: Any
+    ) -> str: ...
+
+    @overload
+    def generate(
+        self,
+        prompts: list[str] | tuple[str, ...] | Sequence[Turns],
+        sampling: Sampling | None = None,
+        **options: Any,
+    ) -> list[str]: ...
 
     def generate(
         self,
-        prompt: str,
-        *,
-        max_new_tokens: int = 128,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-    ) -> str:
-        """Answer one prompt; temperature 0 takes the likeliest token each time."""
-        sampling = Sampling(max_new_tokens, temperature, top_p, seed)
-        return self.generate_all([prompt], sampling)[0]
+        prompts: str | Turns | Sequence[str | Turns],
+        sampling: Sampling | None = None,
+        **options: Any,
+    ) -> str | list[str]:
+        """Answer a prompt, or each of a list of prompts, which is done in batches.
 
-    def generate_all(self, prompts: Sequence[str], sampling: Sampling) -> list[str]:
-        """Answer every prompt once, in batches."""
-        return sample_answers(self.model, self.tokenizer, prompts, sampling)
+        A prompt is a text, which the user says, or a list of messages, mappings of `role` and
+        `content`. Further options are the fields of `Sampling`, such as `temperature` and `seed`.
+
+        Raises:
+            UsageError: An option is unknown or out of measure, or a prompt is neither.
+            BaseModelError: A prompt and its answer do not fit the model's context.
+        """
+        drawn = make_request(Sampling, sampling, **options)
+        several = isinstance(prompts, list | tuple) and not isinstance(prompts, Message)
+        single = not several or any(isinstance(each, Message | Mapping) for each in prompts)
+        asked = [_as_turns(each) for each in ([prompts] if single else prompts)]
+        answers = [each.text for each in sample(self.model, self.tokenizer, asked, drawn)]
+        return answers[0] if single else answers
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> Composed:
+        """Write what `Registry.compose` writes for these dials: a checkpoint with its recipe.
+
+        Further options are those of `compose`, such as `overwrite`.
+
+        Raises:
+            UsageError: No dial is turned.
+            PrefregError: Whatever `compose` raises.
+        """
+        if not self._standing:
+            raise UsageError(
+                f"No dial of {self!r} is turned: there is nothing to write but the base."
+            )
+        terms = tuple(
+            Term(each.record.axis, each.eta, str(each.record.number)) for each in self._standing
+        )
+        return self._write(make_request(CompositionRequest, terms, output=folder, **options))
+
+
+def _warn(texts: Iterable[str]) -> None:
+    for text in texts:
+        warnings.warn(text, RangeWarning, stacklevel=3)
+
+
+def _as_turns(prompt: Any) -> Text:
+    if isinstance(prompt, str):
+        return (Message("user", prompt),)
+    try:
+        return tuple(
+            each if isinstance(each, Message) else read_message(each, "prompt") for each in prompt
+        )
+    except (DataError, TypeError) as error:
+        raise UsageError(
+            "A prompt is a text, or a list of messages such as "
+            f"{{'role': 'user', 'content': 'Hello'}}, not {prompt!r}."
+        ) from error
 
 
 def load_steered(
@@ -230,7 +330,12 @@ def load_steered(
     model.train(False)
     dials = make_dials(model, found)
     vars(model)[_DIALS] = dials
-    return SteeredModel(dials, tokenizer, VectorShelf(found, access, at).find).set(terms)
+    shelf = VectorShelf(found, access, at)
+
+    def write(request: CompositionRequest) -> Composed:
+        return compose(access, replace(request, base=base_spec(identify(found))))
+
+    return SteeredModel(dials, tokenizer, shelf.find, write).set(terms)
 
 
 @contextmanager
@@ -260,6 +365,7 @@ def steer_loaded(
     vars(model)[_DIALS] = dials
     try:
         with dials.adding(vectors):
+            _warn(range_warnings(vectors))
             yield
     finally:
         if known is None:
@@ -314,12 +420,7 @@ class VectorShelf:
                         source, kind=term.record.kind, label=f"The vector of {term.record}"
                     )
         return [
-            ScaledVector(
-                term.record.axis,
-                term.record.sha256,
-                term.eta,
-                self._vectors[term.record.sha256],
-            )
+            ScaledVector(term.record, term.eta, self._vectors[term.record.sha256])
             for term in found
             if term.eta
         ]

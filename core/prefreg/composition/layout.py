@@ -22,6 +22,7 @@ PLAIN = {"BF16": 2, "F32": 4}
 """The dtypes that are added up without torch, and the bytes of a number."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?)?B?", re.IGNORECASE)
+_MOST = 2**63  # bytes that no file reaches
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -103,9 +104,9 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match:
         unit = (match[2] or "").lower()
-        size = int(float(match[1]) * (1024 if unit.endswith("i") else 1000) ** _POWERS[unit[:1]])
-        if size > 0:
-            return size
+        size = float(match[1]) * (1024 if unit.endswith("i") else 1000) ** _POWERS[unit[:1]]
+        if 1 <= size < _MOST:
+            return int(size)
     raise UsageError(f"{text!r} is no size. Write it as 5GB, 200MB or 1GiB.")
 
 

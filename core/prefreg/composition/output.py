@@ -1,7 +1,6 @@
 """The folder of a composition: a plain checkpoint, which appears whole or not at all."""
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from prefreg.files import (
     remove_abandoned,
     sync,
 )
-from prefreg.json_values import fields_to_json
+from prefreg.json_values import fields_to_json, parse_json
 from prefreg.progress import Progress
 from prefreg.vectors.stored import parse_dtype, require_device
 
@@ -230,8 +229,8 @@ def _hashes(folder: Path, files: tuple[OutputFile, ...], small: dict[str, bytes]
 
 def _is_ours(folder: Path) -> bool:
     try:
-        recipe = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        recipe = parse_json((folder / RECIPE_FILE).read_bytes())
+    except (OSError, ValueError):
         return False
     return isinstance(recipe, dict) and "schema" in recipe and "formula" in recipe
 

@@ -16,6 +16,7 @@ from prefreg.checkpoints.bundled import BUNDLED
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, read_companion
 from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import FAITHFUL_GAIN, Rounding, Survival
+from prefreg.errors import BaseModelError
 from prefreg.plain_yaml import load_yaml
 from prefreg.terms import format_eta
 from prefreg.vectors.stored import DTYPE_NAMES
@@ -216,9 +217,9 @@ def _survival_lines(survival: Survival | None) -> list[str]:
 def _licence_lines(checkpoint: Checkpoint) -> list[str]:
     """Return what the base's own card says of its licence, for the header of ours."""
     try:
-        text = (checkpoint.path / "README.md").read_text(encoding="utf-8")
+        text = read_companion(checkpoint.path / "README.md").decode("utf-8")
         found = load_yaml(text.split("---")[1]) if text.startswith("---") else {}
-    except (OSError, ValueError, IndexError, yaml.YAMLError):
+    except (BaseModelError, ValueError, IndexError, yaml.YAMLError):
         return []  # without a card, or with one that cannot be read, nothing is known
     said = found if isinstance(found, dict) else {}
     keys = ("license", "license_name", "license_link")

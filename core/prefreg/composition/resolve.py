@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.errors import BaseModelError, RegistryError, UsageError, VectorError, listed
@@ -203,20 +203,59 @@ def newest(record: VersionRecord, kind: str) -> Any | None:
     return next((each.value for each in reversed(record.measurements) if each.kind == kind), None)
 
 
-def range_warnings(terms: Iterable[ResolvedTerm]) -> list[str]:
-    """Say which terms lie beyond the range that was measured of their version."""
-    warnings = []
-    for term in terms:
-        kept = newest(term.record, RANGE)
-        if kept is None or kept["low"] <= term.eta <= kept["high"]:
-            continue
-        side = kept["above" if term.eta > 0 else "below"]
-        low, high = brief_eta(kept["low"]), brief_eta(kept["high"])
-        why = f": {side['reason']}" if side["reason"] else ", beyond which nothing was measured"
-        warnings.append(
-            f"{term.record} at {brief_eta(term.eta)} is outside its range of {low} to {high}{why}."
-        )
-    return warnings
+FURTHEST_POLES = 8.0
+"""Where the ranges of the shipped vectors end: at 2 to 8 times the length of the trained pole."""
+
+
+class Weighted(Protocol):
+    """A version with its coefficient."""
+
+    @property
+    def record(self) -> VersionRecord:
+        """Return the version."""
+
+    @property
+    def eta(self) -> float:
+        """Return its coefficient."""
+
+
+def range_warnings(terms: Iterable[Weighted]) -> list[str]:
+    """Say which terms lie beyond the range of their version or, without one, far from its poles.
+
+    The record has the lengths of the poles, at which training has looked.
+    """
+    told = [
+        outside_range(term.record, term.eta) or _far_warning(term.record, term.eta)
+        for term in terms
+    ]
+    return [each for each in told if each]
+
+
+def outside_range(record: VersionRecord, eta: float) -> str | None:
+    """Say whether a coefficient lies beyond the range of a version, where one was measured."""
+    kept = newest(record, RANGE)
+    if kept is None or kept["low"] <= eta <= kept["high"]:
+        return None
+    side = kept["above" if eta > 0 else "below"]
+    low, high = brief_eta(kept["low"]), brief_eta(kept["high"])
+    why = f": {side['reason']}" if side["reason"] else ", beyond which nothing was measured"
+    return f"{record} at {brief_eta(eta)} is outside its range of {low} to {high}{why}."
+
+
+def _far_warning(record: VersionRecord, eta: float) -> str | None:
+    geometry = record.metadata.get("geometry") or {}
+    norm = geometry.get("norm")
+    if not norm or newest(record, RANGE) is not None:
+        return None
+    pole = geometry.get("positive_norm" if eta > 0 else "negative_norm") or norm
+    times = abs(eta) * norm / pole
+    if times <= FURTHEST_POLES:
+        return None
+    return (
+        f"{record} at {brief_eta(eta)} is {times:.3g} times as far from the base as its trained "
+        f"pole, so its KL is about {times * times:.3g} times the pole's. "
+        f"`prefreg range {record}` measures how far it may go."
+    )
 
 
 def translate(

@@ -22,6 +22,7 @@ from prefreg.composition.resolve import (
 from prefreg.config import cache_folder
 from prefreg.errors import RegistryError, UsageError
 from prefreg.files import hash_bytes, write_whole
+from prefreg.json_values import parse_json
 from prefreg.registry import Access, BaseRecord, Store, VersionRecord
 from prefreg.terms import Term, brief_eta
 from prefreg.vectors import Vector, open_vector
@@ -46,15 +47,16 @@ class EvaluationCache:
     def read(self, composition: str, part: str, protocol: Mapping[str, Any]) -> Any | None:
         """Return a result; None where there is none, or a damaged file."""
         try:
-            kept = json.loads(self._path(composition, part, protocol).read_text("utf-8"))
-        except (OSError, ValueError):
+            kept = parse_json(self._path(composition, part, protocol).read_bytes())
+            result = kept["result"]
+            return result if kept["sha256"] == _checksum(result) else None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return kept.get("result") if isinstance(kept, dict) else None
 
     def write(self, composition: str, part: str, protocol: Mapping[str, Any], result: Any) -> None:
         """Keep a result; a cache that cannot be written only costs time."""
         path = self._path(composition, part, protocol)
-        kept = {"protocol": dict(protocol), "result": result}
+        kept = {"protocol": dict(protocol), "result": result, "sha256": _checksum(result)}
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(kept, ensure_ascii=True))
@@ -62,6 +64,10 @@ class EvaluationCache:
     def _path(self, composition: str, part: str, protocol: Mapping[str, Any]) -> Path:
         key = digest({"format": FORMAT, "part": part, "protocol": dict(protocol)})
         return self._folder / composition[:2] / composition / f"{part}-{key[:32]}.json"
+
+
+def _checksum(result: Any) -> str:
+    return hash_bytes(json.dumps(result).encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from prefreg.evaluation.prompts import HeldOut
 from prefreg.files import work_folder
 from prefreg.models.loading import load_limits
 from prefreg.registry import Access, NewVersion, VersionRecord
+from prefreg.registry.records import FORM_OF
 from prefreg.training.guards import compare
 from prefreg.training.heldout import heldout_pairs, parts_of
 from prefreg.training.resources import check_disk
@@ -58,7 +59,7 @@ def _heldout(access: Access, record: VersionRecord) -> Evaluator:
 
 
 def compress_version(access: Access, request: CompressionRequest) -> VersionRecord:
-    """Store a smaller form of a version as the next version, with its measured error."""
+    """Store a smaller form of a version, as a form of it or the next version, with its error."""
     how, value = _way(request)
     with access.reading() as store:
         record = store.resolve(request.axis, request.reference)
@@ -95,6 +96,7 @@ def compress_version(access: Access, request: CompressionRequest) -> VersionReco
                 },
             },
             note=request.note,
+            tags=() if request.promote else (f"{FORM_OF}{record.number}",),
         )
         with access.writing() as store:
             return store.add(new, blob)

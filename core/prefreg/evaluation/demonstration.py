@@ -89,10 +89,10 @@ def demonstrate(
     prompts: int = 200,
     seed: int = 0,
     progress: Progress | None = None,
-    note: Note | None = None,
+    tell: Note | None = None,
 ) -> Demonstration:
     """Train, compose, measure and draw, all below `folder`."""
-    tell = note or (lambda text: None)
+    tell = tell or (lambda text: None)
     world = world_of(DEFAULT_BASE)
     assert world is not None
     script = world.demo
@@ -192,7 +192,7 @@ def _examples(
     answers: dict[str, list[str]] = {}
     for label in ("base", *script.compared):
         steered.set(as_terms(label) if label != "base" else ())
-        answers[label] = steered.generate_all(asked, Sampling(96, 1.0, seed=seed))
+        answers[label] = steered.generate(asked, Sampling(96, 1.0, seed=seed))
     return tuple(
         Example(prompt, tuple((label, found[index]) for label, found in answers.items()))
         for index, prompt in enumerate(asked)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from prefreg.composition.resolve import range_warnings
+from prefreg.composition.resolve import outside_range
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
@@ -126,15 +126,16 @@ def find_refusals(found: Shares, etas: Mapping[str, float]) -> Symptom | None:
     if found.cast <= REFUSING:
         return None
     evidence = f"{found.cast:.0%} of the safe requests are refused, by the base {found.base:.0%}"
+    dial = max(found.alone, key=lambda name: found.alone[name])
     if found.base > REFUSING and found.cast - found.base <= REFUSING:
         return Symptom(
             "over-refusing",
             "the base",
             "already in the base",
             f"{evidence}.",
-            "Fine-tune the base on answers to safe requests, or turn harmless below 0.",
+            "Fine-tune the base on answers to safe requests, or turn the dial with which it "
+            f"refuses most, {dial}, the other way.",
         )
-    dial = max(found.alone, key=lambda name: found.alone[name])
     alone, pole = found.alone[dial], found.at_pole.get(dial, 0.0)
     if alone - found.base <= REFUSING:
         return Symptom(
@@ -253,7 +254,8 @@ def diagnose(
     found: list[Symptom | None] = [find_weakness(each) for each in strengths]
     if refusals is not None:
         found.append(find_refusals(refusals, etas))
-    found.append(find_incoherence(malformed, etas, range_warnings(evaluator.terms)))
+    outside = [told for term in evaluator.terms if (told := outside_range(term.record, term.eta))]
+    found.append(find_incoherence(malformed, etas, outside))
     return Diagnosis(
         formula=evaluator.at(evaluator.etas).formula,
         findings=tuple(finding for finding in found if finding),

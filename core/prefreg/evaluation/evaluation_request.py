@@ -179,5 +179,7 @@ class CompressionRequest:
     """Keep this share of each weight: .1."""
     rank: int | None = None
     """Keep matrices at this rank, drop the rest."""
+    promote: bool = False
+    """The axis's name means the smaller form from now on; else the form is named by its number."""
     note: str | None = None
     """A line to remember the version by."""

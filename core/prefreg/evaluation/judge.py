@@ -1,9 +1,11 @@
 """Ask a judge which of two answers is better: any endpoint that speaks OpenAI's protocol."""
 
+import http.client
 import json
 import re
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,7 @@ from prefreg.checkpoints.bundled import score_exactly
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.prompts import Asked
 from prefreg.evaluation.statistics import FEWEST_GROUPS, Estimate, draw_weights
+from prefreg.json_values import parse_json
 from prefreg.models.generation import repetition as repeated
 from prefreg.models.generation import sounds_refusing
 from prefreg.progress import Steps
@@ -29,8 +32,31 @@ _SYSTEM = (
 _FORM = "Message:\n{prompt}\n\nAnswer A:\n{first}\n\nAnswer B:\n{second}\n\nWhich is better?"
 _REPLY = re.compile(r"^\W*(?:answer\s+)?([ABC])\b", re.IGNORECASE)
 _RETRIES = 2
+_LONGEST_REPLY = 1 << 20
 _RIDGE = 0.01
 """Keeps the regression finite where one side always wins."""
+
+
+class _Staying(urllib.request.HTTPRedirectHandler):
+    """Follows nobody elsewhere, as the key is meant for the address that was given."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Take a redirection for the failure that it is."""
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_Staying)
+
+
+def _is_address(url: str) -> bool:
+    """Whether a judge can be there; a password in an address would be shown and kept with it."""
+    try:
+        found = urllib.parse.urlsplit(url)
+        named = found.hostname is not None and found.port != 0
+    except ValueError:
+        return False
+    known = found.scheme in ("http", "https") and "@" not in found.netloc
+    return named and known and url.isascii() and url.isprintable() and " " not in url
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +70,7 @@ class Judge:
     threads: int = 4
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
+        if not _is_address(self.url):
             raise UsageError(f"{self.url!r} is no address of a judge: write http://HOST:PORT/v1.")
 
     def compare(
@@ -114,8 +140,8 @@ class Judge:
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
         for attempt in range(_RETRIES + 1):
             try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                    return self._read(response.read())
+                with _opener().open(request, timeout=self.timeout) as response:
+                    return self._read(self._receive(response))
             except urllib.error.HTTPError as error:
                 error.close()
                 busy = error.code == 429 or error.code >= 500
@@ -124,7 +150,7 @@ class Judge:
                         f"The judge at {self.url} answered with HTTP {error.code} "
                         f"({error.reason}): check the address, --judge-model and its key."
                     ) from error
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 told = getattr(error, "reason", None) or error
                 if isinstance(told, TimeoutError):
                     raise DataError(
@@ -138,9 +164,18 @@ class Judge:
             time.sleep(0.5 * 2**attempt)
         raise AssertionError("unreachable")
 
+    def _receive(self, response: http.client.HTTPResponse) -> bytes:
+        """Return what a judge says, of whom neither the end nor the size is known."""
+        data, end = b"", time.monotonic() + self.timeout
+        while len(data) <= _LONGEST_REPLY and (part := response.read1(_LONGEST_REPLY)):
+            data += part
+            if time.monotonic() > end:
+                raise TimeoutError
+        return data[:_LONGEST_REPLY]
+
     def _read(self, data: bytes) -> str:
         try:
-            said = json.loads(data)["choices"][0]["message"]["content"]
+            said = parse_json(data)["choices"][0]["message"]["content"]
             if not isinstance(said, str):
                 raise TypeError("the content is no text")
         except (ValueError, KeyError, IndexError, TypeError) as error:

@@ -11,9 +11,13 @@ from typing import Any, Self
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Normalize, TwoSlopeNorm
+from matplotlib.colors import (
+    LinearSegmentedColormap,
+    ListedColormap,
+    Normalize,
+    TwoSlopeNorm,
+)
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from prefreg.errors import OutputError
@@ -23,6 +27,10 @@ from prefreg.terms import format_eta
 FORMATS = (".png", ".pdf", ".svg")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito: told apart by the colour-blind."""
+POSITIVE, NEGATIVE = COLOURS[:2]
+"""Blue is the positive pole and what is above the middle, everywhere; apart in grey too."""
+TWO_SIDED = LinearSegmentedColormap.from_list("two-sided", [NEGATIVE, "white", POSITIVE])
+_ONE_SIDED = LinearSegmentedColormap.from_list("one-sided", ["white", POSITIVE])
 _GREY = "#444444"
 _SHORT = 6
 """Letters of a label that need not be turned."""
@@ -131,9 +139,8 @@ def _draw_curves(panel: Axes, name: str, curves: Sequence[Curve], unit: str, acr
     for curve in curves:
         etas = sorted(curve.points)
         points = [curve.points[eta] for eta in etas]
-        values, low, high = zip(
-            *((point.value, point.low, point.high) for point in points), strict=True
-        )
+        values = [point.value for point in points]
+        low, high = zip(*(_ends(point, unit) for point in points), strict=True)
         if curve.context:
             panel.plot(etas, values, color="#999999", linewidth=0.8, zorder=1, label=curve.label)
             continue
@@ -144,10 +151,25 @@ def _draw_curves(panel: Axes, name: str, curves: Sequence[Curve], unit: str, acr
     panel.set_xlabel(across)
     panel.set_ylabel(unit)
     panel.set_title(name)
-    if unit.startswith("share"):
-        panel.set_ylim(-0.03, 1.03)
+    if _is_share(unit):
+        panel.set_ylim(*_SHARES)
     panel.grid(alpha=0.25)
     panel.legend(fontsize=8, framealpha=0.9)
+
+
+_SHARES = (-0.03, 1.03)
+
+
+def _is_share(label: str) -> bool:
+    """Tell from a unit, or from a label that ends with one, whether it goes from 0 to 1."""
+    return label.rpartition(", ")[2].startswith("share")
+
+
+def _ends(estimate: Estimate, unit: str) -> tuple[float, float]:
+    """Return the interval as it is drawn: no share lies outside 0 to 1."""
+    if _is_share(unit):
+        return max(0.0, estimate.low), min(1.0, estimate.high)
+    return estimate.low, estimate.high
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +191,7 @@ class LabelledMatrix:
     notes: NDArray[Any] | None = None
     """A second line in every cell, such as an interval."""
     colours: str = ""
-    """A colour map of matplotlib; else blue, and red for what is above the middle."""
+    """A colour map of matplotlib; else blue, and vermilion for what is below the middle."""
     upwards: bool = False
     """Whether the first row is the lowest."""
     written: bool = True
@@ -188,7 +210,7 @@ def _draw_matrix(canvas: Canvas, cell: Axes, panel: LabelledMatrix) -> None:
     image = cell.imshow(
         np.ma.masked_invalid(panel.values),
         norm=norm,
-        cmap=panel.colours or ("RdBu_r" if panel.low < panel.middle else "Blues"),
+        cmap=panel.colours or (TWO_SIDED if panel.low < panel.middle else _ONE_SIDED),
         aspect="auto",
         origin="lower" if panel.upwards else "upper",
     )
@@ -207,13 +229,17 @@ def _draw_matrix(canvas: Canvas, cell: Axes, panel: LabelledMatrix) -> None:
     for (row, column), value in np.ndenumerate(panel.values):
         if not np.isfinite(value):
             continue
-        red, green, blue, _ = image.to_rgba(np.array(value))
-        colour = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
+        colour = _readable_on(image.to_rgba(np.array(value)))
         if panel.notes is None:
-            _write(cell, f"{value:.2f}", (column, row), colour, 8, "center")
+            _write(cell, _briefly(value), (column, row), colour, 8, "center")
         else:
-            _write(cell, f"{value:.2f}", (column, row), colour, 8, "bottom")
+            _write(cell, _briefly(value), (column, row), colour, 8, "bottom")
             _write(cell, str(panel.notes[row, column]), (column, row), colour, 6, "top")
+
+
+def _readable_on(colour: Any) -> str:
+    red, green, blue, _ = colour
+    return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
 
 
 def _write(
@@ -226,8 +252,18 @@ def _write(
     )  # fmt: skip
 
 
+def _briefly(value: float) -> str:
+    """Write a number with two decimals, and larger ones with fewer, so that it fits a cell."""
+    size = abs(value)
+    return f"{value:.{2 if size < 9.995 else 1 if size < 99.95 else 0}f}"
+
+
 _MOST_WRITTEN = 7
 """Cells of a larger grid are too small to write in."""
+_CELL = 0.62
+"""Inches that an interval takes in the width of a cell."""
+_NARROWEST = 0.2
+"""A scale of shares spans at least this, so that noise around a constant is not blown up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,27 +284,35 @@ def draw_heatmaps(
     title: str,
     caption: str,
 ) -> None:
-    """Draw a panel per figure and save the picture."""
+    """Draw a panel per figure, all over the same settings, and save the picture."""
     columns = 2 if len(maps) == 4 else min(_ABREAST, len(maps))
     rows = math.ceil(len(maps) / columns)
+    xs, ys = (sorted({key[side] for each in maps for key in each.cells}) for side in (0, 1))
+    cells = min(_MOST_WRITTEN, len(xs))
     with Canvas(
-        destination, title=title, caption=caption, columns=columns, rows=rows, width=4.6, height=3.9
-    ) as canvas:
+        destination, title=title, caption=caption, columns=columns, rows=rows,
+        width=max(3.4, _CELL * cells) + 1.3, height=3.9,
+    ) as canvas:  # fmt: skip
         for panel, each in zip(canvas.panels, maps, strict=False):
-            _draw_matrix(canvas, panel, _as_matrix(each, across, up))
+            _draw_matrix(canvas, panel, _as_matrix(each, xs, ys, across, up))
         canvas.hide_from(len(maps))
 
 
-def _as_matrix(drawn: HeatMap, across: str, up: str) -> LabelledMatrix:
-    xs, ys = (sorted({key[side] for key in drawn.cells}) for side in (0, 1))
+def _as_matrix(
+    drawn: HeatMap, xs: Sequence[float], ys: Sequence[float], across: str, up: str
+) -> LabelledMatrix:
     values = np.full((len(ys), len(xs)), np.nan)
     notes = np.full(values.shape, "", dtype=object)
     for (x, y), estimate in drawn.cells.items():
         place = ys.index(y), xs.index(x)
         values[place] = estimate.value
-        notes[place] = f"{estimate.low:.2f} to {estimate.high:.2f}"
-    shares = drawn.unit.startswith("share")
-    low, high = (0.0, 1.0) if shares else (float(np.nanmin(values)), float(np.nanmax(values)))
+        ends = _ends(estimate, drawn.unit)
+        between = " to " if ends[0] < 0 else "\N{EN DASH}"
+        notes[place] = between.join(map(_briefly, ends))
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if _is_share(drawn.unit) and high - low < _NARROWEST:
+        low = min(max(0.0, (low + high - _NARROWEST) / 2), 1 - _NARROWEST)
+        high = low + _NARROWEST
     return LabelledMatrix(
         drawn.title, values, list(map(format_eta, ys)), list(map(format_eta, xs)), drawn.unit,
         low, low, high, f"η of {across}", f"η of {up}", notes, "viridis", upwards=True,
@@ -311,60 +355,75 @@ def draw_pareto(
     x_sign: int = 1,
     y_sign: int = 1,
 ) -> None:
-    """Draw every setting with its intervals, and join those of the front."""
+    """Draw every setting with its intervals; join and number those of the front.
+
+    The caption says which they are: labels would lie upon each other and upon the line.
+    """
     best = front(points, x_sign=x_sign, y_sign=y_sign)
+    places: dict[tuple[float, float], list[str]] = {}
+    for point in best:
+        places.setdefault((point.x.value, point.y.value), []).append(point.label)
+    # Lines are not broken within a setting.
+    key = " · ".join(
+        " or ".join(label.replace(" ", _UNBROKEN) for label in (f"{number} = {first}", *equal))
+        for number, (first, *equal) in enumerate(places.values(), 1)
+    )
     with Canvas(
-        destination, title=title, caption=caption, columns=1, width=7.4, height=5.4
+        destination, title=title, caption=f"{key}\n{caption}", columns=1, width=7.4, height=5.4
     ) as canvas:
         (panel,) = canvas.panels
         for point in points:
-            panel.errorbar(
-                point.x.value,
-                point.y.value,
-                xerr=[[point.x.value - point.x.low], [point.x.high - point.x.value]],
-                yerr=[[point.y.value - point.y.low], [point.y.high - point.y.value]],
-                color="#BBBBBB",
-                linewidth=0.7,
-                zorder=1,
-            )
+            _draw_cross(panel, point, x_label, y_label)
+        points = sorted(points, key=lambda point: (point.x.value, point.y.value) in places)
+        on_front = [(point.x.value, point.y.value) in places for point in points]
+        shaded = any(point.shade is not None for point in points)
         shown = panel.scatter(
             [point.x.value for point in points],
             [point.y.value for point in points],
-            c=[0.0 if point.shade is None else point.shade for point in points],
-            cmap="viridis",
-            s=38,
-            edgecolors="white",
-            linewidths=0.6,
+            c=[point.shade or 0.0 for point in points],
+            cmap="viridis" if shaded else ListedColormap([COLOURS[0]]),
+            s=[_NUMBERED if each else 38 for each in on_front],
+            edgecolors=[_GREY if each else "white" for each in on_front],
+            linewidths=[1.2 if each else 0.6 for each in on_front],
             zorder=3,
         )
-        if any(point.shade is not None for point in points):
+        if shaded:
             canvas.figure.colorbar(shown, ax=panel, label=shade_label, shrink=0.9)
         panel.plot(
-            [point.x.value for point in best],
-            [point.y.value for point in best],
-            color=COLOURS[1],
-            linewidth=1.4,
+            [x for x, _ in places],
+            [y for _, y in places],
+            color=_GREY,
+            linewidth=1.2,
             zorder=2,
             label="front: no setting is better in both",
         )
-        middle = sum(panel.get_xlim()) / 2
-        for place, point in enumerate(best):
-            inwards = -1 if point.x.value > middle else 1  # so that no label leaves the panel
+        shades = {(point.x.value, point.y.value): point.shade or 0.0 for point in best}
+        for number, place in enumerate(places, 1):
+            colour = _readable_on(shown.to_rgba(np.array(shades[place])))
             panel.annotate(
-                point.label,
-                (point.x.value, point.y.value),
-                xytext=(6 * inwards, 6 if place % 2 else -11),
-                textcoords="offset points",
-                ha="left" if inwards == 1 else "right",
-                fontsize=7,
-                color="#333333",
-                zorder=4,
-                path_effects=[withStroke(linewidth=2.5, foreground="white")],
-            )
+                str(number), place, color=colour, fontsize=7, fontweight="bold",
+                ha="center", va="center_baseline", zorder=4,
+            )  # fmt: skip
         panel.set_xlabel(x_label)
         panel.set_ylabel(y_label)
+        if _is_share(x_label):
+            panel.set_xlim(*_SHARES)
+        if _is_share(y_label):
+            panel.set_ylim(*_SHARES)
         panel.grid(alpha=0.25)
         panel.legend(fontsize=8, framealpha=0.9, loc="best")
+
+
+_UNBROKEN = "\N{NO-BREAK SPACE}"
+_NUMBERED = 150
+"""The size of a marker that holds a number."""
+
+
+def _draw_cross(panel: Axes, point: Point, x_label: str, y_label: str) -> None:
+    x, y = point.x.value, point.y.value
+    (left, right), (low, high) = _ends(point.x, x_label), _ends(point.y, y_label)
+    panel.plot([left, right], [y, y], color="#BBBBBB", linewidth=0.7, zorder=1)
+    panel.plot([x, x], [low, high], color="#BBBBBB", linewidth=0.7, zorder=1)
 
 
 def draw_matrices(
@@ -408,7 +467,7 @@ def draw_consistency(
             matrix,
             LabelledMatrix(
                 "cosine of two seeds", np.asarray(cosines), names, names, "cosine", -1, 0, 1,
-                "seed", "seed", colours="RdBu", written=len(names) <= _WRITTEN,
+                "seed", "seed", written=len(names) <= _WRITTEN,
             ),
         )  # fmt: skip
         _draw_layers(by_layer, layers)

@@ -8,11 +8,10 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from prefreg.errors import VectorError
-from prefreg.evaluation.plots import COLOURS, Canvas, require_format
+from prefreg.evaluation.plots import NEGATIVE, POSITIVE, Canvas, require_format
 from prefreg.registry import VersionRecord
 
-POLES = {"positive": ("θ₊", COLOURS[0]), "negative": ("θ₋", COLOURS[1])}
-"""Blue and vermilion, which are apart in grey too."""
+POLES = {"positive": ("θ₊", POSITIVE), "negative": ("θ₋", NEGATIVE)}
 
 _PANELS = (
     ("loss", "Loss", "DPO loss (nats)"),
@@ -33,11 +32,13 @@ def draw_poles(
     caption: str,
     heldout: Mapping[str, Curve],
     answers: Mapping[str, Curve],
+    stops: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Draw the curves of `positive` and `negative`, or of one of them, and save the picture.
 
     `heldout` are their margins on held-out pairs, in the unit of the other margins; `answers`
-    what they answered on the way, if they did. `caption` says what was trained and how; it is
+    what they answered on the way, if they did; `stops` say at which `step` a pole was stopped, and
+    the weights of which were `kept`. `caption` says what was trained and how; it is
     wrapped below the panels.
     """
     with Canvas(
@@ -53,9 +54,20 @@ def draw_poles(
             # Where nothing is learnt yet: the loss is log 2, the margin 0.
             start = 0.6931 if figure_name == "loss" else 0.0
             panel.axhline(start, color="#999999", linewidth=0.8, linestyle=":")
+            for pole, stop in stops.items():
+                _mark_stop(panel, pole, stop)
             _finish(panel, heading, unit)
         if answers:
             _draw_answers(canvas.panels[len(_PANELS) :], answers)
+
+
+def _mark_stop(panel: Axes, pole: str, stop: Mapping[str, Any]) -> None:
+    label, colour = POLES[pole]
+    steps = {"stopped at": (stop["step"], ":"), "kept as of": (stop["kept"], "-")}
+    for what, (step, line) in steps.items():
+        panel.axvline(
+            step, color=colour, linewidth=1.2, linestyle=line, label=f"{label} {what} step {step}"
+        )
 
 
 def _finish(panel: Any, heading: str, unit: str) -> None:
@@ -141,6 +153,7 @@ def plot_version(record: VersionRecord, destination: Path) -> None:
         caption=_caption(record),
         heldout={name: _heldout(record, poles[name]) for name in curves},
         answers={name: found for name in curves if (found := poles[name].get("answers"))},
+        stops={name: stop for name in curves if (stop := poles[name].get("stopped"))},
     )
 
 

@@ -34,7 +34,9 @@ from prefreg.terms import NUMBER, Term, brief_eta, format_eta, parse_reference, 
 
 MOST_CELLS = 2000
 _NEEDED = 16 * 1024 * 1024
-_ALWAYS = ("kl", "correct", "malformed", "length", "refuses_safe")
+_ALWAYS = (
+    "kl", "correct", "malformed", "repetition", "length", "refuses_safe", "refuses_unsafe",
+)  # fmt: skip
 _CONTEXT = 6
 """Other settings of the other dials that are drawn behind a curve."""
 _FORM = "Write AXIS=FROM:TO:STEP, as in helpful=-1:1:0.5, or AXIS=-1,0,1."
@@ -102,11 +104,11 @@ def _parse(text: str) -> Turned:
 def _range(text: str, start: float, stop: float, step: float) -> tuple[float, ...]:
     if step <= 0 or stop < start:
         raise UsageError(f"{text!r} goes nowhere: FROM is at most TO, and STEP above 0. {_FORM}")
-    count = math.floor((stop - start) / step + 1e-9) + 1
-    if count > MOST_CELLS:
-        raise UsageError(f"{text!r} has {count} steps: take larger ones.")
+    steps = (stop - start) / step + 1e-9
+    if not steps < MOST_CELLS:
+        raise UsageError(f"{text!r} has more than {MOST_CELLS} steps: take larger ones.")
     # A step of .1 is no binary fraction: without rounding, 0 would come out as 5.6e-17.
-    return tuple(round(start + place * step, 12) + 0.0 for place in range(count))
+    return tuple(round(start + place * step, 12) + 0.0 for place in range(math.floor(steps) + 1))
 
 
 def _number(part: str, text: str) -> float:
@@ -416,7 +418,7 @@ def _pareto(found: Sweep, destination: Path, caption: str) -> Picture:
         destination,
         "What one costs of the other" if x_sign > 0 else "What the effect costs in KL",
         "Each point is one setting with both 95 % intervals; the line joins those that no other "
-        "setting beats in both. One composition is a trade, not a failure.",
+        "setting beats in both, numbered as below it. One composition is a trade, not a failure.",
     )
 
 

@@ -18,6 +18,9 @@ from prefreg.models.sampling import Sampling
 from prefreg.models.threads import on_suited_threads
 from prefreg.progress import Steps
 
+# Below it the likeliest token has all of the probability, and divided logits are no numbers.
+_COLDEST = 1e-6
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -45,7 +48,7 @@ def generation_config(
     ends = {end_id(tokenizer), *(named if isinstance(named, list) else [named])} - {None}
     drawn: dict[str, Any] = (
         {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-        if temperature > 0
+        if temperature >= _COLDEST
         else {"do_sample": False}
     )
     make: Any = GenerationConfig  # its constructor carries no types

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import inf
 
 from prefreg.errors import UsageError
+from prefreg.values import MAX_SEED, check_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +27,4 @@ class Sampling:
                 "Sampling needs a finite temperature >= 0, 0 < top_p <= 1 and max_new_tokens >= 1, "
                 f"got {self.temperature}, {self.top_p} and {self.max_new_tokens}."
             )
+        check_number(self.seed, "seed", low=0, high=MAX_SEED)

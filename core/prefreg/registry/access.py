@@ -13,6 +13,7 @@ from prefreg.config import (
 from prefreg.errors import RegistryError
 from prefreg.registry.database import file_of
 from prefreg.registry.store import Store
+from prefreg.wording import hide_password
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,11 @@ class Access:
     location: str | Path | None = None
     starter: bool = False
     """Whether the vectors that ship with prefreg lie beneath, to be read."""
+
+    @property
+    def place(self) -> str:
+        """Where the registry lies, without a password."""
+        return hide_password(str(self._named() or default_registry()))
 
     def reading(self) -> Store:
         """Open for reading; the starter alone where no registry is named or present."""

@@ -5,10 +5,14 @@ from datetime import UTC, date, datetime, time
 from typing import Any, Literal
 
 from prefreg.errors import UsageError
+from prefreg.files import human_size
 from prefreg.json_values import JsonFields, fields_to_json
 
 INLINE_LIMIT = 4 * 1024 * 1024
 """Vectors of at most this many bytes live inside the database."""
+
+FORM_OF = "form-of/"
+"""Begins the tag of a version that is another form of one, whose number follows: `form-of/1`."""
 
 Kind = Literal["dense", "low-rank", "int8", "sparse"]
 StorageDtype = Literal["F32", "BF16", "I8"]
@@ -92,6 +96,16 @@ class VersionSummary:
     def __str__(self) -> str:
         return f"{self.axis}@{self.number}"
 
+    @property
+    def form_of(self) -> str | None:
+        """Return the version that this is another form of; a bare name never means a form."""
+        numbers = [tag.removeprefix(FORM_OF) for tag in self.tags if tag.startswith(FORM_OF)]
+        return f"{self.axis}@{numbers[0]}" if numbers else None
+
+    def __repr__(self) -> str:
+        held = f"{self.kind} {self.dtype}, {human_size(self.size)}"
+        return f"<{type(self).__name__} {self}: {held}, on {self.base.name}>"
+
     def summary(self) -> dict[str, Any]:
         """Return the version without its training record, in a form that JSON can hold."""
         return {
@@ -112,7 +126,7 @@ class VersionSummary:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class VersionRecord(VersionSummary):
     """A version with all that is known of it."""
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from prefreg.errors import RegistryError
+from prefreg.json_values import parse_json
 
 
 class Json(TypeDecorator[Any]):
@@ -39,7 +40,7 @@ class Json(TypeDecorator[Any]):
         if value is None:
             return None
         try:
-            return json.loads(value)
+            return parse_json(value)
         except ValueError as error:
             raise RegistryError(
                 f"The registry holds a damaged JSON document ({error}). Restore it from a backup."

@@ -186,8 +186,9 @@ class Store:
     ) -> VersionRecord:
         """Return the version that a number or an alias means; the newest without one.
 
-        `at` asks for what was meant at a moment, of the versions that have not been removed.
-        The alias `starter` means the newest version that ships with prefreg.
+        The newest is another form of a version only where there is nothing else. `at` asks for
+        what was meant at a moment, of the versions that have not been removed. The alias
+        `starter` means the newest version that ships with prefreg.
         """
         name = self.require(axis)
         layers = self._layers
@@ -196,21 +197,24 @@ class Store:
         elif reference is not None:  # a number is answered for by where it is
             layers = [each for each in layers if each._has(name, reference)][:1] or layers
         refusal: RegistryError | None = None
-        for layer in layers:
-            with layer.database.reading() as session:
-                if names.canonical_name(session, name) != name:
-                    continue
-                try:
-                    number = versions.choose_version(
-                        session, name, reference, base=base, at=at, location=layer.location
-                    )
-                    return listing.load_version(session, name, number)
-                except RegistryError as error:
-                    if refusal is None:
-                        refusal = error
-                    else:
-                        more = versions.describe_places(session, name)
-                        refusal = RegistryError(f"{refusal} The starter has {more}.")
+        for forms in (False, True) if reference is None else (True,):
+            refusal = None
+            for layer in layers:
+                with layer.database.reading() as session:
+                    if names.canonical_name(session, name) != name:
+                        continue
+                    try:
+                        number = versions.choose_version(
+                            session, name, reference,
+                            base=base, at=at, location=layer.location, forms=forms,
+                        )  # fmt: skip
+                        return listing.load_version(session, name, number)
+                    except RegistryError as error:
+                        if refusal is None:
+                            refusal = error
+                        else:
+                            more = versions.describe_places(session, name)
+                            refusal = RegistryError(f"{refusal} The starter has {more}.")
         if refusal is None:
             raise RegistryError(f"The starter has no vector of axis {name!r}.")
         raise refusal

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 
 from prefreg.config import is_starter
 from prefreg.errors import RegistryError
-from prefreg.files import sync, try_lock
+from prefreg.files import beside, mark_beside, remove_abandoned, sync, try_lock
 from prefreg.registry import blobs, maintenance
 from prefreg.registry.access import Access
 from prefreg.registry.database import Database, check_schema, upgrade_schema
@@ -95,13 +95,11 @@ def _check_target(database: Database, target: Path, *, overwrite: bool) -> None:
 
 @contextmanager
 def _partial_file(target: Path) -> Iterator[Path]:
-    """Name the file to write to before it becomes the target; one backup to a target at a time.
-
-    Its name is fixed, so that what a killed process left is taken up by the next backup.
-    """
-    partial = target.with_name(f".{target.name}.partial")
-    mark = target.with_name(f".{target.name}.lock")
+    """Name the file to write to before it becomes the target; one backup to a target at a time."""
+    remove_abandoned(target.parent, target.name)
+    partial = beside(target)
     # The mark is locked, not the database: on network homes that would be SQLite's own lock.
+    mark = mark_beside(target)
     lock = try_lock(mark)
     if lock is None:
         raise RegistryError(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import Function
 
@@ -21,6 +21,7 @@ from prefreg.registry.names import (
     read_history,
 )
 from prefreg.registry.records import (
+    FORM_OF,
     Measurement,
     NewVersion,
     VersionRecord,
@@ -33,6 +34,7 @@ from prefreg.registry.schema import (
     BaseRow,
     BlobRow,
     MeasurementRow,
+    TagRow,
     VersionRow,
 )
 
@@ -55,13 +57,15 @@ def choose_version(
     base: str | None,
     at: datetime | None,
     location: str,
+    forms: bool = True,
 ) -> int:
     """Return the number of the version that a reference means; the newest without one.
 
-    With `at`, of the versions that there were at that moment and still are.
+    With `at`, of the versions that there were at that moment and still are. Without `forms`, the
+    newest is none that is another form of a version.
     """
     if reference is None:
-        return _choose_newest(session, axis, base, at)
+        return _choose_newest(session, axis, base, at, forms=forms)
     if not reference.isdigit():
         number = _choose_alias(session, axis, reference, base, at, location)
         if at is not None:
@@ -279,8 +283,13 @@ def append_measurement(version: VersionRow, measurement: Measurement) -> None:
     )
 
 
-def _choose_newest(session: Session, axis: str, base: str | None, at: datetime | None) -> int:
+def _choose_newest(
+    session: Session, axis: str, base: str | None, at: datetime | None, *, forms: bool
+) -> int:
     newest = _of(func.max(VersionRow.number), axis, base)
+    if not forms and session.info.get("has_tags", True):
+        is_form = TagRow.name.startswith(FORM_OF, autoescape=True)
+        newest = newest.where(~exists().where(TagRow.version_id == VersionRow.id, is_form))
     then = newest if at is None else newest.where(VersionRow.created <= at)
     number: int | None = session.scalar(then)
     if number is not None:

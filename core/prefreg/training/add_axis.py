@@ -318,5 +318,5 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
         renderings=tokens.renderings,
         settings=run.settings.to_json(),
         examples=tuple(preview_tokens(tokens.positive[:3], run.tokenizer)),
-        notes=run.notes(),
+        notes=tokens.notes,
     )

@@ -1,7 +1,7 @@
 """What is asked of a run that makes a vector, or the base that vectors are trained on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,7 @@ class AxisRequest:
     """A set of hyper-parameters: paper or quick."""
     config: Path | None = None
     """YAML file of DPOConfig fields."""
-    settings: Sequence[str] = ()
+    settings: Sequence[str] | Mapping[str, object] = ()
     """One DPOConfig field."""
     dtype: str = "float32"
     """Storage dtype of the vector."""
@@ -85,7 +85,7 @@ class AxisRequest:
     """Look at held-out pairs in training, and stop a pole that collapses."""
     answers: int = 16
     """Held-out prompts that a pole answers now and then; 0 leaves it out."""
-    guards: Sequence[str] = ()
+    guards: Sequence[str] | Mapping[str, float] = ()
     """One threshold of the guards."""
     keep_anyway: bool = False
     """Store the vector even if a guard refuses it."""
@@ -140,7 +140,7 @@ class SFTRequest:
     """A set of hyper-parameters: paper, quick or scratch."""
     config: Path | None = None
     """YAML file of SFTConfig fields."""
-    settings: Sequence[str] = ()
+    settings: Sequence[str] | Mapping[str, object] = ()
     """One SFTConfig field."""
     chat_template: Path | None = None
     """Jinja file.  [default: the model's own, or a plain one]"""

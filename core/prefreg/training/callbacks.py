@@ -25,6 +25,7 @@ from prefreg.checkpoints.checkpoint import read_json_object
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import GateError, TrainingError
 from prefreg.files import hash_file, write_whole
+from prefreg.json_values import parse_json
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
 from prefreg.progress import Steps
 from prefreg.training.guards import Thresholds, compare
@@ -350,7 +351,7 @@ class Checkpoints(TrainerCallback):
 
     def _is_whole(self, checkpoint: Path) -> bool:
         try:
-            sums = json.loads((checkpoint / _MARK).read_text())
+            sums = parse_json((checkpoint / _MARK).read_bytes())
         except FileNotFoundError:
             return False  # the process was ended while it was written
         except (OSError, ValueError):

@@ -100,8 +100,10 @@ class Guards:
     """Further prompts, which nobody need refuse."""
 
 
-def read_thresholds(assignments: Sequence[str]) -> Thresholds:
-    """Read `KEY=VALUE` of thresholds; the others keep their defaults."""
+def read_thresholds(assignments: Sequence[str] | Mapping[str, float]) -> Thresholds:
+    """Read `KEY=VALUE` of thresholds, or take a mapping; the others keep their defaults."""
+    if isinstance(assignments, Mapping):
+        assignments = [f"{name}={value}" for name, value in assignments.items()]
     names = [each.name for each in fields(Thresholds)]
     values = {}
     for text in assignments:

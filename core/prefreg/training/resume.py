@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 
 from prefreg.config import cache_folder
 from prefreg.files import hash_bytes, hash_file, human_size, replacing, try_lock, write_whole
+from prefreg.json_values import parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +52,7 @@ class ResumeFolder:
         if not facts.is_file():
             return None
         try:
-            kept = json.loads(facts.read_text())
+            kept = parse_json(facts.read_bytes())
             if hash_file(file) == kept["sha256"]:
                 return load_file(file), kept["facts"]
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
@@ -125,7 +126,7 @@ def leftovers() -> list[Leftover]:
         if lock is not None:
             os.close(lock)
         try:
-            about = str(json.loads((folder / _ABOUT).read_text())["about"])
+            about = str(parse_json((folder / _ABOUT).read_bytes())["about"])
         except (OSError, ValueError, KeyError, TypeError):
             about = "unknown"
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -348,7 +348,7 @@ DPO = Family(DPOConfig, PRESETS, OWN, OWN_PREFIXES, dpo_config)
 def resolve_settings(
     *,
     family: Family = DPO,
-    assignments: Sequence[str] = (),
+    assignments: Sequence[str] | Mapping[str, Any] = (),
     config: Path | None = None,
     preset: str | None = None,
     default: Mapping[str, object] | None = None,
@@ -414,7 +414,9 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+def _read_assignments(assignments: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(assignments, Mapping):
+        return dict(assignments)
     values = {}
     for text in assignments:
         name, equals, value = text.partition("=")

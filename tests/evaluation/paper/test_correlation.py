@@ -110,7 +110,7 @@ def test_the_real_check_is_skipped_with_a_word(made: Reproduced) -> None:
 
 def test_a_pack_decides_on_the_axes(reproduce: Callable[..., Reproduced], tmp_path: Path) -> None:
     (tmp_path / "pack" / "prefs").mkdir(parents=True)
-    with pytest.raises(UsageError, match="write --axes harmless,verbosity"):
+    with pytest.raises(UsageError, match="write `axes=` harmless,verbosity"):
         reproduce("correlation", data=tmp_path / "pack", axes=("helpful", "verbosity"))
 
 

@@ -34,7 +34,7 @@ def check_written(made: Reproduced) -> None:
 
 def test_extraction_takes_what_the_registry_has(reproduce: Reproduce) -> None:
     notes: list[str] = []
-    made = reproduce("extraction", axes=("helpful", "verbose"), note=notes.append)
+    made = reproduce("extraction", axes=("helpful", "verbose"), tell=notes.append)
     assert notes == [
         "Took helpful@1 of the registry, seed 0.",
         "Took verbosity@1 of the registry, seed 0.",

@@ -367,7 +367,7 @@ def reproduce(
     access: Access,
     request: ReproduceRequest,
     *,
-    note: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> Reproduced:
     """Carry out an experiment; vectors are taken from the registry or trained into the folder."""
@@ -384,7 +384,7 @@ def reproduce(
         axes=axes,
         given=access,
         folder=request.output,
-        note=note or (lambda text: None),
+        note=tell or (lambda text: None),
         progress=progress,
     )
     run_folder.claim(request)

@@ -1,7 +1,7 @@
 """What an experiment asks and finds, and its folder, which one request claims and takes up."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.errors import OutputError, UsageError
 from prefreg.evaluation.statistics import Estimate
 from prefreg.files import write_whole
+from prefreg.json_values import parse_json
 
 if TYPE_CHECKING:
     from prefreg.evaluation.plots import Picture
@@ -41,7 +42,7 @@ class ReproduceRequest:
     """At most so many rows of an axis."""
     preset: str | None = None
     """Training settings: paper or quick."""
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...] | Mapping[str, object] = ()
     """A training setting."""
     lora: int | None = None
     """Train adapters of this rank."""
@@ -199,7 +200,7 @@ def finish(folder: Path, request: ReproduceRequest, title: str, found: Findings)
 
 def _require_same(folder: Path, wanted: dict[str, Any]) -> None:
     try:
-        known = json.loads((folder / MARKER).read_text("utf-8"))
+        known = parse_json((folder / MARKER).read_bytes())
     except (OSError, ValueError):
         known = None
     if not isinstance(known, dict):
