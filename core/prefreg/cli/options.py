@@ -23,7 +23,7 @@ from prefreg.errors import UsageError
 from prefreg.requests import describe_fields
 from prefreg.terms import parse_dial, parse_reference, parse_term
 from prefreg.values import MAX_SEED, STORAGE_DTYPES, dtype_name
-from prefreg.wording import escape_json, hide_password
+from prefreg.wording import escape_json, escape_styled, hide_password
 
 if TYPE_CHECKING:
     from prefreg.api import Registry
@@ -58,13 +58,13 @@ class Common:
             document = {"schema": JSON_SCHEMA, "command": command, "data": data}
             click.echo(escape_json(json.dumps(document, ensure_ascii=False, indent=2)))
         elif asked or (text and not self.quiet):
-            click.echo(hide_password(text))
+            click.echo(escape_styled(hide_password(text)))
 
     def note(self, text: str) -> None:
         """Tell the user something on stderr that is not the result."""
         if not self.quiet:
             with self.spinner.aside():
-                click.echo(hide_password(text), err=True)
+                click.echo(escape_styled(hide_password(text)), err=True)
 
     @contextmanager
     def waiting(self, label: str) -> Iterator[None]:
