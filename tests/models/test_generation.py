@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -103,6 +105,13 @@ def test_the_coldest_draws_are_the_likeliest_tokens(model, tokenizer) -> None:
     assert sample_answers(model, tokenizer, QUESTIONS, coldest) == sample_answers(
         model, tokenizer, QUESTIONS, likeliest
     )
+
+
+def test_weights_without_measure_are_told(model, tokenizer) -> None:
+    broken = copy.deepcopy(model)
+    broken.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(BaseModelError, match="take smaller coefficients"):
+        sample_answers(broken, tokenizer, QUESTIONS, DRAWN)
 
 
 def test_no_prompt_gives_no_answer(model, tokenizer) -> None:

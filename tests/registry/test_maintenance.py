@@ -93,6 +93,27 @@ def test_a_damaged_document_is_found(path: Path, store: Store, add: Add) -> None
     assert "a damaged JSON document" in problem.what
 
 
+@pytest.mark.parametrize(
+    ("cell", "value", "what"),
+    [
+        ("versions.created", "0000-00-00 00:00:00", "moment"),
+        ("bases.created", "", "moment"),
+        ("versions.metadata", b"\xff", "JSON document"),
+        ("versions.kind", b"\xff", "text"),
+        ("versions.number", "x", "number"),
+        ("bases.parameters", b"", "number"),
+    ],
+)
+def test_a_cell_of_another_type_is_found(
+    path: Path, store: Store, add: Add, cell: str, value: object, what: str
+) -> None:
+    add(store)
+    table, _, column = cell.partition(".")
+    _edit(path, f"UPDATE {table} SET {column} = ?", value)
+    (problem,) = store.verify()
+    assert f"a damaged {what}" in problem.what
+
+
 def test_damage_to_the_structure_is_found(path: Path, store: Store, add: Add) -> None:
     for _ in range(40):
         add(store)

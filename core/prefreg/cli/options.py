@@ -20,6 +20,7 @@ import prefreg
 from prefreg.cli import completing
 from prefreg.cli.spinner import Spinner
 from prefreg.errors import UsageError
+from prefreg.json_values import finite
 from prefreg.requests import describe_fields
 from prefreg.terms import parse_dial, parse_reference, parse_term
 from prefreg.values import MAX_SEED, STORAGE_DTYPES, dtype_name
@@ -56,7 +57,8 @@ class Common:
         self.spinner.stop()
         if self.json:
             document = {"schema": JSON_SCHEMA, "command": command, "data": data}
-            click.echo(escape_json(json.dumps(document, ensure_ascii=False, indent=2)))
+            text = json.dumps(finite(document), ensure_ascii=False, indent=2)
+            click.echo(escape_json(text))
         elif asked or (text and not self.quiet):
             click.echo(escape_styled(hide_password(text)))
 

@@ -168,11 +168,16 @@ def _generate(
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
     make: Any = model.generate
-    output = make(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=config,
-    )
+    asked = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    try:
+        output = make(**asked, generation_config=config)
+    except RuntimeError as error:
+        called: Any = model
+        if called(**asked).logits[:, -1].isfinite().all():
+            raise
+        raise BaseModelError(
+            "With these weights the model computes no finite numbers: take smaller coefficients."
+        ) from error
     return [_cut(row[width:].tolist(), config.eos_token_id) for row in output]
 
 
