@@ -114,6 +114,14 @@ def test_weights_without_measure_are_told(model, tokenizer) -> None:
         sample_answers(broken, tokenizer, QUESTIONS, DRAWN)
 
 
+@pytest.mark.parametrize("end", ["x", [[1]], {}, 1.5])
+def test_an_end_that_is_no_token_is_told(model, tokenizer, end: object) -> None:
+    other = copy.deepcopy(model)
+    other.generation_config.eos_token_id = end
+    with pytest.raises(BaseModelError, match="which is no token"):
+        generation_config(other, tokenizer, max_new_tokens=1, temperature=0)
+
+
 def test_no_prompt_gives_no_answer(model, tokenizer) -> None:
     assert sample_answers(model, tokenizer, [], DRAWN) == []
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, ClassVar, NoReturn
 
 from sqlalchemy import (
@@ -16,6 +17,8 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    event,
+    inspect,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -114,6 +117,20 @@ class Base(DeclarativeBase):
     """The models' common base."""
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {int: Whole, str: Words}
+
+
+@event.listens_for(Base, "load", propagate=True)
+def _require_values(row: Base, _: object) -> None:
+    """Refuse a row without a value that all have: a file that was tampered with may hold one."""
+    for name in _required(type(row)):
+        if row.__dict__.get(name, name) is None:
+            _refuse(f"row of {row.__tablename__}", f"without {name}")
+
+
+@cache
+def _required(kind: type[Base]) -> tuple[str, ...]:
+    columns = inspect(kind).column_attrs
+    return tuple(each.key for each in columns if not each.columns[0].nullable)
 
 
 class BaseRow(Base):
