@@ -160,7 +160,16 @@ def test_terms_and_rules_in_thousands(run, registry: Path, tmp_path: Path) -> No
 def test_recipes(run, registry: Path, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     dice = random.Random(0)
-    for recipe in [*recipes(dice), *BROKEN, b"schema: !!int x", b"&a [*a]", b"a: 2020-13-45"]:
+    endless = {"axis": "helpful", "eta": 1, "rules": [{"modules": "*", "eta": "nan"}]}
+    ruled = {"schema": 1, "base": {"name": "pocket"}, "terms": [endless]}
+    for recipe in [
+        ruled,
+        *recipes(dice),
+        *BROKEN,
+        b"schema: !!int x",
+        b"&a [*a]",
+        b"a: 2020-13-45",
+    ]:
         write_json(file, recipe)
         check(run("--registry", registry, "compose", "--recipe", file, "--plan"), recipe)
 
