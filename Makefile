@@ -27,7 +27,7 @@ lint: $(INSTALLED)  ## Style, types and layers
 	$(BIN)/lint-imports
 
 test: $(INSTALLED)  ## The whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 pocket: $(INSTALLED)  ## Train the bundled model from nothing (about 15 minutes on one core)
 	$(BIN)/python tools/pocket/build.py

@@ -1,5 +1,7 @@
+import gc
 import os
 
+import pytest
 from hypothesis import settings
 
 from packages import site
@@ -15,3 +17,17 @@ os.environ["PREFREG_LOG_SECONDS"] = "3600"
 # No deadline: two busy cores are slower than any; no data base: tests leave nothing behind.
 settings.register_profile("steady", deadline=None, database=None)
 settings.load_profile("steady")
+
+# Libraries make objects by the hundred thousand that stay. Trainers look for garbage among them
+# after every run; that would be two thirds of the time of a tiny model's.
+gc.set_threshold(20_000)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slow files, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports of all tests have made out of the search for garbage."""
+    gc.freeze()

@@ -18,6 +18,7 @@ from prefreg.cli.main import prefreg as group
 from prefreg.cli.main import run
 from prefreg.requests import describe_fields
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
     {

@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy
 import pytest
 
-from prefreg.json_values import JsonFields, parse_json, to_json
+from prefreg.json_values import JsonFields, finite, parse_json, to_json
 
 
 class Turn(NamedTuple):
@@ -71,3 +72,8 @@ def test_whatever_is_wrong_with_json_is_a_value_error(text: str | bytes) -> None
 
 def test_json_is_read() -> None:
     assert parse_json(b'{"a": [1, "\xc3\xa9"]}') == {"a": [1, "é"]}
+
+
+def test_numbers_that_json_has_not_are_null() -> None:
+    value = {"a": [1.5, math.nan, (math.inf,)], "b": {"c": -math.inf}, "d": "nan"}
+    assert finite(value) == {"a": [1.5, None, [None]], "b": {"c": None}, "d": "nan"}

@@ -1,6 +1,7 @@
 import json
 import unicodedata
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from prefreg.wording import (
     LONGEST_MESSAGE,
     escape,
     escape_json,
+    escape_styled,
     hide_password,
     is_unicode,
     percent,
@@ -63,6 +65,12 @@ def test_json_that_is_shown_has_the_same_content(text: str) -> None:
     shown = escape_json(json.dumps([text], ensure_ascii=False, indent=2))
     assert json.loads(shown) == [text]
     assert escape(shown) == shown
+
+
+def test_styles_are_kept_and_nothing_else_is_obeyed() -> None:
+    styled = click.style("met", fg="green") + click.style("bold", bold=True)
+    assert escape_styled(styled) == styled
+    assert escape_styled("\x1b[8mhidden\x1b[2J") == r"\x1b[8mhidden\x1b[2J"
 
 
 def test_every_error_is_presentable() -> None:

@@ -1,6 +1,7 @@
 """Values in a form that JSON can hold."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime
@@ -44,6 +45,17 @@ def to_json(value: Any) -> Any:
         return value.isoformat()
     # Without importing numpy, which has both for what has no other form.
     return value.tolist() if hasattr(value, "tolist") else value
+
+
+def finite(value: Any) -> Any:
+    """Return a value with null in place of the numbers that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
 
 
 class JsonFields:

@@ -11,6 +11,8 @@ LONGEST_MESSAGE = 2000
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+# Bold, dim, colours and their end: `click.style` writes them, and click removes them where needed.
+_STYLED = re.compile(rf"(\x1b\[(?:[012]|3[1-6])m)|{_UNSAFE.pattern}")
 # A port has nothing but digits before the path; a password with a slash in it is hidden too.
 # Taken for a path, a URL has lost one of its slashes.
 _PASSWORD = re.compile(
@@ -75,7 +77,16 @@ def hide_password(text: str) -> str:
 
 def escape(text: str) -> str:
     """Return the text with escapes for what a terminal would obey instead of show."""
-    return _UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return _UNSAFE.sub(_escaped, text)
+
+
+def escape_styled(text: str) -> str:
+    """Return the text as `escape` does, with the styles that it has."""
+    return _STYLED.sub(lambda found: found[1] or _escaped(found), text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
 
 
 def escape_json(document: str) -> str:

@@ -11,7 +11,7 @@ import torch
 
 from packages import good, install, prefreg
 from prefreg import Axis, AxisError, PreferencePair, UsageError, hookimpl
-from prefreg.axes.methods import Method, MethodInput, MethodTerm
+from prefreg.axes.methods import Method, MethodInput, MethodOption, MethodTerm
 from prefreg.axes.plugins import (
     AxisCatalog,
     Plugin,
@@ -315,6 +315,19 @@ def test_an_answer_that_is_no_method_is_refused(answer: object) -> None:
 def test_a_name_that_no_option_can_take_is_refused() -> None:
     with pytest.raises(UsageError, match="'My Method' is no name for a method"):
         Method("My Method", "", "", "", prepare=lambda weight: lambda start, phis: [])
+
+
+@pytest.mark.parametrize(
+    ("formula", "options", "said"),
+    [
+        ("{nope}", {}, "has no option 'nope' to show"),
+        ("", {"x": 1}, "'x' of mine is no MethodOption"),
+        ("", {"x": MethodOption(None, "")}, "'x' of mine is no MethodOption"),  # type: ignore[arg-type]
+    ],
+)
+def test_options_are_what_they_say(formula: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Method("mine", "", formula, "", prepare=lambda weight: lambda *_: [], options=options)
 
 
 def test_an_unknown_method_lists_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

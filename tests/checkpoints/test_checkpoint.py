@@ -207,3 +207,12 @@ def test_a_configuration_that_is_no_file_is_refused(saved: Path, tmp_path: Path)
     os.mkfifo(folder / "config.json")
     with pytest.raises(BaseModelError, match="no regular file"):
         Checkpoint.open(folder)
+
+
+@pytest.mark.parametrize("layers", [-1, 10**6, 10**400])
+def test_layers_without_end_are_refused(saved: Path, tmp_path: Path, layers: int) -> None:
+    folder = Path(shutil.copytree(saved / "llama", tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers}))
+    with pytest.raises(BaseModelError, match="layers, and the weights are"):
+        Checkpoint.open(folder)

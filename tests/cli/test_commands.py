@@ -18,6 +18,7 @@ import prefreg
 import prefreg.cli.main
 from prefreg import pocket
 
+pytestmark = pytest.mark.slow
 COMMANDS = sorted(prefreg.cli.main.prefreg.commands)
 MODEL = pocket.model_dir() / "model.safetensors"
 
@@ -316,6 +317,18 @@ def test_gc_gives_the_space_of_removed_versions_back(run, own: Path) -> None:
     assert run("--registry", own, "verify").code == 0
 
 
+def test_gc_removes_what_killed_processes_left(run, own: Path, monkeypatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(own.parent))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    dead = f"{'0' * 8}-1-1-{'0' * 8}"  # of another machine, long ago
+    for name in (f".out.{dead}.partial", f"prefreg-{dead}"):
+        (own.parent / name).mkdir()
+        (own.parent / name / "weights").write_bytes(b"half")
+        os.utime(own.parent / name, (0, 0))
+    assert run("--registry", own, "gc", "--json").data["files"] == 2
+    assert sorted(path.name for path in own.parent.iterdir()) == [own.name]
+
+
 def test_gc_empties_the_cache_when_asked(run, own: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PREFREG_CACHE", str(tmp_path / "kept"))
     run("--registry", own, "compose", "helpful:1")
@@ -409,7 +422,6 @@ def run_installed(site: Path, folder: Path, *arguments: str) -> subprocess.Compl
         env={
             **os.environ,
             "PYTHONPATH": str(site),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PREFREG_NO_STARTER": "0",
         },
         capture_output=True,

@@ -145,10 +145,31 @@ def recipes(dice: random.Random) -> Iterable[Any]:
         yield recipe
 
 
+def test_terms_and_rules_in_thousands(run, registry: Path, tmp_path: Path) -> None:
+    file = tmp_path / "recipe.json"
+    recipe = {"schema": 1, "base": {"name": "pocket"}}
+    many = [{"axis": f"a{number}", "eta": 1} for number in range(10_000)]
+    rule = {"modules": "*a*b*c*d*e*f*x", "eta": 1}
+    write_json(file, recipe | {"terms": many})
+    result = run("--registry", registry, "compose", "--recipe", file, "--plan")
+    assert (result.code, "at most 1000 terms" in result.err) == (2, True)
+    write_json(file, recipe | {"terms": [{"axis": "helpful", "eta": 1, "rules": [rule] * 5000}]})
+    assert run("--registry", registry, "compose", "--recipe", file, "--plan").code == 0
+
+
 def test_recipes(run, registry: Path, tmp_path: Path) -> None:
     file = tmp_path / "recipe.yaml"
     dice = random.Random(0)
-    for recipe in [*recipes(dice), *BROKEN, b"schema: !!int x", b"&a [*a]", b"a: 2020-13-45"]:
+    endless = {"axis": "helpful", "eta": 1, "rules": [{"modules": "*", "eta": "nan"}]}
+    ruled = {"schema": 1, "base": {"name": "pocket"}, "terms": [endless]}
+    for recipe in [
+        ruled,
+        *recipes(dice),
+        *BROKEN,
+        b"schema: !!int x",
+        b"&a [*a]",
+        b"a: 2020-13-45",
+    ]:
         write_json(file, recipe)
         check(run("--registry", registry, "compose", "--recipe", file, "--plan"), recipe)
 

@@ -1,6 +1,3 @@
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -69,18 +66,6 @@ def test_what_cannot_be_compared_is_refused(
     refuse, trained: Path, code: int, arguments: list[str], message: str
 ) -> None:
     assert message in refuse(code, "--registry", trained, "interference", *arguments)
-
-
-def test_the_installed_command_compares(trained: Path) -> None:
-    command = Path(sys.executable).with_name("prefreg")
-    result = subprocess.run(
-        [command, "interference", "--draws", "20", "--no-starter", "--json"],
-        env={"PREFREG_REGISTRY": str(trained), "PATH": "", "HOME": str(trained.parent)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert len(json.loads(result.stdout)["data"]["pairs"]) == 1
 
 
 def test_predictions_and_leakage_are_measured(run, trained: Path, tmp_path: Path) -> None:

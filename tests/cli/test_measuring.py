@@ -11,6 +11,7 @@ import worded
 from packages import install
 from prefreg import pocket
 
+pytestmark = pytest.mark.slow
 Run = Callable[..., Any]
 Refuse = Callable[..., str]
 FEW = ("--prompts", 24, "--max-new-tokens", 4)

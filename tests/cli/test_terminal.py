@@ -81,6 +81,13 @@ def shown(text: str) -> list[str]:
     return click.unstyle(text).splitlines()
 
 
+def test_no_value_looks_like_the_next_row_or_moves_the_cursor() -> None:
+    hostile = "mine\nhelpful@9 stable\x1b[2J\x07"
+    shown = r"mine helpful@9 stable\x1b[2J\x07"
+    assert table(["NOTE"], [[hostile]]).splitlines()[1] == shown
+    assert sections({"note": hostile}) == f"note  {shown}"
+
+
 def test_away_from_a_terminal_a_table_is_whole() -> None:
     head, first, _ = shown(table(HEADERS, ROWS, spare=("TAGS",)))
     assert head.split() == list(HEADERS)

@@ -17,6 +17,7 @@ from prefreg.models.log_probs import answer_log_probs, margins
 from prefreg.registry import Access
 from prefreg.terms import as_terms
 
+pytestmark = pytest.mark.slow
 SMALL = EvaluationRequest(prompts=40, max_new_tokens=24)
 
 

@@ -11,6 +11,8 @@ from prefreg.evaluation.evaluation_request import ConsistencyRequest
 from prefreg.evaluation.seed_runs import Run, cut_in_halves, shuffle_labels
 from prefreg.training.axis_request import AxisRequest
 
+pytestmark = pytest.mark.slow
+
 
 def pairs(groups: Sequence[int]) -> list[PreferencePair]:
     return [

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "steering.ipynb"
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from scratch import Scratch
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("prefreg-axis-*"))
 

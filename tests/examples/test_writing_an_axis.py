@@ -10,6 +10,7 @@ import pytest
 
 from scratch import Result, Scratch
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "writing-an-axis.md").read_text("utf-8")
 TEMPLATE = ROOT / "core" / "prefreg" / "authoring" / "template"

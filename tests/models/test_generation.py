@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -103,6 +105,21 @@ def test_the_coldest_draws_are_the_likeliest_tokens(model, tokenizer) -> None:
     assert sample_answers(model, tokenizer, QUESTIONS, coldest) == sample_answers(
         model, tokenizer, QUESTIONS, likeliest
     )
+
+
+def test_weights_without_measure_are_told(model, tokenizer) -> None:
+    broken = copy.deepcopy(model)
+    broken.lm_head.weight.data.fill_(float("nan"))
+    with pytest.raises(BaseModelError, match="take smaller coefficients"):
+        sample_answers(broken, tokenizer, QUESTIONS, DRAWN)
+
+
+@pytest.mark.parametrize("end", ["x", [[1]], {}, 1.5])
+def test_an_end_that_is_no_token_is_told(model, tokenizer, end: object) -> None:
+    other = copy.deepcopy(model)
+    other.generation_config.eos_token_id = end
+    with pytest.raises(BaseModelError, match="which is no token"):
+        generation_config(other, tokenizer, max_new_tokens=1, temperature=0)
 
 
 def test_no_prompt_gives_no_answer(model, tokenizer) -> None:

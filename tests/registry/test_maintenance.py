@@ -93,6 +93,38 @@ def test_a_damaged_document_is_found(path: Path, store: Store, add: Add) -> None
     assert "a damaged JSON document" in problem.what
 
 
+@pytest.mark.parametrize(
+    ("cell", "value", "what"),
+    [
+        ("versions.created", "0000-00-00 00:00:00", "moment"),
+        ("bases.created", "", "moment"),
+        ("versions.metadata", b"\xff", "JSON document"),
+        ("versions.kind", b"\xff", "text"),
+        ("versions.number", "x", "number"),
+        ("bases.parameters", b"", "number"),
+    ],
+)
+def test_a_cell_of_another_type_is_found(
+    path: Path, store: Store, add: Add, cell: str, value: object, what: str
+) -> None:
+    add(store)
+    table, _, column = cell.partition(".")
+    _edit(path, f"UPDATE {table} SET {column} = ?", value)
+    (problem,) = store.verify()
+    assert f"a damaged {what}" in problem.what
+
+
+def test_a_row_without_what_all_have_is_told(path: Path, store: Store, add: Add) -> None:
+    add(store)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute("UPDATE sqlite_master SET sql=replace(sql, 'NOT NULL', '')")
+    connection.close()
+    _edit(path, "UPDATE axes SET last_number = NULL")
+    with pytest.raises(RegistryError, match=r"a damaged row of axes .'without last_number'"):
+        add(store)
+
+
 def test_damage_to_the_structure_is_found(path: Path, store: Store, add: Add) -> None:
     for _ in range(40):
         add(store)

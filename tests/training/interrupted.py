@@ -1,5 +1,6 @@
 """Runs of a pair in processes that are ended at chosen moments, as a user's may be."""
 
+import gc
 import hashlib
 import json
 import os
@@ -85,6 +86,7 @@ def curves(made: TrainedPair) -> list[list[list[float]]]:
 def main() -> None:
     """Carry out each run of a list in a child, whose end harms no other; print what came out."""
     results = []
+    gc.freeze()  # every child would look through what the imports have made
     for wanted in json.loads(sys.argv[1]):
         out = Path(wanted["cache"]).with_suffix(".json")
         out.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import torch
 import worded
 from prefreg.training.resume import open_resume_folder, remove_run, runs_folder
 
+pytestmark = pytest.mark.slow
 STEPS = 6
 KILLED, INTERRUPTED = -9, 130
 WEIGHTS = {"weight": torch.arange(4.0)}

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 Value = float | int | str
+_PLACES = re.compile(r"\{(\w+)\}")
 Addends = Iterable["torch.Tensor"]
 Combine = Callable[[int, Sequence["torch.Tensor"]], Addends]
 """From the first element's place and the flat float32 φ of every term to what is added."""
@@ -100,13 +101,21 @@ class Method:
     options: Mapping[str, MethodOption] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the name.
+        """Check the name, the options and the formula.
 
         Raises:
-            UsageError: It is not made like an axis name.
+            UsageError: The name is not made like an axis name, an option is none, or the formula
+                shows one that is not there.
         """
         if not AXIS_NAME.fullmatch(self.name):
             raise UsageError(f"{self.name!r} is no name for a method. Use lower-case words.")
+        for name, option in self.options.items():
+            if not isinstance(option, MethodOption) or not isinstance(option.default, Value):
+                raise UsageError(
+                    f"The option {name!r} of {self.name} is no MethodOption of a value."
+                )
+        if unknown := sorted({*_PLACES.findall(self.formula)} - self.options.keys()):
+            raise UsageError(f"The formula of {self.name} has no option {unknown[0]!r} to show.")
 
     def read_options(self, given: Mapping[str, object]) -> dict[str, Value]:
         """Return every option's value, the default where none is given.
@@ -127,4 +136,4 @@ class Method:
 
     def describe(self, options: Mapping[str, Value]) -> str:
         """Return the formula with the values of the options."""
-        return re.sub(r"\{(\w+)\}", lambda match: str(options[match[1]]), self.formula)
+        return _PLACES.sub(lambda match: str(options[match[1]]), self.formula)

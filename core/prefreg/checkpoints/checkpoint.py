@@ -52,6 +52,7 @@ _NAMING_CODE = (CONFIG_FILE, "tokenizer_config.json", "processor_config.json")
 _QUANTISED = ("quantization_config", "compression_config", "quantization")
 _AGAIN = "Fetch it again."
 _MOST_BYTES = 1 << 28  # an index of a million tensors has some 100 MB
+_MANY_LAYERS = 1000  # more than any model has, whatever its tensors are
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -94,7 +95,9 @@ class Checkpoint:
             raise BaseModelError(
                 f"{folder} lacks {listed(missing)}, which {INDEX_FILE} names. Fetch it again."
             )
-        return cls(folder, _gather(folder, shards, weight_map), shards, indexed, config)
+        tensors = _gather(folder, shards, weight_map)
+        _check_layers(folder, config, len(tensors))
+        return cls(folder, tensors, shards, indexed, config)
 
     @property
     def tied(self) -> bool:
@@ -184,6 +187,17 @@ def _gather(
     if not tensors:
         raise BaseModelError(f"{folder} holds weight files without a single tensor.")
     return tensors
+
+
+def _check_layers(folder: Path, config: Mapping[str, Any], tensors: int) -> None:
+    """Refuse layers without end: a model of them is built before its weights are looked for."""
+    for part in (config, config.get("text_config")):
+        layers = part.get("num_hidden_layers") if isinstance(part, dict) else None
+        if isinstance(layers, int) and not 0 <= layers <= max(tensors, _MANY_LAYERS):
+            raise BaseModelError(
+                f"{folder / CONFIG_FILE} speaks of {layers} layers, and the weights are "
+                f"{tensors} tensors. {_AGAIN}"
+            )
 
 
 def _read_index(path: Path) -> dict[str, str]:

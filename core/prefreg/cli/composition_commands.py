@@ -18,7 +18,6 @@ from prefreg.files import human_size
 from prefreg.requests import make_request
 from prefreg.terms import Term
 from prefreg.values import DTYPES
-from prefreg.wording import escape
 
 if TYPE_CHECKING:
     from prefreg.composition.adapter import Compression
@@ -220,7 +219,7 @@ def _describe_answers(prompts: tuple[str, ...], answers: list[str]) -> str:
     """Write the answer, or each of several below its prompt."""
     if len(answers) == 1:
         return answers[0]
-    asked = [click.style(f"> {escape(prompt)}", bold=True) for prompt in prompts]
+    asked = [click.style(f"> {prompt}", bold=True) for prompt in prompts]
     return "\n\n".join(f"{ask}\n{answer}" for ask, answer in zip(asked, answers, strict=True))
 
 

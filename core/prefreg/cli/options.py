@@ -20,10 +20,11 @@ import prefreg
 from prefreg.cli import completing
 from prefreg.cli.spinner import Spinner
 from prefreg.errors import UsageError
+from prefreg.json_values import finite
 from prefreg.requests import describe_fields
 from prefreg.terms import parse_dial, parse_reference, parse_term
 from prefreg.values import MAX_SEED, STORAGE_DTYPES, dtype_name
-from prefreg.wording import as_options, escape_json, hide_password
+from prefreg.wording import as_options, escape_json, escape_styled, hide_password
 
 if TYPE_CHECKING:
     from prefreg.api import Registry
@@ -56,15 +57,16 @@ class Common:
         self.spinner.stop()
         if self.json:
             document = {"schema": JSON_SCHEMA, "command": command, "data": data}
-            click.echo(escape_json(json.dumps(document, ensure_ascii=False, indent=2)))
+            text = json.dumps(finite(document), ensure_ascii=False, indent=2)
+            click.echo(escape_json(text))
         elif asked or (text and not self.quiet):
-            click.echo(as_options(hide_password(text)))
+            click.echo(_for_people(text))
 
     def note(self, text: str) -> None:
         """Tell the user something on stderr that is not the result."""
         if not self.quiet:
             with self.spinner.aside():
-                click.echo(as_options(hide_password(text)), err=True)
+                click.echo(_for_people(text), err=True)
 
     @contextmanager
     def waiting(self, label: str) -> Iterator[None]:
@@ -75,6 +77,11 @@ class Common:
             yield
         finally:
             self.spinner.stop()
+
+
+def _for_people(text: str) -> str:
+    """Write arguments as options, no password, and no control characters but those of colours."""
+    return as_options(escape_styled(hide_password(text)))
 
 
 def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:

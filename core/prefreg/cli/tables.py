@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from prefreg.wording import escape_styled
+
 _GAP = 2
 _READABLE = 100
 _FOLDED = 32
@@ -36,7 +38,9 @@ def table(
     wide is continued below, with the `keys` first columns again. Away from a terminal nothing is
     cut, so that it can be searched.
     """
-    columns = [[name, *map(str, cells)] for name, cells in zip(headers, _turn(rows), strict=False)]
+    columns = [
+        [name, *map(_line, cells)] for name, cells in zip(headers, _turn(rows), strict=False)
+    ]
     columns = columns or [[name] for name in headers]
     room = _room(indent)
     if room is None:
@@ -63,12 +67,18 @@ def sections(fields: Mapping[str, object], *, indent: int = 0) -> str:
     room = _room(indent)
     lines = []
     for name, value in fields.items():
-        folded = [str(value)] if room is None else fold(str(value), room - width)
+        line = _line(value)
+        folded = [line] if room is None else fold(line, room - width)
         lines += [
             f"{' ' * indent}{label.ljust(width)}{part}".rstrip()
             for label, part in zip([name, *[""] * len(folded)], folded, strict=False)
         ]
     return "\n".join(lines)
+
+
+def _line(value: object) -> str:
+    """Write a value on one line, so that none looks like the next row."""
+    return escape_styled(" ".join(str(value).splitlines()))
 
 
 def fold(text: str, width: int) -> list[str]:

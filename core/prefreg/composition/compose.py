@@ -133,13 +133,13 @@ def resolve_plan(access: Access, request: CompositionRequest) -> tuple[Resolutio
             store, request.terms, request.base, force_base=request.force_base, at=request.at
         )
         _check_hashes(found, request)
-        rules = [(store.canonical(axis) or axis, rule) for axis, rule in request.rules]
+        names = {axis: store.canonical(axis) or axis for axis in dict(request.rules)}
         terms = [
             PlannedTerm(
                 term.record,
                 term.eta,
                 store.vector_source(term.record, rehash=request.verify),
-                tuple(rule for axis, rule in rules if axis == term.record.axis),
+                tuple(rule for axis, rule in request.rules if names[axis] == term.record.axis),
             )
             for term in found.terms
         ]

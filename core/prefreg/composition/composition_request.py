@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from prefreg.errors import UsageError
 from prefreg.terms import Term, format_eta
+from prefreg.values import check_number
 
 Form = Literal["adapter", "checkpoint", "mergekit"]
 
@@ -125,7 +126,7 @@ def read_rule(content: Mapping[str, Any]) -> EtaRule:
     kind, pattern = kinds[0], str(content[kinds[0]])
     if kind == "layers" and not _LAYERS.fullmatch(pattern):
         raise UsageError(f"{pattern!r} is no range of layers. Write it as 0-7, 5 or 8-.")
-    return EtaRule(kind, pattern, float(content["eta"]))
+    return EtaRule(kind, pattern, check_number(float(content["eta"]), "the eta of a rule"))
 
 
 def eta_of(name: str, eta: float, rules: Sequence[EtaRule]) -> float:

@@ -5,6 +5,7 @@ table of terms; each adds what is true of it alone.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,10 @@ def _card(
 
 
 def _public_name(base: BaseModel) -> str:
-    # The card is made to be published; the path of a folder is nobody else's business.
-    return str(base) if base.revision or base.name in BUNDLED else Path(base.name).name
+    # The card is made to be published; the path of a folder is nobody else's business, and what
+    # Markdown makes of its name is not to be known.
+    known = base.revision or base.name in BUNDLED
+    return str(base) if known else re.sub(r"[^\w .@+-]", "_", Path(base.name).name)
 
 
 def _hash_lines(files: Mapping[str, str] | None) -> list[str]:

@@ -15,6 +15,10 @@ _PREFIX = 8
 """How many digits of a fingerprint name a base; messages show twelve."""
 
 
+MOST_TERMS = 1000
+"""Of a composition: looking up each takes its time."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResolvedTerm:
     """A stored version with its coefficient."""
@@ -43,7 +47,7 @@ def resolve_terms(
 
     `at` asks for the versions that they named at a moment.
     """
-    _refuse_repeats(store, terms)
+    _check_terms(store, terms)
     if base is not None:
         model = resolve_base(base)
         weights = None if force_base else model.fingerprint.weights
@@ -56,7 +60,7 @@ def resolve_on(
     store: Store, terms: Sequence[Term], weights: str | None, at: datetime | None = None
 ) -> tuple[ResolvedTerm, ...]:
     """Find the versions of terms on the base with this fingerprint, ordered by axis."""
-    _refuse_repeats(store, terms)
+    _check_terms(store, terms)
     found = [
         ResolvedTerm(store.resolve(term.axis, term.reference, base=weights, at=at), term.eta)
         for term in terms
@@ -170,7 +174,9 @@ def identify(model: BaseModel) -> BaseIdentity:
     )
 
 
-def _refuse_repeats(store: Store, terms: Sequence[Term]) -> None:
+def _check_terms(store: Store, terms: Sequence[Term]) -> None:
+    if len(terms) > MOST_TERMS:
+        raise UsageError(f"A composition takes at most {MOST_TERMS} terms, not {len(terms)}.")
     written: dict[str, str] = {}
     for term in terms:
         canonical = store.canonical(term.axis) or term.axis

@@ -45,7 +45,13 @@ def generation_config(
     """Say how answers are drawn; temperature 0 takes the likeliest token each time."""
     # A chat model may end its turns with other tokens than the tokenizer's own.
     named: Any = getattr(model.generation_config, "eos_token_id", None)
-    ends = {end_id(tokenizer), *(named if isinstance(named, list) else [named])} - {None}
+    also = [] if named is None else named if isinstance(named, list) else [named]
+    if not all(isinstance(token, int) for token in also):
+        raise BaseModelError(
+            f"The model's generation_config.json ends answers with {named!r}, which is no token: "
+            "write the number of one, or a list of numbers."
+        )
+    ends = {end_id(tokenizer), *also}
     drawn: dict[str, Any] = (
         {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
         if temperature >= _COLDEST
@@ -168,11 +174,16 @@ def _generate(
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
     make: Any = model.generate
-    output = make(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=config,
-    )
+    asked = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    try:
+        output = make(**asked, generation_config=config)
+    except RuntimeError as error:
+        called: Any = model
+        if called(**asked).logits[:, -1].isfinite().all():
+            raise
+        raise BaseModelError(
+            "With these weights the model computes no finite numbers: take smaller coefficients."
+        ) from error
     return [_cut(row[width:].tolist(), config.eos_token_id) for row in output]
 
 

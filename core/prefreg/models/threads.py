@@ -64,8 +64,9 @@ def on_suited_threads(
 
 
 def _suited(model: PreTrainedModel, most: int) -> int:
-    small = model.device.type == "cpu" and model.num_parameters() <= _SMALL
-    if most == 1 or not small or os.environ.get("OMP_NUM_THREADS"):
+    if most == 1 or os.environ.get("OMP_NUM_THREADS"):
+        return most
+    if model.device.type != "cpu" or model.num_parameters() > _SMALL:
         return most
     # Kept: as many threads, the same bits.
     what = [model.config.to_diff_dict(), torch.__version__, most, os.cpu_count()]

@@ -5,7 +5,7 @@ from pathlib import Path
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session, undefer
 
-from prefreg.errors import RegistryError, VectorError
+from prefreg.errors import RegistryError, VectorError, one_line
 from prefreg.registry.blobs import read_source, remove_unreferenced
 from prefreg.registry.database import Database
 from prefreg.registry.listing import load_versions
@@ -59,7 +59,7 @@ def _check_structure(session: Session, database: Database) -> list[Problem]:
     if database.path is None:
         return []
     problems = [
-        Problem(str(line), database.location, "Restore it from a backup.")
+        Problem(one_line(str(line)), database.location, "Restore it from a backup.")
         for line in session.scalars(text("PRAGMA integrity_check"))
         if line != "ok"
     ]

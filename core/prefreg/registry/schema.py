@@ -1,8 +1,10 @@
 """The tables, as typed models."""
 
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar, NoReturn
 
 from sqlalchemy import (
     BigInteger,
@@ -10,15 +12,47 @@ from sqlalchemy import (
     Dialect,
     ForeignKey,
     Index,
+    Integer,
     LargeBinary,
     Text,
     TypeDecorator,
     UniqueConstraint,
+    event,
+    inspect,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from prefreg.errors import RegistryError
 from prefreg.json_values import parse_json
+
+
+class Words(TypeDecorator[str]):
+    """Text, and nothing else that SQLite keeps in a column of text."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        """Check what was stored."""
+        return value if value is None or isinstance(value, str) else _refuse("text", value)
+
+
+class Whole(TypeDecorator[int]):
+    """A whole number, and nothing else that SQLite keeps in a column of numbers."""
+
+    impl = Integer
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> int | None:
+        """Check what was stored."""
+        return value if value is None or isinstance(value, int) else _refuse("number", value)
+
+
+class LongWhole(Whole):
+    """A whole number of 64 bits."""
+
+    impl = BigInteger
+    cache_ok = True
 
 
 class Json(TypeDecorator[Any]):
@@ -35,16 +69,14 @@ class Json(TypeDecorator[Any]):
         """Write the document."""
         return json.dumps(value)
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
         """Read the document."""
         if value is None:
             return None
         try:
             return parse_json(value)
-        except ValueError as error:
-            raise RegistryError(
-                f"The registry holds a damaged JSON document ({error}). Restore it from a backup."
-            ) from error
+        except (ValueError, TypeError) as error:
+            _refuse("JSON document", value, error)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -61,9 +93,44 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Give the time zone back."""
         return None if value is None else value.replace(tzinfo=UTC)
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        """Read a moment, which SQLite keeps as text."""
+        read: Any = super().result_processor(dialect, coltype)
+
+        def process(value: Any) -> Any:
+            try:
+                return read(value)
+            except (ValueError, TypeError) as error:
+                _refuse("moment", value, error)
+
+        return process
+
+
+def _refuse(what: str, value: object, error: Exception | None = None) -> NoReturn:
+    said = f"{value!a:.80}" if error is None else str(error)
+    raise RegistryError(
+        f"The registry holds a damaged {what} ({said}). Restore it from a backup."
+    ) from error
+
 
 class Base(DeclarativeBase):
     """The models' common base."""
+
+    type_annotation_map: ClassVar[dict[Any, Any]] = {int: Whole, str: Words}
+
+
+@event.listens_for(Base, "load", propagate=True)
+def _require_values(row: Base, _: object) -> None:
+    """Refuse a row without a value that all have: a file that was tampered with may hold one."""
+    for name in _required(type(row)):
+        if row.__dict__.get(name, name) is None:
+            _refuse(f"row of {row.__tablename__}", f"without {name}")
+
+
+@cache
+def _required(kind: type[Base]) -> tuple[str, ...]:
+    columns = inspect(kind).column_attrs
+    return tuple(each.key for each in columns if not each.columns[0].nullable)
 
 
 class BaseRow(Base):
@@ -72,14 +139,14 @@ class BaseRow(Base):
     __tablename__ = "bases"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    weights: Mapped[str] = mapped_column(Text, unique=True)
-    name: Mapped[str] = mapped_column(Text)
-    revision: Mapped[str | None] = mapped_column(Text)
-    path: Mapped[str | None] = mapped_column(Text)
-    tokenizer: Mapped[str | None] = mapped_column(Text)
-    template: Mapped[str | None] = mapped_column(Text)
-    parameters: Mapped[int] = mapped_column(BigInteger)
-    dtype: Mapped[str] = mapped_column(Text)
+    weights: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    revision: Mapped[str | None]
+    path: Mapped[str | None]
+    tokenizer: Mapped[str | None]
+    template: Mapped[str | None]
+    parameters: Mapped[int] = mapped_column(LongWhole)
+    dtype: Mapped[str]
     created: Mapped[datetime] = mapped_column(UtcDateTime)
     used: Mapped[int]
     """Counts registrations and additions, so that the last used base has the largest."""
@@ -91,7 +158,7 @@ class AxisRow(Base):
     __tablename__ = "axes"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(Text, unique=True)
+    name: Mapped[str] = mapped_column(unique=True)
     last_number: Mapped[int]
 
 
@@ -100,10 +167,10 @@ class BlobRow(Base):
 
     __tablename__ = "blobs"
 
-    sha256: Mapped[str] = mapped_column(Text, primary_key=True)
-    size: Mapped[int] = mapped_column(BigInteger)
-    mtime_ns: Mapped[int | None] = mapped_column(BigInteger)
-    inode: Mapped[str | None] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    size: Mapped[int] = mapped_column(LongWhole)
+    mtime_ns: Mapped[int | None] = mapped_column(LongWhole)
+    inode: Mapped[str | None]
     """As text: file systems use all 64 bits, SQLite's integers are signed."""
     data: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
 
@@ -124,15 +191,15 @@ class VersionRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     axis_id: Mapped[int] = mapped_column(ForeignKey("axes.id"))
     number: Mapped[int]
-    kind: Mapped[str] = mapped_column(Text)
-    dtype: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str]
+    dtype: Mapped[str]
     sha256: Mapped[str] = mapped_column(ForeignKey("blobs.sha256"), index=True)
     base_id: Mapped[int] = mapped_column(ForeignKey("bases.id"), index=True)
-    base_name: Mapped[str] = mapped_column(Text)
-    base_revision: Mapped[str | None] = mapped_column(Text)
-    base_tokenizer: Mapped[str | None] = mapped_column(Text)
-    base_template: Mapped[str | None] = mapped_column(Text)
-    note: Mapped[str | None] = mapped_column(Text)
+    base_name: Mapped[str]
+    base_revision: Mapped[str | None]
+    base_tokenizer: Mapped[str | None]
+    base_template: Mapped[str | None]
+    note: Mapped[str | None]
     document: Mapped[Any] = mapped_column("metadata", Json)
     created: Mapped[datetime] = mapped_column(UtcDateTime)
 
@@ -156,7 +223,7 @@ class AxisAliasRow(Base):
         ForeignKey("versions.id", ondelete="CASCADE"), primary_key=True
     )
     position: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(Text, index=True)
+    name: Mapped[str] = mapped_column(index=True)
 
 
 class TagRow(Base):
@@ -167,7 +234,7 @@ class TagRow(Base):
     version_id: Mapped[int] = mapped_column(
         ForeignKey("versions.id", ondelete="CASCADE"), primary_key=True
     )
-    name: Mapped[str] = mapped_column(Text, primary_key=True, index=True)
+    name: Mapped[str] = mapped_column(primary_key=True, index=True)
 
 
 class AliasEventRow(Base):
@@ -178,10 +245,10 @@ class AliasEventRow(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     axis_id: Mapped[int] = mapped_column(ForeignKey("axes.id"), index=True)
     base_id: Mapped[int] = mapped_column(ForeignKey("bases.id"))
-    alias: Mapped[str] = mapped_column(Text)
+    alias: Mapped[str]
     number: Mapped[int | None]
     """No foreign key: history outlives the version."""
-    action: Mapped[str] = mapped_column(Text)
+    action: Mapped[str]
     created: Mapped[datetime] = mapped_column(UtcDateTime)
 
     axis: Mapped[AxisRow] = relationship()
@@ -197,7 +264,7 @@ class MeasurementRow(Base):
     version_id: Mapped[int] = mapped_column(
         ForeignKey("versions.id", ondelete="CASCADE"), index=True
     )
-    kind: Mapped[str] = mapped_column(Text)
+    kind: Mapped[str]
     value: Mapped[Any] = mapped_column(Json)
-    protocol: Mapped[str] = mapped_column(Text)
+    protocol: Mapped[str]
     created: Mapped[datetime] = mapped_column(UtcDateTime)

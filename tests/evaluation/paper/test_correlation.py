@@ -27,6 +27,7 @@ from prefreg.pocket import PocketWorld
 from prefreg.registry import Access
 from prefreg.vectors import Vector, open_vector
 
+pytestmark = pytest.mark.slow
 LEVELS = (-1.0, 0.0, 1.0)
 
 

@@ -14,6 +14,7 @@ from prefreg.evaluation.paper.reproduce import Reproduced, estimate
 from prefreg.evaluation.paper.retention import falls_to_chance
 from prefreg.evaluation.statistics import Estimate, grouped_rate
 
+pytestmark = pytest.mark.slow
 Reproduce = Callable[..., Reproduced]
 
 
