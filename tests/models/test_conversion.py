@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     GPTNeoXConfig,
@@ -70,6 +70,15 @@ def test_only_what_is_given_comes_apart(tmp_path: Path) -> None:
     conversion = find_conversion(empty_model(base), base.checkpoint)
     norm = torch.ones(16)
     assert conversion.store({"model.norm.weight": norm}) == {"model.norm.weight": norm}
+
+
+def test_two_stored_tensors_cannot_be_one_weight(tmp_path: Path) -> None:
+    base = saved(LlamaConfig(**SIZES), tmp_path / "base")
+    twice = stored(base) | {"norm.weight": torch.ones(16)}
+    save_file(twice, base.path / "model.safetensors")
+    base = resolve_base(str(base.path))
+    with pytest.raises(BaseModelError, match=r"it alone has '(model\.)?norm\.weight'"):
+        find_conversion(empty_model(base), base.checkpoint)
 
 
 class Halved(ConversionOps):

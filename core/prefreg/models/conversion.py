@@ -140,6 +140,8 @@ def find_conversion(
         if name not in state:
             if not part and not any(re.search(ignored, name) for ignored in passed_over):
                 unexpected.append(each)
+        elif name in names:
+            unexpected.append(each)
         elif pattern is not None:
             collected[name][each] = pattern
         elif tuple(state[name].shape) == stored[each]:
