@@ -6,6 +6,7 @@ speed of a copy that is measured beside it.
 
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -32,6 +33,11 @@ def measure(record: Any, part: str, folder: Path, *, small: bool) -> None:
         free()
 
 
+def _version(place: int) -> Any:
+    """Stand for the record of a version, of which dials read no more."""
+    return SimpleNamespace(axis=f"axis{place}", number=1, sha256=str(place))
+
+
 def copy_speed(size: int) -> float:
     """Return the bytes that a copy reads and writes in a second."""
     source = torch.zeros(size, dtype=torch.uint8, device=DEVICE)
@@ -54,8 +60,7 @@ def turn_all(record: Any, shape: str, folder: Path, bandwidth: float) -> None:
     record.say(f"{shape}: {size:,} parameters, a vector of {file.stat().st_size:,} bytes")
     # One file opened several times is as many vectors to whoever reads it.
     terms = [
-        ScaledVector(f"axis{place}", str(place), eta, open_vector(file))
-        for place, eta in enumerate(etas)
+        ScaledVector(_version(place), eta, open_vector(file)) for place, eta in enumerate(etas)
     ]
     dials = Dials(model, Conversion({name: name for name, _ in model.named_parameters()}))
     first = seconds(lambda: dials.turn(terms))

@@ -63,13 +63,13 @@ def test_the_base_is_at_0_from_itself(evaluator: Evaluator) -> None:
 def test_margins_are_those_of_the_composed_model(evaluator: Evaluator) -> None:
     from prefreg.data.tokens import tokenise_pairs
 
-    candidate = evaluator.candidate(as_terms(["helpful:4"]))
+    candidate = evaluator.candidate(as_terms(["helpful:3"]))
     found = evaluator.evaluate(candidate).figures.find("helpful.margin").value.value
     pairs = evaluator.pairs["helpful"].pairs
     steered = prefreg.open(evaluator.access.location).load("pocket")
     tokens = tokenise_pairs(pairs, steered.tokenizer, max_length=256).pairs
     base = margins(answer_log_probs(steered.model, tokens))
-    turned = margins(answer_log_probs(steered.set(helpful=4).model, tokens))
+    turned = margins(answer_log_probs(steered.set(helpful=3).model, tokens))
     assert found == pytest.approx(float((turned - base).mean()), abs=1e-4)
 
 

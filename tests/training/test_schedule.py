@@ -26,8 +26,8 @@ def test_steps_pairs_and_passes_are_told() -> None:
         (schedule(20000), True),
         (schedule(50), False),  # 2 steps at 1e-6
         (schedule(2000), False),  # 32 steps
-        (schedule(50, preset="quick"), True),
-        (schedule(50, "max_steps=60"), True),
+        (schedule(100, preset="quick"), True),
+        (schedule(800, "max_steps=60"), True),
         (schedule(50, "learning_rate=1e-4"), True),
         (schedule(20000, lora=True), True),  # at ten times the rate, and judged by that
         (schedule(50, lora=True), False),
@@ -42,3 +42,12 @@ def test_the_warning_says_what_would_do() -> None:
     assert warning is not None
     assert "2 steps at a learning rate of 1e-06 move a weight by 2e-06 at most" in warning
     assert "--preset quick (6e-04)" in warning
+
+
+def test_many_passes_over_few_pairs_are_warned_of() -> None:
+    warning = schedule(45, "max_steps=80", preset="quick").warning()
+    assert warning == (
+        "Each of the 45 pairs comes 28 times: a pole may learn them by heart, or collapse. "
+        "--set max_steps=14 makes 5 passes."
+    )
+    assert schedule(150, "max_steps=80", preset="quick").warning() is None

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from prefreg.training.settings import ACCUMULATED, BATCH, LEARNING_RATE_FACTOR, PRESETS, Settings
 
+_MOST = 10
+"""Passes over the pairs; the paper makes two."""
 _LEAST = 5e-5
 """A sixth of what the paper's 312 steps at 1e-6 sum up to. After a fifteenth, 20 such steps, no
 answer of the bundled model had changed."""
@@ -30,6 +32,11 @@ class Schedule:
         return cls(count_steps(pairs, settings), each, pairs, rate, lora)
 
     @property
+    def passes(self) -> float:
+        """How often each pair is seen."""
+        return self.steps * self.pairs_per_step / self.pairs
+
+    @property
     def reach(self) -> float:
         """The sum of the learning rate over the steps: Adam moves no weight much further."""
         return self.steps * self.learning_rate
@@ -37,11 +44,17 @@ class Schedule:
     def __str__(self) -> str:
         seen = self.steps * self.pairs_per_step
         steps = "1 step" if self.steps == 1 else f"{self.steps:,} steps"
-        passes = f"{seen / self.pairs:.1f} passes over {self.pairs:,}"
+        passes = f"{self.passes:.1f} passes over {self.pairs:,}"
         return f"{steps} of {self.pairs_per_step:,} pairs, {seen:,} pairs, {passes}"
 
     def warning(self) -> str | None:
-        """Say that the steps cannot move a pole as far as its answers, where that is so."""
+        """Say that a pole will hardly move, or will learn its few pairs by heart."""
+        if self.passes > _MOST:
+            fewer = max(1, round(_MOST / 2 * self.pairs / self.pairs_per_step))
+            return (
+                f"Each of the {self.pairs:,} pairs comes {self.passes:.0f} times: a pole may learn "
+                f"them by heart, or collapse. --set max_steps={fewer} makes 5 passes."
+            )
         factor = LEARNING_RATE_FACTOR if self.lora else 1
         if self.reach >= factor * _LEAST:
             return None
