@@ -1,7 +1,9 @@
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -334,3 +336,14 @@ def test_without_a_name_writers_use_the_folder_they_are_in(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["registry.db"]
     with Access().reading() as store:
         assert store.versions() == []
+
+
+def test_a_row_whose_value_was_taken_out_is_called_damaged(store: Store, path: Path, add) -> None:
+    add(store, "helpful", tags=("good",))
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(
+            "DROP TABLE tags; CREATE TABLE tags (version_id INTEGER, name TEXT);"
+            "INSERT INTO tags VALUES (1, NULL);"
+        )
+    with pytest.raises(RegistryError, match="a damaged row of tags .*Restore it from a backup"):
+        store.summaries()

@@ -240,10 +240,15 @@ def _grouped(
 ) -> dict[int, list[str]]:
     """Return the names in a table, in order, by the versions that they hang on."""
     columns = select(table.version_id, *order, table.name)
-    rows = session.execute(_attached_to(columns, table, conditions))
+    rows = [tuple(row) for row in session.execute(_attached_to(columns, table, conditions))]
+    if any(None in row for row in rows):
+        raise RegistryError(
+            f"The registry holds a damaged row of {table.__tablename__} (without a value). "
+            "Restore it from a backup."
+        )
     found: dict[int, list[str]] = {}
     # Sorted here: in the order of its index, the database looks each row up on its own.
-    for version, *_, name in sorted(map(tuple, rows)):
+    for version, *_, name in sorted(rows):
         found.setdefault(version, []).append(name)
     return found
 
