@@ -345,5 +345,5 @@ def test_a_row_whose_value_was_taken_out_is_called_damaged(store: Store, path: P
             "DROP TABLE tags; CREATE TABLE tags (version_id INTEGER, name TEXT);"
             "INSERT INTO tags VALUES (1, NULL);"
         )
-    with pytest.raises(RegistryError, match="a damaged row of tags .*Restore it from a backup"):
+    with pytest.raises(RegistryError, match=r"a damaged row of tags .*Restore it from a backup"):
         store.summaries()
