@@ -119,6 +119,11 @@ def test_the_same_run_is_not_stored_twice_unless_it_is_asked_for(
     assert (again.number, again.sha256) == (2, first.sha256)
     others = [add(tmp_path, base, data, dtype="bfloat16"), add(tmp_path, base, data, seed=1)]
     assert [each.number for each in others] == [3, 4]
+    unwatched = add(tmp_path, base, data, watch=False)
+    stricter = add(tmp_path, base, data, guards=["accuracy=0.6"])
+    unasked = add(tmp_path, base, data, answers=0)
+    assert [each.number for each in (unwatched, stricter, unasked)] == [5, 6, 7]
+    assert add(tmp_path, base, data, watch=False) == unwatched
 
 
 def test_the_schedule_is_told_and_warned_of_before_anything_is_trained(

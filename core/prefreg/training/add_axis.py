@@ -262,6 +262,8 @@ def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict
             "settings": run.settings_in_use(),
             "defaults": run.settings_left(),
             "guards": asdict(run.guards.thresholds),
+            "watched": run.guards.watched,
+            "asked": run.guards.prompts,
             "shortcuts": pair.shortcuts.to_json(),
             "configuration": run.base.fingerprint.configuration,
         }

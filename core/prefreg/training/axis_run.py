@@ -4,7 +4,7 @@ It is handed on whole from step to step, and never changed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -166,8 +166,16 @@ def find_same(place: Access, run: AxisRun) -> VersionRecord | None:
         and (record.dtype == "BF16") == (run.request.dtype == "bfloat16")
         and record.metadata["data"].get("too_long") == run.request.too_long
         and given == {p: f for p in poles if (f := record.metadata["poles"][p].get("checkpoint"))}
+        and _same_guards(record, run)
     ]
     return max(same, key=lambda record: record.number, default=None)
+
+
+def _same_guards(record: VersionRecord, run: AxisRun) -> bool:
+    """Whether the poles were guarded alike: what stops one early decides on φ, too."""
+    made, guards = record.metadata["training"], run.guards
+    found = (made.get("guards"), made.get("watched"), made.get("asked"))
+    return found == (asdict(guards.thresholds), guards.watched, guards.prompts)
 
 
 def _all_stored(place: Access, run: AxisRun) -> list[VersionRecord]:
