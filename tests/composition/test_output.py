@@ -276,7 +276,9 @@ from prefreg.composition.plan import Plan
 
 def pause(*_):
     print("writing", flush=True)
-    time.sleep(60)
+    # Short naps: a signal may reach another thread, or come just before one long sleep begins.
+    for _ in range(6_000):
+        time.sleep(0.01)
 
 write_composition(Plan(resolve_base(sys.argv[1]), []), Path(sys.argv[2]), progress=pause)
 """
@@ -291,11 +293,15 @@ def test_an_interrupted_process_leaves_nothing(bases: dict[str, BaseModel], tmp_
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "writing\n"
-    assert [path.suffix for path in (tmp_path / "here").iterdir()] == [".partial"]
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        assert [path.suffix for path in (tmp_path / "here").iterdir()] == [".partial"]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.communicate()
     assert "KeyboardInterrupt" in errors
     assert list((tmp_path / "here").iterdir()) == []
 
