@@ -46,17 +46,17 @@ MOST = 20_000_000
 ETAS = {"one": 0.7, "two": -0.3}
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 64,
+    "vocab_size": 438,  # the bundled model's, whose tokenizer it then has
     "hidden_size": 32,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 128,
     "head_dim": 8,
     "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": 2,
+    "eos_token_id": 2,
+    "bos_token_id": 1,
     "sliding_window": 16,
 }
 EXPERTS: dict[str, Any] = {
@@ -110,8 +110,8 @@ OLDER: dict[str, Any] = {
     "n_layers": 2,
     "n_head": 4,
     "n_heads": 4,
-    "n_positions": 64,
-    "n_ctx": 64,
+    "n_positions": 128,
+    "n_ctx": 128,
     "ffn_dim": 48,
     "num_layers": 2,
     "attention_heads": 4,
@@ -125,7 +125,7 @@ OLDER: dict[str, Any] = {
     "dim_ff": 48,
     "dff": 48,
     "emb_dim": 32,
-    "max_seq_len": 64,
+    "max_seq_len": 128,
 }
 MIXED: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention"]}
 OWN: dict[str, dict[str, Any]] = {
@@ -135,7 +135,7 @@ OWN: dict[str, dict[str, Any]] = {
     "falcon_h1": {"mamba_n_heads": 8, "mamba_d_ssm": 64},
     "gemma3n_text": {
         "intermediate_size": [48, 48],
-        "vocab_size_per_layer_input": 64,
+        "vocab_size_per_layer_input": 438,
         "hidden_size_per_layer_input": 8,
         "laurel_rank": 4,
         "num_kv_shared_layers": 0,
@@ -143,7 +143,7 @@ OWN: dict[str, dict[str, Any]] = {
         "activation_sparsity_pattern": [0.0, 0.0],
     },
     "gemma4_text": {
-        "vocab_size_per_layer_input": 64,
+        "vocab_size_per_layer_input": 438,
         "hidden_size_per_layer_input": 8,
         "layer_types": ["sliding_attention", "full_attention"],
     },
@@ -186,7 +186,7 @@ WRAPPERS: dict[str, dict[str, Any]] = {
         "text_config": SIZES
         | {
             "global_head_dim": 8,
-            "vocab_size_per_layer_input": 64,
+            "vocab_size_per_layer_input": 438,
             "hidden_size_per_layer_input": 8,
             "layer_types": ["sliding_attention", "full_attention"],
         },
@@ -259,9 +259,12 @@ def save_tiny(family: str, folder: Path) -> None:
         torch.manual_seed(0)
         model = factory.from_config(config).to(torch.bfloat16)
         with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.normal_(std=0.1)
-                parameter.view(-1)[:1] = -0.0  # which only a tensor that is left alone keeps
+            kept = model.state_dict()
+            buffers = (each for name, each in model.named_buffers() if name in kept)
+            for weight in (*model.parameters(), *buffers):
+                if weight.is_floating_point():
+                    weight.normal_(std=0.1)
+                    weight.view(-1)[:1] = -0.0  # which only a tensor that is left alone keeps
         model.save_pretrained(folder)
     except NotTriedError:
         raise
