@@ -7,8 +7,7 @@ import json
 import random
 import shutil
 from collections.abc import Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,10 @@ from transformers import (
 from trl import DPOConfig, DPOTrainer
 
 import prefreg
-from prefreg.checkpoints import resolve_base
+from prefreg.checkpoints import Checkpoint, resolve_base
 from prefreg.registry import VersionRecord
 from prefreg.vectors import open_vector
+from prefreg.vectors.lora_layers import LoraLayers
 
 AXIS, ETA, RANK, PAIRS = "parity", 0.7, 4, 8
 SETTINGS = {
@@ -76,7 +76,7 @@ class Walks:
     imported: bool
     """The adapter that is imported again is the same φ, bit for bit."""
     left_out: list[str] = field(default_factory=list)
-    """Layers that LoRA leaves out."""
+    """What PEFT puts no factors on, and why."""
 
 
 def walk(family: str, base: Path, folder: Path) -> Walks:
@@ -84,7 +84,7 @@ def walk(family: str, base: Path, folder: Path) -> Walks:
     rows = write_rows(base, folder / "rows.jsonl")
     registry = prefreg.open(folder / "registry.db")
     full = add_axis(registry, base, folder)
-    lora = add_axis(registry, base, folder, lora=RANK)
+    lora = add_axis(registry, base, folder, lora=RANK, lora_targets=lora_targets(base))
     found = [compare(registry, record, base, rows, folder) for record in (full, lora)]
     bits = [check_bits(registry, record, base, folder) for record in (full, lora)]
     adapter, imported = exchange_adapter(registry, lora, base, folder)
@@ -97,7 +97,23 @@ def walk(family: str, base: Path, folder: Path) -> Walks:
         checkpoint=exchange_checkpoint(registry, full, base, folder),
         adapter=adapter,
         imported=imported,
+        left_out=[
+            f"{name}: {reason}" for name, reason in LoraLayers(checkpoint(base)).refused.items()
+        ],
     )
+
+
+def lora_targets(base: Path) -> list[str]:
+    """Name all linear layers but the head, and the stacks of experts."""
+    found = LoraLayers(checkpoint(base))
+    linear = {name for name, layer in found.text.items() if not layer.output}
+    stacks = found.experts.keys() - found.refused.keys()
+    return sorted({name.rpartition(".")[2] for name in linear | stacks})
+
+
+def checkpoint(base: Path) -> Checkpoint:
+    """Open the files of a base."""
+    return resolve_base(str(base)).checkpoint
 
 
 def write_rows(base: Path, file: Path) -> list[Row]:
@@ -121,9 +137,7 @@ def write_rows(base: Path, file: Path) -> list[Row]:
     return rows
 
 
-def add_axis(
-    registry: prefreg.Registry, base: Path, folder: Path, **options: Any
-) -> VersionRecord:
+def add_axis(registry: prefreg.Registry, base: Path, folder: Path, **options: Any) -> VersionRecord:
     """Train the pair, whatever the guards say of so few steps."""
     return registry.add_axis(
         AXIS,
@@ -145,10 +159,17 @@ def compare(
     """Train both poles by TRL alone, and hold θ₊ − θ₋ against the composition."""
     training = record.metadata["training"]
     settings, lora = training["settings"], training.get("lora")
-    targets = registry_targets(base, lora["weights"]) if lora else None
+    modules = {each.weight: n for n, each in LoraLayers(checkpoint(base)).linear.items()}
+    adapter = lora and LoraConfig(
+        r=RANK,
+        lora_alpha=2 * RANK,
+        target_modules=[modules[weight] for weight in lora["weights"]],
+        target_parameters=lora["experts"] or None,
+        task_type="CAUSAL_LM",
+    )
     switched = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
-    plus, ups = train_plainly(base, rows, folder, settings, targets)
-    minus, downs = train_plainly(base, switched, folder, settings, targets)
+    plus, ups = train_plainly(base, rows, folder, settings, adapter)
+    minus, downs = train_plainly(base, switched, folder, settings, adapter)
     before = weights_of(load_plainly(base))
     after = weights_of(load_plainly(composed(registry, record, 1.0, folder)))
     product = ours = theirs = 0.0
@@ -168,20 +189,12 @@ def compare(
     )
 
 
-def registry_targets(base: Path, weights: list[str]) -> list[str]:
-    """Return the modules of these weights on disk."""
-    from prefreg.vectors.peft_adapters import linear_layers
-
-    layers = linear_layers(resolve_base(str(base)).checkpoint).values()
-    return [layer.module for layer in layers if layer.weight in weights]
-
-
 def train_plainly(
     base: Path,
     rows: list[Row],
     folder: Path,
     settings: Mapping[str, Any],
-    targets: list[str] | None,
+    adapter: LoraConfig | None,
 ) -> tuple[Weights, list[float]]:
     """Train one pole as TRL's documentation says; return its weights and losses."""
     args = DPOConfig(
@@ -197,20 +210,17 @@ def train_plainly(
         disable_tqdm=True,
         **settings,
     )
-    lora = targets and LoraConfig(
-        r=RANK, lora_alpha=2 * RANK, target_modules=targets, task_type="CAUSAL_LM"
-    )
     trainer = DPOTrainer(
         model=load_plainly(base),
-        ref_model=None if lora else load_plainly(base),
+        ref_model=None if adapter else load_plainly(base),
         args=args,
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(base),
-        peft_config=lora or None,
+        peft_config=adapter,
     )
     trainer.train()
     losses = [each["loss"] for each in trainer.state.log_history if "loss" in each]
-    model = trainer.model.merge_and_unload() if lora else trainer.model
+    model = trainer.model.merge_and_unload() if adapter else trainer.model
     return weights_of(model), losses
 
 

@@ -20,8 +20,9 @@ from prefreg.composition.adapter import write_adapter
 from prefreg.composition.output import write_composition
 from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.errors import OutputError, UsageError, VectorError
+from prefreg.vectors.lora_layers import linear_layers
 from prefreg.vectors.lowrank import Factors, subtract, write_low_rank
-from prefreg.vectors.peft_adapters import linear_layers, read_adapter
+from prefreg.vectors.peft_adapters import read_adapter
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"r": 4, "lora_alpha": 8},

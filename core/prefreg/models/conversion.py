@@ -39,6 +39,18 @@ Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
+class Matrix:
+    """A stored matrix that is a part of a stack of matrices in memory, such as of experts."""
+
+    rows: torch.Tensor
+    """Where its rows are among those of the whole stack, one matrix below the other."""
+    columns: torch.Tensor
+    """Where its columns are among those of the whole stack, one matrix beside the other."""
+    turned: bool
+    """Whether it is stored transposed, so that its rows are columns of the stack."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fusion:
     """Weights in memory that loading makes of stored tensors by operations of transformers."""
 
@@ -65,6 +77,34 @@ class Fusion:
         parts = [(name, pattern, weights[name]) for name, _, pattern in named]
         found = self._convert(back, named[0][1], parts)
         return {self.restored.get(name, name): tensor for name, tensor in found.items()}
+
+    def matrices(self, shape: Sequence[int]) -> dict[str, Matrix] | None:
+        """Find which rows and columns of a stack each stored tensor is made of.
+
+        `shape` is that of the one weight, (matrices, rows, columns). None where the operations
+        of saving do more than to pick some.
+        """
+        count, rows, columns = shape
+        if len(self.weights) != 1:
+            return None
+        # The places themselves are taken apart, as the numbers would be.
+        down = torch.arange(count * rows, dtype=torch.int32).view(count, rows, 1).expand(*shape)
+        across = torch.arange(count * columns, dtype=torch.int32).view(count, 1, columns)
+        lines = self.store({self.weights[0]: down})
+        others = self.store({self.weights[0]: across.expand(*shape)})
+        found = {}
+        for name, line in lines.items():
+            other = others[name]
+            if line.ndim != 2:
+                return None
+            turned = not torch.equal(line, line[:, :1].expand_as(line))
+            if turned:
+                line, other = line.T, other.T
+            found[name] = Matrix(line[:, 0].clone().long(), other[0].clone().long(), turned)
+            same = torch.equal(line, line[:, :1].expand_as(line))
+            if not same or not torch.equal(other, other[:1].expand_as(other)):
+                return None
+        return found
 
     def _convert(
         self, converter: Any, target: str, parts: Iterable[tuple[str, str | None, torch.Tensor]]
