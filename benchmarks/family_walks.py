@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -22,6 +23,8 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoTokenizer,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
 )
 from trl import DPOConfig, DPOTrainer
 
@@ -39,6 +42,14 @@ SETTINGS = {
     "learning_rate": 1e-3,
 }
 MAX_LENGTH = 96
+WORDS = tuple("red blue old boat tree sky cat dog sun sea hill road bird fish leaf".split())  # noqa: SIM905
+SPECIALS = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"]
+"""The first tokens, in the order of the ids of the tiny configurations."""
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 
 Weights = dict[str, torch.Tensor]
 Row = dict[str, list[dict[str, str]]]
@@ -76,15 +87,63 @@ class Walks:
     imported: bool
     """The adapter that is imported again is the same φ, bit for bit."""
     left_out: list[str] = field(default_factory=list)
-    """What PEFT puts no factors on, and why."""
+    """Linear layers that PEFT puts no factors on in this architecture."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether all is as it must be."""
+        trained = all(each.cosine >= 0.9999 for each in (self.full, self.lora))
+        exact = self.composition and self.dials and self.checkpoint and self.imported
+        return trained and exact and abs(self.margin) < 1e-5 and self.adapter < 1e-6
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a row of a table."""
+        return {
+            "family": self.family,
+            "cosine_full": round(self.full.cosine, 8),
+            "cosine_lora": round(self.lora.cosine, 8),
+            "losses_full_nats": float(f"{self.full.losses:.2g}"),
+            "losses_lora_nats": float(f"{self.lora.losses:.2g}"),
+            "shared_prompt": self.full.shared_prompt,
+            "margin_nats": float(f"{self.margin:.2g}"),
+            "composition": self.composition,
+            "dials": self.dials,
+            "checkpoint": self.checkpoint,
+            "adapter": float(f"{self.adapter:.2g}"),
+            "imported": self.imported,
+            "without_lora": self.left_out,
+        }
 
 
-def walk(family: str, base: Path, folder: Path) -> Walks:
+def save_tokenizer(folder: Path) -> None:
+    """Write a tokenizer of bytes, in the form that every family's own class can read."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*SPECIALS, *letters])}
+    inner = Tokenizer(models.BPE(vocabulary, []))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.add_special_tokens(SPECIALS)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        clean_up_tokenization_spaces=False,
+    )
+    made.chat_template = TEMPLATE
+    made.save_pretrained(folder)
+
+
+def walk(family: str, base: Path, folder: Path, settings: Mapping[str, Any] | None = None) -> Walks:
     """Take every walk on a base of a family."""
-    rows = write_rows(base, folder / "rows.jsonl")
+    disable_progress_bars()
+    rows = write_rows(folder / "rows.jsonl")
     registry = prefreg.open(folder / "registry.db")
-    full = add_axis(registry, base, folder)
-    lora = add_axis(registry, base, folder, lora=RANK, lora_targets=lora_targets(base))
+    asked = {**SETTINGS, **(settings or {})}
+    full = add_axis(registry, base, folder, settings=asked)
+    lora = add_axis(
+        registry, base, folder, settings=asked, lora=RANK, lora_targets=lora_targets(base)
+    )
     found = [compare(registry, record, base, rows, folder) for record in (full, lora)]
     bits = [check_bits(registry, record, base, folder) for record in (full, lora)]
     adapter, imported = exchange_adapter(registry, lora, base, folder)
@@ -97,9 +156,7 @@ def walk(family: str, base: Path, folder: Path) -> Walks:
         checkpoint=exchange_checkpoint(registry, full, base, folder),
         adapter=adapter,
         imported=imported,
-        left_out=[
-            f"{name}: {reason}" for name, reason in LoraLayers(checkpoint(base)).refused.items()
-        ],
+        left_out=sorted({n.rpartition(".")[2] for n in LoraLayers(checkpoint(base)).refused}),
     )
 
 
@@ -116,20 +173,18 @@ def checkpoint(base: Path) -> Checkpoint:
     return resolve_base(str(base)).checkpoint
 
 
-def write_rows(base: Path, file: Path) -> list[Row]:
-    """Write pairs of random words of the tokenizer."""
+def write_rows(file: Path) -> list[Row]:
+    """Write pairs of random words."""
     draw = random.Random(3)
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    words = sorted(w[1:] for w in tokenizer.get_vocab() if w[1:].isalpha() and w[0] in "Ġ▁")
 
     def text(start: str, least: int, most: int) -> str:
-        return " ".join([start, *draw.choices(words, k=draw.randint(least, most))])
+        return " ".join([start, *draw.choices(WORDS, k=draw.randint(least, most))])
 
     rows = [
         {
-            "prompt": [{"role": "user", "content": text("what", 3, 20)}],
-            "chosen": [{"role": "assistant", "content": text("yes", 2, 12)}],
-            "rejected": [{"role": "assistant", "content": text("no", 2, 12)}],
+            "prompt": [{"role": "user", "content": text("what", 1, 8)}],
+            "chosen": [{"role": "assistant", "content": text("yes", 1, 5)}],
+            "rejected": [{"role": "assistant", "content": text("no", 1, 5)}],
         }
         for _ in range(PAIRS)
     ]
@@ -144,7 +199,6 @@ def add_axis(registry: prefreg.Registry, base: Path, folder: Path, **options: An
         base=str(base),
         data=str(folder / "rows.jsonl"),
         new=True,
-        settings=SETTINGS,
         max_length=MAX_LENGTH,
         keep_anyway=True,
         watch=False,
@@ -218,6 +272,7 @@ def train_plainly(
         processing_class=AutoTokenizer.from_pretrained(base),
         peft_config=adapter,
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     losses = [each["loss"] for each in trainer.state.log_history if "loss" in each]
     model = trainer.model.merge_and_unload() if adapter else trainer.model
