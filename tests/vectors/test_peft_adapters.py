@@ -363,6 +363,30 @@ def test_factors_of_experts_are_those_of_what_is_stored(
         torch.testing.assert_close(tensor, saved[name] * (scaling if side in name else 1))
 
 
+@pytest.mark.parametrize("version", ["0.18.1", None])
+def test_experts_of_an_older_peft_lie_the_other_way_round(
+    tmp_path: Path, version: str | None
+) -> None:
+    """It took what it multiplied from the left, (experts, rank, rows), for the inputs."""
+    base = tiny.in_base(mixtral, tmp_path / "base")
+    folder = adapters.save_adapter(
+        mixtral(), tmp_path / "adapter", seed=1, target_modules=["q_proj"]
+    )
+    configure(folder, target_parameters=["experts.down_proj"], peft_version=version)
+    a, b = torch.rand(3 * 4, 16), torch.rand(24, 4 * 3)
+    place = "base_model.model.model.layers.0.mlp.experts"
+    new = {f"{place}.lora_{side}.weight": each for side, each in (("A", a), ("B", b))}
+    rewrite(folder, lambda tensors: tensors.update(new))
+    found = read_adapter(folder, base.checkpoint).factors
+    delta = 2 * torch.einsum("ore,eri->eio", b.view(24, 4, 3), a.view(3, 4, 16))
+    for expert in range(3):
+        part = found[f"model.layers.0.block_sparse_moe.experts.{expert}.w2.weight"]
+        torch.testing.assert_close(part.b @ part.a, delta[expert])
+    configure(folder, peft_version="0.19.0")
+    with pytest.raises(VectorError, match="of other shapes are"):
+        read_adapter(folder, base.checkpoint)
+
+
 def test_an_adapter_of_before_experts_were_fused_is_taken(tmp_path: Path) -> None:
     base = tiny.in_base(mixtral, tmp_path / "base")
     folder = adapters.save_adapter(

@@ -6,7 +6,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -34,6 +34,8 @@ _FACTOR = re.compile(
     re.escape(_PREFIX) + r"(?P<module>.+)\.lora_((?P<side>[AB])\.weight|embedding_(?P<table>[AB]))"
 )
 _WHOLE = re.compile(re.escape(_PREFIX) + r"(?P<module>.+?)(\.base_layer)?\.(?P<name>weight|bias)")
+EXPERTS_SINCE = "0.19.0"
+"""The PEFT since which factors of experts lie as they do; before, rows were always inputs."""
 MATCHING_SECONDS = 5.0
 """What the regular expressions of a configuration may take in all."""
 
@@ -95,6 +97,8 @@ class AdapterConfig:
     excluded: "tuple[str, ...] | regex.Pattern[str] | None"
     parameters: tuple[str, ...]
     """Ends of the names of parameters that are stacks of experts."""
+    older: bool
+    """Whether factors of experts lie as in PEFT before `EXPERTS_SINCE`."""
     saved: tuple[str, ...]
     """Ends of the names of modules that were trained whole."""
     partial: bool
@@ -133,6 +137,7 @@ class AdapterConfig:
                 targets=_selection(values.get("target_modules")),
                 excluded=_selection(values.get("exclude_modules")),
                 parameters=tuple(map(str, values.get("target_parameters") or ())),
+                older=_numbers(values.get("peft_version") or "0") < _numbers(EXPERTS_SINCE),
                 saved=tuple(map(str, values.get("modules_to_save") or ())),
                 partial=values.get("layers_to_transform") is not None,
                 matching=_Matching(path, MATCHING_SECONDS),
@@ -207,6 +212,8 @@ def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
             "and import the checkpoint."
         )
     stacks = {place: layers.experts[name] for name, place in layers.places(chosen).items()}
+    if config.older:
+        stacks = {place: replace(stack, inputs_first=True) for place, stack in stacks.items()}
     places: dict[str, LoraLayer | Experts] = {**layers.linear, **stacks}
     # Before they were fused in memory, each expert was a layer of the name that it has on disk.
     places |= {
@@ -307,6 +314,7 @@ def adapter_config(
     }
     if stacks:
         config["target_parameters"] = [stack.parameter for stack in stacks]
+        config["peft_version"] = EXPERTS_SINCE
     return (json.dumps(config, indent=2) + "\n").encode()
 
 
@@ -332,6 +340,10 @@ def _positive(value: Any) -> int:
     if type(value) is not int or value < 1:
         raise ValueError(f"{value!r} is no rank")
     return value
+
+
+def _numbers(version: Any) -> tuple[int, ...]:
+    return tuple(int(part) for part in str(version).split(".")[:2])
 
 
 def _pattern(values: Any, kind: Callable[[Any], Value]) -> "dict[regex.Pattern[str], Value]":
