@@ -147,10 +147,11 @@ def empty_model(located: Located | Checkpoint) -> PreTrainedModel:
         config = _read_config(located)
         with torch.device("meta"):
             factory = _factory(config)
-            model: PreTrainedModel = (
-                factory._from_config(config)  # a class of one model has no public way
-                if isinstance(factory, type) and issubclass(factory, PreTrainedModel)
-                else factory.from_config(config, trust_remote_code=False)
+            # A class of one model has no public way.
+            single = isinstance(factory, type) and issubclass(factory, PreTrainedModel)
+            make = factory._from_config if single else factory.from_config
+            model: PreTrainedModel = make(
+                config, **({} if single else {"trust_remote_code": False})
             )
     except Exception as error:
         raise BaseModelError(
