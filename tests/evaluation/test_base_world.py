@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import prefreg
 import worded
-from prefreg import Axis, DataError, Message, PreferencePair, Row
+from prefreg import Axis, BundledBase, DataError, Message, PreferencePair, Row
 from prefreg.axes.base_world import BaseWorld, ChoiceQuestion, CrossedRow, Measure
 from prefreg.checkpoints import resolve_base
-from prefreg.checkpoints.bundled import BUNDLED, BundledBase, world_named, world_of
+from prefreg.checkpoints.bundled import BUNDLED, world_named, world_of
 from prefreg.data.mixture import default_source
 from prefreg.evaluation.demonstration import measure_behaviour, summarise
 from prefreg.evaluation.evaluation_request import EvaluationRequest
@@ -46,7 +46,6 @@ class Garden(BaseWorld):
 
     name = "garden"
     kinds: Mapping[str, bool | None] = {"secret": False, "colour": True}
-    training: Mapping[str, object] = {"max_steps": 2, "per_device_train_batch_size": 4}
     measures: Mapping[str, Measure] = {
         "right": Measure(("colour",), lambda said: [] if said.correct is None else [said.correct]),
         "length": Measure(("colour", "secret"), lambda said: [said.words], share=False),
@@ -94,7 +93,9 @@ GARDEN = Garden()
 def garden(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bring a tiny base that knows the garden."""
     folder = worded.save(tmp_path_factory.mktemp("garden"))
-    monkeypatch.setitem(BUNDLED, "garden", BundledBase("garden", folder, GARDEN))
+    training = {"max_steps": 2, "per_device_train_batch_size": 4}
+    base = BundledBase("garden", "Four things.", lambda: folder, training=training, world=GARDEN)
+    monkeypatch.setitem(BUNDLED, "garden", base)
 
 
 def label(row: Row) -> PreferencePair:

@@ -104,17 +104,20 @@ def prepare(
     started = time.perf_counter()
     check_tags(request.tags)
     thresholds = read_thresholds(request.guards)
-    lora = request.lora_options()
+    request.lora_options()  # what is no rank is told before anything is looked for
     found = _find_axis(access, request, note)
     axis = found.installed.axis
     base = _choose_base(access, request.base, note)
+    lora = request.lora_options(base.bundled.lora if base.bundled else None)
+    if note is not None and lora is not None and request.lora is None:
+        note(f"LoRA of rank {lora.rank}, as {base} has it by default (--lora 0: whole weights).")
     with quiet():  # what could not be stored is not trained
         find_conversion(empty_model(base), base.checkpoint, whole=lora is None)
     settings = resolve_settings(
         assignments=request.settings,
         config=request.config,
         preset=request.preset,
-        default=base.world.training if base.world else None,
+        default=base.bundled.training if base.bundled else None,
         max_length=request.max_length,
         lora=lora is not None,
     )
