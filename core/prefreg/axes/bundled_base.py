@@ -8,7 +8,6 @@ from prefreg.axes.base_world import BaseWorld
 from prefreg.axes.isolation import off_stdout
 from prefreg.errors import BaseModelError, UsageError, reason
 from prefreg.terms import AXIS_NAME
-from prefreg.wording import presentable
 
 _SAMPLING = ("temperature", "top_p")
 
@@ -96,4 +95,4 @@ class BundledBase:
 
     def how_to_get(self) -> str:
         """Return the end of a message: the command that brings the base."""
-        return f" Get it: {presentable(self.get)}" if self.get else ""
+        return f" Get it: `{self.get}`" if self.get else ""

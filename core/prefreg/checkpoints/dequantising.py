@@ -85,6 +85,12 @@ def _reading(found: GGUFFile, what: str) -> Iterator[None]:
 def _read_model(found: GGUFFile) -> PreTrainedModel:
     """Return the model without its numbers, on the device that holds none."""
     place, file = found.path.parent, found.path.name
+    layers = found.metadata.get(f"{found.architecture}.block_count", 0)
+    if not isinstance(layers, int) or layers > len(found.tensors):
+        raise BaseModelError(
+            f"{found.path} speaks of {layers!r} layers, and has {len(found.tensors)} tensors: it "
+            "is damaged."
+        )
     with _reading(found, "The architecture"):
         config = AutoConfig.from_pretrained(place, gguf_file=file, local_files_only=True)
         with torch.device("meta"):
@@ -100,17 +106,24 @@ def _read_model(found: GGUFFile) -> PreTrainedModel:
 
 
 def _write_tokenizer(found: GGUFFile, folder: Path, rows: int) -> None:
-    if "tokenizer.ggml.tokens" not in found.metadata:
+    count = found.metadata.get("tokenizer.ggml.tokens")
+    if count is None:
         raise BaseModelError(f"{found.path} holds no tokenizer, so no text can be put to it.")
+    if count > rows:
+        raise BaseModelError(
+            f"{found.path} has {count} tokens and {rows} embeddings: it is damaged."
+        )
     with _reading(found, "The tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             found.path.parent, gguf_file=found.path.name, local_files_only=True
         )
         tokenizer.save_pretrained(folder)
-    if len(tokenizer) > rows:
-        raise BaseModelError(
-            f"{found.path} has {len(tokenizer)} tokens and {rows} embeddings: it is damaged."
-        )
+    # Special tokens of its own classes, which transformers adds where the file has none, would have
+    # no embedding.
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text("utf-8"))
+    content["added_tokens"] = [each for each in content["added_tokens"] if each["id"] < count]
+    file.write_text(json.dumps(content, ensure_ascii=False, indent=2), "utf-8")
 
 
 def _portable(model: PreTrainedModel) -> Any:

@@ -133,7 +133,7 @@ def read_gguf(path: Path) -> GGUFFile:
         import gguf
     except ImportError as error:
         raise BaseModelError(
-            f"{path.name} is read by the package gguf, which is absent. Get it: {HOW_TO_READ}"
+            f"{path.name} is read by the package gguf, which is absent. Get it: `{HOW_TO_READ}`"
         ) from error
     parts = _PART.search(path.name)
     with path.open("rb") as stream:
@@ -163,7 +163,7 @@ def read_gguf(path: Path) -> GGUFFile:
         except (ValueError, KeyError):
             raise BaseModelError(
                 f"{path} holds {name!r} in the type {kind}, which gguf does not know. A newer gguf "
-                "may: pip install --upgrade gguf"
+                "may: `pip install --upgrade gguf`"
             ) from None
         kinds[kind] = known.name
         if not shape or shape[-1] % block:
