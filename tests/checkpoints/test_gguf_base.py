@@ -1,6 +1,7 @@
 """GGUF files as bases: the numbers of transformers' own reader, once, the whole or nothing."""
 
 import json
+import math
 import os
 import shutil
 import struct
@@ -58,6 +59,27 @@ def test_what_was_not_quantised_is_the_model_itself(tmp_path: Path, cache: Path)
         assert torch.equal(ours.state_dict()[name], weight), name
     tokens = torch.tensor([[1, 2, 3, 4]])
     assert torch.equal(ours.eval()(tokens).logits, model.eval()(tokens).logits)
+
+
+def test_the_divided_frequencies_of_llama_3_are_a_rule_of_the_configuration(
+    tmp_path: Path, cache: Path
+) -> None:
+    model = ggufs.llama()
+    # Waves of 2π·10000^(i/8) positions; below 2048 they stay, above 8192 they are 32 times as long.
+    middle = 2 * math.pi * 1000
+    share = (8192 / middle - 1) / (4 - 1)
+    divisors = np.array([1, 1, 1, 1, 1, 1, 1 / ((1 - share) / 32 + share), 32], np.float32)
+    tensors = ggufs.tensors_of(model) | {"rope_freqs.weight": divisors}
+    base = resolve_base(str(ggufs.write(tmp_path / "model.gguf", tensors)))
+    rule = json.loads((base.path / "config.json").read_text())["rope_parameters"]
+    assert (rule["rope_type"], rule["factor"], rule["rope_theta"]) == ("llama3", 32.0, 10000.0)
+    model.config.rope_parameters = rule
+    theirs = type(model)(model.config)
+    theirs.load_state_dict(model.state_dict())
+    tokens = torch.arange(40)[None]
+    logits = load_model(base).eval()(tokens).logits
+    assert torch.equal(logits, theirs.eval()(tokens).logits)
+    assert not torch.equal(logits, model.eval()(tokens).logits)
 
 
 def test_a_block_by_hand(tmp_path: Path, cache: Path) -> None:
@@ -208,7 +230,9 @@ REFUSED = {
     ),
     "split": (written(split__count=2), "is one of 2 parts"),
     "tokenizer": (written(tokenizer=False), "holds no tokenizer, so no text can be put to it"),
-    "strange": (with_tensor("rope_freqs.weight", ONES), "no place for 'rope_freqs.weight'"),
+    "strange": (with_tensor("blk.0.attn_q.bias", ONES), "no place for 'blk.0.attn_q.bias'"),
+    "divided": (with_tensor("rope_freqs.weight", 2 * ONES[:8]), r"its positions \(by divisors\)"),
+    "lfm2": (written(architecture="lfm2"), "'lfm2' model"),
     "lacking": (without("blk.1.ffn_up.weight"), "needs 'model.layers.1.mlp.up_proj.weight'"),
     "shape": (with_tensor("output_norm.weight", ONES), r"'output_norm.weight' is \[32\], and"),
     "not finite": (with_tensor("output_norm.weight", NAN), "holds numbers that are not finite"),

@@ -22,6 +22,7 @@ from transformers.modeling_gguf_pytorch_utils import (
     TensorProcessor,
     get_gguf_hf_weights_map,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, SINGLE_FILE
 from prefreg.checkpoints.gguf_base import GGUFFile, GGUFTensor
@@ -32,6 +33,9 @@ from prefreg.progress import tell
 
 _HALVES = {"F16": ("F16", torch.float16), "BF16": ("BF16", torch.bfloat16)}
 _WHOLE = ("F32", torch.float32)
+_DIVISORS = "rope_freqs.weight"
+_OTHERWISE = ("qwen35", "qwen35moe", "lfm2")
+"""Architectures whose tensors newer transformers converts by rules of their own."""
 _SMALL_FILES_BYTES = 64 << 20
 """Room for the tokenizer, which has tens of megabytes at most."""
 _COPIES = 3
@@ -94,15 +98,54 @@ def _read_model(found: GGUFFile) -> PreTrainedModel:
     with _reading(found, "The architecture"):
         config = AutoConfig.from_pretrained(place, gguf_file=file, local_files_only=True)
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    scaling = found.metadata.get(f"{found.architecture}.rope.scaling.type", "none")
+            make: Any = AutoModelForCausalLM  # transformers' annotations of these leave much out
+            model: PreTrainedModel = make.from_config(config)
+    if found.architecture in _OTHERWISE:
+        raise BaseModelError(
+            f"{file} is a {found.architecture!r} model, which transformers reads by other rules. "
+            "They are not followed yet: use the model's own folder."
+        )
     read = getattr(model.config, "rope_parameters", None) or {}
+    scaling = found.metadata.get(f"{found.architecture}.rope.scaling.type", "none")
+    for tensor in found.tensors:
+        if tensor.name == _DIVISORS:
+            scaling = "by divisors"
+            read = _llama3_rule(found, tensor, model.config)
     if scaling != "none" and read.get("rope_type", "default") == "default":
         raise BaseModelError(
             f"{file} stretches its positions ({scaling}), which transformers does not read from a "
             "GGUF file. Use the model's own folder."
         )
     return model
+
+
+def _llama3_rule(found: GGUFFile, tensor: GGUFTensor, config: Any) -> dict[str, Any]:
+    """Give a configuration the rule that the file has the results of; none if it is another one.
+
+    Llama 3 divides the frequencies of its positions: the longest waves by a factor, short ones by
+    1. The file holds the divisor of each, which transformers passes over.
+    """
+    with found.path.open("rb") as source:
+        divisors = torch.from_numpy(np.copy(_numbers(tensor, source, found)))
+    plain = dict(config.rope_parameters)
+    rule = {
+        **plain,
+        "rope_type": "llama3",
+        "factor": float(divisors.max()),
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    config.rope_parameters = rule
+    divided, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    size = 2 * len(divided)
+    whole = plain["rope_theta"] ** (-torch.arange(0, size, 2).double() / size)
+    if len(divisors) == len(whole) and torch.allclose(
+        whole / divisors.double(), divided.double(), rtol=1e-4, atol=0.0
+    ):
+        return rule
+    config.rope_parameters = plain
+    return plain
 
 
 def _write_tokenizer(found: GGUFFile, folder: Path, rows: int) -> None:
@@ -137,15 +180,16 @@ def _portable(model: PreTrainedModel) -> Any:
 
 
 def _write_weights(found: GGUFFile, model: PreTrainedModel, file: Path) -> None:
-    processor = TENSOR_PROCESSORS.get(found.architecture, TensorProcessor)(
+    processor: Any = TENSOR_PROCESSORS.get(found.architecture, TensorProcessor)(
         config=model.config.to_dict()
     )
     with _reading(found, "The tensors"):
-        names: dict[str, str] = get_gguf_hf_weights_map(model, processor)
+        find: Any = get_gguf_hf_weights_map
+        names: dict[str, str] = find(model, processor)
     shapes = _shapes(model)
     sources = _targets(found, names, shapes)
     dtypes = {
-        target: _dtype(found, [each for each in found.tensors if sources[each.name] == target])
+        target: _dtype(found, [each for each in _weights(found) if sources[each.name] == target])
         for target in shapes
     }
     plan = [(name, dtypes[name][0], shape) for name, shape in shapes.items()]
@@ -154,12 +198,12 @@ def _write_weights(found: GGUFFile, model: PreTrainedModel, file: Path) -> None:
     places = {spec.name: spec for spec in specs}
     left = Counter(sources.values())
     parsed: dict[str, dict[str, torch.Tensor]] = {"tensors": {}}
-    done, total = 0, sum(tensor.nbytes for tensor in found.tensors)
+    done, total = 0, sum(tensor.nbytes for tensor in _weights(found))
     stage = f"dequantising {found.path.name}"
     tell(stage, done, total)
     with file.open("xb") as stream, found.path.open("rb") as source:
         write_at(stream.fileno(), 0, header)
-        for tensor in found.tensors:
+        for tensor in _weights(found):
             target = sources[tensor.name]
             made = processor.process(
                 weights=_numbers(tensor, source, found),
@@ -178,10 +222,15 @@ def _write_weights(found: GGUFFile, model: PreTrainedModel, file: Path) -> None:
                         f"{found.path}: {tensor.name!r} is {list(weight.shape)}, and the model has "
                         f"{list(shapes[target])} there. It is damaged or another architecture."
                     )
-                data = weight.contiguous().view(torch.uint8).numpy()
+                data: Any = weight.contiguous().view(torch.uint8).numpy()
                 write_at(stream.fileno(), places[target].offset, memoryview(data).cast("B"))
             done += tensor.nbytes
             tell(stage, done, total)
+
+
+def _weights(found: GGUFFile) -> list[GGUFTensor]:
+    """Return the tensors that become weights: all but the divisors, which became a rule."""
+    return [tensor for tensor in found.tensors if tensor.name != _DIVISORS]
 
 
 def _shapes(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
@@ -198,11 +247,11 @@ def _targets(
 ) -> dict[str, str]:
     """Return the weight that each tensor of the file becomes, or becomes a part of."""
     targets: dict[str, str] = {}
-    for tensor in found.tensors:
+    for tensor in _weights(found):
         target = names.get(tensor.name) or names.get(tensor.name.removesuffix(".weight"))
         if target is not None and target in shapes:
             targets[tensor.name] = target
-    strange = [tensor.name for tensor in found.tensors if tensor.name not in targets]
+    strange = [tensor.name for tensor in _weights(found) if tensor.name not in targets]
     lacking = shapes.keys() - targets.values()
     if strange or lacking:
         said = f"has no place for {listed(strange)}" if strange else f"needs {listed(lacking)}"
