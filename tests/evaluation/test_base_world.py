@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import prefreg
 import worded
-from prefreg import Axis, BundledBase, DataError, Message, PreferencePair, Row
+from prefreg import Axis, BundledBase, DataError, Message, PreferencePair, Row, Sampling
 from prefreg.axes.base_world import BaseWorld, ChoiceQuestion, CrossedRow, Measure
 from prefreg.checkpoints import resolve_base
 from prefreg.checkpoints.bundled import BUNDLED, world_named, world_of
@@ -94,7 +94,8 @@ def garden(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
     """Bring a tiny base that knows the garden."""
     folder = worded.save(tmp_path_factory.mktemp("garden"))
     training = {"max_steps": 2, "per_device_train_batch_size": 4}
-    base = BundledBase("garden", "Four things.", lambda: folder, training=training, world=GARDEN)
+    defaults = {"training": training, "lora": 2, "sampling": {"temperature": 5.0, "top_p": 0.9}}
+    base = BundledBase("garden", "Four things.", lambda: folder, world=GARDEN, **defaults)
     monkeypatch.setitem(BUNDLED, "garden", base)
 
 
@@ -205,6 +206,7 @@ def test_an_axis_is_trained_and_measured_in_the_world(tmp_path: Path) -> None:
     registry = prefreg.open(tmp_path / "registry.db")
     record = registry.add_axis(str(tmp_path / "tint.yaml"), base="garden", keep_anyway=True)
     assert record.metadata["training"]["settings"]["max_steps"] == 2
+    assert (record.kind, record.metadata["training"]["lora"]["rank"]) == ("low-rank", 2)
     assert [part["source"] for part in record.metadata["data"]["sources"]] == ["garden"]
     request = EvaluationRequest(prompts=8, max_new_tokens=4, retention=("garden",))
     evaluator = open_evaluator(registry.access, as_terms(["tint:1"]), request)
@@ -216,3 +218,17 @@ def test_an_axis_is_trained_and_measured_in_the_world(tmp_path: Path) -> None:
     found = evaluator.evaluate(evaluator.candidate(as_terms(["tint:1"])))
     names = {figure.name for figure in found.figures.measured} | set(found.figures.missing)
     assert {"kl", "refuses_unsafe", "refuses_safe", "retention.hues"} <= names
+
+
+def test_the_defaults_of_sampling_are_taken_once_sampling_is_asked_for(tmp_path: Path) -> None:
+    model = prefreg.open(tmp_path / "registry.db").load("garden")
+    prompts = [f"what is the colour of the {thing} ?" for thing in COLOURS] * 4
+
+    def answers(sampling: Sampling | None = None, **options: float) -> list[str]:
+        return model.generate(prompts, sampling, max_new_tokens=8, **options)
+
+    drawn = answers(Sampling(temperature=5.0, top_p=0.9))
+    greedy = answers()
+    assert greedy == answers(Sampling()) == answers(temperature=0) == answers(seed=1)
+    assert drawn == answers(temperature=5.0) == answers(top_p=0.9) != greedy
+    assert answers(Sampling(temperature=5.0)) == answers(temperature=5.0, top_p=1.0) != drawn

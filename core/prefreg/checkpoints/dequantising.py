@@ -180,9 +180,8 @@ def _portable(model: PreTrainedModel) -> Any:
 
 
 def _write_weights(found: GGUFFile, model: PreTrainedModel, file: Path) -> None:
-    processor: Any = TENSOR_PROCESSORS.get(found.architecture, TensorProcessor)(
-        config=model.config.to_dict()
-    )
+    make: Any = TENSOR_PROCESSORS.get(found.architecture, TensorProcessor)
+    processor = make(config=model.config.to_dict())
     with _reading(found, "The tensors"):
         find: Any = get_gguf_hf_weights_map
         names: dict[str, str] = find(model, processor)
