@@ -18,7 +18,7 @@ from prefreg.data.pairs import Audit, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.errors import AxisError, DataError, UsageError, did_you_mean
 from prefreg.files import work_folder
-from prefreg.json_values import JsonFields
+from prefreg.json_values import JsonFields, fields_to_json
 from prefreg.models.conversion import find_conversion
 from prefreg.models.loading import empty_model, quiet
 from prefreg.progress import Progress
@@ -249,6 +249,7 @@ def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict
             "licence": run.axis.licence,
         },
         **_declared(run.found),
+        **({"base": {"gguf": fields_to_json(run.base.gguf)}} if run.base.gguf else {}),
         "data": {
             "source": run.mixture.source,
             "origin": run.mixture.origin,
