@@ -64,6 +64,8 @@ def write_folder(found: GGUFFile, folder: Path) -> None:
                 f"{found.path} holds tensors of the type {name}, which gguf cannot dequantise. "
                 "Use a file of another quantisation."
             ) from None
+    # Reading the vocabulary takes longer than unpacking a small model.
+    tell(f"dequantising {found.path.name}", 0, sum(tensor.nbytes for tensor in found.tensors))
     model = _read_model(found)
     _write_tokenizer(found, folder, model.config.get_text_config().vocab_size)
     _write_weights(found, model, folder / SINGLE_FILE)
@@ -198,8 +200,6 @@ def _write_weights(found: GGUFFile, model: PreTrainedModel, file: Path) -> None:
     left = Counter(sources.values())
     parsed: dict[str, dict[str, torch.Tensor]] = {"tensors": {}}
     done, total = 0, sum(tensor.nbytes for tensor in _weights(found))
-    stage = f"dequantising {found.path.name}"
-    tell(stage, done, total)
     with file.open("xb") as stream, found.path.open("rb") as source:
         write_at(stream.fileno(), 0, header)
         for tensor in _weights(found):
@@ -224,7 +224,7 @@ def _write_weights(found: GGUFFile, model: PreTrainedModel, file: Path) -> None:
                 data: Any = weight.contiguous().view(torch.uint8).numpy()
                 write_at(stream.fileno(), places[target].offset, memoryview(data).cast("B"))
             done += tensor.nbytes
-            tell(stage, done, total)
+            tell(f"dequantising {found.path.name}", done, total)
 
 
 def _weights(found: GGUFFile) -> list[GGUFTensor]:
