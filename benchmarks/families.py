@@ -230,6 +230,7 @@ OWN: dict[str, dict[str, Any]] = {
             "vision_output_dim": 64,
         },
     },
+    "moshi": {"audio_encoder_config": {"model_type": "mimi"}},
     "moss_transcribe_diarize": {"text_config": {"model_type": "qwen3"}},
     "falcon_h1": {"mamba_n_heads": 8, "mamba_d_ssm": 64},
     "gemma3n_text": {
