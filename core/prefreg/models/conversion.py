@@ -36,6 +36,8 @@ from prefreg.errors import BaseModelError, listed, one_line
 from prefreg.files import write_whole
 
 Tensors = dict[str, torch.Tensor]
+_THIN = 16
+"""Rows or columns that operations of saving can halve and turn as they do more of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +89,13 @@ class Fusion:
         count, rows, columns = shape
         if len(self.weights) != 1:
             return None
-        # The places themselves are taken apart, as the numbers would be.
-        down = torch.arange(count * rows, dtype=torch.int32).view(count, rows, 1).expand(*shape)
+        # The places themselves are taken apart, as the numbers would be; the other side, where
+        # all are equal, may be thin, as no operation mixes both.
+        down = torch.arange(count * rows, dtype=torch.int32).view(count, rows, 1)
         across = torch.arange(count * columns, dtype=torch.int32).view(count, 1, columns)
-        lines = self.store({self.weights[0]: down})
-        others = self.store({self.weights[0]: across.expand(*shape)})
+        lines = self.store({self.weights[0]: down.expand(-1, -1, min(_THIN, columns))})
+        others = self.store({self.weights[0]: across.expand(-1, min(_THIN, rows), -1)})
+        outlines = self.store({self.weights[0]: torch.empty(*shape, device="meta")})
         found = {}
         for name, line in lines.items():
             other = others[name]
@@ -101,6 +105,9 @@ class Fusion:
             if turned:
                 line, other = line.T, other.T
             found[name] = Matrix(line[:, 0].clone().long(), other[0].clone().long(), turned)
+            sides = (line.shape[0], other.shape[1])
+            if (sides[::-1] if turned else sides) != tuple(outlines[name].shape):
+                return None
             same = torch.equal(line, line[:, :1].expand_as(line))
             if not same or not torch.equal(other, other[:1].expand_as(other)):
                 return None

@@ -4,20 +4,20 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from prefreg.checkpoints.checkpoint import Checkpoint
-from prefreg.errors import one_line
+from prefreg.errors import VectorError, one_line
 from prefreg.vectors.lowrank import FactorMap, Factors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from prefreg.models.conversion import Conversion, Matrix
+    from prefreg.models.conversion import Conversion, Fusion, Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,23 @@ class Experts:
     """Whether PEFT takes the rows of a matrix for its inputs."""
     weight: str | None
     """The name on disk, where it is stored as it is."""
-    matrices: "Mapping[str, Matrix]" = field(default_factory=dict)
-    """The matrices on disk that it is made of, where it is not."""
+    fusion: "Fusion | None" = None
+    """What it is made of, where it is not."""
 
     @property
     def weights(self) -> tuple[str, ...]:
         """The names on disk of what it holds."""
-        return (self.weight,) if self.weight else tuple(self.matrices)
+        return (self.weight,) if self.weight else tuple(self.fusion.stored if self.fusion else ())
+
+    def matrices(self) -> "Mapping[str, Matrix]":
+        """Find the matrices on disk that it is made of; large, so they are not kept."""
+        found = self.fusion.matrices(self.shape) if self.fusion else None
+        if found is None:
+            raise VectorError(
+                f"{self.parameter} does not come apart by rows and columns on disk, so factors of "
+                "it cannot be stored. Train whole weights, or other layers."
+            )
+        return found
 
     def from_peft(self, a: torch.Tensor, b: torch.Tensor) -> Factors:
         """Return the stack of factors that PEFT keeps as two matrices.
@@ -87,7 +97,7 @@ class Experts:
             return {self.weight: stack}
         b, a = stack.b.flatten(0, 1), stack.a.mT.flatten(0, 1)
         found = {}
-        for name, matrix in self.matrices.items():
+        for name, matrix in self.matrices().items():
             part = Factors(b[matrix.rows], a[matrix.columns].T.contiguous())
             found[name] = part.transposed() if matrix.turned else part
         return found
@@ -102,7 +112,7 @@ class Experts:
         count, rows, columns = self.shape
         placed: dict[int, list[tuple[int, torch.Tensor, torch.Tensor]]] = defaultdict(list)
         parts = []
-        for name, matrix in self.matrices.items():
+        for name, matrix in self.matrices().items():
             if name not in factors:
                 continue
             part = factors[name].transposed() if matrix.turned else factors[name]
@@ -262,8 +272,8 @@ def _experts(model: "PreTrainedModel", conversion: "Conversion") -> dict[str, Ex
             turned = bool(getattr(module, "is_transposed", False))
             if name in conversion.names:
                 found[name] = Experts(name, shape, turned, conversion.names[name])
-            elif name in fusions and (matrices := fusions[name].matrices(shape)) is not None:
-                found[name] = Experts(name, shape, turned, None, matrices)
+            elif name in fusions:
+                found[name] = Experts(name, shape, turned, None, fusions[name])
     return found
 
 

@@ -219,7 +219,7 @@ def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
     places |= {
         module: LoraLayer(module, name, tuple(base.tensors[name].spec.shape), False, False)
         for stack in layers.experts.values()
-        for name, each in stack.matrices.items()
+        for name in stack.weights
         if (module := name.removesuffix(".weight")) in found
     }
     _require_fit(folder, config, found, places)
