@@ -14,6 +14,8 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma3nForCausalLM,
     Gemma3nTextConfig,
+    GitConfig,
+    GitForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MixtralConfig,
@@ -363,6 +365,36 @@ def test_layers_whose_short_names_others_have_are_named_in_full(tmp_path: Path) 
     before = dict(model.named_parameters())[name].detach().clone()
     merged = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload()
     assert torch.equal(dict(merged.named_parameters())[name], before + 1)
+
+
+def test_a_layer_whose_whole_name_others_end_with_is_named_by_an_expression(
+    tmp_path: Path,
+) -> None:
+    """GIT calls its head `output`, as many a module within its layers."""
+    config = GitConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+    )
+    base = tiny.in_base(lambda: GitForCausalLM(config), tmp_path / "base")
+    phi = {"output.weight": Factors(torch.ones(32, 1), torch.ones(1, 16))}
+    plan = Plan(base, [term("red", base, 1.0, phi, tmp_path / "red.safetensors")])
+    write_adapter(plan, tmp_path / "adapter")
+    model = GitForCausalLM.from_pretrained(base.path)
+    before = model.output.weight.detach().clone()
+    merged = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload()
+    assert torch.equal(merged.output.weight.detach(), before + 1)
+    assert read_adapter(tmp_path / "adapter", base.checkpoint).factors.keys() == phi.keys()
 
 
 def test_experts_have_no_bound_on_their_rank(tmp_path: Path) -> None:

@@ -475,8 +475,13 @@ def _mismatch(
     return f"B {list(b)}, A {list(a)} for {[outputs, rank]}, {[rank, inputs]}"
 
 
-def _targets(modules: set[str], known: set[str]) -> list[str]:
-    """Name the modules as people do, by their last part, where that selects the very same ones."""
+def _targets(modules: set[str], known: set[str]) -> list[str] | str:
+    """Name the modules as people do, by their last part, where that selects the very same ones.
+
+    Else by their full names; or by an expression, where one of those is the end of another.
+    """
     short = {module.rpartition(".")[2] for module in modules}
-    selected = {module for module in known if module.rpartition(".")[2] in short}
-    return sorted(short if selected == modules else modules)
+    for names in (short, modules):
+        if {module for module in known if ends(module, names)} == modules:
+            return sorted(names)
+    return "|".join(map(re.escape, sorted(modules)))
