@@ -11,6 +11,8 @@ from transformers import (
     Glm4MoeForCausalLM,
     GptOssConfig,
     GptOssForCausalLM,
+    LagunaConfig,
+    LagunaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MixtralConfig,
@@ -108,6 +110,30 @@ def test_layers_that_peft_refuses_are_left_out(tmp_path: Path) -> None:
     MambaForCausalLM(config).save_pretrained(tmp_path / "base")
     layers = linear_layers(tiny.resolve_base(str(tmp_path / "base")).checkpoint)
     assert {name.rpartition(".")[2] for name in layers} == {"in_proj", "x_proj", "dt_proj"}
+
+
+def test_layers_that_peft_loses_in_loading_are_left_out(tmp_path: Path) -> None:
+    """PEFT 0.21 renames Laguna's shared experts to a name with two dots."""
+    config = LagunaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=8,
+        shared_expert_intermediate_size=8,
+    )
+    LagunaForCausalLM(config).save_pretrained(tmp_path / "base")
+    layers = LoraLayers(tiny.resolve_base(str(tmp_path / "base")).checkpoint)
+    shared = {name for name in layers.linear if ".shared_experts." in name}
+    assert shared
+    assert not shared & layers.text.keys()
+    assert any("q_proj" in name for name in layers.text)
+    assert "PEFT loses it when it loads an adapter" in {layers.refused[name] for name in shared}
 
 
 def test_layers_that_peft_takes_for_fused_experts_are_left_out(tmp_path: Path) -> None:

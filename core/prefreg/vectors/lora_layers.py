@@ -285,7 +285,7 @@ def _refused_by_peft(
     It refuses some, and takes others for the fused experts that once had such names.
     """
     # It takes a second to import, and most commands need no adapter.
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     linear = [layer for layer in layers if not layer.embedding and not layer.output]
@@ -303,12 +303,20 @@ def _refused_by_peft(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of settings that it adds to this itself
-                made = inject_adapter_in_model(config, deepcopy(model))
+                made = get_peft_model(deepcopy(model), config)
+                saved = {
+                    name.replace(".default.", "."): each
+                    for name, each in made.named_parameters()
+                    if ".lora_" in name
+                }
+                loaded = set_peft_model_state_dict(made, saved)
         except Exception as error:  # whatever it raises in an unknown architecture
             return f"PEFT refuses it ({one_line(str(error)):.120})"
+        if loaded.unexpected_keys or any(".lora_" in name for name in loaded.missing_keys):
+            return "PEFT loses it when it loads an adapter"
         found = {
             (name, getattr(each, "parameter_name", ""))
-            for name, each in made.named_modules()
+            for name, each in made.get_base_model().named_modules()
             if isinstance(each, BaseTunerLayer)
         }
         wanted = {(name, "") for name in modules}
