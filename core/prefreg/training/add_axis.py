@@ -35,6 +35,7 @@ from prefreg.training.axis_run import (
 )
 from prefreg.training.guards import Guards, read_thresholds
 from prefreg.training.pair import TrainedPair, train_pair
+from prefreg.training.precision import choose_precision
 from prefreg.training.resources import check_disk, package_versions
 from prefreg.training.settings import resolve_settings
 from prefreg.vectors.extraction import Extraction, extract, extract_factors
@@ -117,7 +118,9 @@ def prepare(
         default=base.world.training if base.world else None,
         max_length=request.max_length,
         lora=lora is not None,
+        poles=request.poles,
     )
+    settings, precision = choose_precision(settings, base, lora=lora is not None)
     poles: dict[Pole, str | None] = {"positive": request.plus, "negative": request.minus}
     existing = find_existing_pole(base, poles, lora=lora is not None)
     if note is not None and existing is not None:
@@ -155,6 +158,7 @@ def prepare(
         Guards(thresholds, request.watch, request.answers, tuple(benign)),
         mixture,
         pairs,
+        precision,
         seconds=time.perf_counter() - started,
     )
 
@@ -259,12 +263,14 @@ def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict
         },
         "training": {
             "seed": run.request.seed,
+            "poles": run.request.poles,
             "settings": run.settings_in_use(),
             "defaults": run.settings_left(),
             "guards": asdict(run.guards.thresholds),
             "watched": run.guards.watched,
             "asked": run.guards.prompts,
             "shortcuts": pair.shortcuts.to_json(),
+            "precision": run.precision.to_json(),
             "configuration": run.base.fingerprint.configuration,
         }
         | ({"lora": run.lora.to_json()} if run.lora else {}),

@@ -141,19 +141,24 @@ class TrainedPair:
         """Return θ₋."""
         return self.poles["negative"]
 
-    def load(self) -> PreTrainedModel:
+    def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """Load the base to where it is trained."""
         with self._timed("loading"):
-            return self._place(load_model(self.run.base))
+            return self._place(load_model(self.run.base, dtype))
 
     def start(self, model: PreTrainedModel) -> None:
-        """Find out which shortcuts are exact for either pole, and keep the base's weights."""
+        """Find out which shortcuts are exact for either pole, and keep the base's weights.
+
+        The model is in float32, whose rounding hides no mistake; afterwards as it is trained.
+        """
         if self.run.lora is None:
             self.original = trained_weights(model)
             self.conversion = open_conversion(model, self.run.base)
         with self._timed("reference"):
             pairs = (*self.run.tokens.positive, *self.run.tokens.negative)
             self.shortcuts = choose_shortcuts(model, pairs, self._config())
+        # transformers' annotation of `to` leaves the model itself out.
+        model.to(self.run.precision.dtype)  # type: ignore[arg-type, unused-ignore]
         for sentence in self.shortcuts.notes():
             self._tell(sentence)
 
@@ -181,7 +186,7 @@ class TrainedPair:
         elif self.folder is not None and (kept := self.folder.recall(pole)) is not None:
             made = self._recall(pole, *kept)
         else:
-            made = self._train(pole, model if model is not None else self.load())
+            made = self._train(pole, model or self.load(self.run.precision.dtype))
             if self.folder is not None:
                 self.folder.keep(pole, made.weights, made.facts())
         self.poles[pole] = made
@@ -340,10 +345,11 @@ class TrainedPair:
         return self.run.tokens.positive if pole == "positive" else self.run.tokens.negative
 
     def _scorer(self) -> References:
-        config = self._config()
-        precision = "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
         rows = self.shortcuts.shared_prompt is None
-        return References(self.run.base, precision, rows=rows, tail=config.ld_alpha)
+        tail, precision = self._config().ld_alpha, self.run.precision
+        return References(
+            self.run.base, precision.compute, weights=precision.weights, rows=rows, tail=tail
+        )
 
     def _place(self, model: Any) -> PreTrainedModel:
         # transformers' annotation of `to` leaves the model itself out.
@@ -386,7 +392,7 @@ def train_pair(
         if note is not None:
             for sentence in run.notes():
                 note(sentence)
-        model: PreTrainedModel | None = pair.load()
+        model: PreTrainedModel | None = pair.load(torch.float32)
         assert model is not None
         size = sum(parameter.numel() for parameter in model.parameters())
         check_memory(estimate_memory(model.config, size, run.settings, tokens.max_length, trained))
