@@ -21,7 +21,7 @@ from prefreg.files import work_folder
 from prefreg.json_values import JsonFields
 from prefreg.models.conversion import find_conversion
 from prefreg.models.loading import empty_model, quiet
-from prefreg.progress import Progress
+from prefreg.progress import Progress, steps_of
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
 from prefreg.terms import AXIS_NAME
@@ -33,7 +33,8 @@ from prefreg.training.axis_run import (
     find_existing_pole,
     find_same,
 )
-from prefreg.training.guards import Guards, read_thresholds
+from prefreg.training.behaviour import Behaviour, observe
+from prefreg.training.guards import Guards, enforce, read_thresholds
 from prefreg.training.pair import TrainedPair, train_pair
 from prefreg.training.precision import choose_precision
 from prefreg.training.resources import check_disk, package_versions
@@ -78,13 +79,14 @@ def add_prepared(
     with work_folder() as folder:
         blob = Path(folder) / "vector.safetensors"
         extraction = extract_pair(pair, blob)
+        behaviour = _observe(pair, blob, progress, note)
         new = NewVersion(
             axis=run.axis.name,
             axis_aliases=run.axis.aliases,
             kind="low-rank" if run.lora else "dense",
             dtype="BF16" if run.request.dtype == "bfloat16" else "F32",
             base=identify(run.base),
-            metadata=_metadata(pair, extraction, time.perf_counter() - started),
+            metadata=_metadata(pair, extraction, behaviour, time.perf_counter() - started),
             note=run.request.note,
             tags=tuple(run.request.tags),
         )
@@ -240,7 +242,22 @@ def extract_pair(pair: TrainedPair, blob: Path) -> Extraction:
     )
 
 
-def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict[str, Any]:
+def _observe(
+    pair: TrainedPair, blob: Path, progress: Progress | None, note: Note | None
+) -> Behaviour:
+    """See what the vector does; one that makes answers loop is refused as a collapsed pole is."""
+    with quiet(), pair.timed("behaviour"):
+        found = observe(pair, blob, steps_of(progress, "answers at η = ±1"))
+    for sentence in found.notes if note is not None else ():
+        note(f"{sentence.rstrip('.')}.")
+    request = pair.run.request
+    enforce(found.failures, axis_name=pair.run.axis.name, keep_anyway=request.keep_anyway)
+    return found
+
+
+def _metadata(
+    pair: TrainedPair, extraction: Extraction, behaviour: Behaviour, seconds: float
+) -> dict[str, Any]:
     run, tokens, plugin = pair.run, pair.run.tokens, pair.run.found.installed.plugin
     return {
         "plugin": {
@@ -275,6 +292,7 @@ def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict
         }
         | ({"lora": run.lora.to_json()} if run.lora else {}),
         "poles": {"positive": pair.positive.to_json(), "negative": pair.negative.to_json()},
+        "behaviour": behaviour.to_json(),
         "geometry": extraction.to_json(),
         "environment": {
             "packages": package_versions(),

@@ -13,7 +13,7 @@ from prefreg.axes.axis import Message, PreferencePair, Text, plain_text
 from prefreg.checkpoints.bundled import recognise
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
-from prefreg.models.generation import generate, generation_config, refuses, repetition
+from prefreg.models.generation import generate, generation_config, loops, refuses, repetition
 from prefreg.training.guards import Thresholds
 
 FEWEST = 4
@@ -26,7 +26,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer to each prompt after a step, drawn at temperature 1 with the same seed."""
+    """One answer to each prompt after a step: on the way drawn at temperature 1, by one seed."""
 
     step: int
     """0 is the base."""
@@ -41,6 +41,8 @@ class Sample:
     """Share of the benign prompts that are refused; None where few are known to be benign."""
     unchanged: float | None = None
     """Share of the answers that are the base's, token for token; None of the base itself."""
+    looping: float = 0.0
+    """Share of the answers that say the same again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,11 @@ class SampledPrompts:
     tokenizer: PreTrainedTokenizerBase
 
     def answer(
-        self, model: PreTrainedModel, step: int, before: "Opening | None" = None
+        self,
+        model: PreTrainedModel,
+        step: int,
+        before: "Opening | None" = None,
+        temperature: float = 1.0,
     ) -> tuple[Sample, list[list[int]]]:
         """Let the model answer; no random state and no weight is changed.
 
@@ -68,17 +74,15 @@ class SampledPrompts:
             model,
             self.tokenizer,
             max_new_tokens=self.room,
-            temperature=1.0,
+            temperature=temperature,
             remove_invalid_values=True,
         )
         answers = generate(model, self.tokens, config, seed=_SEED, batch_size=_BATCH)
         ends = set(config.eos_token_id)
         contents = [ids[:-1] if ids and ids[-1] in ends else ids for ids in answers]
-        replies: list[Any] = [
-            self.tokenizer.decode(ids, skip_special_tokens=True) for ids in contents
-        ]
+        replies = [self.read(ids) for ids in contents]
         refused = [
-            refuses(text, reply.strip())
+            refuses(text, reply)
             for text, reply, benign in zip(self.texts, replies, self.benign, strict=True)
             if benign
         ]
@@ -86,12 +90,18 @@ class SampledPrompts:
             step,
             length=fmean([len(ids) for ids in answers]),
             unended=fmean([not ids or ids[-1] not in ends for ids in answers]),
-            empty=fmean([not reply.strip() for reply in replies]),
+            empty=fmean([not reply for reply in replies]),
             repetition=fmean([repetition(ids) for ids in contents]),
             refusals=fmean(refused) if len(refused) >= FEWEST else None,
             unchanged=None if before is None else fmean(map(eq, answers, before.answers)),
+            looping=fmean([loops(ids) for ids in contents]),
         )
         return found, answers
+
+    def read(self, ids: list[int]) -> str:
+        """Return an answer as text."""
+        text: Any = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return str(text).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +283,7 @@ def find_collapse(
     """Say in which way the answers fell apart, which no data ask for."""
     shares = [
         ("repetition", "of the runs of tokens in its answers repeat", limits.repetition_rise),
+        ("looping", "of its answers say the same again and again", limits.loop_rise),
         ("empty", "of its answers are empty", limits.empty_rise),
     ]
     if prompts.roomy:
