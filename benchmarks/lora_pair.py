@@ -1,9 +1,10 @@
 """What a pair of adapters on a real chat model costs on a CPU, beside plain runs of TRL.
 
-`python benchmarks/lora_pair.py --base MODEL --data FOLDER` takes `FOLDER/AXIS/train.jsonl.gz`, trains
-both poles by prefreg, and one pole by TRL in float32 and in bfloat16, on the same pairs in the same
-steps with the same seed. TRL gets its best settings: the reference precomputed, no checkpointing,
-in bfloat16 a base that is stored in it. Its time is counted twice, as a pair needs two such runs.
+`python benchmarks/lora_pair.py --base MODEL --data FOLDER` takes `FOLDER/AXIS/train.jsonl.gz`,
+trains both poles by prefreg, and one pole by TRL in float32 and in bfloat16, on the same pairs in
+the same steps with the same seed. TRL gets its best settings: the reference precomputed, no
+checkpointing, in bfloat16 a base that is stored in it. Its time is counted twice, as a pair needs
+two such runs.
 Held-out margins are of the positive poles, measured in float32. Loading is left out everywhere.
 """
 
@@ -191,8 +192,9 @@ def table(runs: dict[str, Any]) -> str:
         shares = f"{share['seconds']:.3f}, {share['cpu']:.3f}" if share else ""
         label = "prefreg" if name == "prefreg" else f"two runs of TRL in {name}"
         lines.append(
-            f"| {label} | {total['seconds']:.0f} | {total['cpu']:.0f} | {total['peak'] / 2**20:.0f} "
-            f"| {shares} | {run['margin']:.2f} ± {run['margin_error']:.2f} |"
+            f"| {label} | {total['seconds']:.0f} | {total['cpu']:.0f} "
+            f"| {total['peak'] / 2**20:.0f} | {shares} "
+            f"| {run['margin']:.2f} ± {run['margin_error']:.2f} |"
         )
     return "\n".join(lines)
 

@@ -21,9 +21,9 @@ def test_the_village_knows_its_refusals_and_others_are_known_by_phrases() -> Non
 
 
 def test_a_sentence_said_twice_is_a_loop_and_a_list_is_none() -> None:
-    strategies = "You can use a few strategies .".split()
+    strategies = ["You", "can", "use", "a", "few", "strategies", "."]
     assert loops(strategies * 2)  # 5 of its 12 runs of three came before
     assert not loops(strategies)
     assert not loops([1, 2, 3] * 3)  # too short to tell
-    fruits = "I like apples . I like pears . I like plums . I like figs .".split()
-    assert not loops(fruits)
+    fruits = ("apples", "pears", "plums", "figs")
+    assert not loops([word for fruit in fruits for word in ("I", "like", fruit, ".")])

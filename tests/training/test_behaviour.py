@@ -17,7 +17,6 @@ from prefreg.training.guards import Guards
 from prefreg.training.pair import TrainedPair
 from prefreg.training.settings import POLES, Settings
 
-
 UNWATCHED: Any = {"guards": Guards(watched=False), "keep_anyway": True}
 
 
@@ -95,7 +94,7 @@ def test_a_metric_that_fails_loses_no_vector(made: TrainedPair, tmp_path: Path) 
 def test_a_vector_that_makes_answers_loop_is_refused(
     base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings, tmp_path: Path
 ) -> None:
-    """Train a base that answers soundly, then a pair on it that is told to say one word for ever."""
+    """Train a base that answers soundly, then a pair on it that says one word for ever."""
     folder = tmp_path / "sound"
     longer = Settings({**settings.values, "max_steps": 40}, frozenset())
     giving = Settings({**longer.values, **POLES["sft"][0]}, frozenset())

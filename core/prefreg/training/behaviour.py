@@ -1,4 +1,4 @@
-"""What a new vector does to answers at η = ±1, beside the base: its metric, and whether they loop."""
+"""What a new vector does to answers at η = ±1, beside the base: its metric, and loops."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

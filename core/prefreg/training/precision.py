@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -89,10 +90,7 @@ def bf16_gain(base: BaseModel) -> float:
 
     It is kept in the cache, by machine and threads: as precise, the same bits.
     """
-    text: Any = load_config(base).get_text_config()
-    hidden = int(text.hidden_size)
-    inner = getattr(text, "intermediate_size", None)
-    inner = int(inner) if isinstance(inner, int) else 4 * hidden
+    hidden, inner = layer_sizes(base)
     key = hash_bytes(json.dumps([hardware(), torch.__version__, hidden, inner]).encode())
     file = cache_folder() / "precision" / key
     try:
@@ -101,29 +99,49 @@ def bf16_gain(base: BaseModel) -> float:
         kept = 0.0
     if 0 < kept < float("inf"):
         return kept
-    gain = _measure(hidden, inner)
+    single, half = time_products(_TOKENS, hidden, inner, (torch.float32, torch.bfloat16))
+    gain = float(f"{single / half:.3f}")
     with suppress(OSError):  # measured again next time
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, f"{gain:.3f}")
-    return float(f"{gain:.3f}")
+        write_whole(file, str(gain))
+    return gain
 
 
-def _measure(hidden: int, inner: int) -> float:
-    """Time products in turn; the quickest of each counts, as others may be at work."""
-    kinds = (torch.float32, torch.bfloat16)
-    pairs = {
-        kind: (torch.ones(_TOKENS, hidden, dtype=kind), torch.ones(inner, hidden, dtype=kind))
+def layer_sizes(base: BaseModel) -> tuple[int, int]:
+    """Return the hidden size of a base and the inner one of its feed-forward layers."""
+    text: Any = load_config(base).get_text_config()
+    hidden, inner = int(text.hidden_size), getattr(text, "intermediate_size", None)
+    return hidden, int(inner) if isinstance(inner, int) else 4 * hidden
+
+
+def time_products(
+    rows: int, hidden: int, inner: int, kinds: Sequence[torch.dtype], device: str = "cpu"
+) -> list[float]:
+    """Return the seconds of a product of `rows` hidden vectors with a weight, in each dtype.
+
+    They are timed in turn, and the quickest of each counts, as others may be at work; on a CPU by
+    what one thread computes, which waits for nobody.
+    """
+    operands = [
+        tuple(torch.ones(size, hidden, dtype=kind, device=device) for size in (rows, inner))
         for kind in kinds
-    }
-    quickest = dict.fromkeys(kinds, float("inf"))
-    end, count = time.perf_counter() + _SECONDS, 0
+    ]
+    quickest = [float("inf")] * len(operands)
+    wait, clock = (
+        (torch.cuda.synchronize, time.perf_counter)
+        if device == "cuda"
+        else (lambda: None, time.thread_time)
+    )
+    end, count, threads = time.perf_counter() + _SECONDS, 0, torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.inference_mode():
         while time.perf_counter() < end or count <= _FEWEST:
-            for kind, (states, weight) in pairs.items():
-                start = time.perf_counter()
-                linear(states, weight)
-                # The first ones make the kernels.
-                if count:
-                    quickest[kind] = min(quickest[kind], time.perf_counter() - start)
+            for place, each in enumerate(operands):
+                start = clock()
+                linear(*each)
+                wait()
+                if count:  # the first ones make the kernels
+                    quickest[place] = min(quickest[place], clock() - start)
             count += 1
-    return quickest[torch.float32] / quickest[torch.bfloat16]
+    torch.set_num_threads(threads)
+    return quickest

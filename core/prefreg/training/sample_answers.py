@@ -18,7 +18,7 @@ from prefreg.training.guards import Thresholds
 
 FEWEST = 4
 """A share of fewer prompts is not taken."""
-_LONGEST = 128
+LONGEST = 128
 """Tokens of an answer at most: a loop shows long before."""
 _BATCH = 32
 _SEED = 0
@@ -135,7 +135,7 @@ def choose_prompts(
     if not count:
         return None
     longest = max(max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in tokens)
-    room = min(_LONGEST, 2 * longest)
+    room = min(LONGEST, 2 * longest)
     asked: dict[Text, bool] = {}
     for pair in pairs:
         if pair.prompt in asked or len(asked) < count:
@@ -157,7 +157,7 @@ def choose_prompts(
         tuple(encoded[prompt] for prompt in fitting),
         tuple(asked[prompt] for prompt in fitting),
         room,
-        2 * longest <= _LONGEST,
+        2 * longest <= LONGEST,
         tokenizer,
     )
 
