@@ -248,8 +248,9 @@ def _observe(
     """See what the vector does; one that makes answers loop is refused as a collapsed pole is."""
     with quiet(), pair.timed("behaviour"):
         found = observe(pair, blob, steps_of(progress, "answers at η = ±1"))
-    for sentence in found.notes if note is not None else ():
-        note(f"{sentence.rstrip('.')}.")
+    if note is not None:
+        for sentence in found.notes:
+            note(f"{sentence.rstrip('.')}.")
     request = pair.run.request
     enforce(found.failures, axis_name=pair.run.axis.name, keep_anyway=request.keep_anyway)
     return found

@@ -40,7 +40,7 @@ class Turned:
 
     def to_json(self) -> dict[str, Any]:
         """Return the figures side by side."""
-        found = asdict(self)
+        found: dict[str, Any] = asdict(self)
         answers = found.pop("answers")
         del answers["step"]
         return found | answers

@@ -127,11 +127,7 @@ def time_products(
         for kind in kinds
     ]
     quickest = [float("inf")] * len(operands)
-    wait, clock = (
-        (torch.cuda.synchronize, time.perf_counter)
-        if device == "cuda"
-        else (lambda: None, time.thread_time)
-    )
+    clock = time.perf_counter if device == "cuda" else time.thread_time
     end, count, threads = time.perf_counter() + _SECONDS, 0, torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.inference_mode():
@@ -139,7 +135,8 @@ def time_products(
             for place, each in enumerate(operands):
                 start = clock()
                 linear(*each)
-                wait()
+                if device == "cuda":
+                    torch.cuda.synchronize()
                 if count:  # the first ones make the kernels
                     quickest[place] = min(quickest[place], clock() - start)
             count += 1
