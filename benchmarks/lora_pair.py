@@ -14,6 +14,7 @@ import os
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -145,13 +146,17 @@ def plain_run(bench: Bench, *, bf16: bool) -> dict[str, Any]:
 
 def compare(bench: Bench) -> dict[str, Any]:
     """Run all, the shorter ones first, and set them side by side."""
+    makers = {
+        "prefreg": our_pair,
+        "bfloat16": partial(plain_run, bf16=True),
+        "float32": partial(plain_run, bf16=False),
+    }
+    runs = {}
     with quiet():
         before = bench.score(load_model(bench.base))
-        runs = {
-            "prefreg": our_pair(bench),
-            "bfloat16": plain_run(bench, bf16=True),
-            "float32": plain_run(bench, bf16=False),
-        }
+        for name, make in makers.items():
+            runs[name] = make(bench)
+            print(name, runs[name]["total"], flush=True)
     for run in runs.values():
         change = margins(run.pop("scores")) - margins(before)
         run["margin"] = float(change.mean())
