@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     __version__: str
 
     from prefreg.api import Registry, open, steer
+    from prefreg.axes.asking_sources import ContrastSource, OnPolicySource, RankedSource
     from prefreg.axes.axis import (
+        AskedBase,
         Axis,
+        BaseAnswer,
         LicensedSource,
         Message,
         PreferencePair,
@@ -53,7 +56,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": "Registry open steer",
-    "axes.axis": "Axis LicensedSource Message PreferencePair Row SourceRequest SourceRows",
+    "axes.asking_sources": "ContrastSource OnPolicySource RankedSource",
+    "axes.axis": "AskedBase Axis BaseAnswer LicensedSource Message PreferencePair Row "
+    "SourceRequest SourceRows",
     "axes.hookspecs": "hookimpl",
     "axes.methods": "Method MethodInput MethodOption",
     "axes.row_sources": "stream_hub_rows",
@@ -70,15 +75,18 @@ _HOMES = {
 }
 
 __all__ = [
+    "AskedBase",
     "Axis",
     "AxisError",
     "AxisRequest",
+    "BaseAnswer",
     "BaseModelError",
     "Calibrating",
     "Comparing",
     "CompositionRequest",
     "CompressionRequest",
     "ConsistencyRequest",
+    "ContrastSource",
     "DataError",
     "EvaluationRequest",
     "ExportRequest",
@@ -90,10 +98,12 @@ __all__ = [
     "Method",
     "MethodInput",
     "MethodOption",
+    "OnPolicySource",
     "OutputError",
     "PreferencePair",
     "PrefregError",
     "RangeWarning",
+    "RankedSource",
     "Reach",
     "Registry",
     "RegistryError",

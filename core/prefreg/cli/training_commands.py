@@ -49,7 +49,8 @@ def add_axis(common: Common, name: str, dry_run: bool, plan: bool, **options: An
     request = make_request(AxisRequest, name, **options)
     registry = common.open_registry()
     if dry_run:
-        preview = registry.preview_axis(request, tell=common.note)
+        with progress_bars(common) as progress:
+            preview = registry.preview_axis(request, progress=progress, tell=common.note)
         common.emit("add-axis", preview.to_json(), _describe_preview(preview), asked=True)
     elif plan:
         planned = registry.plan_axis(request, tell=common.note)

@@ -8,9 +8,11 @@ from prefreg.axes.axis import Axis, PreferencePair
 from prefreg.axes.plugins import load_axes
 from prefreg.axes.row_axis import axis_of_rows
 from prefreg.axes.yaml_axes import read_declaration
+from prefreg.composition.resolve import find_base
 from prefreg.data.mixture import WantedRows, open_wanted
 from prefreg.data.pairs import build_pairs
 from prefreg.errors import AxisError, DataError
+from prefreg.models.answering_base import AnsweringBase
 from prefreg.registry import VersionRecord
 
 _FILE = "file"
@@ -34,12 +36,15 @@ def heldout_pairs(record: VersionRecord) -> tuple[PreferencePair, ...]:
         raise DataError("the version was not trained here, so it has no held-out pairs")
     axis, seed = _axis_of(record), int(training["seed"])
     wanted = [_find(part, axis) for part in parts]
+    # What the base answered is in the cache, else it is asked again.
+    asked = AnsweringBase(lambda: find_base(record.base))
     mixture = open_wanted(
         axis,
         wanted,
         limit=sum(part["rows"] for part in parts),
         seed=seed,
         accept_licence=any(part.get("licence_accepted") for part in parts),
+        asked=asked,
     )
     found = build_pairs(
         mixture.pairs,
@@ -47,6 +52,7 @@ def heldout_pairs(record: VersionRecord) -> tuple[PreferencePair, ...]:
         seed=seed,
         length_balanced=bool(data.get("length_balanced")),
     )
+    asked.release()
     if found.fingerprint != data.get("fingerprint"):
         places = " and ".join(each.name for each in wanted)
         raise DataError(f"{places} has other pairs now than when the vector was trained")
