@@ -25,6 +25,7 @@ from prefreg.axes.axis import (
     plain_text,
     read_message,
     read_told,
+    repetition,
     word_count,
 )
 from prefreg.axes.expressions import BadExpressionError, Expression, parse_expression
@@ -38,6 +39,8 @@ EVERYDAY = "everyday"
 COUNT = 400
 FEWEST = 10
 """With fewer pairs nothing could be held out."""
+LOOPING = 0.5
+"""An answer of which a larger share of the runs of four words repeats teaches nothing but that."""
 PAIR_TEXTS = ("prompt", "chosen", "rejected")
 
 Prefix = str | tuple[Message, ...]
@@ -48,6 +51,7 @@ _LEFT_OUT = {
     "equal": "with equal answers",
     "empty": "with an empty answer",
     "cut": "whose answer has no whole sentence within max_new_tokens",
+    "looping": "of which an answer repeats itself",
     "unjudged": "that the metric does not judge",
     "tied": "whose answers lie too close together",
     "refused": "that 'keep' leaves out",
@@ -153,7 +157,7 @@ class _AskingSource(ABC):
     """At most so many prompts are asked."""
     max_new_tokens: int = 128
     """Of each answer. One that is longer is cut behind its last whole sentence."""
-    temperature: float = 0.7
+    temperature: float = 0.3
     top_p: float = 1.0
     seed: int = 0
 
@@ -240,6 +244,8 @@ class _AskingSource(ABC):
         """Say why a pair is left out."""
         if texts[1] == texts[2]:
             return "equal"
+        if max(repetition(text.split()) for text in texts[1:]) > LOOPING:
+            return "looping"
         if keep is None:
             return None
         verdict = keep(dict(zip(PAIR_TEXTS, texts, strict=True)), self._scored(self.metric))
@@ -570,7 +576,7 @@ def _check_draws(n: int, least: int, temperature: float) -> None:
     if n < least:
         raise AxisError(f"n is {n!r}, and must be {least} or more.")
     if n > 1 and temperature == 0:
-        raise AxisError(f"{n} answers at temperature 0 are all the same: raise the temperature.")
+        raise AxisError(f"n is {n!r}, and at temperature 0 all {n} answers are the same.")
 
 
 def _leave_blank(tally: _Tally, question: _Question, answers: Sequence[BaseAnswer]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prefreg.axes.axis import Metric, word_count
+from prefreg.axes.axis import Metric, repetition, word_count
 from prefreg.errors import DataError
 
 LONGEST = 500
@@ -37,6 +37,7 @@ _COMPARISONS: dict[type[ast.cmpop], Callable[[float, float], bool]] = {
 _OF_TEXT: dict[str, Callable[[str], float]] = {
     "words": lambda text: float(word_count(text)),
     "chars": lambda text: float(len(text)),
+    "repetition": lambda text: repetition(text.split()),
 }
 _OF_PART: dict[str, tuple[Kind, Callable[[str, str], float]]] = {
     "contains": ("truth", lambda text, part: part in text),

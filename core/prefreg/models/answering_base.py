@@ -105,6 +105,11 @@ class AnsweringBase:
             ]
             try:
                 found = self._take(asked, sampling)
+                if found is None:
+                    return
+                done += len(found)
+                if self._progress is not None:
+                    self._progress("answers", done, total)
             except KeyboardInterrupt:
                 if not self.made:
                     raise
@@ -112,11 +117,6 @@ class AnsweringBase:
                     f"Interrupted. {done} of {total} answers are kept: the same command goes on "
                     "from there."
                 ) from None
-            if found is None:
-                return
-            done += len(found)
-            if self._progress is not None:
-                self._progress("answers", done, total)
             rest = iter(found)
             for group in groups[start:stop]:
                 yield [next(rest) for _ in group]
