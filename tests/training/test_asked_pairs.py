@@ -136,5 +136,7 @@ def test_a_preview_shows_a_few_and_keeps_them(
 def test_evaluation_scores_with_the_metric_of_the_file(
     added: tuple[prefreg.Registry, list[str]],
 ) -> None:
-    found = added[0].eval("reddish:1", prompts=2, max_new_tokens=12)
-    assert "reddish.metric" in found.figures.values
+    found = added[0].evaluate(["reddish:1"], prompts=2, max_new_tokens=12)
+    figure = found.figures.find("reddish")
+    assert figure is not None
+    assert found.sources == {"reddish": "held out of reddish@1"}

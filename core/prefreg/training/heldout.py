@@ -61,17 +61,26 @@ def heldout_pairs(record: VersionRecord) -> tuple[PreferencePair, ...]:
     return found.heldout
 
 
+def declared_axis(record: VersionRecord) -> Axis | None:
+    """Declare the axis of a version again by the YAML text that it keeps; None if it keeps none.
+
+    Raises:
+        AxisError: A file that the text names is gone.
+    """
+    declared = record.metadata.get("declaration")
+    if declared is None:
+        return None
+    # Of older versions only the file's name is known: it is looked for where one stands.
+    path = Path(declared.get("path") or declared["file"])
+    return read_declaration(path, declared["text"]).axis
+
+
 def _axis_of(record: VersionRecord) -> Axis:
     """Return the axis that read and labelled the rows; of files they are what they are."""
     if all(part["source"] == _FILE for part in parts_of(record)):
         return axis_of_rows(record.axis)
-    declared = record.metadata.get("declaration")
     try:
-        if declared is None:
-            return load_axes().find(record.axis).axis
-        # Of older versions only the file's name is known: it is looked for where one stands.
-        path = Path(declared.get("path") or declared["file"])
-        return read_declaration(path, declared["text"]).axis
+        return declared_axis(record) or load_axes().find(record.axis).axis
     except AxisError as error:
         raise DataError(f"its data cannot be read again: {error}") from error
 
