@@ -1,5 +1,6 @@
 """From two sentences to a version, and back to the pairs that it held out."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,9 +135,11 @@ def test_a_preview_shows_a_few_and_keeps_them(
 
 
 def test_evaluation_scores_with_the_metric_of_the_file(
-    added: tuple[prefreg.Registry, list[str]],
+    added: tuple[prefreg.Registry, list[str]], tmp_path: Path
 ) -> None:
-    found = added[0].evaluate(["reddish:1"], prompts=2, max_new_tokens=12)
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in worded.ASKED[:6]))
+    found = added[0].evaluate(["reddish:1"], prompts=6, prompts_file=asked, max_new_tokens=12)
     figure = found.figures.find("reddish")
     assert figure is not None
     assert found.sources == {"reddish": "held out of reddish@1"}
