@@ -103,6 +103,11 @@ def test_keep_leaves_out_what_it_is_false_of(base: BaseModel) -> None:
     ]
     assert "Kept 12 of 24 pairs: 6 words chosen, 2 rejected" in told[1]
     assert "Left out: 12 that 'keep' leaves out." in told[1]
+    rows_of(contrast(temperature=0.0, keep="words(chosen) > 2"), base, told)
+    assert (
+        "Kept 24 of 24 pairs: 6 words chosen, 2 rejected on average. 'keep' lets every pa"
+        in told[3]
+    )
 
 
 def test_what_is_asked_and_kept_is_told_with_examples(base: BaseModel) -> None:

@@ -108,12 +108,14 @@ class _Tally:
     def reasons(self) -> str:
         return ", ".join(f"{count} {_LEFT_OUT[why]}" for why, count in self.left_out.most_common())
 
-    def describe(self, asked: int, prompts: int) -> str:
+    def describe(self, asked: int, prompts: int, *, filtered: bool) -> str:
         lines = [f"Kept {self.kept} of {self.made} pairs"]
         if self.words:
             chosen, rejected = (fmean(column) for column in zip(*self.words, strict=True))
             lines[0] += f": {chosen:.0f} words chosen, {rejected:.0f} rejected on average"
         lines[0] += f". Left out: {self.reasons()}." if self.left_out else "."
+        if filtered and self.kept and not self.left_out["refused"] + self.left_out["unjudged"]:
+            lines[0] += " 'keep' lets every pair through."
         if asked < prompts:
             lines[0] += f" This is a preview, of {asked} of {prompts} prompts."
         for prompt, chosen, rejected in self.examples.get("kept", ()):
@@ -125,10 +127,10 @@ class _Tally:
         why = self.left_out.most_common(1)
         if not why:
             return f"there are only {self.made} pairs, and at least {FEWEST} are needed"
-        _, chosen, rejected = self.examples[why[0][0]][0]
+        one, other = self.examples[why[0][0]][0][1:]
         return (
             f"of {self.made} pairs only {self.kept} are left, and at least {FEWEST} are needed: "
-            f"{self.reasons()}; for example {_brief(chosen, 50)!r} beside {_brief(rejected, 50)!r}"
+            f"{self.reasons()}; for example {_brief(one, 50)!r} beside {_brief(other, 50)!r}"
         )
 
 
@@ -236,7 +238,7 @@ class _AskingSource(ABC):
                     yield question.to_row(chosen, rejected)
             if tally.kept == limit:
                 break
-        base.tell(tally.describe(asked, len(questions)))
+        base.tell(tally.describe(asked, len(questions), filtered=keep is not None))
         if tally.kept < FEWEST and tally.kept != limit and asked == len(questions):
             raise DataError(tally.explain())
 
