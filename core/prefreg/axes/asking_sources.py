@@ -111,8 +111,8 @@ class _Tally:
     def describe(self, asked: int, prompts: int, *, filtered: bool) -> str:
         lines = [f"Kept {self.kept} of {self.made} pairs"]
         if self.words:
-            chosen, rejected = (fmean(column) for column in zip(*self.words, strict=True))
-            lines[0] += f": {chosen:.0f} words chosen, {rejected:.0f} rejected on average"
+            means = [fmean(column) for column in zip(*self.words, strict=True)]
+            lines[0] += f": {means[0]:.0f} words chosen, {means[1]:.0f} rejected on average"
         lines[0] += f". Left out: {self.reasons()}." if self.left_out else "."
         if filtered and self.kept and not self.left_out["refused"] + self.left_out["unjudged"]:
             lines[0] += " 'keep' lets every pair through."
@@ -127,10 +127,10 @@ class _Tally:
         why = self.left_out.most_common(1)
         if not why:
             return f"there are only {self.made} pairs, and at least {FEWEST} are needed"
-        one, other = self.examples[why[0][0]][0][1:]
+        _, chosen, rejected = self.examples[why[0][0]][0]
         return (
             f"of {self.made} pairs only {self.kept} are left, and at least {FEWEST} are needed: "
-            f"{self.reasons()}; for example {_brief(one, 50)!r} beside {_brief(other, 50)!r}"
+            f"{self.reasons()}; for example {_brief(chosen, 50)!r} beside {_brief(rejected, 50)!r}"
         )
 
 
