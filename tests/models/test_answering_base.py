@@ -69,8 +69,9 @@ def test_what_was_done_is_kept_when_it_is_interrupted(base: BaseModel, cache: Pa
         file.unlink()
 
     def ctrl_c(stage: str, done: int, total: int, loss: float | None = None, /) -> None:
-        assert (stage, done, total) == ("answers", 30, 60)
-        raise KeyboardInterrupt
+        assert (stage, done, total) in (("answers", 0, 60), ("answers", 30, 60))
+        if done:
+            raise KeyboardInterrupt
 
     asked = AnsweringBase(lambda: base, progress=ctrl_c)
     with pytest.raises(Interrupted, match=r"30 of 60 answers are kept: the same command goes on"):

@@ -129,9 +129,9 @@ def test_a_preview_shows_a_few_and_keeps_them(
 
     asked = {"base": str(folder / "base"), "settings": QUICK, "progress": progress}
     preview = added[0].preview_axis(str(folder / "reddish.yaml"), **asked)  # type: ignore[arg-type]
-    assert (preview.audit.pairs, shown) == (16, [("answers", 32, 48)])
+    assert (preview.audit.pairs, shown) == (16, [("answers", 0, 48), ("answers", 32, 48)])
     again = added[0].preview_axis(str(folder / "reddish.yaml"), **asked)  # type: ignore[arg-type]
-    assert (again.audit.pairs, len(shown)) == (24, 3)
+    assert (again.audit.pairs, len(shown)) == (24, 5)
 
 
 def test_evaluation_scores_with_the_metric_of_the_file(

@@ -18,7 +18,7 @@ from prefreg.json_values import parse_json
 from prefreg.models.generation import sample
 from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.sampling import Sampling
-from prefreg.progress import Progress
+from prefreg.progress import Progress, steps_of
 
 FORMAT = 1
 """Raised when answering changes, so that nothing older is taken for new."""
@@ -97,6 +97,9 @@ class AnsweringBase:
         told = told or [("", "")] * len(groups)
         total = sum(map(len, groups))
         done = 0
+        report = steps_of(self._progress, "answers")
+        if report is not None:
+            report(0, total)  # the first batch takes its time
         for start, stop in _batches(list(map(len, groups))):
             asked = [
                 (prompt, more)
@@ -108,8 +111,8 @@ class AnsweringBase:
                 if found is None:
                     return
                 done += len(found)
-                if self._progress is not None:
-                    self._progress("answers", done, total)
+                if report is not None:
+                    report(done, total)
             except KeyboardInterrupt:
                 if not self.made:
                     raise
