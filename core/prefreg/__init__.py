@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         SourceRequest,
         SourceRows,
     )
+    from prefreg.axes.bundled_base import BundledBase
     from prefreg.axes.hookspecs import hookimpl
     from prefreg.axes.methods import Method, MethodInput, MethodOption
     from prefreg.axes.row_sources import stream_hub_rows
@@ -59,6 +60,7 @@ _HOMES = {
     "axes.asking_sources": "ContrastSource OnPolicySource RankedSource",
     "axes.axis": "AskedBase Axis BaseAnswer LicensedSource Message PreferencePair Row "
     "SourceRequest SourceRows",
+    "axes.bundled_base": "BundledBase",
     "axes.hookspecs": "hookimpl",
     "axes.methods": "Method MethodInput MethodOption",
     "axes.row_sources": "stream_hub_rows",
@@ -81,6 +83,7 @@ __all__ = [
     "AxisRequest",
     "BaseAnswer",
     "BaseModelError",
+    "BundledBase",
     "Calibrating",
     "Comparing",
     "CompositionRequest",
