@@ -15,6 +15,7 @@ from prefreg.cli.printing import progress_bars
 from prefreg.cli.tables import sections
 from prefreg.errors import RangeWarning, UsageError
 from prefreg.files import human_size
+from prefreg.plain_yaml import read_assignments
 from prefreg.requests import make_request
 from prefreg.terms import Term
 from prefreg.values import DTYPES
@@ -170,6 +171,13 @@ def _describe_composed(composed: "Composed") -> str:
 )
 @base_option(_BASE)
 @request_options("Sampling")
+@click.option(
+    "--template-option",
+    "template_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What the chat template is told.  [default: what it was told in training]",
+)
 @_CALIBRATED
 @AT
 def generate(
@@ -177,6 +185,7 @@ def generate(
     terms: tuple[Term, ...],
     prompts: tuple[str, ...],
     base: str | None,
+    template_options: tuple[str, ...],
     calibrated: bool,
     at: datetime | None,
     **options: Any,
@@ -189,7 +198,8 @@ def generate(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RangeWarning)  # told below
         model = registry.load(base, terms, at=at)
-    answers = model.generate(prompts, **options)
+    told = read_assignments(template_options) if template_options else None
+    answers = model.generate(prompts, template_options=told, **options)
     data = {
         "terms": list(map(str, terms)),
         "answers": [
