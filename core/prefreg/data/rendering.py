@@ -76,6 +76,8 @@ class Manner:
     """How texts were written, where a run has to say so."""
 
     has_template: bool
+    can_think: bool = False
+    """Whether the template reads `enable_thinking`."""
     verbatim: int = 0
     """Strings on a base that has a chat template, which does not write them."""
     diverged: int = 0
@@ -86,6 +88,12 @@ class Manner:
     """Keys that the template does not write, and how often."""
     incomplete: int = 0
     """Texts with such keys."""
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerBase") -> "Manner":
+        """Return that of a tokenizer, before anything is written."""
+        template = tokenizer.get_chat_template() if tokenizer.chat_template else ""
+        return cls(bool(template), "enable_thinking" in template)
 
     def count(self, rendered: Rendered, lost_end: str) -> None:
         """Count a prompt with its answers."""
@@ -107,7 +115,9 @@ class Manner:
             found.append(
                 f"The chat template ends the prompt of {self.diverged} {kind} with "
                 f"{self.lost_end[:40]!r}, which it leaves out before an answer: the answer begins "
-                "where both part, as in TRL."
+                "where both part, as in TRL, and is generated after all of it."
+                + " Its option enable_thinking may write both alike."
+                * self.can_think
             )
         if self.unwritten:
             keys = ", ".join(f"{key!r} ({count})" for key, count in sorted(self.unwritten.items()))
@@ -308,11 +318,21 @@ def _end_of_question(turns: Text, rendered: str) -> int:
     return end
 
 
+def _without_opening(text: str, prompt: str, opening: str) -> str:
+    """Cut the opening of another turn off an answer, if there is one."""
+    found = text.rstrip()
+    end = len(found) - len(opening)
+    opened = found.endswith(opening) and found[:end].startswith(prompt.rstrip())
+    return found[:end] if opened else text
+
+
 class _Writer:
     """A tokenizer's chat template, if it has one, and how it takes the content of a message."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.values()
+        self._special = [str(token) for token in added if token.special]
         self.in_parts = False
         if tokenizer.chat_template and _has_processor(tokenizer):
             self.in_parts = self._takes_parts()
@@ -344,7 +364,17 @@ class _Writer:
                 texts.append(self.render(whole, asked, answering=False))
                 unwritten |= self._unwritten(whole, texts[-1], asked)
         question = _end_of_question(asked.prompt, prompt) if rendering == "chat" else 0
+        if opening := self._opening(prompt[question:]) if question else "":
+            texts = [_without_opening(text, prompt, opening) for text in texts]
         return Rendered(rendering, prompt, tuple(texts), asked.name, question, frozenset(unwritten))
+
+    def _opening(self, end: str) -> str:
+        """Return what the end of a prompt has after the token that closes the last turn.
+
+        Some templates open a turn of the assistant always, after an answer too.
+        """
+        places = [end.find(token) + len(token) for token in self._special if token in end]
+        return end[min(places, default=0) :].strip()
 
     def render(self, text: Text, asked: AnsweredPrompt, *, answering: bool) -> str:
         """Write strings verbatim, and messages by the template, where all must be found again."""

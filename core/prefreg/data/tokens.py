@@ -104,7 +104,7 @@ def tokenise_pairs(
     kept: list[int] = []
     renderings: set[Rendering] = set()
     dropped = truncated = indistinct = merged = beyond = 0
-    manner = Manner(bool(tokenizer.chat_template))
+    manner = Manner.of(tokenizer)
     asked = (
         AnsweredPrompt(pair.prompt, (pair.chosen, pair.rejected), f"pair {number}", *pair.told)
         for number, pair in enumerate(pairs, start=1)
@@ -331,7 +331,7 @@ def tokenise_answers(
         )
         for number, example in enumerate(examples, start=1)
     )
-    manner = Manner(bool(tokenizer.chat_template))
+    manner = Manner.of(tokenizer)
     for rendered, ids in encode_answers(asked, tokenizer):
         start = prompt_length(rendered, ids, tokenizer)
         manner.count(rendered, lost_end(rendered, ids, start, tokenizer))
