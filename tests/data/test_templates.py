@@ -262,9 +262,9 @@ def test_a_prompt_that_ends_otherwise_alone_is_told_with_the_option_that_may_men
     _, made = written(ROWS["turns of an answer"], tokenizer(SHAPES["always thinks"].template))
     [told] = made.manner.notes("pairs")
     assert told == (
-        "The chat template ends the prompt of 1 pairs with '<think>\\n', which it leaves out before "
-        "an answer: the answer begins where both part, as in TRL, and is generated after all of "
-        "it. Its option enable_thinking may write both alike."
+        "The chat template ends the prompt of 1 pairs with '<think>\\n', which it leaves out "
+        "before an answer: the answer begins where both part, as in TRL, and is generated after "
+        "all of it. Its option enable_thinking may write both alike."
     )
     _, made = written(ROWS["plain"], tokenizer(SHAPES["opens a thought"].template))
     [told] = made.manner.notes("pairs")

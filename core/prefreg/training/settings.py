@@ -51,7 +51,7 @@ OWN: Mapping[str, str] = {
     "remove_unused_columns": TOKENS,
     "label_names": TOKENS,
     "label_smoothing_factor": "DPO ignores it; label_smoothing is the one that works",
-    "chat_template_kwargs": "--template-option KEY=VALUE tells the chat template",
+    "chat_template_kwargs": "--template-option tells it to the chat template",
     "length_column_name": ORDER,
     "train_sampling_strategy": ORDER,
     "auto_find_batch_size": "it would change the batch size in silence",
