@@ -3,9 +3,11 @@
 import datetime
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaProcessor
 
 from byte_tokens import Ids, assistant, of_trl, row, tokenizer, user, written
 from prefreg import DataError, PreferencePair
@@ -337,10 +339,8 @@ EITHER = EACH + TURN.replace(
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("template", [PARTS, "<s>" + PARTS, EITHER + OPEN])
 def test_beside_a_processor_contents_are_parts_as_by_trl(
-    template: str, bos: bool, tmp_path: Any
+    template: str, bos: bool, tmp_path: Path
 ) -> None:
-    from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaProcessor
-
     processor = LlavaProcessor(
         CLIPImageProcessorPil(),
         tokenizer(template, bos=bos, special=("<image>",)),
@@ -354,8 +354,25 @@ def test_beside_a_processor_contents_are_parts_as_by_trl(
         found, _ = written(ROWS[form], using)
         assert texts((prompt, *(ids[:-1] for ids in answers)), using) == texts(found, using), form
         assert found == (prompt, *(ids[:-1] for ids in answers))
+    with pytest.raises(DataError, match="a processor's roles are system, user, assistant, tool"):
+        written(ROWS["developer"], using)
+
+
+def test_beside_a_processor_a_turn_that_would_be_written_as_a_list_is_refused(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "processor_config.json").write_text("{}")
+    given = (EITHER + OPEN).replace("text is string", "text is string or m.role == 'system'")
+    tokenizer(given).save_pretrained(tmp_path)
+    using = AutoTokenizer.from_pretrained(tmp_path)
+    written(ROWS["plain"], using)
+    with pytest.raises(DataError, match="leaves out or changes the 'system' turn of pair 1"):
+        written(ROWS["system"], using)
 
 
 def test_without_a_processor_a_template_of_parts_is_refused() -> None:
     with pytest.raises(DataError, match=r"put processor_config\.json or preprocessor_config"):
         written(ROWS["plain"], tokenizer(PARTS))
+    both = SHAPES["no developer"].template.replace("{{ text }}", "{{ text[0].text or text }}")
+    with pytest.raises(DataError, match="Move its content into another turn"):
+        written(ROWS["developer"], tokenizer(both))

@@ -274,6 +274,9 @@ def _holds(rendered: str, said: str) -> bool:
     return said in rendered or json.dumps(said, ensure_ascii=False)[1:-1] in rendered
 
 
+_ROLES_IN_PARTS = ("system", "user", "assistant", "tool")
+_DUMPED = re.compile(r"""\[\{['"]type['"]: ['"]text['"]""")
+"""How a template writes a list of parts that it takes for a string."""
 _OF_PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 _FOR_PROCESSORS = (
     f"It is for a processor, which gives it lists of parts: put {' or '.join(_OF_PROCESSORS)} "
@@ -288,6 +291,8 @@ def _has_processor(tokenizer: "PreTrainedTokenizerBase") -> bool:
 
 def _in_parts(turn: Mapping[str, Any]) -> dict[str, Any]:
     """Write the content of a turn as a list of parts, as TRL does for processors."""
+    if turn["role"] not in _ROLES_IN_PARTS:
+        raise ValueError(f"a processor's roles are {', '.join(_ROLES_IN_PARTS)}")
     if turn["content"] is None:
         return dict(turn)
     return {**turn, "content": [{"type": "text", "text": turn["content"]}]}
@@ -335,7 +340,7 @@ class _Writer:
         self._special = [str(token) for token in added if token.special]
         self.in_parts = False
         if tokenizer.chat_template and _has_processor(tokenizer):
-            self.in_parts = self._takes_parts()
+            self.in_parts = self._takes(in_parts=True)
 
     def adds_bos(self, prompt: Text) -> bool:
         """Whether the tokenizer begins the text, and not a template alone.
@@ -395,7 +400,8 @@ class _Writer:
                 )
             ) from error
         for turn in text:
-            if not any(_holds(rendered, said) for said in _sayings(turn)):
+            dumped = self.in_parts and _DUMPED.search(rendered) and not _DUMPED.search(turn.content)
+            if dumped or not any(_holds(rendered, said) for said in _sayings(turn)):
                 raise DataError(
                     f"The base's chat template leaves out or changes the {turn.role!r} turn of "
                     f"{asked.name} (roles: {roles}): {turn.content.strip()[:60]!r}. "
@@ -404,21 +410,18 @@ class _Writer:
         return rendered
 
     def _remedy(self, usual: str) -> str:
-        return usual if self.in_parts or not self._takes_parts() else _FOR_PROCESSORS
+        wants_parts = self._takes(in_parts=True) and not self._takes(in_parts=False)
+        return _FOR_PROCESSORS if wants_parts and not self.in_parts else usual
 
-    def _takes_parts(self) -> bool:
-        """Whether the template writes contents that are lists of parts."""
-        said = ("Be short.", "Is it red?", "It is.")
-        turns = list(zip(("system", "user", "assistant"), said, strict=True))
-        for some in (turns, turns[1:]):  # not every template takes a system turn
-            given = [_in_parts({"role": role, "content": content}) for role, content in some]
-            try:
-                found = self._apply(given)
-            except Exception:  # a template may raise anything
-                continue
-            dumped = "'text'" in found or '"text"' in found
-            return not dumped and all(content in found for _, content in some)
-        return False
+    def _takes(self, *, in_parts: bool) -> bool:
+        """Whether the template writes contents that are lists of parts, or that are strings."""
+        said = {"user": "Is it red?", "assistant": "It is."}
+        given = [{"role": role, "content": content} for role, content in said.items()]
+        try:
+            found = self._apply(list(map(_in_parts, given)) if in_parts else given)
+        except Exception:  # a template may raise anything
+            return False
+        return not _DUMPED.search(found) and all(content in found for content in said.values())
 
     def _write(self, turns: Iterable[dict[str, Any]], asked: AnsweredPrompt, **options: Any) -> str:
         """Apply the chat template as TRL does."""
