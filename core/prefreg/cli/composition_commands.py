@@ -15,7 +15,6 @@ from prefreg.cli.printing import progress_bars
 from prefreg.cli.tables import sections
 from prefreg.errors import RangeWarning, UsageError
 from prefreg.files import human_size
-from prefreg.plain_yaml import read_assignments
 from prefreg.requests import make_request
 from prefreg.terms import Term
 from prefreg.values import DTYPES
@@ -198,8 +197,7 @@ def generate(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RangeWarning)  # told below
         model = registry.load(base, terms, at=at)
-    told = read_assignments(template_options) if template_options else None
-    answers = model.generate(prompts, template_options=told, **options)
+    answers = model.generate(prompts, template_options=template_options or None, **options)
     data = {
         "terms": list(map(str, terms)),
         "answers": [

@@ -49,6 +49,7 @@ from prefreg.models.conversion import (
 from prefreg.models.generation import sample
 from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.sampling import Sampling
+from prefreg.plain_yaml import read_assignments
 from prefreg.registry import Access, VersionRecord
 from prefreg.requests import make_request
 from prefreg.terms import Term, as_terms
@@ -306,7 +307,7 @@ class SteeredModel:
         prompts: str | Turns | Sequence[str | Turns],
         sampling: Sampling | None = None,
         *,
-        template_options: Mapping[str, Any] | None = None,
+        template_options: Sequence[str] | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> str | list[str]:
         """Answer a prompt, or each of a list of prompts, which is done in batches.
@@ -327,8 +328,9 @@ class SteeredModel:
         asked = [_as_turns(each) for each in ([prompts] if single else prompts)]
         if template_options is None:
             template_options = trained_options(each.record for each in self._standing)
-        check_options(self.tokenizer, template_options)
-        told = "", merge_options(template_options, "")
+        wanted = read_assignments(template_options)
+        check_options(self.tokenizer, wanted)
+        told = "", merge_options(wanted, "")
         found = sample(self.model, self.tokenizer, asked, drawn, told=[told] * len(asked))
         answers = [each.text for each in found]
         return answers[0] if single else answers
