@@ -30,6 +30,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from difflib import get_close_matches
+from functools import cached_property
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -336,11 +337,14 @@ class _Writer:
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder.values()
-        self._special = [str(token) for token in added if token.special]
         self.in_parts = False
         if tokenizer.chat_template and _has_processor(tokenizer):
             self.in_parts = self._takes(in_parts=True)
+
+    @cached_property
+    def _special(self) -> list[str]:
+        added = self.tokenizer.added_tokens_decoder.values()
+        return [str(token) for token in added if token.special]
 
     def adds_bos(self, prompt: Text) -> bool:
         """Whether the tokenizer begins the text, and not a template alone.
