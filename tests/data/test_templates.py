@@ -11,7 +11,8 @@ from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaProcessor
 
 from byte_tokens import Ids, assistant, of_trl, row, tokenizer, user, written
 from prefreg import DataError, PreferencePair
-from prefreg.data.rendering import check_options, encode_prompt, find_day
+from prefreg.data.rendering import encode_prompt
+from prefreg.data.templates import check_options, find_day
 from prefreg.errors import UsageError
 
 EOS = "<|end|>"

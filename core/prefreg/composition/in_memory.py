@@ -30,7 +30,7 @@ from prefreg.composition.resolve import (
     resolve_terms,
     trained_options,
 )
-from prefreg.data.rendering import check_options
+from prefreg.data.templates import check_options
 from prefreg.errors import (
     BaseModelError,
     DataError,

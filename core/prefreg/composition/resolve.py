@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prefreg.checkpoints.bases import BaseModel, resolve_base
-from prefreg.data.rendering import DAY
+from prefreg.data.templates import DAY
 from prefreg.errors import BaseModelError, RegistryError, UsageError, VectorError, listed
 from prefreg.registry import Access, BaseIdentity, BaseRecord, Store, VersionRecord
 from prefreg.terms import Term, brief_eta

@@ -10,9 +10,7 @@ from prefreg.axes.isolation import switch_pairs
 from prefreg.data.instructions import Instruction
 from prefreg.data.pairs import Audit, PairSet
 from prefreg.data.rendering import (
-    AnsweredPrompt,
     Manner,
-    Rendering,
     close_answer,
     closing_ids,
     encode_answers,
@@ -20,6 +18,7 @@ from prefreg.data.rendering import (
     lost_end,
     prompt_length,
 )
+from prefreg.data.templates import AnsweredPrompt, Rendering
 from prefreg.errors import BaseModelError, DataError, UsageError
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from prefreg.composition.resolve import (
     refuse_mixed_contrasts,
     resolve_on,
 )
-from prefreg.data.rendering import check_options
+from prefreg.data.templates import check_options
 from prefreg.data.tokens import TokenSet, tokenise_pairs
 from prefreg.errors import DataError, RegistryError
 from prefreg.evaluation.candidates import (

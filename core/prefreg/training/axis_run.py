@@ -15,7 +15,7 @@ from prefreg.axes.plugins import FoundAxis
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.data.mixture import Mixture
 from prefreg.data.pairs import PairSet
-from prefreg.data.rendering import DAY, check_options, find_day
+from prefreg.data.templates import DAY, check_options, find_day
 from prefreg.data.tokens import TokenisedPairs, tokenise_poles
 from prefreg.errors import BaseModelError, UsageError
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
