@@ -48,6 +48,8 @@ SAME: dict[str, dict[str, Any]] = {
     "strings": row("what colour? ", "red", "green"),
     "strings whose end merges": row("what colour?\n", " red", " green"),
     "strings that end themselves": row("what colour? ", "red<|end|>", "green"),
+    "strings that end twice": row("what colour? ", "red<|end|><|end|>", "green<|end|>\n"),
+    "strings that end otherwise": row("what colour? ", "red<|start|>", "green\n"),
     "implicit": dialogues(*ASKED),
     "implicit over several turns": dialogues(user("hi"), assistant("hello"), *ASKED),
     "implicit, one answer longer": {"chosen": [*ASKED, *RED], "rejected": [*ASKED, *RED, *ASKED]},
@@ -75,17 +77,11 @@ SAME: dict[str, dict[str, Any]] = {
 }
 
 
-def without_line_end(ids: list[int], using: PreTrainedTokenizerFast) -> list[int]:
-    """Leave out what a template writes after the closing token, where generation stops."""
-    return ids[:-1] if using.decode(ids[-1:]) == "\n" else ids
-
-
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("form", SAME)
 def test_a_row_becomes_the_tokens_that_trl_makes_of_it(form: str, bos: bool) -> None:
     using = tokenizer(("<s>" if bos else "") + TEMPLATE, bos=bos)
-    prompt, *answers = of_trl(SAME[form], using)
-    expected = (prompt, *(without_line_end(answer, using) for answer in answers))
+    expected = of_trl(SAME[form], using)
     found, _ = written(SAME[form], using)
     assert [using.decode(ids) for ids in found] == [using.decode(ids) for ids in expected]
     assert found == expected
@@ -94,9 +90,8 @@ def test_a_row_becomes_the_tokens_that_trl_makes_of_it(form: str, bos: bool) -> 
 @pytest.mark.parametrize("form", ["conversational", "implicit", "a call", "tools"])
 def test_an_opening_of_thought_is_left_out_as_by_trl_and_told(form: str) -> None:
     using = tokenizer(THINKING)
-    prompt, *answers = of_trl(SAME[form], using)
     found, made = written(SAME[form], using)
-    assert found == (prompt, *(without_line_end(answer, using) for answer in answers))
+    assert found == of_trl(SAME[form], using)
     assert using.decode(found[0]).endswith("<|start|>assistant\n")
     assert (made.manner.diverged, made.merged) == (1, 0)
     [told] = made.manner.notes("pairs")

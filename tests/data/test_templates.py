@@ -15,7 +15,6 @@ from prefreg.data.rendering import encode_prompt
 from prefreg.data.templates import check_options, find_day
 from prefreg.errors import UsageError
 
-EOS = "<|end|>"
 EACH = "{% for m in messages %}{%- set text = m.content or '' -%}"
 TURN = "<|start|>{{ m.role }}\n{{ text }}<|end|>\n{% endfor %}"
 OPEN = "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
@@ -32,10 +31,6 @@ class Shape:
     """A kind of chat template; as the rows say, it is TRL's tokens or a refusal."""
 
     template: str
-    cut: str = "\n"
-    """What TRL has after the token that closes an answer."""
-    added: str = ""
-    """What closes an answer that the template leaves open."""
     refused: tuple[str, ...] = ()
     lost: str = ""
     """How the generation prompt ends, beyond what it shares with an answer of the plain row."""
@@ -61,7 +56,6 @@ SHAPES = {
         + "{% if add_generation_prompt %}<|start|>assistant\n"
         "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n"
         "{% endif %}{% endif %}",
-        cut="",
         refused=("begun answer",),
     ),
     # The same, and the generation prompt opens the thought: Qwen 3.5.
@@ -107,23 +101,18 @@ SHAPES = {
         "{% endif %}{{ date_string }}\n" + EACH + TURN + OPEN
     ),
     "no generation prompt": Shape(EACH + TURN),
-    "a generation prompt always": Shape(
-        EACH + TURN + "<|start|>assistant\n", cut="\n<|start|>assistant"
-    ),
+    "a generation prompt always": Shape(EACH + TURN + "<|start|>assistant\n"),
     "an open turn without special tokens": Shape(
-        EACH + "{{ m.role }}: {{ text }}\n{% endfor %}assistant:", cut="assistant:", added=EOS
+        EACH + "{{ m.role }}: {{ text }}\n{% endfor %}assistant:"
     ),
     "marked for training": Shape(
         EACH
         + "<|start|>{{ m.role }}\n{% if m.role == 'assistant' %}{% generation %}{{ text }}<|end|>"
         "{% endgeneration %}{% else %}{{ text }}<|end|>{% endif %}{% endfor %}" + OPEN,
-        cut="",
     ),
     "no end": Shape(
         EACH + "\n{{ m.role }}: {{ text }}{% endfor %}"
         "{% if add_generation_prompt %}\nassistant:{% endif %}",
-        cut="",
-        added=EOS,
     ),
     "no developer": Shape(
         EACH
@@ -143,7 +132,6 @@ SHAPES = {
         "{% elif m.role == 'assistant' %} {{ text }}<|end|>"
         "{% else %}[INST] {{ ns.begin + text }} [/INST]{% set ns.begin = '' %}{% endif %}"
         "{% endfor %}",
-        cut="",
     ),
     "calls without words": Shape(
         EACH + "<|start|>{{ m.role }}\n{% if m.tool_calls %}{{ m.tool_calls[0].function | tojson }}"
@@ -199,7 +187,7 @@ ROWS = {
         RED,
         GREEN,
     ),
-    "special text": row([user("is <s> red?")], [assistant("<s> is")], [assistant("no<|end|>yes")]),
+    "special text": row([user("is <s> red?")], [assistant("<s> is")], [assistant("no<|end|>")]),
     "emoji": row([user("🦊‍🦰 שלום \u202e?")], [assistant("red ❤️")], [assistant("green\u00a0")]),
 }
 
@@ -219,12 +207,7 @@ def test_every_shape_becomes_the_tokens_of_trl_or_is_refused(name: str) -> None:
         except DataError:
             refused.append(form)
             continue
-        prompt, *answers = of_trl(given, using)
-        cut = using(shape.cut, add_special_tokens=False)["input_ids"]
-        assert all(answer[len(answer) - len(cut) :] == cut for answer in answers), form
-        added = using(shape.added, add_special_tokens=False)["input_ids"]
-        closed = [answer[: len(answer) - len(cut)] + added for answer in answers]
-        expected = (prompt, *closed)
+        expected = of_trl(given, using)
         assert texts(found, using) == texts(expected, using), form
         assert found == expected, form
     assert tuple(refused) == shape.refused
@@ -351,10 +334,10 @@ def test_beside_a_processor_contents_are_parts_as_by_trl(
     processor.save_pretrained(tmp_path)
     using = AutoTokenizer.from_pretrained(tmp_path)
     for form in ("plain", "system", "turns", "turns of an answer", "line ends", "thoughts"):
-        prompt, *answers = of_trl(ROWS[form], processor)
+        expected = of_trl(ROWS[form], processor)
         found, _ = written(ROWS[form], using)
-        assert texts((prompt, *(ids[:-1] for ids in answers)), using) == texts(found, using), form
-        assert found == (prompt, *(ids[:-1] for ids in answers))
+        assert texts(found, using) == texts(expected, using), form
+        assert found == expected
     with pytest.raises(DataError, match="a processor's roles are system, user, assistant, tool"):
         written(ROWS["developer"], using)
 

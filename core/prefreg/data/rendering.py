@@ -13,9 +13,10 @@ Three ways to write a pair, recorded as its rendering:
 
 In the last two a token may span the end of the prompt; as in TRL it then counts as the
 answer's, and such pairs are counted. A beginning-of-sequence token comes first where the
-tokenizer adds one and the text does not begin with it already. The end-of-sequence token
-closes an answer exactly once, unless the template closes the turn with another special token;
-what a template writes after the closing token is cut, as generation stops there.
+tokenizer adds one and the text does not begin with it already, and the end-of-sequence token
+ends an answer that does not end with it. A chat template ends answers itself: what it writes is
+left as it is, as in TRL. Only an answer that shall teach to answer at all gets an end where its
+template writes none.
 """
 
 from collections import Counter
@@ -25,7 +26,7 @@ from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from prefreg.axes.axis import Text
-from prefreg.data.templates import AnsweredPrompt, TemplateWriter, Rendered, source_of
+from prefreg.data.templates import AnsweredPrompt, Rendered, Rendering, TemplateWriter, source_of
 from prefreg.errors import BaseModelError, DataError
 
 if TYPE_CHECKING:
@@ -200,18 +201,19 @@ def _common_length(left: Sequence[object], right: Sequence[object]) -> int:
     return sum(1 for _ in same)
 
 
+def end_answer(rendering: Rendering, answer: list[int], eos: int) -> list[int]:
+    """End an answer as TRL does: what a chat template writes is left as it is."""
+    return answer if rendering == "chat" or answer[-1:] == [eos] else [*answer, eos]
+
+
 def close_answer(
     answer: list[int], closing: frozenset[int], eos: int, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[int]:
-    """End an answer at its closing token, or add the end of sequence."""
+    """Add the end of sequence to an answer that no closing token ends; white space may follow."""
     end = len(answer)
     while end and answer[end - 1] not in closing and _is_space(answer[end - 1], tokenizer):
         end -= 1
-    if not end or answer[end - 1] not in closing:
-        return [*answer, eos]
-    while end > 1 and answer[end - 2] == answer[end - 1] == eos:
-        end -= 1
-    return answer[:end]
+    return answer if end and answer[end - 1] in closing else [*answer, eos]
 
 
 def _is_space(token: int, tokenizer: "PreTrainedTokenizerBase") -> bool:

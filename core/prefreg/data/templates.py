@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from difflib import get_close_matches
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -148,14 +147,6 @@ def _end_of_question(turns: Text, rendered: str) -> int:
     return end
 
 
-def _without_opening(text: str, prompt: str, opening: str) -> str:
-    """Cut the opening of another turn off an answer, if there is one."""
-    found = text.rstrip()
-    end = len(found) - len(opening)
-    opened = found.endswith(opening) and found[:end].startswith(prompt.rstrip())
-    return found[:end] if opened else text
-
-
 class TemplateWriter:
     """A tokenizer's chat template, if it has one, and how it takes the content of a message."""
 
@@ -164,11 +155,6 @@ class TemplateWriter:
         self.in_parts = False
         if tokenizer.chat_template and _has_processor(tokenizer):
             self.in_parts = self._takes(in_parts=True)
-
-    @cached_property
-    def _special(self) -> list[str]:
-        added = self.tokenizer.added_tokens_decoder.values()
-        return [str(token) for token in added if token.special]
 
     def adds_bos(self, prompt: Text) -> bool:
         """Whether the tokenizer begins the text, and not a template alone.
@@ -197,17 +183,7 @@ class TemplateWriter:
                 texts.append(self.render(whole, asked, answering=False))
                 unwritten |= self._unwritten(whole, texts[-1], asked)
         question = _end_of_question(asked.prompt, prompt) if rendering == "chat" else 0
-        if opening := self._opening(prompt[question:]) if question else "":
-            texts = [_without_opening(text, prompt, opening) for text in texts]
         return Rendered(rendering, prompt, tuple(texts), asked.name, question, frozenset(unwritten))
-
-    def _opening(self, end: str) -> str:
-        """Return what the end of a prompt has after the token that closes the last turn.
-
-        Some templates open a turn of the assistant always, after an answer too.
-        """
-        places = [end.find(token) + len(token) for token in self._special if token in end]
-        return end[min(places, default=0) :].strip()
 
     def render(self, text: Text, asked: AnsweredPrompt, *, answering: bool) -> str:
         """Write strings verbatim, and messages by the template, where all must be found again."""

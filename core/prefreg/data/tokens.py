@@ -14,6 +14,7 @@ from prefreg.data.rendering import (
     close_answer,
     closing_ids,
     encode_answers,
+    end_answer,
     end_id,
     lost_end,
     prompt_length,
@@ -98,7 +99,6 @@ def tokenise_pairs(
     the same, is dropped otherwise.
     """
     eos = end_id(tokenizer)
-    closing = closing_ids(tokenizer)
     found: list[TokenPair] = []
     kept: list[int] = []
     renderings: set[Rendering] = set()
@@ -114,7 +114,12 @@ def tokenise_pairs(
         manner.count(rendered, lost)
         merged += start < len(ids[0]) and not lost
         renderings.add(rendered.rendering)
-        answers = [close_answer(answer[start:], closing, eos, tokenizer) for answer in ids[1:]]
+        answers = [end_answer(rendered.rendering, answer[start:], eos) for answer in ids[1:]]
+        if not all(answers):
+            raise DataError(
+                f"The chat template writes nothing of an answer of {rendered.name}: use a base "
+                "whose template does, or leave it out of the data."
+            )
         room = max_length - start
         long = any(len(answer) > room for answer in answers)
         beyond += long or room < 1
