@@ -71,12 +71,12 @@ Answer = TypeVar("Answer", str, tuple[Message, ...])
 PromptFrom = Literal["row", "beginning", "repetition"]
 PROMPT_NAMES = ("question", "instruction", "query", "input")
 """What a column is called that holds the prompt, where none is called `prompt`."""
-_NOT_OF_ROWS = (
+RESERVED = (
     *("add_generation_prompt", "continue_final_message", "chat_template", "conversation"),
     *("messages", "tools", "tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length"),
     *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
 )
-"""What decides how a text is written at all, so that no row may set it for its template."""
+"""What decides how a text is written at all, and is no option of a template."""
 _ASKING = ("user", "human", "system", "developer")
 """Roles of those who ask: no answer begins with them."""
 _GREETING = 3
@@ -169,6 +169,12 @@ class PreferencePair:
         if self.template_options:
             row["chat_template_kwargs"] = json.loads(self.template_options)
         return row
+
+    def tell(self, options: Mapping[str, Any]) -> Self:
+        """Tell the chat template these options too, beneath the row's own; strings need none."""
+        if not options or isinstance(self.prompt, str):
+            return self
+        return replace(self, template_options=merge_options(options, self.template_options))
 
     def switched(self) -> Self:
         """Exchange chosen and rejected: the pair that the negative pole is trained on."""
@@ -364,7 +370,7 @@ def read_told(row: Row, prompt: Text) -> tuple[str, str]:
     """Read what the chat template is told beside the messages: tools, and further options."""
     tools = _read_json(row, "tools", list)
     options = _read_json(row, "chat_template_kwargs", dict)
-    if taken := sorted({*_NOT_OF_ROWS} & {*json.loads(options or "{}")}):
+    if taken := sorted({*RESERVED} & {*json.loads(options or "{}")}):
         raise DataError(f"column 'chat_template_kwargs' sets {taken[0]!r}, which no row may")
     told = {"tools": json.loads(tools or "[]"), "chat_template_kwargs": json.loads(options or "{}")}
     for column, value in told.items():
@@ -391,6 +397,12 @@ def _read_json(row: Row, column: str, kind: type[list[Any] | dict[str, Any]]) ->
         wanted = "a list of objects" if kind is list else "an object"
         raise DataError(f"column {column!r} is no JSON text of {wanted}, and not {wanted} itself")
     return write_json(value, f"column {column!r}")
+
+
+def merge_options(options: Mapping[str, Any], own: str) -> str:
+    """Return as JSON text the options of a template with those of a row over them."""
+    found = {**options, **json.loads(own or "{}")}
+    return write_json(found, "the template options") if found else ""
 
 
 def write_json(value: object, what: str) -> str:

@@ -86,6 +86,10 @@ def _describe_preview(preview: "AxisPreview") -> str:
         "rendering": ", ".join(preview.renderings),
         "max length": preview.max_length,
     }
+    if preview.template_options:
+        facts["template options"] = ", ".join(
+            f"{name}={value}" for name, value in preview.template_options.items()
+        )
     audit = {
         name: f"{value:.3f}" if isinstance(value, float) else value
         for name, value in preview.audit.to_json().items()

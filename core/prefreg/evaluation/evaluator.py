@@ -28,6 +28,7 @@ from prefreg.composition.resolve import (
     refuse_mixed_contrasts,
     resolve_on,
 )
+from prefreg.data.templates import check_options
 from prefreg.data.tokens import TokenSet, tokenise_pairs
 from prefreg.errors import AxisError, DataError, RegistryError
 from prefreg.evaluation.candidates import (
@@ -483,6 +484,9 @@ def open_evaluator(
         key = os.environ.get(_JUDGE_KEY)
         endpoint = Judge(request.judge, request.judge_model, key, request.judge_timeout)
     found = find_versions(access, terms, request.base, request.at)
+    if options := request.asked_options:
+        with quiet():
+            check_options(load_tokenizer(found.base), options)
     records = {term.record.axis: term.record for term in found.terms}
     missing: dict[str, str] = {}
     axes, versions = _choose_axes(access, request, found, missing)

@@ -282,6 +282,7 @@ def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict
             "shortcuts": pair.shortcuts.to_json(),
             "configuration": run.base.fingerprint.configuration,
         }
+        | ({"template_options": run.template_options} if run.template_options else {})
         | ({"lora": run.lora.to_json()} if run.lora else {}),
         "poles": {"positive": pair.positive.to_json(), "negative": pair.negative.to_json()},
         "geometry": extraction.to_json(),
@@ -316,6 +317,8 @@ class AxisPreview(JsonFields):
     max_length: int
     renderings: tuple[str, ...]
     settings: dict[str, Any]
+    template_options: dict[str, Any]
+    """What the chat template is told of all rows."""
     examples: tuple[list[PreviewToken], ...] = ()
     notes: tuple[str, ...] = ()
     """What a run would say of its rows, a sentence each."""
@@ -340,6 +343,7 @@ def preview_axis(
         max_length=tokens.max_length,
         renderings=tokens.renderings,
         settings=run.settings.to_json(),
+        template_options=run.template_options,
         examples=tuple(preview_tokens(tokens.positive[:3], run.tokenizer)),
-        notes=tokens.notes,
+        notes=run.row_notes,
     )

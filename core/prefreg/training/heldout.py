@@ -24,8 +24,12 @@ def parts_of(record: VersionRecord) -> list[dict[str, Any]]:
     return (record.metadata.get("data") or {}).get("sources") or []
 
 
-def heldout_pairs(record: VersionRecord) -> tuple[PreferencePair, ...]:
+def heldout_pairs(
+    record: VersionRecord, options: Mapping[str, Any] | None = None
+) -> tuple[PreferencePair, ...]:
     """Read the data of a run again and return the pairs that were held out of its training.
+
+    They tell the chat template the `options`, or else what the run told it.
 
     Raises:
         DataError: The data are gone, or others than they were.
@@ -58,7 +62,8 @@ def heldout_pairs(record: VersionRecord) -> tuple[PreferencePair, ...]:
         raise DataError(f"{places} has other pairs now than when the vector was trained")
     if not found.heldout:
         raise DataError("no pairs were held out of its training")
-    return found.heldout
+    told = record.template_options or {} if options is None else options
+    return tuple(pair.tell(told) for pair in found.heldout)
 
 
 def declared_axis(record: VersionRecord) -> Axis | None:
