@@ -109,3 +109,17 @@ def test_bad_sampling_and_long_prompts_are_told(base: BaseModel) -> None:
         ask(base, temperature=-1.0)
     with pytest.raises(BaseModelError, match="do not fit the model's context of 48"):
         ask(base, max_new_tokens=48)
+
+
+def test_the_template_is_told_what_the_run_tells_it(tmp_path: Path) -> None:
+    template = "{% if mood %}<system> {{ mood }}{% endif %}" + worded.TEMPLATE
+    base = resolve_base(str(worded.save_taught(tmp_path / "model", template=template)))
+
+    def said(**options: str) -> str:
+        asked = AnsweringBase(lambda: base, options=options)
+        groups = [[(Message("user", worded.ASKED[0]),)]]
+        return next(asked.answers(groups, max_new_tokens=12, temperature=0.0))[0].text
+
+    assert (said(mood="red"), said(mood="no")) == ("it is a red boat .", "no .")
+    with pytest.raises(UsageError, match="modd"):
+        said(modd="red")

@@ -1,17 +1,19 @@
 """The base as sources ask it: batches of answers, each kept in the cache."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.axes.axis import BaseAnswer, Text
+from prefreg.axes.axis import BaseAnswer, Text, merge_options
 from prefreg.checkpoints import BaseModel
 from prefreg.config import cache_folder
+from prefreg.data.templates import DAY, check_options
 from prefreg.errors import Interrupted
 from prefreg.files import hash_bytes, write_whole
 from prefreg.json_values import parse_json
@@ -36,11 +38,14 @@ class AnsweringBase:
         self,
         find: Callable[[], BaseModel],
         *,
+        options: Mapping[str, Any] | None = None,
         few: bool = False,
         progress: Progress | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> None:
-        """Keep how the base is found."""
+        """Keep how the base is found; `options` is what its chat template is told of all."""
+        # With the day among them, no answer would be found again tomorrow.
+        self._options = {key: told for key, told in (options or {}).items() if key != DAY}
         self.few = few
         self.made = 0
         """Answers that were not in the cache."""
@@ -102,7 +107,7 @@ class AnsweringBase:
             report(0, total)  # the first batch takes its time
         for start, stop in _batches(list(map(len, groups))):
             asked = [
-                (prompt, more)
+                (prompt, more if isinstance(prompt, str) else self._tell_template(more))
                 for group, more in zip(groups[start:stop], told[start:stop], strict=True)
                 for prompt in group
             ]
@@ -123,6 +128,9 @@ class AnsweringBase:
             rest = iter(found)
             for group in groups[start:stop]:
                 yield [next(rest) for _ in group]
+
+    def _tell_template(self, told: tuple[str, str]) -> tuple[str, str]:
+        return told[0], merge_options(self._options, told[1])
 
     def _take(
         self, asked: Sequence[tuple[Text, tuple[str, str]]], sampling: Sampling
@@ -148,6 +156,7 @@ class AnsweringBase:
         if self._loaded is None:
             with quiet():
                 tokenizer = load_tokenizer(self.base)
+                check_options(tokenizer, self._options)
                 model = on_gpu(load_model(self.base, "auto"))
             self._loaded = model, tokenizer
         model, tokenizer = self._loaded

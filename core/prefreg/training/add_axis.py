@@ -22,6 +22,7 @@ from prefreg.json_values import JsonFields, fields_to_json
 from prefreg.models.answering_base import AnsweringBase
 from prefreg.models.conversion import find_conversion
 from prefreg.models.loading import empty_model, quiet
+from prefreg.plain_yaml import read_assignments
 from prefreg.progress import Progress
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
@@ -136,7 +137,13 @@ def prepare(
     if access.is_present():
         with access.reading() as store:
             store.check_names(axis.name, axis.aliases)
-    asked = AnsweringBase(lambda: base, few=few, progress=progress, tell=note)
+    asked = AnsweringBase(
+        lambda: base,
+        options=read_assignments(request.template_options),
+        few=few,
+        progress=progress,
+        tell=note,
+    )
     mixture = given_pairs or open_rows(
         axis,
         data=request.data,

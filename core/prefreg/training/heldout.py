@@ -41,7 +41,7 @@ def heldout_pairs(
     axis, seed = _axis_of(record), int(training["seed"])
     wanted = [_find(part, axis) for part in parts]
     # What the base answered is in the cache, else it is asked again.
-    asked = AnsweringBase(lambda: find_base(record.base))
+    asked = AnsweringBase(lambda: find_base(record.base), options=record.template_options)
     mixture = open_wanted(
         axis,
         wanted,
