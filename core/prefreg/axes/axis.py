@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from prefreg.errors import AxisError, DataError
 from prefreg.json_values import parse_json
@@ -192,6 +192,16 @@ def plain_text(text: Text) -> str:
 def word_count(text: Text) -> int:
     """Count the words of a text, messages joined."""
     return len(plain_text(text).split())
+
+
+SPAN = 4
+"""Words or tokens that make a run: shorter ones come twice in sound text."""
+
+
+def repetition(parts: Sequence[Hashable]) -> float:
+    """Return the share of runs of four words or tokens that occur earlier in a reply."""
+    runs = [tuple(parts[at : at + SPAN]) for at in range(len(parts) - SPAN + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def is_blank(text: Text) -> bool:
@@ -418,6 +428,46 @@ def write_json(value: object, what: str) -> str:
         raise DataError(f"{what} holds what JSON does not: {error}") from error
 
 
+class BaseAnswer(NamedTuple):
+    """What a base said."""
+
+    text: str
+    ended: bool
+    """Whether it came to an end before `max_new_tokens`."""
+
+
+class AskedBase(Protocol):
+    """The base of a run, which a source may ask; it is loaded when it first has to answer."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def has_template(self) -> bool:
+        """Whether it has a chat template."""
+
+    def tell(self, text: str) -> None:
+        """Tell the user something, as notes of a run are told."""
+
+    def answers(
+        self,
+        groups: Sequence[Sequence[Text]],
+        *,
+        told: Sequence[tuple[str, str]] | None = None,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[list[BaseAnswer]]:
+        """Answer every prompt of each group once; yield the answers of a group at a time.
+
+        Answers are made in batches, each of which is kept: the same question gets the same
+        answers again, at once. `told` is what the chat template is told beside each group, as
+        `PreferencePair.told`. A preview ends before the groups do.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
     """What a source is asked for."""
@@ -427,6 +477,8 @@ class SourceRequest:
     revision: str | None = None
     """The data set revision to pin; the newest if absent."""
     seed: int = 0
+    base: AskedBase | None = field(default=None, compare=False, repr=False)
+    """What a source may ask for answers; None where rows are only read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.axes.axis import Message, PreferencePair, Text, merge_options, plain_text
+from prefreg.axes.axis import (
+    Message,
+    PreferencePair,
+    Text,
+    merge_options,
+    plain_text,
+    repetition,
+)
 from prefreg.checkpoints.bundled import recognise
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
-from prefreg.models.generation import generate, generation_config, refuses, repetition
+from prefreg.models.generation import generate, generation_config, refuses
 from prefreg.training.guards import Thresholds
 
 FEWEST = 4
