@@ -1,7 +1,8 @@
 import pytest
 
 from prefreg import pocket
-from prefreg.models.generation import loops, refuses, repetition
+from prefreg.axes.axis import repetition
+from prefreg.models.generation import loops, refuses
 
 
 def test_repetition_counts_runs_of_four_that_came_before() -> None:

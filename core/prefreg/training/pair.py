@@ -327,11 +327,12 @@ class TrainedPair:
         if run.tokens.split != "heldout":
             return None, "no pairs were held out"
         prompts = choose_prompts(
-            run.pairs.heldout,
+            run.told_pairs.heldout,
             run.tokens.positive[run.tokens.report],
             run.tokenizer,
             count=run.guards.prompts,
             benign=run.guards.benign,
+            options=run.template_options,
             context=load_limits(run.base)[0],
         )
         return prompts, "" if prompts else "too few held-out prompts leave room for an answer"
@@ -341,7 +342,7 @@ class TrainedPair:
     ) -> SampledAnswers | None:
         """Plan what the pole is asked on the way; `model` is still the base."""
         run, report = self.run, self.run.tokens.report
-        heldout = run.pairs.heldout
+        heldout = run.told_pairs.heldout
         if self.opening is None:
             prompts, _ = self.prompts()
             if prompts is None:

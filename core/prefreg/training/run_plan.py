@@ -192,7 +192,7 @@ class AxisPlan:
 
 def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPlan:
     """Read the data, count, and time a short row; nothing is trained or written."""
-    run = prepare(access, request, note)
+    run = prepare(access, request, note, few=True)
     size = run.base.fingerprint.parameters
     trained = run.lora.parameters if run.lora else None
     tokens = run.tokens
