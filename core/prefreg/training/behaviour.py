@@ -43,7 +43,7 @@ class Turned:
         found: dict[str, Any] = asdict(self)
         answers = found.pop("answers")
         del answers["step"]
-        return found | answers
+        return {**found, **answers}
 
 
 @dataclass(frozen=True, slots=True)
