@@ -198,9 +198,9 @@ SPAN = 4
 """Words or tokens that make a run: shorter ones come twice in sound text."""
 
 
-def repetition(parts: Sequence[Hashable]) -> float:
-    """Return the share of runs of four words or tokens that occur earlier in a reply."""
-    runs = [tuple(parts[at : at + SPAN]) for at in range(len(parts) - SPAN + 1)]
+def repetition(parts: Sequence[Hashable], span: int = SPAN) -> float:
+    """Return the share of runs of `span` words or tokens that occur earlier in a reply."""
+    runs = [tuple(parts[at : at + span]) for at in range(len(parts) - span + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 

@@ -129,11 +129,12 @@ def _describe_plan(plan: "AxisPlan") -> str:
         f"in the cache; {human_size(plan.free_disk)} free",
     }
     if plan.duration is not None and plan.seconds is not None:
-        each = plan.duration
+        each, between = plan.duration, plan.seconds_between or ()
         facts["time"] = (
-            f"about {human_time(plan.seconds)} (reference {human_time(each.reference)}, each pole "
-            f"{human_time(each.pole)}, its report {human_time(each.scoring)}), measured on a few "
-            "steps"
+            f"about {human_time(plan.seconds)}, between {' and '.join(map(human_time, between))} "
+            f"(reference {human_time(each.reference)}, each pole {human_time(each.pole)}, its "
+            f"report {human_time(each.scoring)}, answers at the end {human_time(each.behaviour)}), "
+            "scaled from one short row"
         )
     lines = [sections(facts)]
     return "\n".join([*lines, "", plan.problem] if plan.problem else lines)

@@ -23,7 +23,7 @@ from prefreg.models.answering_base import AnsweringBase
 from prefreg.models.conversion import find_conversion
 from prefreg.models.loading import empty_model, quiet
 from prefreg.plain_yaml import read_assignments
-from prefreg.progress import Progress
+from prefreg.progress import Progress, steps_of
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
 from prefreg.terms import AXIS_NAME
@@ -35,8 +35,10 @@ from prefreg.training.axis_run import (
     find_existing_pole,
     find_same,
 )
-from prefreg.training.guards import Guards, read_thresholds
+from prefreg.training.behaviour import Behaviour, observe
+from prefreg.training.guards import Guards, enforce, read_thresholds
 from prefreg.training.pair import TrainedPair, train_pair
+from prefreg.training.precision import choose_precision
 from prefreg.training.resources import check_disk, package_versions
 from prefreg.training.settings import resolve_settings
 from prefreg.vectors.extraction import Extraction, extract, extract_factors
@@ -79,13 +81,14 @@ def add_prepared(
     with work_folder() as folder:
         blob = Path(folder) / "vector.safetensors"
         extraction = extract_pair(pair, blob)
+        behaviour = _observe(pair, blob, progress, note)
         new = NewVersion(
             axis=run.axis.name,
             axis_aliases=run.axis.aliases,
             kind="low-rank" if run.lora else "dense",
             dtype="BF16" if run.request.dtype == "bfloat16" else "F32",
             base=identify(run.base),
-            metadata=_metadata(pair, extraction, time.perf_counter() - started),
+            metadata=_metadata(pair, extraction, behaviour, time.perf_counter() - started),
             note=run.request.note,
             tags=tuple(run.request.tags),
         )
@@ -129,7 +132,9 @@ def prepare(
         default=base.bundled.training if base.bundled else None,
         max_length=request.max_length,
         lora=lora is not None,
+        poles=request.poles,
     )
+    settings, precision = choose_precision(settings, base, lora=lora is not None)
     poles: dict[Pole, str | None] = {"positive": request.plus, "negative": request.minus}
     existing = find_existing_pole(base, poles, lora=lora is not None)
     if note is not None and existing is not None:
@@ -176,6 +181,7 @@ def prepare(
         Guards(thresholds, request.watch, request.answers, tuple(benign)),
         mixture,
         pairs,
+        precision,
         seconds=time.perf_counter() - started,
     )
 
@@ -257,7 +263,23 @@ def extract_pair(pair: TrainedPair, blob: Path) -> Extraction:
     )
 
 
-def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict[str, Any]:
+def _observe(
+    pair: TrainedPair, blob: Path, progress: Progress | None, note: Note | None
+) -> Behaviour:
+    """See what the vector does; one that makes answers loop is refused as a collapsed pole is."""
+    with quiet(), pair.timed("behaviour"):
+        found = observe(pair, blob, steps_of(progress, "answers at η = ±1"))
+    if note is not None:
+        for sentence in found.notes:
+            note(f"{sentence.rstrip('.')}.")
+    request = pair.run.request
+    enforce(found.failures, axis_name=pair.run.axis.name, keep_anyway=request.keep_anyway)
+    return found
+
+
+def _metadata(
+    pair: TrainedPair, extraction: Extraction, behaviour: Behaviour, seconds: float
+) -> dict[str, Any]:
     run, tokens, plugin = pair.run, pair.run.tokens, pair.run.found.installed.plugin
     return {
         "plugin": {
@@ -281,17 +303,20 @@ def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict
         },
         "training": {
             "seed": run.request.seed,
+            "poles": run.request.poles,
             "settings": run.settings_in_use(),
             "defaults": run.settings_left(),
             "guards": asdict(run.guards.thresholds),
             "watched": run.guards.watched,
             "asked": run.guards.prompts,
             "shortcuts": pair.shortcuts.to_json(),
+            "precision": run.precision.to_json(),
             "configuration": run.base.fingerprint.configuration,
         }
         | ({"template_options": run.template_options} if run.template_options else {})
         | ({"lora": run.lora.to_json()} if run.lora else {}),
         "poles": {"positive": pair.positive.to_json(), "negative": pair.negative.to_json()},
+        "behaviour": behaviour.to_json(),
         "geometry": extraction.to_json(),
         "environment": {
             "packages": package_versions(),

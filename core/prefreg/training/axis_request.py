@@ -4,10 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from prefreg.data.tokens import Policy
 from prefreg.errors import UsageError
 from prefreg.values import STORAGE_DTYPES, dtype_name
+
+Poles = Literal["dpo", "sft"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class AxisRequest:
     """A checkpoint that is the positive pole already; only the other is trained."""
     minus: str | None = None
     """The same for the negative pole."""
+    poles: Poles = "dpo"
+    """How a pole is made: dpo prefers its answers, sft gives them."""
     limit: int | None = None
     """Read at most this many rows."""
     revision: str | None = None

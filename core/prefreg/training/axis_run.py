@@ -24,6 +24,7 @@ from prefreg.registry import Access, VersionRecord
 from prefreg.training.axis_request import AxisRequest, LoraOptions
 from prefreg.training.guards import Failure, Guards
 from prefreg.training.lora import Lora, choose_layers
+from prefreg.training.precision import Precision
 from prefreg.training.schedule import Schedule
 from prefreg.training.settings import Settings, default_settings
 from prefreg.vectors.tensors import CheckpointTensors
@@ -69,6 +70,7 @@ class AxisRun:
     mixture: Mixture
     """Where the rows came from."""
     pairs: PairSet
+    precision: Precision
     seconds: float = 0.0
     """What it took to come so far."""
 
@@ -153,8 +155,8 @@ class AxisRun:
 
     def notes(self) -> tuple[str, ...]:
         """Say what is to be known before it trains, a sentence each."""
-        warning = self.schedule.warning()
-        return (*self.row_notes, f"Each pole: {self.schedule}.", *([warning] if warning else ()))
+        said = (self.schedule.warning(), self.precision.note())
+        return (*self.row_notes, f"Each pole: {self.schedule}.", *filter(None, said))
 
     def settings_in_use(self) -> dict[str, Any]:
         """Return the settings with the maximum length that is used."""
@@ -220,16 +222,20 @@ def _same_guards(record: VersionRecord, run: AxisRun) -> bool:
 def _all_stored(place: Access, run: AxisRun) -> list[VersionRecord]:
     if not place.is_present():
         return []
-    settings = run.settings_in_use()
     with place.reading() as store:
         if store.canonical(run.axis.name) is None:
             return []
-        return [each for each in store.versions(run.axis.name) if _fits(each, run, settings)]
+        settings, others = run.settings_in_use(), run.settings_left()
+        found = store.versions(run.axis.name)
+        return [each for each in found if _fits(each, run, settings, others)]
 
 
-def _fits(record: VersionRecord, run: AxisRun, settings: dict[str, Any]) -> bool:
+def _fits(
+    record: VersionRecord, run: AxisRun, settings: dict[str, Any], others: dict[str, Any]
+) -> bool:
     training: dict[str, Any] = record.metadata.get("training") or {}
     recorded: dict[str, Any] = training.get("settings") or {}
+    known = (training.get("defaults") or {}) | recorded
     configuration = run.base.fingerprint.configuration
     return (
         record.axis == run.axis.name
@@ -239,7 +245,8 @@ def _fits(record: VersionRecord, run: AxisRun, settings: dict[str, Any]) -> bool
         and training.get("seed") == run.request.seed
         # Versions of before it was recorded do not say.
         and training.get("configuration", configuration) == configuration
-        and all(recorded.get(key) == value for key, value in settings.items())
+        # What one of them set, the other may have left at the same value.
+        and all(known.get(key) == (others | settings).get(key) for key in {*settings, *recorded})
         and (record.metadata.get("data") or {}).get("fingerprint") == run.pairs.fingerprint
         and _same_lora(training.get("lora"), run)
         and _same_options(training.get("template_options") or {}, run)
