@@ -12,6 +12,7 @@ from prefreg.training.axis_request import AxisRequest, LoraOptions
 from prefreg.training.axis_run import AxisRun, ExistingPole
 from prefreg.training.guards import Guards
 from prefreg.training.pair import TrainedPair, train_pair
+from prefreg.training.precision import choose_precision
 from prefreg.training.settings import Settings
 
 _GUARDS = Guards()
@@ -31,7 +32,10 @@ def make_run(
     """Return a run as it is prepared; `asked` are fields of its request."""
     found = FoundAxis(InstalledAxis(axis, Plugin("tests", "tests", "0", axes=(axis,))))
     request, mixture = AxisRequest(axis.name, **asked), Mixture(iter(()))
-    return AxisRun(request, found, base, settings, lora, existing, guards, mixture, pairs)
+    settings, precision = choose_precision(settings, base, lora=lora is not None)
+    return AxisRun(
+        request, found, base, settings, lora, existing, guards, mixture, pairs, precision
+    )
 
 
 def train(

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import time
@@ -216,6 +217,16 @@ def test_a_log_says_now_and_then_where_a_run_is(
     said = capsys.readouterr().err.splitlines()
     assert said[0] == "… 0 s: loading"
     assert said[-1] == "… 0 s: positive 3 of 80, loss 0.250"
+    with progress_bars(Common()) as report:
+        assert report is not None
+        report("positive", 3, 80)
+        time.sleep(0.1)
+        report("positive", 4, 80, 0.25)
+        time.sleep(0.12)
+    said = capsys.readouterr().err.splitlines()
+    found = re.fullmatch(r"… 0 s: positive 4 of 80, loss 0\.250, (.*) s left", said[-1])
+    assert found is not None
+    assert float(found[1]) > 7  # 76 steps as long as the one of a tenth of a second
     with progress_bars(Common(quiet=True)) as report:
         assert report is None
     monkeypatch.setenv("PREFREG_LOG_SECONDS", "soon")

@@ -126,6 +126,18 @@ def test_the_same_run_is_not_stored_twice_unless_it_is_asked_for(
     assert add(tmp_path, base, data, watch=False) == unwatched
 
 
+def test_a_run_that_leaves_a_setting_out_is_not_one_that_set_it(
+    tmp_path: Path, base: str, data: str
+) -> None:
+    giving = add(tmp_path, base, data, poles="sft", answers=0)
+    assert giving.metadata["training"]["poles"] == "sft"
+    assert giving.metadata["training"]["settings"]["loss_type"] == ["sft"]
+    assert add(tmp_path, base, data, poles="sft", answers=0) == giving
+    preferring = add(tmp_path, base, data, answers=0)
+    assert (preferring.number, preferring.metadata["training"]["poles"]) == (2, "dpo")
+    assert add(tmp_path, base, data, answers=0, settings=["loss_type=sigmoid"]) == preferring
+
+
 def test_the_schedule_is_told_and_warned_of_before_anything_is_trained(
     tmp_path: Path, base: str, data: str
 ) -> None:

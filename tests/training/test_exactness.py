@@ -174,6 +174,30 @@ def test_settings_act_as_in_trl(assignments: tuple[str, ...], tmp_path: Path) ->
         torch.testing.assert_close(weight, expected[1][name], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "assignments",
+    [("loss_type=[sigmoid, sft]", "loss_weights=[1.0, 0.5]"), ("loss_type=sft",)],
+    ids=["preferring and giving", "giving"],
+)
+def test_poles_that_raise_what_is_chosen_go_where_those_of_trl_go(
+    assignments: tuple[str, ...], tmp_path: Path
+) -> None:
+    values = settings("optim=adamw_torch", "learning_rate=1e-3", *assignments)
+    config = dpo_config(values, output_dir="unused", seed=0, max_length=48)
+    shortcuts = choose_shortcuts(worded.llama(), tokens(), config)
+    assert shortcuts.shared_prompt is None
+    losses, weights = ours(values, shortcuts)
+    expected_losses, expected = plain(values, tmp_path)
+    assert losses == pytest.approx(expected_losses, abs=1e-4)
+    begun = dict(worded.llama().named_parameters())
+    found, wanted = (
+        torch.cat([(each[name] - begun[name]).detach().flatten().double() for name in begun])
+        for each in (weights, expected)
+    )
+    assert float(wanted.norm()) > 1e-2
+    assert float(torch.cosine_similarity(found, wanted, dim=0)) > 0.9999
+
+
 @pytest.mark.parametrize("checkpointing", ["true", "false"])
 def test_an_adapter_gets_the_gradients_of_trl(checkpointing: str, tmp_path: Path) -> None:
     values = settings("learning_rate=1", f"activation_checkpointing={checkpointing}")

@@ -11,7 +11,7 @@ from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.data.pairs import PairSet, build_pairs
 from prefreg.errors import BaseModelError, GateError, TrainingError, UsageError
 from prefreg.training.pair import TrainedPair
-from prefreg.training.settings import Settings, resolve_settings
+from prefreg.training.settings import POLES, Settings, resolve_settings
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +39,18 @@ def test_each_pole_learns_its_side_of_the_held_out_pairs(result: TrainedPair) ->
         assert pole.failures == ()
     positive, negative = result.positive.report, result.negative.report
     assert positive.reference_accuracy == pytest.approx(1 - negative.reference_accuracy)
+
+
+def test_poles_of_fine_tuning_give_their_answers_more_often_than_the_base(
+    base: BaseModel, axis: Axis, pairs: PairSet, settings: Settings
+) -> None:
+    giving = Settings({**settings.values, **POLES["sft"][0]}, frozenset())
+    made = train(base=base, axis=axis, pairs=pairs, settings=giving, seed=0)
+    for pole in (made.positive, made.negative):
+        assert pole.report.chosen_change > 0
+        assert pole.report.accuracy > 0.9
+        assert pole.curve[-1].loss < pole.curve[0].loss
+        assert pole.failures == ()
 
 
 def test_the_poles_leave_the_base_in_opposite_directions(result: TrainedPair) -> None:

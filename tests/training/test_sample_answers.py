@@ -107,6 +107,8 @@ def test_what_a_model_answers_is_counted(tokens: tuple[TokenPair, ...]) -> None:
     assert first.unchanged is None
     assert asked.answer(certain(9), 4)[0].repetition > 0.6
     assert asked.answer(certain(9), 4)[0].unended == 1.0
+    assert asked.answer(certain(9), 4)[0].looping == 1.0
+    assert first.looping == 0.0
     ended, answers = asked.answer(certain(2), 4, Opening.of(asked, model))
     assert answers == [[2]] * len(asked.texts)
     assert ended.unchanged == 0.0
@@ -117,6 +119,7 @@ def test_what_a_model_answers_is_counted(tokens: tuple[TokenPair, ...]) -> None:
     ("found", "reason"),
     [
         (replace(SOUND, repetition=0.4), "40% of the runs of tokens in its answers repeat"),
+        (replace(SOUND, looping=0.3), "30% of its answers say the same again and again, 0% with"),
         (replace(SOUND, empty=0.6), "60% of its answers are empty"),
         (replace(SOUND, unended=0.7), "70% of its answers do not end, 10% with the base"),
         (replace(SOUND, refusals=0.6), "60% of the benign prompts are refused"),

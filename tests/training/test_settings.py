@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from prefreg.errors import UsageError
-from prefreg.training.settings import PRESETS, config_types, resolve_settings
+from prefreg.training.settings import PRESETS, config_types, dpo_config, resolve_settings
 
 DEFAULT = {"max_steps": 80, "learning_rate": 6e-5, "max_length": 160}
 
@@ -101,9 +101,20 @@ def test_what_does_not_fit_is_refused_with_the_reason(text: str, reason: str) ->
     assert "\n" not in str(caught.value)
 
 
-def test_half_precision_is_refused_on_a_cpu() -> None:
-    with pytest.raises(UsageError, match="on a CPU, training is in float32"):
-        resolve_settings(assignments=["bf16=true", "use_cpu=true"])
+def test_a_cpu_takes_bfloat16_and_no_float16() -> None:
+    made = resolve_settings(assignments=["bf16=true", "use_cpu=true"])
+    assert made.values["bf16"] is True
+    assert dpo_config(made, output_dir="unused", seed=0, max_length=8).bf16 is True
+    with pytest.raises(UsageError, match="a CPU trains in float32, or in bfloat16"):
+        resolve_settings(assignments=["fp16=true", "use_cpu=true"])
+
+
+def test_contrastive_fine_tuning_fixes_the_loss_and_takes_no_setting_of_preferences() -> None:
+    made = resolve_settings(poles="sft", default={**DEFAULT, "beta": 0.3})
+    assert made.values["loss_type"] == ["sft"]
+    assert made.values["beta"] == 0.3
+    with pytest.raises(UsageError, match="leave 'beta', 'loss_type' out"):
+        resolve_settings(poles="sft", assignments=["beta=0.2", "loss_type=ipo"])
 
 
 def test_two_lengths_that_differ_are_refused() -> None:

@@ -66,6 +66,20 @@ def distinct_size(versions: "Iterable[VersionSummary]") -> int:
     return sum({version.sha256: version.size for version in versions}.values())
 
 
+class Pace:
+    """How long stages still take, going by what each has taken since it was first heard of."""
+
+    def __init__(self) -> None:
+        """Know of no stage yet."""
+        self._begun: dict[str, tuple[float, int]] = {}
+
+    def left(self, stage: str, done: int, total: int) -> float | None:
+        """Return the seconds left after `done` of `total`; None before the first step is made."""
+        now = time.monotonic()
+        start, first = self._begun.setdefault(stage, (now, done))
+        return (now - start) / (done - first) * (total - done) if done > first else None
+
+
 @contextmanager
 def progress_bars(common: Common, *, of_bytes: bool = False) -> "Iterator[Progress | None]":
     """Show how far a run is, unless --quiet: a bar a stage, or one of bytes, on a terminal.
@@ -96,12 +110,14 @@ def progress_bars(common: Common, *, of_bytes: bool = False) -> "Iterator[Progre
 def _lines(common: Common) -> "Iterator[Progress]":
     """Say now and then where a run is, whether it has come further or not."""
     began, every = time.monotonic(), log_interval()
-    at = "loading"
+    at, pace = "loading", Pace()
     ended = threading.Event()
 
     def report(stage: str, done: int, total: int, loss: float | None = None, /) -> None:
         nonlocal at
         at = f"{stage} {done:,} of {total:,}" + ("" if loss is None else f", loss {loss:.3f}")
+        if left := pace.left(stage, done, total):
+            at += f", {human_time(left)} left"
 
     def tell() -> None:
         while not ended.wait(every):
@@ -140,16 +156,29 @@ def _byte_bar(shown: ExitStack) -> "Progress":
 
 
 def _stage_bars(shown: ExitStack) -> "Progress":
-    """Show a bar per stage with its steps, its loss and the time left."""
+    """Show a bar per stage with its steps, its loss and the time left.
+
+    rich's own column of that needs two steps within half a minute.
+    """
     from rich import progress as rich
     from rich.console import Console
+    from rich.text import Text
 
+    class TimeLeft(rich.ProgressColumn):
+        max_refresh = 0.5
+
+        def render(self, task: rich.Task) -> Text:
+            until = task.fields["until"]
+            left = None if until is None else max(0.0, until - time.monotonic())
+            return Text("-" if left is None else f"{human_time(left)} left", style="cyan")
+
+    pace = Pace()
     columns = (
         rich.TextColumn("{task.description:<28}"),
         rich.BarColumn(),
         rich.MofNCompleteColumn(),
         rich.TimeElapsedColumn(),
-        rich.TimeRemainingColumn(),
+        TimeLeft(),
         rich.TextColumn("{task.fields[loss]}"),
     )
 
@@ -166,8 +195,10 @@ def _stage_bars(shown: ExitStack) -> "Progress":
             run, bars = of, begin()
             tasks.clear()
         if stage not in tasks:
-            tasks[stage] = bars.add_task(stage, total=total, loss="")
+            tasks[stage] = bars.add_task(stage, total=total, loss="", until=None)
         said = "" if loss is None else f"loss {loss:.3f}"
-        bars.update(tasks[stage], completed=done, total=total, loss=said)
+        left = pace.left(stage, done, total)
+        until = None if left is None else time.monotonic() + left
+        bars.update(tasks[stage], completed=done, total=total, loss=said, until=until)
 
     return report

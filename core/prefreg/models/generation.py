@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.axes.axis import Message, Text
+from prefreg.axes.axis import Message, Text, repetition
 from prefreg.checkpoints.bundled import score_exactly
 from prefreg.data.rendering import encode_prompt, end_id, padding_id
 from prefreg.errors import BaseModelError
@@ -201,9 +201,7 @@ def _check_context(model: PreTrainedModel, prompt: int, sampling: Sampling) -> N
         )
 
 
-SPAN = 4
-"""Words or tokens that make a run: shorter ones come twice in sound text."""
-
+_LOOP_SPAN, _LOOP_TOKENS, _LOOP_SHARE = 3, 10, 1 / 3
 _REFUSES = re.compile(
     r"\b(i|we) (cannot|can not|can't|could ?n[o']t|won't|will not|must not|must decline"
     r"|refuse to|am unable to|am not able to)\b"
@@ -215,10 +213,12 @@ _OPENING = 200
 """A refusal is looked for in the first characters: later they belong to what is told."""
 
 
-def repetition(parts: Sequence[Hashable]) -> float:
-    """Return the share of runs of four words or tokens that occur earlier in the reply."""
-    runs = [tuple(parts[at : at + SPAN]) for at in range(len(parts) - SPAN + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+def loops(parts: Sequence[Hashable]) -> bool:
+    """Tell whether a reply says the same again: a third of its runs of three occur earlier in it.
+
+    A sentence of seven tokens that is said twice does; less than that is no loop yet.
+    """
+    return len(parts) > _LOOP_TOKENS and repetition(parts, _LOOP_SPAN) >= _LOOP_SHARE
 
 
 def refuses(prompt: str, reply: str) -> bool:

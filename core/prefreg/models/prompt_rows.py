@@ -116,7 +116,8 @@ def token_scores(model: PreTrainedModel, rows: Rows, *, purity: bool = False) ->
     causal: Any = getattr(model, "get_base_model", lambda: model)()
     hidden = causal.base_model(
         input_ids=rows.ids,
-        attention_mask=attention_mask(rows.segments),
+        # Else autocast would turn it into bfloat16 in every layer.
+        attention_mask=attention_mask(rows.segments).to(causal.dtype),
         position_ids=rows.positions,
         use_cache=False,
     ).last_hidden_state

@@ -19,9 +19,11 @@ from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.errors import AxisError, DataError, UsageError, did_you_mean
 from prefreg.files import work_folder
 from prefreg.json_values import JsonFields, fields_to_json
+from prefreg.models.answering_base import AnsweringBase
 from prefreg.models.conversion import find_conversion
 from prefreg.models.loading import empty_model, quiet
-from prefreg.progress import Progress
+from prefreg.plain_yaml import read_assignments
+from prefreg.progress import Progress, steps_of
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
 from prefreg.terms import AXIS_NAME
@@ -33,8 +35,10 @@ from prefreg.training.axis_run import (
     find_existing_pole,
     find_same,
 )
-from prefreg.training.guards import Guards, read_thresholds
+from prefreg.training.behaviour import Behaviour, observe
+from prefreg.training.guards import Guards, enforce, read_thresholds
 from prefreg.training.pair import TrainedPair, train_pair
+from prefreg.training.precision import choose_precision
 from prefreg.training.resources import check_disk, package_versions
 from prefreg.training.settings import resolve_settings
 from prefreg.vectors.extraction import Extraction, extract, extract_factors
@@ -56,7 +60,7 @@ def add_axis(
     What the registry has already, made of the same pairs, settings and seed, is returned as it
     is, unless the request says `again` or `fresh`.
     """
-    run = prepare(access, request, note)
+    run = prepare(access, request, note, progress=progress)
     if not (request.again or request.fresh) and (same := find_same(access, run)) is not None:
         if note is not None:
             note(
@@ -77,13 +81,14 @@ def add_prepared(
     with work_folder() as folder:
         blob = Path(folder) / "vector.safetensors"
         extraction = extract_pair(pair, blob)
+        behaviour = _observe(pair, blob, progress, note)
         new = NewVersion(
             axis=run.axis.name,
             axis_aliases=run.axis.aliases,
             kind="low-rank" if run.lora else "dense",
             dtype="BF16" if run.request.dtype == "bfloat16" else "F32",
             base=identify(run.base),
-            metadata=_metadata(pair, extraction, time.perf_counter() - started),
+            metadata=_metadata(pair, extraction, behaviour, time.perf_counter() - started),
             note=run.request.note,
             tags=tuple(run.request.tags),
         )
@@ -99,8 +104,15 @@ def prepare(
     request: AxisRequest,
     note: Note | None = None,
     given_pairs: Mixture | None = None,
+    *,
+    progress: Progress | None = None,
+    few: bool = False,
 ) -> AxisRun:
-    """Find the axis and its base, resolve the settings and read the pairs, or take given ones."""
+    """Find the axis and its base, resolve the settings and read the pairs, or take given ones.
+
+    Sources may ask the base for answers, which `progress` then shows; with `few`, for a batch at
+    most that is not in the cache.
+    """
     started = time.perf_counter()
     check_tags(request.tags)
     thresholds = read_thresholds(request.guards)
@@ -120,7 +132,9 @@ def prepare(
         default=base.bundled.training if base.bundled else None,
         max_length=request.max_length,
         lora=lora is not None,
+        poles=request.poles,
     )
+    settings, precision = choose_precision(settings, base, lora=lora is not None)
     poles: dict[Pole, str | None] = {"positive": request.plus, "negative": request.minus}
     existing = find_existing_pole(base, poles, lora=lora is not None)
     if note is not None and existing is not None:
@@ -128,6 +142,13 @@ def prepare(
     if access.is_present():
         with access.reading() as store:
             store.check_names(axis.name, axis.aliases)
+    asked = AnsweringBase(
+        lambda: base,
+        options=read_assignments(request.template_options),
+        few=few,
+        progress=progress,
+        tell=note,
+    )
     mixture = given_pairs or open_rows(
         axis,
         data=request.data,
@@ -137,6 +158,7 @@ def prepare(
         seed=request.seed,
         accept_licence=request.accept_licence,
         note=note,
+        asked=asked,
     )
     pairs = build_pairs(
         mixture.pairs,
@@ -144,6 +166,7 @@ def prepare(
         seed=request.seed,
         length_balanced=request.length_balanced,
     )
+    asked.release()
     if note is not None and (ended := mixture.early_end):
         note(ended)
     # Some axes of a closed world hold no benign prompt out.
@@ -158,6 +181,7 @@ def prepare(
         Guards(thresholds, request.watch, request.answers, tuple(benign)),
         mixture,
         pairs,
+        precision,
         seconds=time.perf_counter() - started,
     )
 
@@ -239,7 +263,23 @@ def extract_pair(pair: TrainedPair, blob: Path) -> Extraction:
     )
 
 
-def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict[str, Any]:
+def _observe(
+    pair: TrainedPair, blob: Path, progress: Progress | None, note: Note | None
+) -> Behaviour:
+    """See what the vector does; one that makes answers loop is refused as a collapsed pole is."""
+    with quiet(), pair.timed("behaviour"):
+        found = observe(pair, blob, steps_of(progress, "answers at η = ±1"))
+    if note is not None:
+        for sentence in found.notes:
+            note(f"{sentence.rstrip('.')}.")
+    request = pair.run.request
+    enforce(found.failures, axis_name=pair.run.axis.name, keep_anyway=request.keep_anyway)
+    return found
+
+
+def _metadata(
+    pair: TrainedPair, extraction: Extraction, behaviour: Behaviour, seconds: float
+) -> dict[str, Any]:
     run, tokens, plugin = pair.run, pair.run.tokens, pair.run.found.installed.plugin
     return {
         "plugin": {
@@ -263,16 +303,20 @@ def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict
         },
         "training": {
             "seed": run.request.seed,
+            "poles": run.request.poles,
             "settings": run.settings_in_use(),
             "defaults": run.settings_left(),
             "guards": asdict(run.guards.thresholds),
             "watched": run.guards.watched,
             "asked": run.guards.prompts,
             "shortcuts": pair.shortcuts.to_json(),
+            "precision": run.precision.to_json(),
             "configuration": run.base.fingerprint.configuration,
         }
+        | ({"template_options": run.template_options} if run.template_options else {})
         | ({"lora": run.lora.to_json()} if run.lora else {}),
         "poles": {"positive": pair.positive.to_json(), "negative": pair.negative.to_json()},
+        "behaviour": behaviour.to_json(),
         "geometry": extraction.to_json(),
         "environment": {
             "packages": package_versions(),
@@ -305,14 +349,21 @@ class AxisPreview(JsonFields):
     max_length: int
     renderings: tuple[str, ...]
     settings: dict[str, Any]
+    template_options: dict[str, Any]
+    """What the chat template is told of all rows."""
     examples: tuple[list[PreviewToken], ...] = ()
     notes: tuple[str, ...] = ()
     """What a run would say of its rows, a sentence each."""
 
 
-def preview_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPreview:
+def preview_axis(
+    access: Access,
+    request: AxisRequest,
+    note: Note | None = None,
+    progress: Progress | None = None,
+) -> AxisPreview:
     """Do everything up to the training, and show a few examples token by token."""
-    run = prepare(access, request, note)
+    run = prepare(access, request, note, progress=progress, few=True)
     tokens = run.tokens
     return AxisPreview(
         axis=run.axis.name,
@@ -324,6 +375,7 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
         max_length=tokens.max_length,
         renderings=tokens.renderings,
         settings=run.settings.to_json(),
+        template_options=run.template_options,
         examples=tuple(preview_tokens(tokens.positive[:3], run.tokenizer)),
-        notes=tokens.notes,
+        notes=run.row_notes,
     )

@@ -4,10 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from prefreg.data.tokens import Policy
 from prefreg.errors import UsageError
 from prefreg.values import STORAGE_DTYPES, dtype_name
+
+Poles = Literal["dpo", "sft"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class AxisRequest:
     """A checkpoint that is the positive pole already; only the other is trained."""
     minus: str | None = None
     """The same for the negative pole."""
+    poles: Poles = "dpo"
+    """How a pole is made: dpo prefers its answers, sft gives them."""
     limit: int | None = None
     """Read at most this many rows."""
     revision: str | None = None
@@ -64,6 +69,9 @@ class AxisRequest:
     """YAML file of DPOConfig fields."""
     settings: Sequence[str] | Mapping[str, object] = ()
     """One DPOConfig field."""
+    template_options: Sequence[str] | Mapping[str, object] = ()
+    """What the chat template is told, as in enable_thinking=false; a row's own options stand
+    over it."""
     dtype: str = "float32"
     """Storage dtype of the vector."""
     lora: int | None = None

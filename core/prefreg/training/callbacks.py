@@ -90,10 +90,12 @@ class CurveRecorder(TrainerCallback, Generic[PointType]):
         self._checks = checks
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Take up the curve of what was trained before."""
+        """Take up the curve of what was trained before, and say that the steps begin."""
         self.curve = [
             self._read(logs["step"], logs) for logs in state.log_history if "loss" in logs
         ]
+        if self._progress:
+            self._progress(int(state.global_step), int(state.max_steps), None)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any

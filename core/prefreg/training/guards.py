@@ -79,6 +79,8 @@ class Thresholds:
     rejected_drop_per_token: float = 2.0
     repetition_rise: float = 0.3
     """Rises are of shares of the answers on the way, over the base's."""
+    loop_rise: float = 0.25
+    """Also of the finished vector at η = ±1."""
     empty_rise: float = 0.5
     unended_rise: float = 0.5
     refusal_rise: float = 0.5

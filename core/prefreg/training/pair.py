@@ -20,7 +20,7 @@ from prefreg.axes.isolation import switch_pairs
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import GateError, TrainingError
 from prefreg.models.conversion import Conversion, open_conversion
-from prefreg.models.loading import context_length, load_model, quiet
+from prefreg.models.loading import load_limits, load_model, quiet
 from prefreg.models.log_probs import answer_log_probs
 from prefreg.models.threads import suited_threads
 from prefreg.progress import Progress, steps_of
@@ -51,6 +51,7 @@ from prefreg.training.sample_answers import (
     Opening,
     Sample,
     SampledAnswers,
+    SampledPrompts,
     choose_prompts,
     choose_steps,
     measure_data,
@@ -141,26 +142,31 @@ class TrainedPair:
         """Return θ₋."""
         return self.poles["negative"]
 
-    def load(self) -> PreTrainedModel:
+    def load(self, dtype: torch.dtype) -> PreTrainedModel:
         """Load the base to where it is trained."""
-        with self._timed("loading"):
-            return self._place(load_model(self.run.base))
+        with self.timed("loading"):
+            return self._place(load_model(self.run.base, dtype))
 
     def start(self, model: PreTrainedModel) -> None:
-        """Find out which shortcuts are exact for either pole, and keep the base's weights."""
+        """Find out which shortcuts are exact for either pole, and keep the base's weights.
+
+        The model is in float32, whose rounding hides no mistake; afterwards as it is trained.
+        """
         self.conversion = open_conversion(model, self.run.base, whole=self.run.lora is None)
         if self.run.lora is None:
             self.original = trained_weights(model)
-        with self._timed("reference"):
+        with self.timed("reference"):
             pairs = (*self.run.tokens.positive, *self.run.tokens.negative)
             self.shortcuts = choose_shortcuts(model, pairs, self._config())
+        # transformers' annotation of `to` leaves the model itself out.
+        model.to(self.run.precision.dtype)  # type: ignore[arg-type, unused-ignore]
         for sentence in self.shortcuts.notes():
             self._tell(sentence)
 
     def score_reference(self, model: PreTrainedModel) -> None:
         """Score the base once; where the switch is the plain one, that serves both poles."""
         scorer, tokens = self._scorer(), self.run.tokens
-        with self._timed("reference"):
+        with self.timed("reference"):
             positive = scorer.score(model, tokens.positive, steps_of(self.progress, "reference"))
             if tokens.plainly_switched:
                 negative = positive.switched()
@@ -181,7 +187,7 @@ class TrainedPair:
         elif self.folder is not None and (kept := self.folder.recall(pole)) is not None:
             made = self._recall(pole, *kept)
         else:
-            made = self._train(pole, model if model is not None else self.load())
+            made = self._train(pole, model or self.load(self.run.precision.dtype))
             if self.folder is not None:
                 self.folder.keep(pole, made.weights, made.facts())
         self.poles[pole] = made
@@ -220,7 +226,7 @@ class TrainedPair:
         checkpoints = None
         if self.folder is not None:
             checkpoints = Checkpoints(self.folder.steps(pole), checks=checks, note=self.note)
-        with self._timed(pole):
+        with self.timed(pole):
             try:
                 curve = train_pole(
                     model,
@@ -270,7 +276,7 @@ class TrainedPair:
 
     def _take(self, existing: ExistingPole) -> TrainedPole:
         """Let a checkpoint stand for a pole, under the same guards."""
-        with self._timed("loading"):
+        with self.timed("loading"):
             model = self._place(existing.load())
         judged = self._judge(existing.pole, model, [])
         return replace(judged, failures=existing.excuse(judged.failures), existing=existing)
@@ -278,7 +284,7 @@ class TrainedPair:
     def _judge(self, pole: Pole, model: PreTrainedModel, curve: list[CurvePoint]) -> TrainedPole:
         part, reference = self.run.tokens.report, self.references[pole].whole
         scorer = self._scorer()
-        with self._timed("scoring"), scorer.autocast(model):
+        with self.timed("scoring"), scorer.autocast(model):
             steps = steps_of(self.progress, f"scoring {pole}")
             pairs = self._pairs(pole)[part]
             scores = answer_log_probs(model, pairs, rows=scorer.rows, progress=steps)
@@ -311,24 +317,37 @@ class TrainedPair:
             answers=self._answers(pole, model, work=work, interval=interval, steps=steps),
         )
 
+    def prompts(self) -> tuple[SampledPrompts | None, str]:
+        """Choose what is asked on the way and at the end; if nothing, return why not."""
+        run = self.run
+        if not run.guards.watched:
+            return None, "nothing is watched"
+        if not run.guards.prompts:
+            return None, "no prompts were asked for"
+        if run.tokens.split != "heldout":
+            return None, "no pairs were held out"
+        prompts = choose_prompts(
+            run.told_pairs.heldout,
+            run.tokens.positive[run.tokens.report],
+            run.tokenizer,
+            count=run.guards.prompts,
+            benign=run.guards.benign,
+            options=run.template_options,
+            context=load_limits(run.base)[0],
+        )
+        return prompts, "" if prompts else "too few held-out prompts leave room for an answer"
+
     def _answers(
         self, pole: Pole, model: PreTrainedModel, *, work: float, interval: int, steps: int
     ) -> SampledAnswers | None:
         """Plan what the pole is asked on the way; `model` is still the base."""
         run, report = self.run, self.run.tokens.report
-        heldout = run.pairs.heldout
+        heldout = run.told_pairs.heldout
         if self.opening is None:
-            prompts = choose_prompts(
-                heldout,
-                run.tokens.positive[report],
-                run.tokenizer,
-                count=run.guards.prompts,
-                benign=run.guards.benign,
-                context=context_length(model.config),
-            )
+            prompts, _ = self.prompts()
             if prompts is None:
                 return None
-            with self._timed("watching"), self._scorer().autocast(model):
+            with self.timed("watching"), self._scorer().autocast(model):
                 self.opening = Opening.of(prompts, model)
         prompts = self.opening.prompts
         taught = heldout if pole == "positive" else switch_pairs(run.axis, heldout)
@@ -340,10 +359,11 @@ class TrainedPair:
         return self.run.tokens.positive if pole == "positive" else self.run.tokens.negative
 
     def _scorer(self) -> References:
-        config = self._config()
-        precision = "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
         rows = self.shortcuts.shared_prompt is None
-        return References(self.run.base, precision, rows=rows, tail=config.ld_alpha)
+        tail, precision = self._config().ld_alpha, self.run.precision
+        return References(
+            self.run.base, precision.compute, weights=precision.weights, rows=rows, tail=tail
+        )
 
     def _place(self, model: Any) -> PreTrainedModel:
         # transformers' annotation of `to` leaves the model itself out.
@@ -355,7 +375,8 @@ class TrainedPair:
         return dpo_config(self.run.settings, output_dir="unused", seed=seed, max_length=2)
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time within to a stage."""
         start = time.perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
@@ -386,7 +407,7 @@ def train_pair(
         if note is not None:
             for sentence in run.notes():
                 note(sentence)
-        model: PreTrainedModel | None = pair.load()
+        model: PreTrainedModel | None = pair.load(torch.float32)
         assert model is not None
         size = sum(parameter.numel() for parameter in model.parameters())
         check_memory(estimate_memory(model.config, size, run.settings, tokens.max_length, trained))

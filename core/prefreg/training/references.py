@@ -58,6 +58,8 @@ class References:
     """What the model computes in: `float32`, `bfloat16` or `float16`."""
     rows: bool
     """Whether both answers stand in one row; the results differ by rounding."""
+    weights: str = "float32"
+    """What the model's weights are in."""
     tail: float | None = None
     """What a token beyond the length of the shorter answer counts for in the loss (`ld_alpha`)."""
     folder: Path | None = None
@@ -122,7 +124,7 @@ class References:
             _FORMAT,
             self.base.fingerprint.weights,
             self.base.fingerprint.configuration,
-            self.precision,
+            self.precision if self.weights == "float32" else [self.precision, self.weights],
             self.rows,
             tail,
             # These change a result by rounding, and the same seed must give the same bytes.

@@ -65,9 +65,10 @@ def estimate_memory(
         inner = max(inner)
     tokens = 2 * int(values["per_device_train_batch_size"]) * max_length
     checkpointing = values.get("activation_checkpointing", values.get("gradient_checkpointing"))
-    block = 4 * tokens * (16 * hidden + 4 * inner)
+    number = 2 if values.get("bf16") else 4
+    block = number * tokens * (16 * hidden + 4 * inner)
     layers = int(text.num_hidden_layers)
-    activations = block + layers * 4 * tokens * hidden if checkpointing else layers * block
+    activations = block + layers * number * tokens * hidden if checkpointing else layers * block
     weights = parameters if trained is None else parameters + trained
     moving = parameters if trained is None else trained
     return MemoryNeed(

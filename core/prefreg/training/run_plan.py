@@ -4,21 +4,24 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any
+
+import torch
 
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import TrainingError
 from prefreg.models.loading import load_config, load_model, quiet
 from prefreg.models.log_probs import answer_log_probs
-from prefreg.models.prompt_rows import longest_answered
+from prefreg.models.prompt_rows import longest_answered, row_length, why_not_rows
 from prefreg.registry import Access
 from prefreg.training.add_axis import Note, prepare
 from prefreg.training.axis_request import AxisRequest
 from prefreg.training.axis_run import AxisRun
+from prefreg.training.precision import layer_sizes, time_products
+from prefreg.training.references import References
 from prefreg.training.resources import (
     FreeMemory,
     MemoryNeed,
@@ -27,12 +30,20 @@ from prefreg.training.resources import (
     free_memory,
 )
 from prefreg.training.resume import RESUME_BYTES
-from prefreg.training.trainer import train_pole
+from prefreg.training.sample_answers import LONGEST
 
-_STEPS = 4
-"""The first one warms caches up and is not counted."""
-_SCORED = 16
-"""Pairs scored at most, to measure the reference pass."""
+_SHORT = 64
+"""Tokens of the row that is timed, where a pair is as short."""
+_FORWARDS = 3
+"""A step takes as long as three forward passes: measured of whole weights and of adapters."""
+_ADAM_BYTES = 40
+"""Read and written of a weight by a step of Adam, with its gradient's norm."""
+_WATCHING = 1.1
+"""Checks and answers on the way take a twentieth of the training each."""
+_GENERATED = 64
+"""A step of generation costs as much as a forward pass over this many tokens in large batches."""
+UNCERTAINTY = 1.6
+"""The time may be this many times as long, or as short: what is timed is a moment, and one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,62 +56,69 @@ class Duration:
     """Of each pole that is trained."""
     scoring: float
     """Of each pole's report."""
+    behaviour: float
+    """Of the answers at the end."""
 
 
 def _measure(run: AxisRun) -> Duration:
-    """Score a few pairs and train on a few batches, and scale what that took to the whole run.
+    """Time one short row and a few products, and scale what they took to the whole run.
 
-    The sample is spread over the lengths that occur.
+    A token of a long batch costs less than one of a short row, by as much as its products do.
     """
     tokens, values = run.tokens, run.settings.values
-    start = time.perf_counter()
-    model = load_model(run.base)
-    loading = time.perf_counter() - start
-    batch = int(values["per_device_train_batch_size"])
     train = tokens.positive[tokens.train]
-    sample = _spread(train, _SCORED)
-    answer_log_probs(model, sample[:1])
     start = time.perf_counter()
-    answer_log_probs(model, sample)
-    scoring = (time.perf_counter() - start) / _tokens(sample)
+    device = "cuda" if torch.cuda.is_available() and not values.get("use_cpu") else "cpu"
+    # transformers' annotation of `to` leaves the model itself out.
+    model: Any = load_model(run.base, run.precision.dtype).to(device)  # type: ignore[arg-type, unused-ignore]
+    loading = time.perf_counter() - start
+    short = min(train, key=lambda pair: abs(row_length(pair) - _SHORT))
+    length = row_length(short)
+    scorer = References(run.base, run.precision.compute, rows=True)
+    seconds = []
+    with scorer.autocast(model):
+        rows = why_not_rows(model, [short]) is None
+        for _ in range(3):
+            start = time.perf_counter()
+            answer_log_probs(model, [short], rows=rows)
+            seconds.append(time.perf_counter() - start)
+    count = row_length if rows else _both
+    batch = int(values["per_device_train_batch_size"])
+    together = round(min(batch, len(train)) * fmean(map(count, train)))
+    sizes, kinds = layer_sizes(run.base), (getattr(torch, run.precision.compute),)
+    [alone] = time_products(length, *sizes, kinds, device)
+    [many] = time_products(together, *sizes, kinds, device)
+    token = min(seconds) / count(short) * min(1.0, (many / together) / (alone / length))
 
-    sample = _spread(train, batch * _STEPS)
-    once = {"gradient_accumulation_steps": 1, "max_steps": _STEPS}
-    moments: list[float] = []
-    train_pole(
-        model,
-        run.tokenizer,
-        sample,
-        answer_log_probs(model, sample),
-        settings=replace(run.settings, values={**values, **once}),
-        max_length=tokens.max_length,
-        seed=0,
-        lora=run.lora.config() if run.lora else None,
-        progress=lambda *_: moments.append(time.perf_counter()),
-    )
-    between = [after - before for before, after in pairwise(moments)]
-    micro = median(between) * (_tokens(train) / len(train)) / (_tokens(sample) / len(sample))
     passes = 1 if tokens.plainly_switched else 2
+    steps, pairs = run.schedule.steps, run.schedule.pairs_per_step
+    pole = steps * pairs * fmean(map(count, train)) * _FORWARDS * token
+    if run.lora is None:
+        pole += steps * run.base.fingerprint.parameters * _ADAM_BYTES * _seconds_a_byte(device)
+    asked = run.guards.prompts if run.guards.watched else 0
+    longest = max(map(longest_answered, train))
     return Duration(
         loading=loading,
-        reference=passes * scoring * _tokens(tokens.positive),
-        pole=run.schedule.steps * int(values["gradient_accumulation_steps"]) * micro,
-        scoring=scoring * _tokens(tokens.positive[tokens.report]),
+        reference=token * (passes * sum(map(count, tokens.positive)) + 4 * longest),
+        pole=pole * (_WATCHING if run.guards.watched else 1),
+        scoring=token * sum(map(count, tokens.positive[tokens.report])),
+        behaviour=3 * LONGEST * max(asked, _GENERATED) * token if asked else 0.0,
     )
 
 
-def _spread(pairs: Sequence[TokenPair], count: int) -> list[TokenPair]:
-    """Choose pairs evenly from the shortest to the longest; all of them where they are few."""
-    ordered = sorted(pairs, key=lambda pair: _tokens([pair]))
-    if len(ordered) <= count:
-        return ordered
-    return [ordered[(2 * place + 1) * len(ordered) // (2 * count)] for place in range(count)]
+def _both(pair: TokenPair) -> int:
+    return 2 * len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)
 
 
-def _tokens(pairs: Sequence[TokenPair]) -> int:
-    return sum(
-        2 * len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids) for pair in pairs
-    )
+def _seconds_a_byte(device: str) -> float:
+    """Time adding numbers: an optimiser does little else."""
+    numbers = torch.ones(1 << 22, device=device)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        numbers.add_(numbers)[0].item()  # a GPU is waited for
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) / (8 * len(numbers))
 
 
 _FACTORS = 2
@@ -154,19 +172,27 @@ class AxisPlan:
         if self.duration is None:
             return None
         each = self.duration.loading + self.duration.pole + self.duration.scoring
-        return self.duration.reference + self.poles * each
+        return self.duration.reference + self.poles * each + self.duration.behaviour
+
+    @property
+    def seconds_between(self) -> tuple[float, float] | None:
+        """Return how short and how long it may be."""
+        if self.seconds is None:
+            return None
+        return self.seconds / UNCERTAINTY, self.seconds * UNCERTAINTY
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan in a form that JSON can hold."""
         found = asdict(self)
         found["memory"]["total"] = self.memory.total
         found["seconds"] = self.seconds
+        found["seconds_between"] = self.seconds_between
         return found
 
 
 def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPlan:
-    """Read the data, count, and measure a few steps that are thrown away; nothing is written."""
-    run = prepare(access, request, note)
+    """Read the data, count, and time a short row; nothing is trained or written."""
+    run = prepare(access, request, note, few=True)
     size = run.base.fingerprint.parameters
     trained = run.lora.parameters if run.lora else None
     tokens = run.tokens

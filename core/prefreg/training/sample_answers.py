@@ -1,24 +1,32 @@
 """What becomes of a pole's answers while it is trained, and whether they fell apart."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import eq
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.axes.axis import Message, PreferencePair, Text, plain_text
+from prefreg.axes.axis import (
+    Message,
+    PreferencePair,
+    Text,
+    merge_options,
+    plain_text,
+    repetition,
+)
 from prefreg.checkpoints.bundled import recognise
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
-from prefreg.models.generation import generate, generation_config, refuses, repetition
+from prefreg.models.generation import generate, generation_config, loops, refuses
 from prefreg.training.guards import Thresholds
 
 FEWEST = 4
 """A share of fewer prompts is not taken."""
-_LONGEST = 128
+LONGEST = 128
 """Tokens of an answer at most: a loop shows long before."""
 _BATCH = 32
 _SEED = 0
@@ -26,7 +34,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer to each prompt after a step, drawn at temperature 1 with the same seed."""
+    """One answer to each prompt after a step: on the way drawn at temperature 1, by one seed."""
 
     step: int
     """0 is the base."""
@@ -41,6 +49,8 @@ class Sample:
     """Share of the benign prompts that are refused; None where few are known to be benign."""
     unchanged: float | None = None
     """Share of the answers that are the base's, token for token; None of the base itself."""
+    looping: float = 0.0
+    """Share of the answers that say the same again and again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +67,11 @@ class SampledPrompts:
     tokenizer: PreTrainedTokenizerBase
 
     def answer(
-        self, model: PreTrainedModel, step: int, before: "Opening | None" = None
+        self,
+        model: PreTrainedModel,
+        step: int,
+        before: "Opening | None" = None,
+        temperature: float = 1.0,
     ) -> tuple[Sample, list[list[int]]]:
         """Let the model answer; no random state and no weight is changed.
 
@@ -68,17 +82,15 @@ class SampledPrompts:
             model,
             self.tokenizer,
             max_new_tokens=self.room,
-            temperature=1.0,
+            temperature=temperature,
             remove_invalid_values=True,
         )
         answers = generate(model, self.tokens, config, seed=_SEED, batch_size=_BATCH)
         ends = set(config.eos_token_id)
         contents = [ids[:-1] if ids and ids[-1] in ends else ids for ids in answers]
-        replies: list[Any] = [
-            self.tokenizer.decode(ids, skip_special_tokens=True) for ids in contents
-        ]
+        replies = [self.read(ids) for ids in contents]
         refused = [
-            refuses(text, reply.strip())
+            refuses(text, reply)
             for text, reply, benign in zip(self.texts, replies, self.benign, strict=True)
             if benign
         ]
@@ -86,12 +98,18 @@ class SampledPrompts:
             step,
             length=fmean([len(ids) for ids in answers]),
             unended=fmean([not ids or ids[-1] not in ends for ids in answers]),
-            empty=fmean([not reply.strip() for reply in replies]),
+            empty=fmean([not reply for reply in replies]),
             repetition=fmean([repetition(ids) for ids in contents]),
             refusals=fmean(refused) if len(refused) >= FEWEST else None,
             unchanged=None if before is None else fmean(map(eq, answers, before.answers)),
+            looping=fmean([loops(ids) for ids in contents]),
         )
         return found, answers
+
+    def read(self, ids: list[int]) -> str:
+        """Return an answer as text."""
+        text: Any = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return str(text).strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +134,26 @@ def choose_prompts(
     count: int,
     benign: Sequence[str],
     context: int | None,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> SampledPrompts | None:
     """Take the first held-out prompts, and `benign` ones beside them; None where few fit.
 
     A prompt is benign where a known world says so, elsewhere where no answer of its pairs
-    refuses.
+    refuses. Of `benign` prompts the chat template is told `options`, of the others what their
+    pairs tell it.
     """
     if not count:
         return None
     longest = max(max(len(pair.chosen_ids), len(pair.rejected_ids)) for pair in tokens)
-    room = min(_LONGEST, 2 * longest)
+    room = min(LONGEST, 2 * longest)
     asked: dict[Text, bool] = {}
     for pair in pairs:
         if pair.prompt in asked or len(asked) < count:
             asked[pair.prompt] = asked.get(pair.prompt, True) and _is_benign(pair)
     asked |= {(Message("user", prompt),): True for prompt in benign}
-    told = {pair.prompt: pair.told for pair in pairs}
-    encoded = {
-        prompt: encode_prompt(prompt, tokenizer, told.get(prompt, ("", ""))) for prompt in asked
-    }
+    told = {prompt: ("", merge_options(options, "")) for prompt in asked}
+    told |= {pair.prompt: pair.told for pair in pairs}
+    encoded = {prompt: encode_prompt(prompt, tokenizer, told[prompt]) for prompt in asked}
     fitting = [
         prompt
         for prompt, ids in encoded.items()
@@ -147,7 +166,7 @@ def choose_prompts(
         tuple(encoded[prompt] for prompt in fitting),
         tuple(asked[prompt] for prompt in fitting),
         room,
-        2 * longest <= _LONGEST,
+        2 * longest <= LONGEST,
         tokenizer,
     )
 
@@ -273,6 +292,7 @@ def find_collapse(
     """Say in which way the answers fell apart, which no data ask for."""
     shares = [
         ("repetition", "of the runs of tokens in its answers repeat", limits.repetition_rise),
+        ("looping", "of its answers say the same again and again", limits.loop_rise),
         ("empty", "of its answers are empty", limits.empty_rise),
     ]
     if prompts.roomy:

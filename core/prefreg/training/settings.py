@@ -14,8 +14,8 @@ import torch
 import yaml
 from trl.trainer.dpo_config import DPOConfig
 
-from prefreg.errors import UsageError
-from prefreg.plain_yaml import load_yaml
+from prefreg.errors import UsageError, listed
+from prefreg.plain_yaml import load_yaml, read_assignments
 from prefreg.values import MAX_SEED, read_small
 
 SEED = "it follows from --seed"
@@ -51,6 +51,7 @@ OWN: Mapping[str, str] = {
     "remove_unused_columns": TOKENS,
     "label_names": TOKENS,
     "label_smoothing_factor": "DPO ignores it; label_smoothing is the one that works",
+    "chat_template_kwargs": "--template-option tells it to the chat template",
     "length_column_name": ORDER,
     "train_sampling_strategy": ORDER,
     "auto_find_batch_size": "it would change the batch size in silence",
@@ -188,6 +189,19 @@ def _named(annotation: Any) -> str:
     return " or ".join(dict.fromkeys(_NAMES.get(kind, "text") for kind in kinds))
 
 
+_LOSS_NAMES = frozenset({"loss_type", "loss_weights"})
+_PREFERRING = {"beta", "label_smoothing", "f_divergence_type", "f_alpha_divergence_coef"}
+POLES: Mapping[str, tuple[Mapping[str, Any], frozenset[str]]] = MappingProxyType(
+    {
+        # Rafailov et al., Direct Preference Optimization, 2023.
+        "dpo": ({}, frozenset()),
+        # Contrastive fine-tuning: θ₊ on the chosen answers, θ₋, of the switched pairs, on the
+        # rejected ones. The loss is of the answers' tokens, each weighing the same in its part.
+        "sft": ({"loss_type": ["sft"]}, _LOSS_NAMES | _PREFERRING),
+    }
+)
+"""By the kind of poles: the settings that make it, and those that then decide nothing."""
+
 BATCH, ACCUMULATED = "per_device_train_batch_size", "gradient_accumulation_steps"
 """Their product is the pairs of a step."""
 
@@ -292,8 +306,8 @@ def own_arguments(
     """Return the arguments of each of TRL's configurations: the user's settings under prefreg's."""
     values = _with_one_checkpointing(settings.values)
     cpu = bool(values.get("use_cpu")) or not torch.accelerator.is_available()
-    if cpu and (values.get("bf16") or values.get("fp16")):
-        raise UsageError("bf16 and fp16 need a GPU: on a CPU, training is in float32.")
+    if cpu and values.get("fp16"):
+        raise UsageError("fp16 needs a GPU: a CPU trains in float32, or in bfloat16 with bf16.")
     # Float32 unless asked: updates at the paper's learning rate are lost in bfloat16.
     own: dict[str, Any] = {
         "bf16": bool(values.get("bf16")),
@@ -354,10 +368,12 @@ def resolve_settings(
     default: Mapping[str, object] | None = None,
     max_length: int | None = None,
     lora: bool = False,
+    poles: str = "dpo",
 ) -> Settings:
     """Merge the layers of settings and check every value; those of DPO unless told otherwise.
 
     `default` is the base's own and lies over the paper's; `max_length` is that of the option.
+    The kind of `poles` may fix some, and leave others without effect, which are then refused.
     LoRA takes a higher learning rate than the presets and defaults, which are for whole weights,
     unless the user sets one. Of batch and accumulation, the one that nobody asks for makes up for
     the other, so that a step has as many pairs as before.
@@ -365,7 +381,7 @@ def resolve_settings(
     asked: list[Mapping[str, Any]] = []
     if config is not None:
         asked.append(_checked(read_config(config), str(config), family))
-    asked.append(_checked(_read_assignments(assignments), "--set", family))
+    asked.append(_checked(read_assignments(assignments), "--set", family))
     if max_length is not None:
         given = {value["max_length"] for value in asked if "max_length" in value}
         if given - {max_length}:
@@ -374,16 +390,20 @@ def resolve_settings(
                 "give one of them."
             )
         asked.append(_checked({"max_length": max_length}, "--max-length", family))
+    names = frozenset(name for layer in asked for name in layer)
+    fixed, idle = POLES[poles]
+    if useless := names & idle:
+        raise UsageError(f"With --poles {poles}, leave {listed(useless)} out: it decides nothing.")
     lower = _preset(preset, family) if preset is not None else dict(default or {})
     values: dict[str, Any] = dict(family.presets["paper"])
     if lora:
         rate: Any = lower.get("learning_rate", values["learning_rate"])
         lower = {**lower, "learning_rate": rate * LEARNING_RATE_FACTOR}
-    for layer in (lower, *asked):
+    for layer in (lower, fixed, *asked):
         if "num_train_epochs" in layer and "max_steps" not in layer:
             values["max_steps"] = -1  # else the steps of a lower layer would win over the epochs
         values |= layer
-    settings = Settings(values, frozenset(name for layer in asked for name in layer))
+    settings = Settings(values, names)
     _keep_pairs_per_step(values, {**family.presets["paper"], **lower}, settings.asked)
     _try(settings, family)
     return settings
@@ -412,22 +432,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path} is not a YAML mapping of setting to value.")
     return content
-
-
-def _read_assignments(assignments: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(assignments, Mapping):
-        return dict(assignments)
-    values = {}
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise UsageError(f"{text!r} is not KEY=VALUE, as in max_steps=100.")
-        try:
-            values[name.strip()] = load_yaml(value)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(f"The value of {text!r} is not YAML: {reason}.") from error
-    return values
 
 
 def _preset(name: str, family: Family) -> Mapping[str, Any]:

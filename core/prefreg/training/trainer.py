@@ -341,6 +341,8 @@ def train_pole(
             callbacks=callbacks,
         )
         trainer.remove_callback(PrinterCallback)
+        if lora is not None and config.bf16:
+            _leave_inputs(trainer.model)
         newest = checkpoints.newest() if checkpoints else None
         trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if checkpoints is not None and checkpoints.interrupted:
@@ -351,6 +353,13 @@ def train_pole(
     if checks is not None:
         checks.restore()
     return recorder.curve
+
+
+def _leave_inputs(model: Any) -> None:
+    """Keep peft from turning what its factors are given into float32: autocast turns it back."""
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
 
 
 def _with_whole_batches(config: DPOConfig) -> DPOConfig:
