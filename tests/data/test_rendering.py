@@ -2,6 +2,7 @@
 
 import copy
 import json
+import signal
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 import worded
-from prefreg import DataError, Message, PreferencePair
+from prefreg import BaseModelError, DataError, Message, PreferencePair
+from prefreg.data import rendering
 from prefreg.data.instructions import Instruction, read_row
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenSet, tokenise_answers, tokenise_pairs
@@ -235,3 +237,40 @@ def test_a_turn_that_tells_nothing_more_changes_no_token() -> None:
     assert told == plain
     made = tokenise_pairs([plain, told], worded.tokenizer(), max_length=48)
     assert made.pairs[0] == made.pairs[1]
+
+
+ENDLESS = {
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "macro": "{% macro m(n) %}{{ n and m(n - 1) }}{{ n and m(n - 1) }}{% endmacro %}{{ m(60) }}",
+    "power": "{{ 9 ** (9 ** 9) }}",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_template_without_end_is_ended(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "_PATIENCE", 0.2)
+    endless = tokenizer(ENDLESS[name] + TEMPLATE)
+    endless.name_or_path = "org/endless"
+    before = signal.getsignal(signal.SIGVTALRM)
+    pair = PreferencePair.from_row(row([user("q")], [assistant("a")], [assistant("b")]))
+    for write in (
+        lambda: encode_prompt((Message("user", "hi"),), endless),
+        lambda: tokenise_pairs([pair], endless, max_length=99),
+    ):
+        with pytest.raises(BaseModelError, match="template of org/endless does not come to an end"):
+            write()
+    assert signal.getsignal(signal.SIGVTALRM) is before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "maximum recursion depth"),
+        ("{{ 'a' * 10**8 }}{{ messages[0].content }}", "it writes 100,000,002 letters"),
+        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+    ],
+)
+def test_a_template_out_of_measure_is_refused(template: str, said: str) -> None:
+    with pytest.raises(DataError, match=f"template refused the prompt .*{said}"):
+        encode_prompt((Message("user", "hi"),), tokenizer(template))

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from prefreg.axes.axis import Axis, LicensedSource, PreferencePair, Row, SourceRequest, SourceRows
 from prefreg.errors import DataError, reason, unreadable
-from prefreg.values import open_regular
+from prefreg.files import open_regular
 
 _LINES = (".jsonl", ".ndjson")
 _PACKED = ("", ".gz", ".zst")

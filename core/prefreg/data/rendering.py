@@ -19,8 +19,11 @@ what a template writes after the closing token is cut, as generation stops there
 """
 
 import json
+import signal
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -33,8 +36,12 @@ if TYPE_CHECKING:
 
 Rendering = Literal["chat", "none", "text"]
 
-_CHUNK = 512
-"""Pairs tokenised at a time: enough for a fast tokenizer's threads, little text in memory."""
+_CHUNK = 128
+"""Pairs written at a time: enough for a fast tokenizer's threads, little text in memory."""
+_PATIENCE = 8.0
+"""Seconds of the processor that a chunk may take: a thousand times as long as short texts need."""
+_MOST_TEXT = 1 << 24
+"""Letters up to which a template may write any number for one that it is given."""
 
 
 class AnsweredPrompt(NamedTuple):
@@ -124,7 +131,8 @@ def encode_prompt(
     """Write a prompt as training wrote it, ready for an answer to be generated."""
     rendering = _rendering(prompt, tokenizer)
     asked = AnsweredPrompt(prompt, (), "the prompt", *told)
-    text = _render(prompt, tokenizer, asked, answering=True)
+    with ending(tokenizer):
+        text = _render(prompt, tokenizer, asked, answering=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return ids if rendering == "chat" else [*_bos(tokenizer, ids), *ids]
 
@@ -133,7 +141,7 @@ def end_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """Return the id of the end-of-sequence token."""
     if tokenizer.eos_token_id is None:
         raise BaseModelError(
-            f"The tokenizer of {tokenizer.name_or_path or 'the base'} has no end-of-sequence "
+            f"The tokenizer of {_named(tokenizer)} has no end-of-sequence "
             "token, so answers cannot end: set eos_token in its tokenizer_config.json."
         )
     return int(tokenizer.eos_token_id)
@@ -164,7 +172,9 @@ def encode_answers(
 ) -> Iterator[tuple[Rendered, list[list[int]]]]:
     """Yield each rendering with the ids of its prompt and of prompt and answer, for each answer."""
     waiting = iter(asked)
-    while chunk := [_render_answers(item, tokenizer) for item in islice(waiting, _CHUNK)]:
+    while taken := list(islice(waiting, _CHUNK)):
+        with ending(tokenizer):
+            chunk = [_render_answers(item, tokenizer) for item in taken]
         texts = [text for item in chunk for text in (item.prompt, *item.answers)]
         encoded: list[list[int]] = tokenizer(
             texts, add_special_tokens=False, return_attention_mask=False, verbose=False
@@ -192,6 +202,47 @@ def _render_answers(asked: AnsweredPrompt, tokenizer: "PreTrainedTokenizerBase")
             unwritten |= _unwritten(whole, texts[-1], tokenizer, asked)
     question = _end_of_question(asked.prompt, prompt) if rendering == "chat" else 0
     return Rendered(rendering, prompt, tuple(texts), asked.name, question, frozenset(unwritten))
+
+
+class _Endless(BaseException):
+    """Nothing between a template and its writer catches it."""
+
+
+@contextmanager
+def ending(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
+    """Refuse a chat template that does not come to an end, as a loop within a loop may not.
+
+    What counts is the time of the processor, so that a busy machine changes nothing. Signals reach
+    the main thread alone: in others nothing is refused.
+
+    Raises:
+        BaseModelError: What is written within takes longer than any template needs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise _Endless
+
+    before = signal.signal(signal.SIGVTALRM, end)
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, _PATIENCE)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    except _Endless:
+        raise BaseModelError(
+            f"The chat template of {_named(tokenizer)} does not come to an end: it was ended after "
+            f"{_PATIENCE:g} s. Use a base whose template does."
+        ) from None
+    finally:
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _named(tokenizer: "PreTrainedTokenizerBase") -> str:
+    return tokenizer.name_or_path or "the base"
 
 
 def _end_of_question(turns: Text, rendered: str) -> int:
@@ -252,7 +303,10 @@ def _write(
     """Apply the chat template as TRL does."""
     told: dict[str, Any] = {"tools": json.loads(asked.tools) if asked.tools else None}
     told |= json.loads(asked.template_options or "{}")
-    return str(tokenizer.apply_chat_template(list(turns), tokenize=False, **told, **options))
+    text = str(tokenizer.apply_chat_template(list(turns), tokenize=False, **told, **options))
+    if len(text) > _MOST_TEXT and len(text) > 8 * len(json.dumps([turns, told])):
+        raise ValueError(f"it writes {len(text):,} letters")
+    return text
 
 
 def _unwritten(

@@ -324,6 +324,7 @@ def train_pole(
             folder = str(stack.enter_context(work_folder()))
         else:
             stack.enter_context(checkpoints.interruptible())
+            stack.enter_context(checkpoints.resuming())
             folder = str(checkpoints.folder)
         config = dpo_config(settings, output_dir=folder, seed=seed, max_length=max_length)
         collator = PartCollator(
