@@ -160,7 +160,7 @@ def _hash_block(tensor: StoredTensor, start: int) -> str:
             read_into(stream.fileno(), tensor.spec.offset + start, memoryview(block))
     except (OSError, EOFError) as error:
         raise unreadable(tensor.file, error, BaseModelError) from error
-    return hash_bytes(block)
+    return hash_bytes(bytes(block))
 
 
 def describe_mismatch(

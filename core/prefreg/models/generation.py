@@ -201,7 +201,7 @@ class _SeenLogits(LogitsProcessor):
     def __init__(self) -> None:
         self._sum = torch.zeros(())
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         # NaN and infinity pass through to the end, so that no step waits for the device.
         self._sum = self._sum.to(scores.device) + scores.amax(-1).sum()
         return scores

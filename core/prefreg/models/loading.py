@@ -23,7 +23,6 @@ from transformers.utils import logging as transformers_logging
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.errors import BaseModelError, listed, one_line
-from prefreg.vectors.tensors import is_finite
 
 
 class Located(Protocol):
@@ -181,7 +180,8 @@ def load_limits(base: Located) -> tuple[int | None, int | None]:
 
 def no_numbers(model: PreTrainedModel) -> BaseModelError:
     """Make the error that what a model computes is not finite, with the weights that are not."""
-    spoilt = [name for name, weight in model.named_parameters() if not is_finite(weight)]
+    weights = model.named_parameters()
+    spoilt = [name for name, weight in weights if not bool(weight.isfinite().all())]
     if spoilt:
         return BaseModelError(
             f"The model computes no finite numbers: NaN or infinity stands in {listed(spoilt)}. "
