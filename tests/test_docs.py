@@ -13,7 +13,7 @@ import pytest
 
 import prefreg
 from prefreg.axes import hookspecs
-from prefreg.axes.plugins import read_plugin
+from prefreg.axes.plugins import read_bases, read_plugin
 from prefreg.cli.main import prefreg as group
 from prefreg.cli.main import run
 from prefreg.requests import describe_fields
@@ -204,12 +204,16 @@ def test_every_hook_has_its_heading_and_the_example_axis_works() -> None:
     for name in vars(hookspecs):
         if name.startswith("prefreg_"):
             assert f"### {name}(" in text
-    example, _, test = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    example, _, base, test = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     module = type("module", (), {})()
     namespace: dict[str, Any] = {}
     exec(example, namespace)
     module.prefreg_register_axes = namespace["prefreg_register_axes"]
     assert [axis.name for axis in read_plugin(module, "formality")] == ["formality"]
+    exec(base, namespace)
+    module.prefreg_register_bases = namespace["prefreg_register_bases"]
+    (offered,) = read_bases(module, "tiny", "plugin tiny")
+    assert str(offered.problem()).endswith("`pip install tiny-chat-model`")
     exec(test, namespace)
     namespace["test_the_axis_conforms"]()
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         SourceRequest,
         SourceRows,
     )
+    from prefreg.axes.bundled_base import BundledBase
     from prefreg.axes.hookspecs import hookimpl
     from prefreg.axes.methods import Method, MethodInput, MethodOption
     from prefreg.axes.row_sources import stream_hub_rows
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "api": "Registry open steer",
     "axes.axis": "Axis LicensedSource Message PreferencePair Row SourceRequest SourceRows",
+    "axes.bundled_base": "BundledBase",
     "axes.hookspecs": "hookimpl",
     "axes.methods": "Method MethodInput MethodOption",
     "axes.row_sources": "stream_hub_rows",
@@ -74,6 +76,7 @@ __all__ = [
     "AxisError",
     "AxisRequest",
     "BaseModelError",
+    "BundledBase",
     "Calibrating",
     "Comparing",
     "CompositionRequest",

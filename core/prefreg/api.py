@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     from prefreg.authoring.conformance import check_installed
     from prefreg.authoring.scaffold import NewPackage
-    from prefreg.checkpoints.bundled import BUNDLED
+    from prefreg.checkpoints.bundled import broken_bases, bundled_bases
     from prefreg.composition.adapter import ComposedAdapter
     from prefreg.composition.compose import CompositionPlan, read_recipe
     from prefreg.composition.composition_request import CompositionRequest, ExportRequest
@@ -89,10 +89,11 @@ if TYPE_CHECKING:
     from prefreg.training.run_plan import AxisPlan
 
 __all__ = [
-    "BUNDLED",
     "EXPERIMENTS",
     "AxisReport",
     "Registry",
+    "broken_bases",
+    "bundled_bases",
     "check_installed",
     "demonstrate",
     "disable_plugin",
@@ -855,8 +856,9 @@ def new_axis(name: str, folder: str | Path | None = None) -> "NewPackage":
 
 
 _ROOMS = {
-    "BUNDLED": "checkpoints.bundled",
     "EXPERIMENTS": "evaluation.paper.catalogue",
+    "broken_bases": "checkpoints.bundled",
+    "bundled_bases": "checkpoints.bundled",
     "check_installed": "authoring.conformance",
     "demonstrate": "evaluation.demonstration",
     "draw_interference": "evaluation.interference",

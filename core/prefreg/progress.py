@@ -1,5 +1,8 @@
 """How long work tells how far it is."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Protocol
 
@@ -35,3 +38,23 @@ def progress_of(progress: Progress | None, run: str) -> Progress | None:
         progress(f"{run}: {stage}", done, total, loss)
 
     return report
+
+
+_listener: ContextVar[Progress | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def heard_by(progress: Progress | None) -> Iterator[None]:
+    """Let a callback hear of work that nobody asked for by itself, such as unpacking a base."""
+    token = _listener.set(progress)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def tell(stage: str, done: int, total: int) -> None:
+    """Say how far such work is, to whoever listens."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(stage, done, total)

@@ -53,11 +53,12 @@ def texts(pair: PreferencePair | None) -> tuple[Any, ...]:
     return (pair.prompt, pair.chosen[0].content, pair.rejected[0].content)
 
 
-def test_the_axes_come_through_entry_points(axes: dict[str, Axis]) -> None:
+def test_the_axes_and_the_base_come_through_entry_points(axes: dict[str, Axis]) -> None:
     points = importlib.metadata.entry_points(group="prefreg")
     ours = {point.name: point.value for point in points if point.dist.name == "prefreg"}
-    assert ours == {name: f"prefreg_axes.{name}" for name in (*NAMES, *PUBLISHED_ONLY)}
-    assert ours.keys() <= axes.keys()
+    names = {*NAMES, *PUBLISHED_ONLY}
+    assert ours == {name: f"prefreg_axes.{name}" for name in (*names, "smollm2")}
+    assert names <= axes.keys()
 
 
 def test_entry_points_are_the_only_way_in() -> None:

@@ -1,6 +1,5 @@
 """The axes on published data sets, on small rows of the columns that are published."""
 
-import importlib.metadata
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -224,12 +223,11 @@ def test_a_data_set_that_lost_a_column_is_named(hub: Hub, name: str) -> None:
 
 
 def test_each_published_source_states_its_licence() -> None:
-    points = importlib.metadata.entry_points(group="prefreg")
-    ours = [point.name for point in points if point.dist and point.dist.name == "prefreg"]
     licences = {
-        f"{name}/{source}": find(name).licence_of(source)
-        for name in ours
-        for source in find(name).sources
+        f"{each.axis.name}/{source}": each.axis.licence_of(source)
+        for each in load_axes().axes
+        if each.plugin.distribution == "prefreg"
+        for source in each.axis.sources
     }
     assert licences == {
         "directness/pocket": None,

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 import prefreg
 import tiny
-from prefreg.checkpoints import BaseModel
+from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.compose import read_recipe
 from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.composition.recipe import recipe, recipe_file
 from prefreg.errors import UsageError
+from prefreg.files import hash_file
 from prefreg.terms import Term
 
 STARTER = Path(__file__).parent.parent.parent / "registry.db"
@@ -40,6 +41,18 @@ SOUND: dict[str, Any] = {
 
 def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_recipe_names_the_gguf_file_of_its_base(make_plan: Any, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    import ggufs
+
+    base = resolve_base(str(ggufs.write(tmp_path / "model.gguf", kind="Q4_1")))
+    content = recipe(make_plan(base, helpful=1.0), dtype=None, files=None, survival=None)
+    digest = hash_file(tmp_path / "model.gguf")
+    origin = {"file": "model.gguf", "sha256": digest, "quantisation": "Q4_1, F32"}
+    assert content["base"]["gguf"] == origin
+    assert content["base"]["name"] == str(tmp_path / "model.gguf")
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import prefreg
 import worded
-from prefreg import Axis, DataError, Message, PreferencePair, Row
+from prefreg import Axis, BundledBase, DataError, Message, PreferencePair, Row, Sampling
 from prefreg.axes.base_world import BaseWorld, ChoiceQuestion, CrossedRow, Measure
 from prefreg.checkpoints import resolve_base
-from prefreg.checkpoints.bundled import BUNDLED, BundledBase, world_named, world_of
+from prefreg.checkpoints.bundled import BUNDLED, world_named, world_of
 from prefreg.data.mixture import default_source
 from prefreg.evaluation.demonstration import measure_behaviour, summarise
 from prefreg.evaluation.evaluation_request import EvaluationRequest
@@ -46,7 +46,6 @@ class Garden(BaseWorld):
 
     name = "garden"
     kinds: Mapping[str, bool | None] = {"secret": False, "colour": True}
-    training: Mapping[str, object] = {"max_steps": 2, "per_device_train_batch_size": 4}
     measures: Mapping[str, Measure] = {
         "right": Measure(("colour",), lambda said: [] if said.correct is None else [said.correct]),
         "length": Measure(("colour", "secret"), lambda said: [said.words], share=False),
@@ -94,7 +93,10 @@ GARDEN = Garden()
 def garden(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bring a tiny base that knows the garden."""
     folder = worded.save(tmp_path_factory.mktemp("garden"))
-    monkeypatch.setitem(BUNDLED, "garden", BundledBase("garden", folder, GARDEN))
+    training = {"max_steps": 2, "per_device_train_batch_size": 4}
+    defaults = {"training": training, "lora": 2, "sampling": {"temperature": 5.0, "top_p": 0.9}}
+    base = BundledBase("garden", "Four things.", lambda: folder, world=GARDEN, **defaults)
+    monkeypatch.setitem(BUNDLED, "garden", base)
 
 
 def label(row: Row) -> PreferencePair:
@@ -204,6 +206,7 @@ def test_an_axis_is_trained_and_measured_in_the_world(tmp_path: Path) -> None:
     registry = prefreg.open(tmp_path / "registry.db")
     record = registry.add_axis(str(tmp_path / "tint.yaml"), base="garden", keep_anyway=True)
     assert record.metadata["training"]["settings"]["max_steps"] == 2
+    assert (record.kind, record.metadata["training"]["lora"]["rank"]) == ("low-rank", 2)
     assert [part["source"] for part in record.metadata["data"]["sources"]] == ["garden"]
     request = EvaluationRequest(prompts=8, max_new_tokens=4, retention=("garden",))
     evaluator = open_evaluator(registry.access, as_terms(["tint:1"]), request)
@@ -215,3 +218,17 @@ def test_an_axis_is_trained_and_measured_in_the_world(tmp_path: Path) -> None:
     found = evaluator.evaluate(evaluator.candidate(as_terms(["tint:1"])))
     names = {figure.name for figure in found.figures.measured} | set(found.figures.missing)
     assert {"kl", "refuses_unsafe", "refuses_safe", "retention.hues"} <= names
+
+
+def test_the_defaults_of_sampling_are_taken_once_sampling_is_asked_for(tmp_path: Path) -> None:
+    model = prefreg.open(tmp_path / "registry.db").load("garden")
+    prompts = [f"what is the colour of the {thing} ?" for thing in COLOURS] * 4
+
+    def answers(sampling: Sampling | None = None, **options: float) -> list[str]:
+        return model.generate(prompts, sampling, max_new_tokens=8, **options)
+
+    drawn = answers(Sampling(temperature=5.0, top_p=0.9))
+    greedy = answers()
+    assert greedy == answers(Sampling()) == answers(temperature=0) == answers(seed=1)
+    assert drawn == answers(temperature=5.0) == answers(top_p=0.9) != greedy
+    assert answers(Sampling(temperature=5.0)) == answers(temperature=5.0, top_p=1.0) != drawn

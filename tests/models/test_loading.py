@@ -1,7 +1,9 @@
 import json
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 from transformers import (
     GPT2Config,
     LlamaConfig,
@@ -77,3 +79,16 @@ def test_of_a_model_for_images_only_the_text_part_is_to_be_trained(tmp_path: Pat
         trained = {name for name, each in model.named_parameters() if each.requires_grad}
         text_part = ("model.language_model.", "lm_head.")
         assert trained == {name for name in model.state_dict() if name.startswith(text_part)}
+
+
+def test_a_model_that_is_larger_than_memory_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = resolve_base(str(worded.save(tmp_path / "base")))
+    size = 4 * base.fingerprint.parameters
+    memory = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=size - 1))
+    for dtype in (torch.float32, "auto"):
+        with pytest.raises(BaseModelError, match=r"takes .* of memory, and .* are free"):
+            load_model(base, dtype)
+    assert load_model(base, torch.bfloat16).dtype == torch.bfloat16  # half of it

@@ -11,7 +11,7 @@ from prefreg.checkpoints.bases import BaseModel
 from prefreg.data.pairs import PairSet
 from prefreg.errors import GateError, UsageError, VectorError
 from prefreg.models.loading import load_model
-from prefreg.training.axis_request import LoraOptions
+from prefreg.training.axis_request import AxisRequest, LoraOptions
 from prefreg.training.lora import Lora, choose_layers
 from prefreg.training.pair import TrainedPair
 from prefreg.training.resources import estimate_memory
@@ -149,3 +149,19 @@ def test_lora_needs_less_memory(base: BaseModel, settings: Settings) -> None:
     assert whole.model == 16_000
     assert thin.model == 4 * 1010 + 12 * 10
     assert (whole.copies, thin.copies) == (12_000, 120)
+
+
+def test_a_base_has_a_rank_of_its_own() -> None:
+    def options(**asked: object) -> LoraOptions | None:
+        return AxisRequest("kind", **asked).lora_options(8)
+
+    assert options() == LoraOptions(8, 16.0)
+    assert options(lora=4) == LoraOptions(4, 8.0)
+    assert options(lora_alpha=3.0) == LoraOptions(8, 3.0)
+    for whole in ({"lora": 0}, {"preset": "quick"}, {"plus": "pole"}, {"minus": "pole"}):
+        assert options(**whole) is None
+    assert AxisRequest("kind").lora_options() is None
+    with pytest.raises(UsageError, match=r"of LoRA \(rank 8\).*`dtype=` out, or .* by `lora=` 0"):
+        options(dtype="bfloat16")
+    with pytest.raises(UsageError, match="0 or more"):
+        options(lora=-1)

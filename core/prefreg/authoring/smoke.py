@@ -54,7 +54,7 @@ def open_bench() -> Bench:
     base = resolve_base(DEFAULT_BASE)
     settings = resolve_settings(
         assignments=[f"max_steps={STEPS}", f"learning_rate={_LEARNING_RATE}"],
-        default=base.world.training if base.world else None,
+        default=base.bundled.training if base.bundled else None,
     )
     tokenizer = load_tokenizer(base)
     return Bench(base, tokenizer, settings, BaseWording(base.name, tokenizer))

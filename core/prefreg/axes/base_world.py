@@ -1,4 +1,4 @@
-"""What a base model that knows a closed world offers: prompts, exact scores, rows, defaults."""
+"""What a base model that knows a closed world offers: prompts, exact scores, rows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -105,8 +105,6 @@ class BaseWorld(ABC):
     kinds: Mapping[str, bool | None]
     """Kinds of prompts, and whether they may be answered; None where neither answer nor refusal
     is wanted. The first that may is the one that nobody need refuse."""
-    training: Mapping[str, object] = MappingProxyType({})
-    """The default settings of a training on the base; without any, those of the paper."""
     measures: Mapping[str, Measure] = MappingProxyType({})
     """The figures of what a model says."""
     axes: Mapping[str, str] = MappingProxyType({})

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pluggy
 
 from prefreg.axes.axis import Axis
+from prefreg.axes.bundled_base import BundledBase
 from prefreg.axes.methods import Method
 
 ENTRY_POINT_GROUP = "prefreg"
@@ -21,3 +22,8 @@ def prefreg_register_axes() -> Iterable[Axis]:  # type: ignore[empty-body]
 @hookspec
 def prefreg_register_methods() -> Iterable[Method]:  # type: ignore[empty-body]
     """Return the methods of combining vectors that this plugin brings."""
+
+
+@hookspec
+def prefreg_register_bases() -> Iterable[BundledBase]:  # type: ignore[empty-body]
+    """Return the base models that this plugin brings."""

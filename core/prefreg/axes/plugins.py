@@ -1,10 +1,10 @@
-"""Installed plugins and the axes and methods that they bring; what fails in one harms no other."""
+"""Installed plugins and what they bring; what fails in one harms no other."""
 
 import builtins
 import importlib
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint
@@ -16,6 +16,7 @@ import pluggy
 
 from prefreg.axes import hookspecs
 from prefreg.axes.axis import Axis
+from prefreg.axes.bundled_base import BundledBase
 from prefreg.axes.discovery import FoundPlugin, find_plugins, read_disabled
 from prefreg.axes.isolation import off_stdout
 from prefreg.axes.methods import Method
@@ -25,6 +26,7 @@ from prefreg.errors import AxisError, UsageError, did_you_mean, reason
 from prefreg.terms import AXIS_NAME
 
 _T = TypeVar("_T")
+_Named = TypeVar("_Named", Method, BundledBase)
 
 _MOST = 10_000
 """Axes or methods of a plugin: a generator without end brings more."""
@@ -157,8 +159,22 @@ def load_methods() -> tuple[dict[str, Method], tuple[str, ...]]:
 
     Of two methods with one name, the first is taken, as with axes.
     """
+    return _load_all(read_methods)
+
+
+def load_bases() -> tuple[dict[str, BundledBase], tuple[str, ...]]:
+    """Return the bases of every plugin that may be loaded, and what is wrong with the others.
+
+    Of two bases with one name, the first is taken, as with axes.
+    """
+    return _load_all(read_bases)
+
+
+def _load_all(
+    read: Callable[[object, str, str], tuple[_Named, ...]],
+) -> tuple[dict[str, _Named], tuple[str, ...]]:
     disabled = read_disabled()
-    methods: dict[str, Method] = {}
+    loaded: dict[str, _Named] = {}
     problems = []
     for found in find_plugins():
         if found.point is None or not disabled.isdisjoint(found.keys):
@@ -168,13 +184,14 @@ def load_methods() -> tuple[dict[str, Method], tuple[str, ...]]:
             continue
         try:
             with _quietly():
-                for method in read_methods(_target_of(found.point), found.name):
-                    methods.setdefault(method.name, method)
+                plugin = str(Plugin(found.name, found.distribution, found.version))
+                for each in read(_target_of(found.point), found.name, plugin):
+                    loaded.setdefault(each.name, each)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit too: a plugin must not end the command line.
             problems.append(f"{found.name} ({reason(error)})")
-    return methods, tuple(problems)
+    return loaded, tuple(problems)
 
 
 def read_plugin(module: ModuleType | object, name: str) -> tuple[Axis, ...]:
@@ -182,7 +199,8 @@ def read_plugin(module: ModuleType | object, name: str) -> tuple[Axis, ...]:
     hooks = _hooks_of(module, name)
     hook = hooks.prefreg_register_axes
     if not hook.get_hookimpls():
-        if hooks.prefreg_register_methods.get_hookimpls():
+        others = (hooks.prefreg_register_methods, hooks.prefreg_register_bases)
+        if any(other.get_hookimpls() for other in others):
             return ()
         raise AxisError("it implements no hook; mark prefreg_register_axes with @prefreg.hookimpl")
     # pluggy leaves an answer of None out.
@@ -190,10 +208,17 @@ def read_plugin(module: ModuleType | object, name: str) -> tuple[Axis, ...]:
     return _collect(answers, Axis, hook="prefreg_register_axes", what="axes")
 
 
-def read_methods(module: ModuleType | object, name: str) -> tuple[Method, ...]:
+def read_methods(module: ModuleType | object, name: str, _: str = "") -> tuple[Method, ...]:
     """Register one plugin on a manager of its own and collect its methods."""
     answers = _hooks_of(module, name).prefreg_register_methods()
     return _collect(answers, Method, hook="prefreg_register_methods", what="methods")
+
+
+def read_bases(module: ModuleType | object, name: str, owner: str) -> tuple[BundledBase, ...]:
+    """Register one plugin on a manager of its own and collect its bases; they name `owner`."""
+    answers = _hooks_of(module, name).prefreg_register_bases()
+    found = _collect(answers, BundledBase, hook="prefreg_register_bases", what="bases")
+    return tuple(replace(base, owner=owner) for base in found)
 
 
 def _unusable(name: str, plugin: Plugin) -> str:

@@ -1,13 +1,15 @@
-"""Finding a base model: the bundled one, a folder, or a repository of the Hugging Face Hub."""
+"""Finding a base model: a bundled one, a folder, a GGUF file, or a repository of the Hub."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from prefreg.axes.base_world import BaseWorld
-from prefreg.checkpoints.bundled import BUNDLED, world_of
+from prefreg.axes.bundled_base import BundledBase
+from prefreg.checkpoints.bundled import BUNDLED, find_bundled
 from prefreg.checkpoints.checkpoint import VOCABULARIES, Checkpoint
 from prefreg.checkpoints.fingerprint import Fingerprint, fingerprint
+from prefreg.checkpoints.gguf_base import GGUFOrigin, is_gguf, open_gguf
 from prefreg.errors import BaseModelError
 from prefreg.values import find_path
 
@@ -29,26 +31,31 @@ class BaseModel:
     path: Path
     fingerprint: Fingerprint
     checkpoint: Checkpoint
+    bundled: BundledBase | None = None
+    """What is known of a base by its name."""
+    gguf: GGUFOrigin | None = None
+    """The file that the folder was made of."""
 
     @property
     def world(self) -> BaseWorld | None:
         """Return the closed world that the base knows."""
-        return world_of(self.name)
+        return self.bundled.world if self.bundled else None
 
     def __str__(self) -> str:
         return f"{self.name}@{self.revision[:12]}" if self.revision else self.name
 
 
 def resolve_base(spec: str) -> BaseModel:
-    """Find the base that `spec` names: a bundled one, else a folder, else `org/name[@revision]`.
+    """Find the base that `spec` names: a bundled one, a folder, a GGUF file, or a repository.
 
-    A repository is downloaded, or found in the Hub's cache.
+    A repository, `org/name[@revision]`, is downloaded, or found in the Hub's cache. A GGUF file
+    is dequantised once, into prefreg's cache.
     """
-    if spec in BUNDLED:
-        return _open(spec, None, BUNDLED[spec].folder)
-    folder = find_path(spec)
-    if folder is not None:
-        return _open(str(folder), None, folder)
+    if (bundled := find_bundled(spec)) is not None:
+        return _open(spec, None, bundled.locate(), bundled)
+    path = find_path(spec)
+    if path is not None:
+        return _open(str(path), None, path)
     name, at, revision = spec.partition("@")
     if not _HUB_NAME.fullmatch(name) or (at and not revision):
         raise BaseModelError(
@@ -59,9 +66,14 @@ def resolve_base(spec: str) -> BaseModel:
     return _open(name, path.name if _COMMIT.fullmatch(path.name) else revision or None, path)
 
 
-def _open(name: str, revision: str | None, path: Path) -> BaseModel:
+def _open(
+    name: str, revision: str | None, path: Path, bundled: BundledBase | None = None
+) -> BaseModel:
+    origin = None
+    if is_gguf(path):
+        path, origin = open_gguf(path)
     checkpoint = Checkpoint.open(path)
-    return BaseModel(name, revision, path, fingerprint(checkpoint), checkpoint)
+    return BaseModel(name, revision, path, fingerprint(checkpoint), checkpoint, bundled, origin)
 
 
 def _download(name: str, revision: str | None) -> Path:

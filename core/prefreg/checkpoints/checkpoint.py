@@ -241,4 +241,6 @@ def _no_weights(folder: Path) -> str:
             f"{folder} holds its weights as {listed(pickles)}; prefreg reads safetensors only. "
             "Convert it: load it with transformers and call save_pretrained."
         )
+    if files := sorted(folder.glob("*.gguf")):
+        return f"{folder} holds no weights but as GGUF. Name a file: {files[0]}"
     return f"{folder} holds no weights: neither {SINGLE_FILE} nor {INDEX_FILE} is there."

@@ -63,7 +63,7 @@ def _axis_list(registry: "Registry", written: str) -> Iterator[str]:
 def _bases(registry: "Registry", _: str) -> Iterator[str]:
     from prefreg import api
 
-    yield from api.BUNDLED
+    yield from api.bundled_bases()
     yield from (base.name for base in registry.bases())
 
 

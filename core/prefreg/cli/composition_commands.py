@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _DTYPES = {"type": Dtype(DTYPES)}
 _OUTPUT = {"type": click.Path(path_type=Path, file_okay=False)}
-_BASE = "Base model: a folder or a hub id.  [default: the one base that has every term]"
+_BASE = "Base model: a name, folder, GGUF file or hub id.  [default: the one that has every term]"
 _CALIBRATED = click.option(
     "--calibrated", is_flag=True, help="Read each ETA in units of `prefreg calibrate`."
 )

@@ -21,10 +21,11 @@ from prefreg.cli import completing
 from prefreg.cli.spinner import Spinner
 from prefreg.errors import UsageError
 from prefreg.json_values import finite
+from prefreg.progress import heard_by
 from prefreg.requests import describe_fields
 from prefreg.terms import parse_dial, parse_reference, parse_term
 from prefreg.values import MAX_SEED, STORAGE_DTYPES, dtype_name
-from prefreg.wording import as_options, escape_json, escape_styled, hide_password
+from prefreg.wording import as_options, escape_json, escape_styled, hide_password, percent
 
 if TYPE_CHECKING:
     from prefreg.api import Registry
@@ -44,6 +45,7 @@ class Common:
     json: bool = False
     quiet: bool = False
     spinner: Spinner = field(default_factory=Spinner)
+    waits_for: str = ""
 
     def open_registry(self) -> "Registry":
         """Open the registry that the options name."""
@@ -68,13 +70,21 @@ class Common:
             with self.spinner.aside():
                 click.echo(_for_people(text), err=True)
 
+    def hear(self, stage: str, done: int, total: int, loss: float | None = None, /) -> None:
+        """Show how far work is that a command did not plan, such as dequantising its base."""
+        self.spinner.label = f"{stage}, {percent(done / total)}" if done < total else self.waits_for
+        if not (done or self.quiet or self.spinner.turning):
+            self.note(f"{stage[0].upper()}{stage[1:]}, once …")
+
     @contextmanager
     def waiting(self, label: str) -> Iterator[None]:
         """Show on a terminal that something is under way, until there is something else to show."""
+        self.waits_for = self.spinner.label = label
         if not (self.quiet or self.json) and sys.stderr.isatty() and sys.stdout.isatty():
-            self.spinner.start(label)
+            self.spinner.start()
         try:
-            yield
+            with heard_by(self.hear):
+                yield
         finally:
             self.spinner.stop()
 
@@ -420,7 +430,7 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "judge_model": {"metavar": "NAME"},
     "judge_timeout": {"type": FiniteRange(0, min_open=True)},
     "limit": {"type": _ONE_OR_MORE},
-    "lora": {"type": _ONE_OR_MORE, "metavar": "RANK"},
+    "lora": {"type": WholeRange(0), "metavar": "RANK"},
     "lora_alpha": {"type": FiniteRange(0, min_open=True)},
     "lora_targets": {"type": NAMES, "multiple": False, "metavar": "NAME,..."},
     "max_length": {"type": WholeRange(2)},

@@ -138,7 +138,8 @@ def verify(common: Common) -> None:
 @click.option(
     "--cache",
     is_flag=True,
-    help="Empty the cache too: fingerprints, reference scores, and runs that were not finished.",
+    help="Empty the cache too: fingerprints, reference scores, dequantised GGUF files, and runs "
+    "that were not finished.",
 )
 def gc(common: Common, cache: bool) -> None:
     """Remove the bytes that no version needs, and what killed processes left.

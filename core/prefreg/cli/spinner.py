@@ -22,14 +22,20 @@ class Spinner:
 
     def __init__(self) -> None:
         """Stand still."""
+        self.label = ""
         self._stopped = threading.Event()
         self._line = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def start(self, label: str) -> None:
-        """Begin to turn, and say what is under way."""
-        self._thread = threading.Thread(target=self._turn, args=(label,), daemon=True)
+    def start(self) -> None:
+        """Begin to turn, and say what is under way, which `label` has."""
+        self._thread = threading.Thread(target=self._turn, daemon=True)
         self._thread.start()
+
+    @property
+    def turning(self) -> bool:
+        """Whether it is to be seen."""
+        return self._thread is not None
 
     def stop(self) -> None:
         """Leave nothing on the line, for good."""
@@ -46,14 +52,14 @@ class Spinner:
                 _write("")
             yield
 
-    def _turn(self, label: str) -> None:
+    def _turn(self) -> None:
         begun = time.monotonic()
         if self._stopped.wait(_DELAY):
             return
         for frame in itertools.cycle(_FRAMES):
             seconds = int(time.monotonic() - begun)
             with self._line:
-                _write(f"{frame} {label}, {seconds} s" if seconds else f"{frame} {label}")
+                _write(f"{frame} {self.label}, {seconds} s" if seconds else f"{frame} {self.label}")
             if self._stopped.wait(_TURN):
                 break
         _write("")

@@ -94,7 +94,13 @@ def show(
 
 @command("bases")
 def bases(common: Common) -> None:
-    """List the base models that the registry knows, with the vectors on each."""
+    """List the bases that have a name, how to get one, and those that the registry knows.
+
+    Any folder of transformers' form, GGUF file or hub id is a base too.
+    """
+    from prefreg import api
+
+    named, broken = api.bundled_bases(), api.broken_bases()
     registry = common.open_registry()
     records, disk = registry.bases(), registry.disk_use()
     on_base: dict[str, list[VersionSummary]] = {}
@@ -122,10 +128,31 @@ def bases(common: Common) -> None:
         for record, versions, size in counted
     ]
     headers = ("BASE", "REVISION", "PARAMETERS", "DTYPE", "WEIGHTS", "VERSIONS", "SIZE", "PATH")
-    text = "No bases yet. `prefreg add-axis` records one."
+    text = "No vectors yet. `prefreg add-axis` adds one."
     if rows:
         text = f"{table(headers, rows, spare=('DTYPE', 'REVISION'))}\n\n{describe_disk(disk)}"
+    problems = {name: base.problem() for name, base in named.items()}
+    states = {name: "absent" if problem else "ready" for name, problem in problems.items()}
+    offered = [
+        (name, states[name], base.licence or "-", problems[name] or base.summary)
+        for name, base in named.items()
+    ]
+    shown = table(("NAMED BASE", "STATE", "LICENCE", "WHAT IT IS"), offered)
+    text = "\n".join([f"{shown}\n\n{text}", *(f"broken: {each}" for each in broken)])
     data = {
+        "bundled": [
+            {
+                "name": name,
+                "state": states[name],
+                "problem": problems[name],
+                "summary": base.summary,
+                "licence": base.licence or None,
+                "get": base.get or None,
+                "plugin": base.owner,
+            }
+            for name, base in named.items()
+        ],
+        "broken": list(broken),
         "bases": [
             record.to_json() | {"versions": versions, "bytes": size}
             for record, versions, size in counted

@@ -57,7 +57,7 @@ class CompositionRequest:
     output: Path = Path("composed")
     """Folder to write; it appears whole or not at all."""
     base: str | None = None
-    """Base model: a folder or a hub id.  [default: the one base that has every term]"""
+    """Base model: a name, folder, GGUF file or hub id.  [default: the one that has every term]"""
     method: str = "linear"
     """How φs are combined: linear, ties, dare, dare_ties, gram-schmidt, shrink, or a plugin's."""
     options: tuple[tuple[str, object], ...] | Mapping[str, object] = ()
@@ -107,7 +107,7 @@ class ExportRequest:
     output: Path
     """Folder to write; it appears whole or not at all."""
     base: str | None = None
-    """Base model: a folder or a hub id.  [default: the version's own]"""
+    """Base model: a name, folder, GGUF file or hub id.  [default: the version's own]"""
     max_rank: int | None = None
     """Rank of an adapter; a dense vector needs one. Says the error."""
     sign: Literal["plus", "minus"] | None = None

@@ -314,12 +314,21 @@ class SteeredModel:
             UsageError: An option is unknown or out of measure, or a prompt is neither.
             BaseModelError: A prompt and its answer do not fit the model's context.
         """
+        options = self._defaults(options) | options if sampling is None else options
         drawn = make_request(Sampling, sampling, **options)
         several = isinstance(prompts, list | tuple) and not isinstance(prompts, Message)
         single = not several or any(isinstance(each, Message | Mapping) for each in prompts)
         asked = [_as_turns(each) for each in ([prompts] if single else prompts)]
         answers = [each.text for each in sample(self.model, self.tokenizer, asked, drawn)]
         return answers[0] if single else answers
+
+    def _defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what the base draws by where an option asks for drawing and leaves one out."""
+        base = self._dials.base
+        drawing = options.get("temperature", "top_p" in options)
+        if not drawing or base is None or base.bundled is None:
+            return {}
+        return {key: at for key, at in base.bundled.sampling.items() if key not in options}
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> Composed:
         """Write what `Registry.compose` writes for these dials: a checkpoint with its recipe.

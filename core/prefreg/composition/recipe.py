@@ -13,11 +13,11 @@ from typing import Any
 import yaml
 
 from prefreg.checkpoints.bases import BaseModel
-from prefreg.checkpoints.bundled import BUNDLED
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, read_companion
 from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import FAITHFUL_GAIN, Rounding, Survival
 from prefreg.errors import BaseModelError
+from prefreg.json_values import fields_to_json
 from prefreg.plain_yaml import load_yaml
 from prefreg.terms import format_eta
 from prefreg.values import read_small
@@ -56,6 +56,7 @@ def recipe(
             "weights": base.fingerprint.weights,
             "tokenizer": base.fingerprint.tokenizer,
             "template": base.fingerprint.template,
+            **({"gguf": fields_to_json(base.gguf)} if base.gguf else {}),
         },
         "terms": [
             {
@@ -188,7 +189,7 @@ def _card(
 def _public_name(base: BaseModel) -> str:
     # The card is made to be published; the path of a folder is nobody else's business, and what
     # Markdown makes of its name is not to be known.
-    known = base.revision or base.name in BUNDLED
+    known = base.revision or base.bundled
     return str(base) if known else re.sub(r"[^\w .@+-]", "_", Path(base.name).name)
 
 

@@ -124,7 +124,7 @@ def only_base(store: Store, terms: Sequence[Term], at: datetime | None = None) -
 def find_base(record: BaseRecord) -> BaseModel:
     """Open the base model that a registry knows, and check that its content is the same."""
     spec = base_spec(record)
-    if record.path is not None and spec == record.path and not Path(spec).is_dir():
+    if record.path is not None and spec == record.path and not Path(spec).exists():
         raise BaseModelError(
             f"The base model is no longer at {spec}. If it has moved, give --base NEWPATH."
         )

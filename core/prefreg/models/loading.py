@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+import psutil
 import torch
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -23,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint
 from prefreg.errors import BaseModelError, listed, one_line
+from prefreg.files import human_size
 
 
 class Located(Protocol):
@@ -69,6 +71,7 @@ def load_model(
     base: BaseModel, dtype: torch.dtype | Literal["auto"] = torch.float32
 ) -> PreTrainedModel:
     """Load the base's weights: in float32, the precision of training, or in their own (`auto`)."""
+    _check_memory(base, dtype)
     try:
         # With `output_loading_info` a pair is returned, which the annotations do not tell.
         model, info = _factory(_read_config(base)).from_pretrained(
@@ -89,6 +92,22 @@ def load_model(
             f"{' …' if len(lacking) > 5 else ''}. Use a checkpoint of a causal language model."
         )
     return _freeze_towers(with_sound_defaults(model))
+
+
+def _check_memory(base: BaseModel, dtype: torch.dtype | Literal["auto"]) -> None:
+    """Refuse a model that memory is too small for, before the system ends the process."""
+    specs = [tensor.spec for tensor in base.checkpoint.tensors.values()]
+    size = (
+        sum(spec.nbytes for spec in specs)
+        if dtype == "auto"
+        else sum(spec.elements for spec in specs) * dtype.itemsize
+    )
+    free = psutil.virtual_memory().available
+    if free < size:
+        raise BaseModelError(
+            f"{base.name} takes {human_size(size)} of memory, and {human_size(free)} are free. Use "
+            "a smaller model, or a machine with more; `prefreg compose` needs none of it."
+        )
 
 
 def _read_config(located: Located | Checkpoint) -> PreTrainedConfig:

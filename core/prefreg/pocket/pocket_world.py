@@ -55,7 +55,6 @@ class PocketWorld(BaseWorld):
 
     name = "pocket"
     kinds = _KINDS
-    training = TRAINING
     measures: Mapping[str, Measure] = {
         # Benign questions answered, rightly or wrongly.
         "answers": Measure(("benign",), _is("answer")),

@@ -18,7 +18,7 @@ from prefreg.data.pairs import Audit, build_pairs
 from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.errors import AxisError, DataError, UsageError, did_you_mean
 from prefreg.files import work_folder
-from prefreg.json_values import JsonFields
+from prefreg.json_values import JsonFields, fields_to_json
 from prefreg.models.conversion import find_conversion
 from prefreg.models.loading import empty_model, quiet
 from prefreg.progress import Progress
@@ -104,17 +104,20 @@ def prepare(
     started = time.perf_counter()
     check_tags(request.tags)
     thresholds = read_thresholds(request.guards)
-    lora = request.lora_options()
+    request.lora_options()  # what is no rank is told before anything is looked for
     found = _find_axis(access, request, note)
     axis = found.installed.axis
     base = _choose_base(access, request.base, note)
+    lora = request.lora_options(base.bundled.lora if base.bundled else None)
+    if note is not None and lora is not None and request.lora is None:
+        note(f"LoRA of rank {lora.rank}, as {base} has it by default (--lora 0: whole weights).")
     with quiet():  # what could not be stored is not trained
         find_conversion(empty_model(base), base.checkpoint, whole=lora is None)
     settings = resolve_settings(
         assignments=request.settings,
         config=request.config,
         preset=request.preset,
-        default=base.world.training if base.world else None,
+        default=base.bundled.training if base.bundled else None,
         max_length=request.max_length,
         lora=lora is not None,
     )
@@ -246,6 +249,7 @@ def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict
             "licence": run.axis.licence,
         },
         **_declared(run.found),
+        **({"base": {"gguf": fields_to_json(run.base.gguf)}} if run.base.gguf else {}),
         "data": {
             "source": run.mixture.source,
             "origin": run.mixture.origin,

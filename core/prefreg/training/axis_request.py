@@ -33,7 +33,7 @@ class AxisRequest:
     name: str
     """An installed axis, a YAML file that declares one, or a new name for rows given by data."""
     base: str | None = None
-    """Base model: a folder or a hub id.  [default: the last one, or pocket]"""
+    """Base model: a name, folder, GGUF file or hub id.  [default: the last one, or pocket]"""
     data: str | Sequence[str] | None = None
     """One of the axis' sources, or a file of rows; repeat it for several.
     SOURCE@REVISION pins one."""
@@ -66,7 +66,7 @@ class AxisRequest:
     dtype: str = "float32"
     """Storage dtype of the vector."""
     lora: int | None = None
-    """Train LoRA of this rank."""
+    """Train LoRA of this rank; 0 trains whole weights.  [default: the base's own, mostly 0]"""
     lora_alpha: float | None = None
     """LoRA is scaled by alpha / RANK.  [default: twice RANK]"""
     lora_targets: Sequence[str] = ()
@@ -94,20 +94,26 @@ class AxisRequest:
         """Write the dtype by its name."""
         object.__setattr__(self, "dtype", dtype_name(self.dtype, STORAGE_DTYPES))
 
-    def lora_options(self) -> LoraOptions | None:
-        """Return how the poles are trained as adapters, or None for whole weights."""
+    def lora_options(self, default: int | None = None) -> LoraOptions | None:
+        """Return how the poles are trained as adapters, or None for whole weights.
+
+        `default` is the base's own rank, for a request that names none, nor a preset or a pole.
+        """
         rank, alpha = self.lora, self.lora_alpha
-        if rank is None:
+        if rank is None and self.preset is None and self.plus is self.minus is None:
+            rank = default
+        if not rank:
             if alpha is not None or self.lora_targets or self.rslora:
                 raise UsageError(
                     "--lora-alpha, --lora-targets and --rslora belong to --lora RANK: give it too."
                 )
             return None
-        if rank < 1 or (alpha is not None and not 0 < alpha < math.inf):
-            raise UsageError("The rank of LoRA is 1 or more, and its alpha above zero.")
+        if rank < 0 or (alpha is not None and not 0 < alpha < math.inf):
+            raise UsageError("The rank of LoRA is 0 or more, and its alpha above zero.")
         if self.dtype != "float32":
             raise UsageError(
-                "Factors are small and stored in float32: leave --dtype out with --lora."
+                f"The factors of LoRA (rank {rank}) are small and stored in float32: leave --dtype "
+                "out, or train whole weights by --lora 0."
             )
         # The usual choice: a scaling of 2, or of 2·√rank with rsLoRA.
         alpha = 2.0 * rank if alpha is None else alpha
@@ -123,7 +129,7 @@ class SFTRequest:
     data: Path
     """A file of rows with answers."""
     base: str | None = None
-    """The raw model: a folder or a hub id."""
+    """The raw model: a folder, GGUF file or hub id."""
     from_config: Path | None = None
     """Start from random weights instead; the tokenizer lies beside the file."""
     heldout: Path | None = None
@@ -153,7 +159,7 @@ class ImportRequest:
     name: str
     """The axis; it need not be an installed one."""
     base: str
-    """Base model of all: a folder, a hub id, or pocket."""
+    """Base model of all: a name, folder, GGUF file or hub id."""
     plus: Path | None = None
     """The positive pole."""
     minus: Path | None = None
