@@ -391,6 +391,8 @@ def explained() -> Iterator[None]:
         with warnings.catch_warnings():
             # peft 0.21 asks a transformers 5 model under the older name.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+            # Such a checkpoint is refused by its name.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         # The CPU's allocator raises a plain RuntimeError.
