@@ -1,5 +1,6 @@
 """Word tokenizers and tiny Llamas that really tokenise, train and answer."""
 
+import functools
 from pathlib import Path
 
 import torch
@@ -87,3 +88,54 @@ def pairs(count: int = 60) -> list[PreferencePair]:
         for other in others
     ]
     return made[:: max(1, len(made) // count)][:count]
+
+
+THINGS = ["boat", "house", "tree", "sky"]
+ASKED = [
+    f"{start} {adjective} {thing} ?"
+    for start in ("is it a", "what is the")
+    for adjective in ("big", "old", "green")
+    for thing in THINGS
+]
+"""24 prompts that the taught model knows, each with its thing at its end."""
+SAID = {
+    "red": ["it is a red {} ."],
+    "no": ["no ."],
+    "": ["it is a big {} .", "no .", "a blue {} , yes ."],
+}
+"""What it says under the system prompt `red`, under `no`, and without one."""
+
+
+@functools.cache
+def taught() -> LlamaForCausalLM:
+    """Teach a model to say of every prompt what its system prompt wants, within seconds."""
+    made = tokenizer()
+    texts = [
+        _chat(system, prompt) + answer.format(prompt.split()[-2]) + "</s>"
+        for prompt in ASKED
+        for system, answers in SAID.items()
+        for answer in answers
+    ]
+    batch = made(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    model = llama()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    for _ in range(120):
+        loss = model(**batch, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+def _chat(system: str, prompt: str) -> str:
+    said = [("system", system)] * bool(system) + [("user", prompt)]
+    turns = [{"role": role, "content": content} for role, content in said]
+    return str(tokenizer().apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def save_taught(folder: Path, *, template: str | None = TEMPLATE) -> Path:
+    """Write the taught model as a base."""
+    taught().save_pretrained(folder)
+    tokenizer(template=template).save_pretrained(folder)
+    return folder

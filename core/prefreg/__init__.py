@@ -10,8 +10,11 @@ if TYPE_CHECKING:
     __version__: str
 
     from prefreg.api import Registry, open, steer
+    from prefreg.axes.asking_sources import ContrastSource, OnPolicySource, RankedSource
     from prefreg.axes.axis import (
+        AskedBase,
         Axis,
+        BaseAnswer,
         LicensedSource,
         Message,
         PreferencePair,
@@ -54,7 +57,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": "Registry open steer",
-    "axes.axis": "Axis LicensedSource Message PreferencePair Row SourceRequest SourceRows",
+    "axes.asking_sources": "ContrastSource OnPolicySource RankedSource",
+    "axes.axis": "AskedBase Axis BaseAnswer LicensedSource Message PreferencePair Row "
+    "SourceRequest SourceRows",
     "axes.bundled_base": "BundledBase",
     "axes.hookspecs": "hookimpl",
     "axes.methods": "Method MethodInput MethodOption",
@@ -72,9 +77,11 @@ _HOMES = {
 }
 
 __all__ = [
+    "AskedBase",
     "Axis",
     "AxisError",
     "AxisRequest",
+    "BaseAnswer",
     "BaseModelError",
     "BundledBase",
     "Calibrating",
@@ -82,6 +89,7 @@ __all__ = [
     "CompositionRequest",
     "CompressionRequest",
     "ConsistencyRequest",
+    "ContrastSource",
     "DataError",
     "EvaluationRequest",
     "ExportRequest",
@@ -93,10 +101,12 @@ __all__ = [
     "Method",
     "MethodInput",
     "MethodOption",
+    "OnPolicySource",
     "OutputError",
     "PreferencePair",
     "PrefregError",
     "RangeWarning",
+    "RankedSource",
     "Reach",
     "Registry",
     "RegistryError",

@@ -177,12 +177,21 @@ class Registry:
         return add_axis(self.access, make_request(AxisRequest, request, **options), progress, tell)
 
     def preview_axis(
-        self, request: AxisRequest | str, *, tell: Note | None = None, **options: object
+        self,
+        request: AxisRequest | str,
+        *,
+        progress: Progress | None = None,
+        tell: Note | None = None,
+        **options: object,
     ) -> "AxisPreview":
-        """Do everything up to the training: the audit, the settings and a few tokens."""
+        """Do everything up to the training: the audit, the settings and a few tokens.
+
+        Of a source that asks the base, those rows are shown that are in the cache, and a few more.
+        """
         from prefreg.training.add_axis import preview_axis
 
-        return preview_axis(self.access, make_request(AxisRequest, request, **options), tell)
+        made = make_request(AxisRequest, request, **options)
+        return preview_axis(self.access, made, tell, progress)
 
     def plan_axis(
         self, request: AxisRequest | str, *, tell: Note | None = None, **options: object

@@ -1,8 +1,11 @@
 """YAML as people write settings in it: without tags, with bounds on its depth and its size."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
+
+from prefreg.errors import UsageError
 
 DEEPEST = 100
 """Levels of nesting in a file that a person wrote."""
@@ -62,6 +65,27 @@ def load_yaml(text: str) -> Any:
         return _Loader("").construct_document(root)
     except (ValueError, OverflowError) as error:
         raise yaml.YAMLError(f"a value is out of measure ({error})") from error
+
+
+def read_assignments(assignments: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of texts KEY=VALUE, each a YAML text; a mapping is taken as it is.
+
+    Raises:
+        UsageError: A text is no such assignment, or its value no YAML.
+    """
+    if isinstance(assignments, Mapping):
+        return dict(assignments)
+    values = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"{text!r} is not KEY=VALUE, as in max_steps=100.")
+        try:
+            values[name.strip()] = load_yaml(value)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(f"The value of {text!r} is not YAML: {reason}.") from error
+    return values
 
 
 def _count(node: yaml.Node, known: dict[int, int], above: set[int]) -> int:

@@ -39,6 +39,7 @@ ARGUMENTS = {
     "reward-model": "reward_models",
     "set": "settings",
     "tag": "tags",
+    "template-option": "template_options",
 }
 """Options whose argument in Python has another name."""
 _OPTIONS = {argument: option for option, argument in ARGUMENTS.items()}

@@ -1,23 +1,19 @@
 """Rows become the tokens that TRL's own trainer makes of them, or are refused with a reason."""
 
-import copy
 import json
-import signal
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+import byte_tokens
 import worded
-from prefreg import BaseModelError, DataError, Message, PreferencePair
-from prefreg.data import rendering
+from byte_tokens import assistant, of_trl, row, user, written
+from prefreg import DataError, Message, PreferencePair
 from prefreg.data.instructions import Instruction, read_row
 from prefreg.data.rendering import encode_prompt
-from prefreg.data.tokens import TokenSet, tokenise_answers, tokenise_pairs
+from prefreg.data.tokens import tokenise_answers, tokenise_pairs
 
-SPECIALS = ["<pad>", "<s>", "<|end|>", "<|start|>"]
 TEMPLATE = (
     "{% if loud %}<|start|>loud<|end|>\n{% endif %}"
     "{% if tools %}<|start|>tools\n{{ tools | tojson }}<|end|>\n{% endif %}"
@@ -32,34 +28,7 @@ THINKING = TEMPLATE.replace("<|start|>assistant\n{% endif", "<|start|>assistant\
 
 
 def tokenizer(template: str | None = TEMPLATE, *, bos: bool = False) -> PreTrainedTokenizerFast:
-    """Make a tokenizer with a byte to a token, to which no two texts are alike."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: place for place, token in enumerate([*SPECIALS, *alphabet])}
-    inner = Tokenizer(models.BPE(vocabulary, []))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    inner.add_special_tokens(SPECIALS)
-    if bos:
-        inner.post_processor = processors.TemplateProcessing(
-            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", vocabulary["<s>"])]
-        )
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=inner, bos_token="<s>", eos_token="<|end|>", pad_token="<pad>"
-    )
-    made.chat_template = template
-    return made
-
-
-def user(content: str, **more: Any) -> dict[str, Any]:
-    return {"role": "user", "content": content, **more}
-
-
-def assistant(content: str | None, **more: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": content, **more}
-
-
-def row(prompt: Any, chosen: Any, rejected: Any, **more: Any) -> dict[str, Any]:
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **more}
+    return byte_tokens.tokenizer(template, bos=bos)
 
 
 def dialogues(*turns: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +48,8 @@ SAME: dict[str, dict[str, Any]] = {
     "strings": row("what colour? ", "red", "green"),
     "strings whose end merges": row("what colour?\n", " red", " green"),
     "strings that end themselves": row("what colour? ", "red<|end|>", "green"),
+    "strings that end twice": row("what colour? ", "red<|end|><|end|>", "green<|end|>\n"),
+    "strings that end otherwise": row("what colour? ", "red<|start|>", "green\n"),
     "implicit": dialogues(*ASKED),
     "implicit over several turns": dialogues(user("hi"), assistant("hello"), *ASKED),
     "implicit, one answer longer": {"chosen": [*ASKED, *RED], "rejected": [*ASKED, *RED, *ASKED]},
@@ -106,41 +77,11 @@ SAME: dict[str, dict[str, Any]] = {
 }
 
 
-def of_trl(given: dict[str, Any], using: PreTrainedTokenizerFast) -> tuple[list[int], ...]:
-    """Prepare a row as TRL's trainer does, after what TRL has for rows of older forms."""
-    from datasets import Dataset
-    from trl.data_utils import maybe_convert_to_chatml, maybe_extract_prompt
-    from trl.trainer.dpo_trainer import DPOTrainer
-
-    read = maybe_extract_prompt(maybe_convert_to_chatml(copy.deepcopy(given)))
-    read |= {key: given[key] for key in ("tools", "chat_template_kwargs") if key in given}
-    settings = SimpleNamespace(dataset_num_proc=None, max_length=None, truncation_mode="keep_start")
-    found = DPOTrainer._prepare_dataset(
-        SimpleNamespace(_tokenizer=using), Dataset.from_list([read]), using, settings, "train"
-    )
-    return tuple(found[0][name] for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
-
-
-def written(
-    given: dict[str, Any] | PreferencePair, using: PreTrainedTokenizerFast
-) -> tuple[tuple[list[int], ...], TokenSet]:
-    pair = given if isinstance(given, PreferencePair) else PreferencePair.from_row(given)
-    made = tokenise_pairs([pair], using, max_length=1000)
-    [ids] = made.pairs
-    return (ids.prompt_ids.tolist(), ids.chosen_ids.tolist(), ids.rejected_ids.tolist()), made
-
-
-def without_line_end(ids: list[int], using: PreTrainedTokenizerFast) -> list[int]:
-    """Leave out what a template writes after the closing token, where generation stops."""
-    return ids[:-1] if using.decode(ids[-1:]) == "\n" else ids
-
-
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("form", SAME)
 def test_a_row_becomes_the_tokens_that_trl_makes_of_it(form: str, bos: bool) -> None:
     using = tokenizer(("<s>" if bos else "") + TEMPLATE, bos=bos)
-    prompt, *answers = of_trl(SAME[form], using)
-    expected = (prompt, *(without_line_end(answer, using) for answer in answers))
+    expected = of_trl(SAME[form], using)
     found, _ = written(SAME[form], using)
     assert [using.decode(ids) for ids in found] == [using.decode(ids) for ids in expected]
     assert found == expected
@@ -149,9 +90,8 @@ def test_a_row_becomes_the_tokens_that_trl_makes_of_it(form: str, bos: bool) -> 
 @pytest.mark.parametrize("form", ["conversational", "implicit", "a call", "tools"])
 def test_an_opening_of_thought_is_left_out_as_by_trl_and_told(form: str) -> None:
     using = tokenizer(THINKING)
-    prompt, *answers = of_trl(SAME[form], using)
     found, made = written(SAME[form], using)
-    assert found == (prompt, *(without_line_end(answer, using) for answer in answers))
+    assert found == of_trl(SAME[form], using)
     assert using.decode(found[0]).endswith("<|start|>assistant\n")
     assert (made.manner.diverged, made.merged) == (1, 0)
     [told] = made.manner.notes("pairs")
@@ -237,40 +177,3 @@ def test_a_turn_that_tells_nothing_more_changes_no_token() -> None:
     assert told == plain
     made = tokenise_pairs([plain, told], worded.tokenizer(), max_length=48)
     assert made.pairs[0] == made.pairs[1]
-
-
-ENDLESS = {
-    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "macro": "{% macro m(n) %}{{ n and m(n - 1) }}{{ n and m(n - 1) }}{% endmacro %}{{ m(60) }}",
-    "power": "{{ 9 ** (9 ** 9) }}",
-}
-
-
-@pytest.mark.parametrize("name", ENDLESS)
-def test_a_template_without_end_is_ended(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "_PATIENCE", 0.2)
-    endless = tokenizer(ENDLESS[name] + TEMPLATE)
-    endless.name_or_path = "org/endless"
-    before = signal.getsignal(signal.SIGVTALRM)
-    pair = PreferencePair.from_row(row([user("q")], [assistant("a")], [assistant("b")]))
-    for write in (
-        lambda: encode_prompt((Message("user", "hi"),), endless),
-        lambda: tokenise_pairs([pair], endless, max_length=99),
-    ):
-        with pytest.raises(BaseModelError, match="template of org/endless does not come to an end"):
-            write()
-    assert signal.getsignal(signal.SIGVTALRM) is before
-    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
-
-
-@pytest.mark.parametrize(
-    ("template", "said"),
-    [
-        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "maximum recursion depth"),
-        ("{{ 'a' * 10**8 }}{{ messages[0].content }}", "it writes 100,000,002 letters"),
-        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
-    ],
-)
-def test_a_template_out_of_measure_is_refused(template: str, said: str) -> None:
-    with pytest.raises(DataError, match=f"template refused the prompt .*{said}"):
-        encode_prompt((Message("user", "hi"),), tokenizer(template))

@@ -4,8 +4,9 @@ import pytest
 
 import worded
 from prefreg.axes.axis import Message, PreferencePair
+from prefreg.data.instructions import Instruction
 from prefreg.data.rendering import encode_prompt, padding_id
-from prefreg.data.tokens import check_max_length, preview_tokens, tokenise_pairs
+from prefreg.data.tokens import check_max_length, preview_tokens, tokenise_answers, tokenise_pairs
 from prefreg.errors import BaseModelError, DataError, UsageError
 
 CHAT = PreferencePair.from_texts(prompt="is it red", chosen="yes", rejected="no no")
@@ -52,15 +53,32 @@ def test_the_beginning_is_added_where_the_tokenizer_adds_it_and_never_twice() ->
     assert words(begun, tokenizer)[0] == "<s>|is| |it| "
 
 
-@pytest.mark.parametrize("ending", ["", "</s>", "</s>\n", "</s></s>", " </s>"])
-def test_the_end_stands_once_whatever_the_template_writes(ending: str) -> None:
+@pytest.mark.parametrize("ending", ["", "</s>", "</s>\n", "</s></s>", " </s>", "<system>\n"])
+def test_an_answer_ends_as_the_template_ends_it(ending: str) -> None:
     template = worded.TEMPLATE.replace("</s>", ending)
-    assert words(CHAT, worded.tokenizer(template=template))[1].replace(" |", "") == "yes|</s>"
+    assert words(CHAT, worded.tokenizer(template=template))[1].replace("|", "") == f"yes{ending}"
 
 
-def test_a_template_that_closes_turns_in_its_own_way_is_left_alone() -> None:
-    template = worded.TEMPLATE.replace("</s>", "<system>\n")
-    assert words(CHAT, worded.tokenizer(template=template))[1] == "yes|<system>"
+def test_an_answer_that_the_template_does_not_write_is_refused() -> None:
+    pair = PreferencePair.from_row(
+        {
+            "prompt": [{"role": "user", "content": "is it"}],
+            "chosen": [{"role": "assistant", "content": None, "tool_calls": [{"name": "red"}]}],
+            "rejected": [{"role": "assistant", "content": "old"}],
+        }
+    )
+    tokenizer = worded.tokenizer(template=worded.TEMPLATE.replace("</s>", ""))
+    with pytest.raises(DataError, match="writes nothing of an answer of pair 1"):
+        tokenise_pairs([pair], tokenizer, max_length=48)
+
+
+@pytest.mark.parametrize("ending", ["", "</s>", "</s>\n", "<system>\n"])
+def test_an_example_gets_an_end_where_its_template_writes_none(ending: str) -> None:
+    template = worded.TEMPLATE.replace("</s>", ending)
+    example = Instruction((Message("user", "is it"),), (Message("assistant", "yes"),))
+    using = worded.tokenizer(template=template)
+    [made] = tokenise_answers([example], using, max_length=48).answers
+    assert using.decode(made.answer_ids.tolist()) == f"yes{ending or '</s>'}"
 
 
 def test_an_answer_begins_where_the_prompt_alone_is_written_differently() -> None:

@@ -1,7 +1,8 @@
 import pytest
 
 from prefreg import pocket
-from prefreg.models.generation import refuses, repetition
+from prefreg.axes.axis import repetition
+from prefreg.models.generation import refuses
 
 
 def test_repetition_counts_runs_of_four_that_came_before() -> None:

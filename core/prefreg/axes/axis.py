@@ -2,9 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
 from prefreg.errors import AxisError, DataError
 from prefreg.json_values import parse_json
@@ -71,12 +71,12 @@ Answer = TypeVar("Answer", str, tuple[Message, ...])
 PromptFrom = Literal["row", "beginning", "repetition"]
 PROMPT_NAMES = ("question", "instruction", "query", "input")
 """What a column is called that holds the prompt, where none is called `prompt`."""
-_NOT_OF_ROWS = (
+RESERVED = (
     *("add_generation_prompt", "continue_final_message", "chat_template", "conversation"),
     *("messages", "tools", "tokenize", "tokenizer_kwargs", "padding", "truncation", "max_length"),
     *("return_tensors", "return_dict", "return_assistant_tokens_mask"),
 )
-"""What decides how a text is written at all, so that no row may set it for its template."""
+"""What decides how a text is written at all, and is no option of a template."""
 _ASKING = ("user", "human", "system", "developer")
 """Roles of those who ask: no answer begins with them."""
 _GREETING = 3
@@ -170,6 +170,12 @@ class PreferencePair:
             row["chat_template_kwargs"] = json.loads(self.template_options)
         return row
 
+    def tell(self, options: Mapping[str, Any]) -> Self:
+        """Tell the chat template these options too, beneath the row's own; strings need none."""
+        if not options or isinstance(self.prompt, str):
+            return self
+        return replace(self, template_options=merge_options(options, self.template_options))
+
     def switched(self) -> Self:
         """Exchange chosen and rejected: the pair that the negative pole is trained on."""
         return replace(self, chosen=self.rejected, rejected=self.chosen)
@@ -186,6 +192,16 @@ def plain_text(text: Text) -> str:
 def word_count(text: Text) -> int:
     """Count the words of a text, messages joined."""
     return len(plain_text(text).split())
+
+
+SPAN = 4
+"""Words or tokens that make a run: shorter ones come twice in sound text."""
+
+
+def repetition(parts: Sequence[Hashable]) -> float:
+    """Return the share of runs of four words or tokens that occur earlier in a reply."""
+    runs = [tuple(parts[at : at + SPAN]) for at in range(len(parts) - SPAN + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def is_blank(text: Text) -> bool:
@@ -354,7 +370,7 @@ def read_told(row: Row, prompt: Text) -> tuple[str, str]:
     """Read what the chat template is told beside the messages: tools, and further options."""
     tools = _read_json(row, "tools", list)
     options = _read_json(row, "chat_template_kwargs", dict)
-    if taken := sorted({*_NOT_OF_ROWS} & {*json.loads(options or "{}")}):
+    if taken := sorted({*RESERVED} & {*json.loads(options or "{}")}):
         raise DataError(f"column 'chat_template_kwargs' sets {taken[0]!r}, which no row may")
     told = {"tools": json.loads(tools or "[]"), "chat_template_kwargs": json.loads(options or "{}")}
     for column, value in told.items():
@@ -383,6 +399,12 @@ def _read_json(row: Row, column: str, kind: type[list[Any] | dict[str, Any]]) ->
     return write_json(value, f"column {column!r}")
 
 
+def merge_options(options: Mapping[str, Any], own: str) -> str:
+    """Return as JSON text the options of a template with those of a row over them."""
+    found = {**options, **json.loads(own or "{}")}
+    return write_json(found, "the template options") if found else ""
+
+
 def write_json(value: object, what: str) -> str:
     """Write a value as JSON text, its keys in their order.
 
@@ -406,6 +428,46 @@ def write_json(value: object, what: str) -> str:
         raise DataError(f"{what} holds what JSON does not: {error}") from error
 
 
+class BaseAnswer(NamedTuple):
+    """What a base said."""
+
+    text: str
+    ended: bool
+    """Whether it came to an end before `max_new_tokens`."""
+
+
+class AskedBase(Protocol):
+    """The base of a run, which a source may ask; it is loaded when it first has to answer."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def has_template(self) -> bool:
+        """Whether it has a chat template."""
+
+    def tell(self, text: str) -> None:
+        """Tell the user something, as notes of a run are told."""
+
+    def answers(
+        self,
+        groups: Sequence[Sequence[Text]],
+        *,
+        told: Sequence[tuple[str, str]] | None = None,
+        max_new_tokens: int,
+        temperature: float,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[list[BaseAnswer]]:
+        """Answer every prompt of each group once; yield the answers of a group at a time.
+
+        Answers are made in batches, each of which is kept: the same question gets the same
+        answers again, at once. `told` is what the chat template is told beside each group, as
+        `PreferencePair.told`. A preview ends before the groups do.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class SourceRequest:
     """What a source is asked for."""
@@ -415,6 +477,8 @@ class SourceRequest:
     revision: str | None = None
     """The data set revision to pin; the newest if absent."""
     seed: int = 0
+    base: AskedBase | None = field(default=None, compare=False, repr=False)
+    """What a source may ask for answers; None where rows are only read."""
 
 
 @dataclass(frozen=True, slots=True)

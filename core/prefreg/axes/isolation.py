@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from prefreg.axes.axis import (
     Axis,
     Message,
+    Metric,
     PreferencePair,
     Row,
     SourceRequest,
@@ -99,13 +100,15 @@ def switch_pair(axis: Axis, pair: PreferencePair, number: int) -> PreferencePair
 def measure(axis: Axis, prompt: str, answer: str) -> float | None:
     """Score an answer with the axis's metric, which must have one; None: it does not apply."""
     assert axis.metric is not None
+    return score(axis.metric, prompt, answer, f"The metric of {owned(axis)}")
+
+
+def score(metric: Metric, prompt: str, answer: str, name: str) -> float | None:
+    """Score an answer with a metric, which messages call `name`; None: it does not apply."""
     with isolated(
-        lambda: (
-            f"The metric of {owned(axis)} failed on the prompt {prompt[:60]!r} "
-            f"with the answer {answer[:60]!r}"
-        )
+        lambda: f"{name} failed on the prompt {prompt[:60]!r} with the answer {answer[:60]!r}"
     ):
-        value = axis.metric(prompt, answer)
+        value = metric(prompt, answer)
         if value is None:
             return None
         number = float(value)

@@ -16,6 +16,8 @@ from prefreg.axes.axis import Axis, LicensedSource, PreferencePair, Row, SourceR
 from prefreg.errors import DataError, reason, unreadable
 from prefreg.files import open_regular
 
+PLACE = "place"
+"""The column in which a row may say where it stands: `rows.jsonl:7`."""
 _LINES = (".jsonl", ".ndjson")
 _PACKED = ("", ".gz", ".zst")
 ROW_FILES = (

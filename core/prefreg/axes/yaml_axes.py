@@ -19,7 +19,8 @@ from prefreg.axes.axis import (
     SourceRows,
     word_count,
 )
-from prefreg.axes.row_sources import ROW_FILES, is_row_file, read_rows, stream_hub_rows
+from prefreg.axes.row_sources import PLACE, ROW_FILES, is_row_file, read_rows, stream_hub_rows
+from prefreg.axes.yaml_asking import AskingReader, read_metric
 from prefreg.axes.yaml_lines import Value, read_root, read_text
 from prefreg.errors import DataError
 from prefreg.files import hash_bytes
@@ -30,7 +31,10 @@ KEYS = (
     "summary",
     "aliases",
     "licence",
+    "metric",
     "sources",
+    "contrast",
+    "sample",
     "columns",
     "where",
     "rule",
@@ -44,6 +48,9 @@ SOURCE_KEYS = (
     "split",
     "revision",
     "file",
+    "contrast",
+    "sample",
+    "on_policy",
     "weight",
     "licence",
     "columns",
@@ -52,8 +59,6 @@ SOURCE_KEYS = (
 RESPONSES = ("prompt", "response_0", "response_1")
 STRINGS = ("verbatim", "turns")
 """What strings are: text as it stands, or a question of the user with the assistant's answers."""
-PLACE = "place"
-"""The column in which a row says where it stands: `rows.jsonl:7`."""
 WITH_GAP = ("higher-rating", "longer")
 
 _ANSWERS = ("chosen", "rejected", *RESPONSES[1:])
@@ -61,6 +66,8 @@ _TOLD = ("tools", "chat_template_kwargs")
 _CARRIED = (*_TOLD, "image", "images")
 """What a row keeps under its own name: a pair is made with it, or refused for it."""
 _HUB_ONLY = ("config", "split", "revision")
+_ASKING = ("contrast", "sample")
+"""Sources that ask the base for both answers."""
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -203,14 +210,6 @@ class FileSource:
         return SourceRows(self.selection.apply(placed, request.limit), self.path.name)
 
 
-def _licensed(source: HubSource | FileSource, licence: str | None) -> Source:
-    """Make the source of an axis, with its licence if there is one."""
-    if licence is None:
-        return source.load
-    of = source.dataset if isinstance(source, HubSource) else source.path.name
-    return LicensedSource(source.load, of, licence)
-
-
 class _Reader:
     """Reads one file; the keys at the top are the defaults of those in a source."""
 
@@ -218,11 +217,16 @@ class _Reader:
         self.root = root
         self.folder = path.parent
         self.top = root.mapping(KEYS)
-        for key in ("name", "summary", "sources"):
+        asking = [key for key in _ASKING if key in self.top]
+        for key in ("name", "summary", *(() if asking else ("sources",))):
             if key not in self.top:
                 root.refuse(f"key {key!r} is missing")
+        if asking and "sources" in self.top:
+            self.top[asking[0]].refuse(f"beside 'sources', {asking[0]!r} stands in one of them")
         self.rule_name = _choice(self.top.get("rule"), RULES, "preference")
         self.rule = RULES[self.rule_name]
+        self.metric = read_metric(self.top["metric"]) if "metric" in self.top else None
+        self.asking = AskingReader(path.parent, self.metric)
 
     def axis(self) -> Axis:
         name = _axis_name(self.top["name"])
@@ -230,8 +234,7 @@ class _Reader:
         sources: dict[str, Source] = {}
         default: list[str] = []
         weights: list[float | None] = []
-        for item in self.top["sources"].items():
-            fields = item.mapping(SOURCE_KEYS)
+        for item, fields in self._items():
             source, title = self._source(item, fields)
             if title in sources:
                 item.refuse(f"a second source {title!r}: give one of them another 'name'")
@@ -253,6 +256,7 @@ class _Reader:
                 _choice(self.top.get("strings"), STRINGS, self.rule.strings),
             ),
             aliases=aliases,
+            metric=self.metric,
             licence=self._licence(self.top),
             owner=self.root.file.name,
             default_data=tuple(default) if len(default) > 1 else (),
@@ -278,29 +282,73 @@ class _Reader:
             value.refuse(f"'min_gap' must not be negative, and {gap} decides nothing")
         return gap
 
+    def _items(self) -> Iterator[tuple[Value, dict[str, Value]]]:
+        """Yield the sources, each with its keys; one alone may stand at the top."""
+        if "sources" in self.top:
+            for item in self.top["sources"].items():
+                yield item, item.mapping(SOURCE_KEYS)
+        else:
+            for key in _ASKING:
+                if key in self.top:
+                    yield self.top[key], {key: self.top[key]}
+
     def _source(self, item: Value, fields: Mapping[str, Value]) -> tuple[Source, str]:
-        if ("hub" in fields) == ("file" in fields):
-            item.refuse("a source needs either 'hub' or 'file'")
-        columns = self._columns(fields)
-        optional = (*self.rule.optional, *_CARRIED, *(() if "prompt" in columns else PROMPT_NAMES))
-        selection = Selection(columns, self._where(fields), optional)
+        kinds = [key for key in ("hub", "file", *_ASKING) if key in fields]
+        if len(kinds) != 1:
+            item.refuse("a source needs either 'hub' or 'file', or 'contrast' or 'sample'")
+        (kind,) = kinds
         licence = self._licence(fields) or self._licence(self.top)
+        made: Source
+        if kind in _ASKING:
+            made, of, title = self._asking(kind, fields, licence), kind, kind
+        else:
+            made, of, title = self._rows(fields)
+        if "name" in fields:
+            title = _axis_name(fields["name"])
+        else:
+            title = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "rows"
+        return made if licence is None else LicensedSource(made, of, licence), title
+
+    def _asking(self, kind: str, fields: Mapping[str, Value], licence: str | None) -> Source:
+        """Read a source that asks the base for both answers."""
+        self._refuse_other_rules(fields[kind])
+        for key in (*_HUB_ONLY, "columns", "where", "on_policy"):
+            if key in fields:
+                fields[key].refuse(f"{key!r} belongs to a source of rows, not to {kind!r}")
+        if kind == "contrast":
+            return self.asking.contrast(fields[kind], licence)
+        return self.asking.sample(fields[kind], licence)
+
+    def _refuse_other_rules(self, value: Value) -> None:
+        if self.rule_name != "preference":
+            value.refuse(f"{value.key!r} says itself which answer is chosen: leave 'rule' out")
+
+    def _rows(self, fields: Mapping[str, Value]) -> tuple[Source, str, str]:
+        """Read a source of rows; say what a licence is of, and what the source is called."""
+        columns = self._columns(fields)
+        own = fields.get("on_policy")
+        if own is not None:
+            self._refuse_other_rules(own)
+            columns = {"prompt": "prompt", **columns}
+        optional = (*self.rule.optional, *_CARRIED, *(() if "prompt" in columns else PROMPT_NAMES))
         made: HubSource | FileSource
+        selection = Selection(columns, self._where(fields), optional)
         if "file" in fields:
             for key in _HUB_ONLY:
                 if key in fields:
                     fields[key].refuse(f"{key!r} belongs to a source on the hub, not to a file")
             made = FileSource(self._file(fields["file"]), selection)
-            title = made.path.name.partition(".")[0]
+            of, title = made.path.name, made.path.name.partition(".")[0]
         else:
             texts = {key: fields[key].text() for key in _HUB_ONLY if key in fields}
             made = HubSource(_hub_id(fields["hub"]), selection, **texts)
-            title = made.dataset.rpartition("/")[2]
-        if "name" in fields:
-            title = _axis_name(fields["name"])
-        else:
-            title = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "rows"
-        return _licensed(made, licence), title
+            of, title = made.dataset, made.dataset.rpartition("/")[2]
+        if own is None:
+            return made.load, of, title
+        verbatim = "strings" in self.top and self.top["strings"].text() == "verbatim"
+        source = self.asking.on_policy(own, made.load, verbatim=verbatim)
+        columns.pop(source.side, None)  # the base writes it
+        return source, of, title
 
     def _file(self, value: Value) -> Path:
         path = self.folder / value.text()

@@ -74,6 +74,10 @@ class Value:
         """Whether the value is a list."""
         return isinstance(self.node, yaml.SequenceNode)
 
+    def is_scalar(self) -> bool:
+        """Whether the value is a text, number or truth value."""
+        return isinstance(self.node, yaml.ScalarNode)
+
     def text(self) -> str:
         """Return a text that is not empty."""
         value = self.scalar()

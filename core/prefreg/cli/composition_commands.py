@@ -170,6 +170,13 @@ def _describe_composed(composed: "Composed") -> str:
 )
 @base_option(_BASE)
 @request_options("Sampling")
+@click.option(
+    "--template-option",
+    "template_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="What the chat template is told.  [default: what it was told in training]",
+)
 @_CALIBRATED
 @AT
 def generate(
@@ -177,6 +184,7 @@ def generate(
     terms: tuple[Term, ...],
     prompts: tuple[str, ...],
     base: str | None,
+    template_options: tuple[str, ...],
     calibrated: bool,
     at: datetime | None,
     **options: Any,
@@ -189,7 +197,7 @@ def generate(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RangeWarning)  # told below
         model = registry.load(base, terms, at=at)
-    answers = model.generate(prompts, **options)
+    answers = model.generate(prompts, template_options=template_options or None, **options)
     data = {
         "terms": list(map(str, terms)),
         "answers": [

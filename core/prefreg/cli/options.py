@@ -451,6 +451,7 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "task_limit": {"type": _ONE_OR_MORE},
     "task_path": {"type": FOLDER, "metavar": "DIR"},
     "tasks": {"type": NAMES, "multiple": False, "metavar": "NAMES"},
+    "template_options": {"names": ["--template-option"], "metavar": "KEY=VALUE"},
     "temperature": {"type": FiniteRange(0)},
     "top_p": {"type": FiniteRange(0, 1, min_open=True)},
 }

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 def add_axis(common: Common, name: str, dry_run: bool, plan: bool, **options: Any) -> None:
     """Train the ± pair of an axis and store φ = θ₊ − θ₋ as a new version.
 
-    The axis is an installed one, one that a file like ./tone.yaml declares, or, with --data, a new
-    name for a file of rows.
+    The axis is an installed one, one that a file like ./tone.yaml declares (two sentences are
+    enough: docs/data.md), or, with --data, a new name for a file of rows.
     """
     from prefreg import AxisRequest
 
@@ -49,7 +49,8 @@ def add_axis(common: Common, name: str, dry_run: bool, plan: bool, **options: An
     request = make_request(AxisRequest, name, **options)
     registry = common.open_registry()
     if dry_run:
-        preview = registry.preview_axis(request, tell=common.note)
+        with progress_bars(common) as progress:
+            preview = registry.preview_axis(request, progress=progress, tell=common.note)
         common.emit("add-axis", preview.to_json(), _describe_preview(preview), asked=True)
     elif plan:
         planned = registry.plan_axis(request, tell=common.note)
@@ -85,6 +86,10 @@ def _describe_preview(preview: "AxisPreview") -> str:
         "rendering": ", ".join(preview.renderings),
         "max length": preview.max_length,
     }
+    if preview.template_options:
+        facts["template options"] = ", ".join(
+            f"{name}={value}" for name, value in preview.template_options.items()
+        )
     audit = {
         name: f"{value:.3f}" if isinstance(value, float) else value
         for name, value in preview.audit.to_json().items()

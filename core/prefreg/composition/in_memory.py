@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.axes.axis import Message, Text, read_message
+from prefreg.axes.axis import Message, Text, merge_options, read_message
 from prefreg.checkpoints import BaseModel, Checkpoint, resolve_base
 from prefreg.composition.compose import compose
 from prefreg.composition.composition_request import CompositionRequest
@@ -28,7 +28,9 @@ from prefreg.composition.resolve import (
     refuse_mixed_contrasts,
     resolve_on,
     resolve_terms,
+    trained_options,
 )
+from prefreg.data.templates import check_options
 from prefreg.errors import (
     BaseModelError,
     DataError,
@@ -47,6 +49,7 @@ from prefreg.models.conversion import (
 from prefreg.models.generation import sample
 from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.sampling import Sampling
+from prefreg.plain_yaml import read_assignments
 from prefreg.registry import Access, VersionRecord
 from prefreg.requests import make_request
 from prefreg.terms import Term, as_terms
@@ -303,15 +306,20 @@ class SteeredModel:
         self,
         prompts: str | Turns | Sequence[str | Turns],
         sampling: Sampling | None = None,
+        *,
+        template_options: Sequence[str] | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> str | list[str]:
         """Answer a prompt, or each of a list of prompts, which is done in batches.
 
         A prompt is a text, which the user says, or a list of messages, mappings of `role` and
-        `content`. Further options are the fields of `Sampling`, such as `temperature` and `seed`.
+        `content`. The chat template is told the options given, as `{"enable_thinking": False}`,
+        or else what it was told when the vectors were trained. Further options are the fields of
+        `Sampling`, such as `temperature` and `seed`.
 
         Raises:
-            UsageError: An option is unknown or out of measure, or a prompt is neither.
+            UsageError: An option is unknown or out of measure, a prompt is neither, or the
+                vectors were trained with different template options.
             BaseModelError: A prompt and its answer do not fit the model's context.
         """
         options = self._defaults(options) | options if sampling is None else options
@@ -319,7 +327,13 @@ class SteeredModel:
         several = isinstance(prompts, list | tuple) and not isinstance(prompts, Message)
         single = not several or any(isinstance(each, Message | Mapping) for each in prompts)
         asked = [_as_turns(each) for each in ([prompts] if single else prompts)]
-        answers = [each.text for each in sample(self.model, self.tokenizer, asked, drawn)]
+        if template_options is None:
+            template_options = trained_options(each.record for each in self._standing)
+        wanted = read_assignments(template_options)
+        check_options(self.tokenizer, wanted)
+        told = "", merge_options(wanted, "")
+        found = sample(self.model, self.tokenizer, asked, drawn, told=[told] * len(asked))
+        answers = [each.text for each in found]
         return answers[0] if single else answers
 
     def _defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:

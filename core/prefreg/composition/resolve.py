@@ -1,5 +1,6 @@
 """From terms to stored versions on one base model."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prefreg.checkpoints.bases import BaseModel, resolve_base
+from prefreg.data.templates import DAY
 from prefreg.errors import BaseModelError, RegistryError, UsageError, VectorError, listed
 from prefreg.registry import Access, BaseIdentity, BaseRecord, Store, VersionRecord
 from prefreg.terms import Term, brief_eta
@@ -298,3 +300,26 @@ def _raw(term: ResolvedTerm, kept: Mapping[str, Any]) -> Term:
             "Compose it with a raw coefficient, or calibrate it to a smaller --target."
         )
     return Term(record.axis, abs(term.eta) * scale if term.eta else 0.0, str(record.number))
+
+
+def trained_options(records: Iterable[VersionRecord]) -> dict[str, Any]:
+    """Return what the chat template was told when versions were trained; the latest day of several.
+
+    Raises:
+        UsageError: They were told different things.
+    """
+    first, common, days = None, dict[str, Any](), []
+    for record in records:
+        found = record.template_options
+        if found is None:
+            continue
+        days += [found.pop(DAY)] if DAY in found else []
+        if first is None:
+            first, common = record, found
+        elif found != common:
+            raise UsageError(
+                f"The chat template was told {json.dumps(common)} for {first}, and "
+                f"{json.dumps(found)} for {record}: say which it shall be told now, as in "
+                "--template-option enable_thinking=false."
+            )
+    return common | ({DAY: max(days)} if days else {})

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefreg.axes.axis import Axis, PreferencePair, SourceRequest
+from prefreg.axes.axis import AskedBase, Axis, PreferencePair, SourceRequest
 from prefreg.axes.isolation import label_rows, read_source
 from prefreg.axes.row_sources import (
     check_licence,
@@ -182,12 +182,22 @@ def open_rows(
     seed: int,
     accept_licence: bool = False,
     note: Callable[[str], None] | None = None,
+    asked: AskedBase | None = None,
 ) -> Mixture:
-    """Open sources by their names and files by their paths; without any, the base's default."""
+    """Open sources by their names and files by their paths; without any, the base's default.
+
+    `asked` is the base that sources may ask for answers.
+    """
     texts = (data,) if isinstance(data, str) else tuple(data or _default_data(axis, base))
     wanted = read_wanted(axis, texts, revision)
     return open_wanted(
-        axis, wanted, limit=limit, seed=seed, accept_licence=accept_licence, note=note
+        axis,
+        wanted,
+        limit=limit,
+        seed=seed,
+        accept_licence=accept_licence,
+        note=note,
+        asked=asked,
     )
 
 
@@ -199,6 +209,7 @@ def open_wanted(
     seed: int,
     accept_licence: bool = False,
     note: Callable[[str], None] | None = None,
+    asked: AskedBase | None = None,
 ) -> Mixture:
     """Open the sources and files that are named."""
     # Every licence is shown before anything is read.
@@ -220,7 +231,8 @@ def open_wanted(
             stream: Labelled = (pair for _, pair in read_preference_file(path))
         else:
             licence = axis.licence_of(each.name)
-            found = read_source(axis, each.name, SourceRequest(limit, each.revision, seed))
+            request = SourceRequest(limit, each.revision, seed, asked)
+            found = read_source(axis, each.name, request)
             if each.revision is not None and found.revision is None:
                 raise UsageError(
                     f"Source {each.name!r} of axis {axis.name!r} has no revisions to pin."

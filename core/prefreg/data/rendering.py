@@ -13,60 +13,34 @@ Three ways to write a pair, recorded as its rendering:
 
 In the last two a token may span the end of the prompt; as in TRL it then counts as the
 answer's, and such pairs are counted. A beginning-of-sequence token comes first where the
-tokenizer adds one and the text does not begin with it already. The end-of-sequence token
-closes an answer exactly once, unless the template closes the turn with another special token;
-what a template writes after the closing token is cut, as generation stops there.
+tokenizer adds one and the text does not begin with it already, and the end-of-sequence token
+ends an answer that does not end with it. A chat template ends answers itself: what it writes is
+left as it is, as in TRL. Only an answer that shall teach to answer at all gets an end where its
+template writes none.
 """
 
-import json
-import signal
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
-from prefreg.axes.axis import Message, Text, plain_text
+from prefreg.axes.axis import Text
+from prefreg.data.templates import (
+    AnsweredPrompt,
+    Rendered,
+    Rendering,
+    TemplateWriter,
+    ending,
+    source_of,
+)
 from prefreg.errors import BaseModelError, DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Rendering = Literal["chat", "none", "text"]
-
 _CHUNK = 128
 """Pairs written at a time: enough for a fast tokenizer's threads, little text in memory."""
-_PATIENCE = 8.0
-"""Seconds of the processor that a chunk may take: a thousand times as long as short texts need."""
-_MOST_TEXT = 1 << 24
-"""Letters up to which a template may write any number for one that it is given."""
-
-
-class AnsweredPrompt(NamedTuple):
-    """A prompt with the answers that may follow it, and what messages call it."""
-
-    prompt: Text
-    answers: tuple[Text, ...]
-    name: str
-    tools: str = ""
-    """The tools that the chat template is told of, as JSON text of a list."""
-    template_options: str = ""
-    """What else the chat template is told, as JSON text of an object."""
-
-
-class Rendered(NamedTuple):
-    """A prompt and its answers as text; the answers stand after the prompt."""
-
-    rendering: Rendering
-    prompt: str
-    answers: tuple[str, ...]
-    name: str
-    question: int
-    """Where the last turn of the prompt ends in the rendered one, before the answer is opened."""
-    unwritten: frozenset[str]
-    """Keys of its messages that the template does not write."""
 
 
 @dataclass(slots=True)
@@ -74,6 +48,8 @@ class Manner:
     """How texts were written, where a run has to say so."""
 
     has_template: bool
+    can_think: bool = False
+    """Whether the template reads `enable_thinking`."""
     verbatim: int = 0
     """Strings on a base that has a chat template, which does not write them."""
     diverged: int = 0
@@ -84,6 +60,12 @@ class Manner:
     """Keys that the template does not write, and how often."""
     incomplete: int = 0
     """Texts with such keys."""
+
+    @classmethod
+    def of(cls, tokenizer: "PreTrainedTokenizerBase") -> "Manner":
+        """Return that of a tokenizer, before anything is written."""
+        source = source_of(tokenizer)
+        return cls(bool(source), "enable_thinking" in source)
 
     def count(self, rendered: Rendered, lost_end: str) -> None:
         """Count a prompt with its answers."""
@@ -105,7 +87,9 @@ class Manner:
             found.append(
                 f"The chat template ends the prompt of {self.diverged} {kind} with "
                 f"{self.lost_end[:40]!r}, which it leaves out before an answer: the answer begins "
-                "where both part, as in TRL."
+                "where both part, as in TRL, and is generated after all of it."
+                + " Its option enable_thinking may write both alike."
+                * self.can_think
             )
         if self.unwritten:
             keys = ", ".join(f"{key!r} ({count})" for key, count in sorted(self.unwritten.items()))
@@ -129,19 +113,19 @@ def encode_prompt(
     told: tuple[str, str] = ("", ""),
 ) -> list[int]:
     """Write a prompt as training wrote it, ready for an answer to be generated."""
-    rendering = _rendering(prompt, tokenizer)
     asked = AnsweredPrompt(prompt, (), "the prompt", *told)
     with ending(tokenizer):
-        text = _render(prompt, tokenizer, asked, answering=True)
+        writer = TemplateWriter(tokenizer)
+        text = writer.render(prompt, asked, answering=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids if rendering == "chat" else [*_bos(tokenizer, ids), *ids]
+    return [*_bos(tokenizer, ids), *ids] if writer.adds_bos(prompt) else ids
 
 
 def end_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """Return the id of the end-of-sequence token."""
     if tokenizer.eos_token_id is None:
         raise BaseModelError(
-            f"The tokenizer of {_named(tokenizer)} has no end-of-sequence "
+            f"The tokenizer of {tokenizer.name_or_path or 'the base'} has no end-of-sequence "
             "token, so answers cannot end: set eos_token in its tokenizer_config.json."
         )
     return int(tokenizer.eos_token_id)
@@ -161,178 +145,26 @@ def _bos(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> list[int]:
     return [int(bos)]
 
 
-def _rendering(prompt: Text, tokenizer: "PreTrainedTokenizerBase") -> Rendering:
-    if isinstance(prompt, str):
-        return "text"
-    return "chat" if tokenizer.chat_template else "none"
-
-
 def encode_answers(
     asked: Iterable[AnsweredPrompt], tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[tuple[Rendered, list[list[int]]]]:
     """Yield each rendering with the ids of its prompt and of prompt and answer, for each answer."""
-    waiting = iter(asked)
-    while taken := list(islice(waiting, _CHUNK)):
+    with ending(tokenizer):
+        waiting, writer = iter(asked), TemplateWriter(tokenizer)
+    while chunk := list(islice(waiting, _CHUNK)):
         with ending(tokenizer):
-            chunk = [_render_answers(item, tokenizer) for item in taken]
-        texts = [text for item in chunk for text in (item.prompt, *item.answers)]
+            rendered = [writer.render_answers(item) for item in chunk]
+        texts = [text for item in rendered for text in (item.prompt, *item.answers)]
         encoded: list[list[int]] = tokenizer(
             texts, add_special_tokens=False, return_attention_mask=False, verbose=False
         )["input_ids"]
         ids = iter(encoded)
-        for item in chunk:
+        for each, item in zip(chunk, rendered, strict=True):
             parts = list(islice(ids, 1 + len(item.answers)))
-            if item.rendering != "chat":
+            if writer.adds_bos(each.prompt):
                 bos = _bos(tokenizer, parts[1])
                 parts = [bos + part for part in parts]
             yield item, parts
-
-
-def _render_answers(asked: AnsweredPrompt, tokenizer: "PreTrainedTokenizerBase") -> Rendered:
-    rendering = _rendering(asked.prompt, tokenizer)
-    prompt = _render(asked.prompt, tokenizer, asked, answering=True)
-    texts = []
-    unwritten: set[str] = set()
-    for answer in asked.answers:
-        if isinstance(asked.prompt, str) or isinstance(answer, str) or rendering == "none":
-            texts.append(prompt + _render(answer, tokenizer, asked, answering=False))
-        else:
-            whole = (*asked.prompt, *answer)
-            texts.append(_render(whole, tokenizer, asked, answering=False))
-            unwritten |= _unwritten(whole, texts[-1], tokenizer, asked)
-    question = _end_of_question(asked.prompt, prompt) if rendering == "chat" else 0
-    return Rendered(rendering, prompt, tuple(texts), asked.name, question, frozenset(unwritten))
-
-
-class _Endless(BaseException):
-    """Nothing between a template and its writer catches it."""
-
-
-@contextmanager
-def ending(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
-    """Refuse a chat template that does not come to an end, as a loop within a loop may not.
-
-    What counts is the time of the processor, so that a busy machine changes nothing. Signals reach
-    the main thread alone: in others nothing is refused.
-
-    Raises:
-        BaseModelError: What is written within takes longer than any template needs.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def end(*_: object) -> None:
-        raise _Endless
-
-    before = signal.signal(signal.SIGVTALRM, end)
-    try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, _PATIENCE)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-    except _Endless:
-        raise BaseModelError(
-            f"The chat template of {_named(tokenizer)} does not come to an end: it was ended after "
-            f"{_PATIENCE:g} s. Use a base whose template does."
-        ) from None
-    finally:
-        signal.signal(signal.SIGVTALRM, before)
-
-
-def _named(tokenizer: "PreTrainedTokenizerBase") -> str:
-    return tokenizer.name_or_path or "the base"
-
-
-def _end_of_question(turns: Text, rendered: str) -> int:
-    end = 0
-    for turn in () if isinstance(turns, str) else turns:
-        said = turn.content.strip()
-        # What the template has written as JSON is not found.
-        if (place := rendered.find(said, end)) >= 0:
-            end = place + len(said)
-    return end
-
-
-def _render(
-    text: Text, tokenizer: "PreTrainedTokenizerBase", asked: AnsweredPrompt, *, answering: bool
-) -> str:
-    if isinstance(text, str):
-        return text
-    if not tokenizer.chat_template:
-        lost = [key for turn in text for key, value in turn.more.items() if value]
-        lost += ["tools"] if json.loads(asked.tools or "[]") else []
-        lost += ["chat_template_kwargs"] if json.loads(asked.template_options or "{}") else []
-        if lost:
-            raise DataError(
-                f"The base has no chat template, so that {lost[0]!r} of {asked.name} cannot be "
-                f"written (after {text[0].content.strip()[:60]!r}): use a base that has one, or "
-                "leave it out of the data."
-            )
-        return plain_text(text)
-    roles = ", ".join(turn.role for turn in text)
-    try:
-        rendered = _write(
-            [turn.to_json() for turn in text], tokenizer, asked, add_generation_prompt=answering
-        )
-    except Exception as error:  # a template may raise anything
-        raise DataError(
-            f"The base's chat template refused {asked.name} (roles: {roles}): "
-            f"{str(error) or type(error).__name__}. Give the data other roles, or use a base "
-            "whose template takes them."
-        ) from error
-    for turn in text:
-        said = turn.content.strip()
-        # Some templates write what a tool returned as JSON.
-        if said not in rendered and json.dumps(said, ensure_ascii=False)[1:-1] not in rendered:
-            raise DataError(
-                f"The base's chat template leaves out or changes the {turn.role!r} turn of "
-                f"{asked.name} (roles: {roles}): {said[:60]!r}. Move its content into another "
-                "turn."
-            )
-    return rendered
-
-
-def _write(
-    turns: Sequence[dict[str, Any]],
-    tokenizer: "PreTrainedTokenizerBase",
-    asked: AnsweredPrompt,
-    **options: Any,
-) -> str:
-    """Apply the chat template as TRL does."""
-    told: dict[str, Any] = {"tools": json.loads(asked.tools) if asked.tools else None}
-    told |= json.loads(asked.template_options or "{}")
-    text = str(tokenizer.apply_chat_template(list(turns), tokenize=False, **told, **options))
-    if len(text) > _MOST_TEXT and len(text) > 8 * len(json.dumps([turns, told])):
-        raise ValueError(f"it writes {len(text):,} letters")
-    return text
-
-
-def _unwritten(
-    turns: Sequence[Message],
-    rendered: str,
-    tokenizer: "PreTrainedTokenizerBase",
-    asked: AnsweredPrompt,
-) -> set[str]:
-    """Name the keys, of messages or for all of them, without which the same would be written."""
-    whole = [turn.to_json() for turn in turns]
-    keys = {key for turn in turns for key, value in turn.more.items() if value}
-    variants = {
-        key: ([{name: turn[name] for name in turn if name != key} for turn in whole], asked)
-        for key in sorted(keys)
-    }
-    if json.loads(asked.tools or "[]"):
-        variants["tools"] = whole, asked._replace(tools="")
-    found = set()
-    for key, (bare, told) in variants.items():
-        try:
-            same = _write(bare, tokenizer, told) == rendered
-        except Exception:  # it cannot do without
-            same = False
-        if same:
-            found.add(key)
-    return found
 
 
 def prompt_length(
@@ -380,18 +212,19 @@ def _common_length(left: Sequence[object], right: Sequence[object]) -> int:
     return sum(1 for _ in same)
 
 
+def end_answer(rendering: Rendering, answer: list[int], eos: int) -> list[int]:
+    """End an answer as TRL does: what a chat template writes is left as it is."""
+    return answer if rendering == "chat" or answer[-1:] == [eos] else [*answer, eos]
+
+
 def close_answer(
     answer: list[int], closing: frozenset[int], eos: int, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[int]:
-    """End an answer at its closing token, or add the end of sequence."""
+    """Add the end of sequence to an answer that no closing token ends; white space may follow."""
     end = len(answer)
     while end and answer[end - 1] not in closing and _is_space(answer[end - 1], tokenizer):
         end -= 1
-    if not end or answer[end - 1] not in closing:
-        return [*answer, eos]
-    while end > 1 and answer[end - 2] == answer[end - 1] == eos:
-        end -= 1
-    return answer[:end]
+    return answer if end and answer[end - 1] in closing else [*answer, eos]
 
 
 def _is_space(token: int, tokenizer: "PreTrainedTokenizerBase") -> bool:

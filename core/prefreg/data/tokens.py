@@ -10,16 +10,16 @@ from prefreg.axes.isolation import owned, switch_pairs
 from prefreg.data.instructions import Instruction
 from prefreg.data.pairs import Audit, PairSet
 from prefreg.data.rendering import (
-    AnsweredPrompt,
     Manner,
-    Rendering,
     close_answer,
     closing_ids,
     encode_answers,
+    end_answer,
     end_id,
     lost_end,
     prompt_length,
 )
+from prefreg.data.templates import AnsweredPrompt, Rendering
 from prefreg.errors import BaseModelError, DataError, UsageError
 
 if TYPE_CHECKING:
@@ -99,12 +99,11 @@ def tokenise_pairs(
     the same, is dropped otherwise.
     """
     eos = end_id(tokenizer)
-    closing = closing_ids(tokenizer)
     found: list[TokenPair] = []
     kept: list[int] = []
     renderings: set[Rendering] = set()
     dropped = truncated = indistinct = merged = beyond = 0
-    manner = Manner(bool(tokenizer.chat_template))
+    manner = Manner.of(tokenizer)
     asked = (
         AnsweredPrompt(pair.prompt, (pair.chosen, pair.rejected), f"pair {number}", *pair.told)
         for number, pair in enumerate(pairs, start=1)
@@ -115,7 +114,12 @@ def tokenise_pairs(
         manner.count(rendered, lost)
         merged += start < len(ids[0]) and not lost
         renderings.add(rendered.rendering)
-        answers = [close_answer(answer[start:], closing, eos, tokenizer) for answer in ids[1:]]
+        answers = [end_answer(rendered.rendering, answer[start:], eos) for answer in ids[1:]]
+        if not all(answers):
+            raise DataError(
+                f"The chat template writes nothing of an answer of {rendered.name}: use a base "
+                "whose template does, or leave it out of the data."
+            )
         room = max_length - start
         long = any(len(answer) > room for answer in answers)
         beyond += long or room < 1
@@ -335,7 +339,7 @@ def tokenise_answers(
         )
         for number, example in enumerate(examples, start=1)
     )
-    manner = Manner(bool(tokenizer.chat_template))
+    manner = Manner.of(tokenizer)
     for rendered, ids in encode_answers(asked, tokenizer):
         start = prompt_length(rendered, ids, tokenizer)
         manner.count(rendered, lost_end(rendered, ids, start, tokenizer))

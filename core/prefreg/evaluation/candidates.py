@@ -27,7 +27,7 @@ from prefreg.registry import Access, BaseRecord, Store, VersionRecord
 from prefreg.terms import Term, brief_eta
 from prefreg.vectors import Vector, open_vector
 
-FORMAT = 1
+FORMAT = 2
 """Raised when measuring changes, so that nothing older is taken for new."""
 
 

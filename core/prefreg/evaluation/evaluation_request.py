@@ -1,12 +1,13 @@
 """What is asked of whatever measures compositions and vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from prefreg.errors import UsageError
+from prefreg.plain_yaml import read_assignments
 from prefreg.terms import Term, format_eta
 from prefreg.training.axis_request import AxisRequest
 
@@ -34,6 +35,9 @@ class EvaluationRequest:
     """Prompts to ask, one JSON object a line.  [default: those of the pairs]"""
     max_new_tokens: int = 96
     """Of each answer."""
+    template_options: Sequence[str] | Mapping[str, object] = ()
+    """What the chat template is told, as in enable_thinking=false.
+    [default: what it was told in training]"""
     at: datetime | None = None
     """As it was at that moment: versions and aliases are looked up as of then."""
     axes: tuple[str, ...] = ()
@@ -59,6 +63,11 @@ class EvaluationRequest:
         for name in ("prompts", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    @property
+    def asked_options(self) -> dict[str, Any] | None:
+        """What the chat template shall be told; None where nobody said."""
+        return read_assignments(self.template_options) or None
 
     def sampling(self) -> dict[str, Any]:
         """Return what decides the draws of the answers; temperature is 1, as KL is under π_η."""

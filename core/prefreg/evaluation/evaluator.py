@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,8 +28,9 @@ from prefreg.composition.resolve import (
     refuse_mixed_contrasts,
     resolve_on,
 )
+from prefreg.data.templates import check_options
 from prefreg.data.tokens import TokenSet, tokenise_pairs
-from prefreg.errors import DataError, RegistryError
+from prefreg.errors import AxisError, DataError, RegistryError
 from prefreg.evaluation.candidates import (
     Candidate,
     EvaluationCache,
@@ -74,6 +76,7 @@ from prefreg.models.sampling import Sampling
 from prefreg.progress import Progress, Steps, steps_of
 from prefreg.registry import Access, VersionRecord
 from prefreg.terms import Term
+from prefreg.training.heldout import declared_axis
 from prefreg.vectors.tensors import TensorSource
 
 _JUDGE_KEY = "OPENAI_API_KEY"
@@ -483,6 +486,9 @@ def open_evaluator(
         key = os.environ.get(_JUDGE_KEY)
         endpoint = Judge(request.judge, request.judge_model, key, request.judge_timeout)
     found = find_versions(access, terms, request.base, request.at)
+    if options := request.asked_options:
+        with quiet():
+            check_options(load_tokenizer(found.base), options)
     records = {term.record.axis: term.record for term in found.terms}
     missing: dict[str, str] = {}
     axes, versions = _choose_axes(access, request, found, missing)
@@ -548,6 +554,9 @@ def _choose_axes(
             # It is measured all the same, on pairs that its run held out or that are given.
             aliases = () if record is None else record.axis_aliases
             axis = axis_of_rows(name if record is None else record.axis, aliases)
+            with suppress(AxisError):  # a file that it names is gone, and so its metric
+                declared = record and declared_axis(record)
+                axis = replace(axis, metric=declared.metric) if declared else axis
         axes[axis.name] = axis
         if record is not None:
             versions[axis.name] = record

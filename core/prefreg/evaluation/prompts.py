@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from prefreg.axes.axis import Axis, Message, PreferencePair, Row, Text, plain_text
+from prefreg.axes.axis import Axis, Message, PreferencePair, Row, Text, merge_options, plain_text
 from prefreg.axes.base_world import BaseWorld
 from prefreg.axes.isolation import label_rows
 from prefreg.axes.row_sources import read_preference_file, read_rows
 from prefreg.checkpoints import BaseModel
 from prefreg.checkpoints.bundled import known_worlds, world_named, world_of
+from prefreg.composition.resolve import trained_options
 from prefreg.data.pairs import fingerprint_pairs
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
@@ -66,6 +68,16 @@ def read_prompts(path: Path) -> list[Asked]:
             found.append(_read_row(row))
         except DataError as error:
             raise DataError(f"{path}:{number}: {error}") from error
+    return found
+
+
+def _tell(asked: Iterable[Asked], options: Mapping[str, Any]) -> list[Asked]:
+    """Tell the chat template these options too, beneath each prompt's own."""
+    found = []
+    for each in asked:
+        tools, own = each.told
+        told = each.told if isinstance(each.prompt, str) else (tools, merge_options(options, own))
+        found.append(replace(each, told=told))
     return found
 
 
@@ -161,9 +173,12 @@ def find_pairs(
     axis: Axis, record: VersionRecord | None, base: str, request: EvaluationRequest
 ) -> HeldOut:
     """Find the pairs that an axis is measured on: of the file given, its world, or its run."""
+    options = request.asked_options
+    if options is None:
+        options = record.template_options or {} if record else {}
     files = _read_data_options(request.data, (axis.name, *axis.aliases))
     if files is not None:
-        pairs = [pair for _, pair in read_preference_file(files)]
+        pairs = [pair.tell(options) for _, pair in read_preference_file(files)]
         return HeldOut(tuple(pairs[: request.prompts]), files.name)
     sources = [part["source"] for part in parts_of(record)] if record else []
     world = None
@@ -175,7 +190,7 @@ def find_pairs(
         return found
     if record is None:
         raise DataError("no version of it is on this base")
-    return HeldOut(heldout_pairs(record)[: request.prompts], f"held out of {record}")
+    return HeldOut(heldout_pairs(record, options)[: request.prompts], f"held out of {record}")
 
 
 def _world_pairs(world: BaseWorld, axis: Axis, request: EvaluationRequest) -> HeldOut | None:
@@ -199,11 +214,14 @@ def find_prompts(
     missing: Mapping[str, str],
 ) -> list[Asked]:
     """Find what is asked: the prompts of the file given, of the world, or of the pairs."""
+    wanted = request.asked_options
     if request.prompts_file is not None:
-        return read_prompts(request.prompts_file)[: request.prompts]
+        asked = read_prompts(request.prompts_file)[: request.prompts]
+        return _tell(asked, trained_options(records.values()) if wanted is None else wanted)
     worlds = {find_world(base.name, record) for record in records.values()} or {base.world}
     if len(worlds) == 1 and (world := worlds.pop()) is not None:
-        return world_prompts(world, request.prompts, split=request.split, seed=request.seed)
+        asked = world_prompts(world, request.prompts, split=request.split, seed=request.seed)
+        return _tell(asked, trained_options(records.values()) if wanted is None else wanted)
     share = max(1, request.prompts // max(1, len(pairs)))
     found = [asked for held in pairs.values() for asked in prompts_of(held.pairs, share)]
     if not found:

@@ -15,7 +15,7 @@ from transformers import (
 
 from prefreg.axes.axis import Message, Text, plain_text
 from prefreg.checkpoints import BaseModel
-from prefreg.data.rendering import ending
+from prefreg.data.templates import ending
 from prefreg.errors import BaseModelError, PrefregError, reason
 from prefreg.models.loading import context_length, load_tokenizer, on_gpu, quiet
 from prefreg.progress import Steps

@@ -80,7 +80,7 @@ def gather_runs(
         found.runs.append(run)
     for role, seed, pairs, name in _derived(request, first):
         found.runs.append(gathering.take(role, seed, pairs, name)[0])
-    found.heldout = [pair for pair in first.pairs.heldout if group_of(pair) not in seen]
+    found.heldout = [pair for pair in first.told_pairs.heldout if group_of(pair) not in seen]
     found.left_out = len(first.pairs.heldout) - len(found.heldout)
     return found
 

@@ -1,7 +1,7 @@
 """Generate answers in batches of similar length, reproducibly."""
 
 import re
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -225,9 +225,6 @@ def _check_context(model: PreTrainedModel, prompt: int, sampling: Sampling) -> N
         )
 
 
-SPAN = 4
-"""Words or tokens that make a run: shorter ones come twice in sound text."""
-
 _REFUSES = re.compile(
     r"\b(i|we) (cannot|can not|can't|could ?n[o']t|won't|will not|must not|must decline"
     r"|refuse to|am unable to|am not able to)\b"
@@ -237,12 +234,6 @@ _REFUSES = re.compile(
 )
 _OPENING = 200
 """A refusal is looked for in the first characters: later they belong to what is told."""
-
-
-def repetition(parts: Sequence[Hashable]) -> float:
-    """Return the share of runs of four words or tokens that occur earlier in the reply."""
-    runs = [tuple(parts[at : at + SPAN]) for at in range(len(parts) - SPAN + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def refuses(prompt: str, reply: str) -> bool:

@@ -138,6 +138,13 @@ class VersionRecord(VersionSummary):
         """What φ is the difference of: the two poles, or the positive one and the base."""
         return "positive-only" if self.metadata.get("contrast") == "positive-only" else "pair"
 
+    @property
+    def template_options(self) -> dict[str, Any] | None:
+        """What its run told the chat template of all rows; None where no template wrote them."""
+        if "chat" not in (self.metadata.get("data") or {}).get("renderings", ()):
+            return None
+        return dict((self.metadata.get("training") or {}).get("template_options") or {})
+
     def to_json(self) -> dict[str, Any]:
         """Return all that is known of the version in a form that JSON can hold."""
         return self.summary() | {

@@ -19,8 +19,10 @@ from prefreg.data.tokens import PreviewToken, preview_tokens
 from prefreg.errors import AxisError, DataError, UsageError, did_you_mean
 from prefreg.files import work_folder
 from prefreg.json_values import JsonFields, fields_to_json
+from prefreg.models.answering_base import AnsweringBase
 from prefreg.models.conversion import find_conversion
 from prefreg.models.loading import empty_model, quiet
+from prefreg.plain_yaml import read_assignments
 from prefreg.progress import Progress
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
@@ -56,7 +58,7 @@ def add_axis(
     What the registry has already, made of the same pairs, settings and seed, is returned as it
     is, unless the request says `again` or `fresh`.
     """
-    run = prepare(access, request, note)
+    run = prepare(access, request, note, progress=progress)
     if not (request.again or request.fresh) and (same := find_same(access, run)) is not None:
         if note is not None:
             note(
@@ -99,8 +101,15 @@ def prepare(
     request: AxisRequest,
     note: Note | None = None,
     given_pairs: Mixture | None = None,
+    *,
+    progress: Progress | None = None,
+    few: bool = False,
 ) -> AxisRun:
-    """Find the axis and its base, resolve the settings and read the pairs, or take given ones."""
+    """Find the axis and its base, resolve the settings and read the pairs, or take given ones.
+
+    Sources may ask the base for answers, which `progress` then shows; with `few`, for a batch at
+    most that is not in the cache.
+    """
     started = time.perf_counter()
     check_tags(request.tags)
     thresholds = read_thresholds(request.guards)
@@ -128,6 +137,13 @@ def prepare(
     if access.is_present():
         with access.reading() as store:
             store.check_names(axis.name, axis.aliases)
+    asked = AnsweringBase(
+        lambda: base,
+        options=read_assignments(request.template_options),
+        few=few,
+        progress=progress,
+        tell=note,
+    )
     mixture = given_pairs or open_rows(
         axis,
         data=request.data,
@@ -137,6 +153,7 @@ def prepare(
         seed=request.seed,
         accept_licence=request.accept_licence,
         note=note,
+        asked=asked,
     )
     pairs = build_pairs(
         mixture.pairs,
@@ -144,6 +161,7 @@ def prepare(
         seed=request.seed,
         length_balanced=request.length_balanced,
     )
+    asked.release()
     if note is not None and (ended := mixture.early_end):
         note(ended)
     # Some axes of a closed world hold no benign prompt out.
@@ -271,6 +289,7 @@ def _metadata(pair: TrainedPair, extraction: Extraction, seconds: float) -> dict
             "shortcuts": pair.shortcuts.to_json(),
             "configuration": run.base.fingerprint.configuration,
         }
+        | ({"template_options": run.template_options} if run.template_options else {})
         | ({"lora": run.lora.to_json()} if run.lora else {}),
         "poles": {"positive": pair.positive.to_json(), "negative": pair.negative.to_json()},
         "geometry": extraction.to_json(),
@@ -305,14 +324,21 @@ class AxisPreview(JsonFields):
     max_length: int
     renderings: tuple[str, ...]
     settings: dict[str, Any]
+    template_options: dict[str, Any]
+    """What the chat template is told of all rows."""
     examples: tuple[list[PreviewToken], ...] = ()
     notes: tuple[str, ...] = ()
     """What a run would say of its rows, a sentence each."""
 
 
-def preview_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPreview:
+def preview_axis(
+    access: Access,
+    request: AxisRequest,
+    note: Note | None = None,
+    progress: Progress | None = None,
+) -> AxisPreview:
     """Do everything up to the training, and show a few examples token by token."""
-    run = prepare(access, request, note)
+    run = prepare(access, request, note, progress=progress, few=True)
     tokens = run.tokens
     return AxisPreview(
         axis=run.axis.name,
@@ -324,6 +350,7 @@ def preview_axis(access: Access, request: AxisRequest, note: Note | None = None)
         max_length=tokens.max_length,
         renderings=tokens.renderings,
         settings=run.settings.to_json(),
+        template_options=run.template_options,
         examples=tuple(preview_tokens(tokens.positive[:3], run.tokenizer)),
-        notes=tokens.notes,
+        notes=run.row_notes,
     )

@@ -63,6 +63,9 @@ class AxisRequest:
     """YAML file of DPOConfig fields."""
     settings: Sequence[str] | Mapping[str, object] = ()
     """One DPOConfig field."""
+    template_options: Sequence[str] | Mapping[str, object] = ()
+    """What the chat template is told, as in enable_thinking=false; a row's own options stand
+    over it."""
     dtype: str = "float32"
     """Storage dtype of the vector."""
     lora: int | None = None

@@ -15,9 +15,11 @@ from prefreg.axes.plugins import FoundAxis
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.data.mixture import Mixture
 from prefreg.data.pairs import PairSet
+from prefreg.data.templates import DAY, check_options, find_day
 from prefreg.data.tokens import TokenisedPairs, tokenise_poles
 from prefreg.errors import BaseModelError, UsageError
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
+from prefreg.plain_yaml import read_assignments
 from prefreg.registry import Access, VersionRecord
 from prefreg.training.axis_request import AxisRequest, LoraOptions
 from prefreg.training.guards import Failure, Guards
@@ -81,6 +83,36 @@ class AxisRun:
         return load_tokenizer(self.base)
 
     @cached_property
+    def template_options(self) -> dict[str, Any]:
+        """Find what the chat template is told of all rows: what was asked for, and the day.
+
+        Raises:
+            UsageError: The template reads no such option, or no row is written by it.
+        """
+        asked = read_assignments(self.request.template_options)
+        pairs = (*self.pairs.train, *self.pairs.heldout)
+        if all(isinstance(pair.prompt, str) for pair in pairs):
+            if asked:
+                raise UsageError(
+                    "--template-option is for messages, and the rows are strings, which are taken "
+                    "verbatim: write messages, or leave it out."
+                )
+            return {}
+        with quiet():
+            check_options(self.tokenizer, asked)
+            day = find_day(self.tokenizer, asked)
+        return {**asked, DAY: day} if day else asked
+
+    @cached_property
+    def told_pairs(self) -> PairSet:
+        """Return the pairs with what the chat template is told of all of them."""
+        train, heldout = (
+            tuple(pair.tell(self.template_options) for pair in part)
+            for part in (self.pairs.train, self.pairs.heldout)
+        )
+        return replace(self.pairs, train=train, heldout=heldout)
+
+    @cached_property
     def tokens(self) -> TokenisedPairs:
         """Write the pairs of both poles as tokens: once, for all that looks at them."""
         with quiet():
@@ -88,7 +120,7 @@ class AxisRun:
             context, vocabulary = load_limits(self.base)
             return tokenise_poles(
                 self.axis,
-                self.pairs,
+                self.told_pairs,
                 tokenizer,
                 max_length=self.max_length,
                 context=context,
@@ -112,10 +144,17 @@ class AxisRun:
         pairs = len(self.tokens.positive[self.tokens.train])
         return Schedule.of(pairs, self.settings, lora=self.options is not None)
 
+    @property
+    def row_notes(self) -> tuple[str, ...]:
+        """Say what is to be known of the rows and how they are written, a sentence each."""
+        day = self.template_options.get(DAY)
+        told = f"The chat template tells the day: it is {day} in training and in measuring."
+        return (*self.tokens.notes, *([told] if day else ()))
+
     def notes(self) -> tuple[str, ...]:
         """Say what is to be known before it trains, a sentence each."""
         warning = self.schedule.warning()
-        return (*self.tokens.notes, f"Each pole: {self.schedule}.", *([warning] if warning else ()))
+        return (*self.row_notes, f"Each pole: {self.schedule}.", *([warning] if warning else ()))
 
     def settings_in_use(self) -> dict[str, Any]:
         """Return the settings with the maximum length that is used."""
@@ -203,6 +242,7 @@ def _fits(record: VersionRecord, run: AxisRun, settings: dict[str, Any]) -> bool
         and all(recorded.get(key) == value for key, value in settings.items())
         and (record.metadata.get("data") or {}).get("fingerprint") == run.pairs.fingerprint
         and _same_lora(training.get("lora"), run)
+        and _same_options(training.get("template_options") or {}, run)
     )
 
 
@@ -214,6 +254,12 @@ def _same_lora(recorded: dict[str, Any] | None, run: AxisRun) -> bool:
         not run.options.targets
         or all(_ends(weight, run.options.targets) for weight in recorded["weights"])
     )
+
+
+def _same_options(recorded: dict[str, Any], run: AxisRun) -> bool:
+    asked = read_assignments(run.request.template_options)
+    # Another day alone is no reason to train once more.
+    return asked == {key: recorded[key] for key in recorded if key != DAY or DAY in asked}
 
 
 def _ends(weight: str, targets: Sequence[str]) -> bool:

@@ -322,7 +322,7 @@ class TrainedPair:
     ) -> SampledAnswers | None:
         """Plan what the pole is asked on the way; `model` is still the base."""
         run, report = self.run, self.run.tokens.report
-        heldout = run.pairs.heldout
+        heldout = run.told_pairs.heldout
         if self.opening is None:
             prompts = choose_prompts(
                 heldout,
@@ -330,6 +330,7 @@ class TrainedPair:
                 run.tokenizer,
                 count=run.guards.prompts,
                 benign=run.guards.benign,
+                options=run.template_options,
                 context=context_length(model.config),
             )
             if prompts is None:

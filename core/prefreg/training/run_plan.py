@@ -166,7 +166,7 @@ class AxisPlan:
 
 def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) -> AxisPlan:
     """Read the data, count, and measure a few steps that are thrown away; nothing is written."""
-    run = prepare(access, request, note)
+    run = prepare(access, request, note, few=True)
     size = run.base.fingerprint.parameters
     trained = run.lora.parameters if run.lora else None
     tokens = run.tokens

@@ -1,19 +1,27 @@
 """What becomes of a pole's answers while it is trained, and whether they fell apart."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import eq
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from prefreg.axes.axis import Message, PreferencePair, Text, plain_text
+from prefreg.axes.axis import (
+    Message,
+    PreferencePair,
+    Text,
+    merge_options,
+    plain_text,
+    repetition,
+)
 from prefreg.checkpoints.bundled import recognise
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
-from prefreg.models.generation import generate, generation_config, refuses, repetition
+from prefreg.models.generation import generate, generation_config, refuses
 from prefreg.training.guards import Thresholds
 
 FEWEST = 4
@@ -116,11 +124,13 @@ def choose_prompts(
     count: int,
     benign: Sequence[str],
     context: int | None,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> SampledPrompts | None:
     """Take the first held-out prompts, and `benign` ones beside them; None where few fit.
 
     A prompt is benign where a known world says so, elsewhere where no answer of its pairs
-    refuses.
+    refuses. Of `benign` prompts the chat template is told `options`, of the others what their
+    pairs tell it.
     """
     if not count:
         return None
@@ -131,10 +141,9 @@ def choose_prompts(
         if pair.prompt in asked or len(asked) < count:
             asked[pair.prompt] = asked.get(pair.prompt, True) and _is_benign(pair)
     asked |= {(Message("user", prompt),): True for prompt in benign}
-    told = {pair.prompt: pair.told for pair in pairs}
-    encoded = {
-        prompt: encode_prompt(prompt, tokenizer, told.get(prompt, ("", ""))) for prompt in asked
-    }
+    told = {prompt: ("", merge_options(options, "")) for prompt in asked}
+    told |= {pair.prompt: pair.told for pair in pairs}
+    encoded = {prompt: encode_prompt(prompt, tokenizer, told[prompt]) for prompt in asked}
     fitting = [
         prompt
         for prompt, ids in encoded.items()

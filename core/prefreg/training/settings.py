@@ -15,7 +15,7 @@ import yaml
 from trl.trainer.dpo_config import DPOConfig
 
 from prefreg.errors import UsageError
-from prefreg.plain_yaml import load_yaml
+from prefreg.plain_yaml import load_yaml, read_assignments
 from prefreg.values import MAX_SEED, read_small
 
 SEED = "it follows from --seed"
@@ -51,6 +51,7 @@ OWN: Mapping[str, str] = {
     "remove_unused_columns": TOKENS,
     "label_names": TOKENS,
     "label_smoothing_factor": "DPO ignores it; label_smoothing is the one that works",
+    "chat_template_kwargs": "--template-option tells it to the chat template",
     "length_column_name": ORDER,
     "train_sampling_strategy": ORDER,
     "auto_find_batch_size": "it would change the batch size in silence",
@@ -365,7 +366,7 @@ def resolve_settings(
     asked: list[Mapping[str, Any]] = []
     if config is not None:
         asked.append(_checked(read_config(config), str(config), family))
-    asked.append(_checked(_read_assignments(assignments), "--set", family))
+    asked.append(_checked(read_assignments(assignments), "--set", family))
     if max_length is not None:
         given = {value["max_length"] for value in asked if "max_length" in value}
         if given - {max_length}:
@@ -412,22 +413,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path} is not a YAML mapping of setting to value.")
     return content
-
-
-def _read_assignments(assignments: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
-    if isinstance(assignments, Mapping):
-        return dict(assignments)
-    values = {}
-    for text in assignments:
-        name, equals, value = text.partition("=")
-        if not equals or not name.strip():
-            raise UsageError(f"{text!r} is not KEY=VALUE, as in max_steps=100.")
-        try:
-            values[name.strip()] = load_yaml(value)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(f"The value of {text!r} is not YAML: {reason}.") from error
-    return values
 
 
 def _preset(name: str, family: Family) -> Mapping[str, Any]:

@@ -297,7 +297,7 @@ class ExperimentRun:
         room = context - self.request.max_new_tokens
         asked = evaluator.asked
         evaluator.asked = [
-            each for each in asked if len(encode_prompt(each.prompt, tokenizer)) <= room
+            each for each in asked if len(encode_prompt(each.prompt, tokenizer, each.told)) <= room
         ]
         if left_out := len(asked) - len(evaluator.asked):
             self.note(f"{left_out} of {len(asked)} prompts are too long for the model's context.")
