@@ -400,3 +400,9 @@ def test_a_template_without_end_is_ended(name: str, monkeypatch: pytest.MonkeyPa
 def test_a_template_out_of_measure_is_refused(template: str, said: str) -> None:
     with pytest.raises(DataError, match=f"template refused the prompt .*{said}"):
         encode_prompt((Message("user", "hi"),), tokenizer(template))
+
+
+@pytest.mark.parametrize("template", [5, {"default": 5}])
+def test_a_template_that_is_no_text_is_refused(template: Any) -> None:
+    with pytest.raises(BaseModelError, match="is no text"):
+        find_day(tokenizer(template), {})

@@ -359,4 +359,10 @@ def find_day(tokenizer: "PreTrainedTokenizerBase", options: Mapping[str, Any]) -
 def source_of(tokenizer: "PreTrainedTokenizerBase") -> str:
     """Return the text of the chat template, or of all where there are several by name."""
     found = tokenizer.chat_template or ""
-    return found if isinstance(found, str) else "\n".join(found.values())
+    texts = list(found.values()) if isinstance(found, Mapping) else [found]
+    if not all(isinstance(text, str) for text in texts):
+        raise BaseModelError(
+            f"The chat template of {tokenizer.name_or_path or 'the base'} is no text: correct its "
+            "tokenizer_config.json."
+        )
+    return "\n".join(texts)
