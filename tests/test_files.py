@@ -151,3 +151,11 @@ def test_sizes_have_binary_units() -> None:
         "1.0 KiB",
         "3.0 GiB",
     ]
+
+
+def test_what_has_no_end_or_waits_for_a_writer_is_not_hashed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for name in ("pipe", "link"):
+        with pytest.raises(OSError, match="it is no regular file"):
+            hash_file(tmp_path / name)

@@ -2,13 +2,12 @@
 
 import errno
 import math
-import os
-import stat
 from collections.abc import Collection
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from prefreg.errors import PrefregError, UsageError
+from prefreg.files import open_regular
 
 SMALL = 16 * 2**20
 """Bytes of a file that a person wrote: settings, a recipe, an axis."""
@@ -64,23 +63,6 @@ def find_path(text: str) -> Path | None:
         if error.errno == errno.ENAMETOOLONG:
             return None
         raise
-
-
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file to read its bytes, unless it is a folder, a device or a pipe.
-
-    Raises:
-        OSError: It is one of these, or cannot be opened.
-        ValueError: Its name has a zero in it.
-    """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        if stat.S_ISDIR(mode):
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
-        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
-    return open(descriptor, "rb")
 
 
 def read_small(path: Path, error: type[PrefregError], *, most: int = SMALL) -> bytes:

@@ -62,6 +62,7 @@ def test_a_third_party_axis_stands_beside_ours(tmp_path: Path) -> None:
     assert data["broken"] == []
 
 
+ENDLESS = good("kindness").replace("return [", "while True: yield ").replace("row)]", "row)")
 BROKEN = [
     ("raise RuntimeError('no such luck')", "RuntimeError: no such luck"),
     ("import module_that_nobody_has", "No module named 'module_that_nobody_has'"),
@@ -84,6 +85,12 @@ BROKEN = [
     (good("kindness").replace("label=P", "label=7 or P"), "The label rule of axis 'kindness'"),
     (good("kindness").replace('"rows": load', '"rows": 7'), "The source 'rows'"),
     (good("kindness").replace("return [", "raise ValueError('a\\nb'); ["), "ValueError: a"),
+    ("import builtins; builtins.sorted = None; raise ValueError('bare')", "ValueError: bare"),
+    ("import sys; sys.setrecursionlimit(90); raise ValueError('flat')", "ValueError: flat"),
+    (
+        good("kindness").replace("return [", "while True: yield ").replace("row)]", "row)"),
+        "than 10,",
+    ),
 ]
 
 

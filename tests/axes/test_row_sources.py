@@ -27,6 +27,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from prefreg import Axis, DataError, LicensedSource
+from prefreg.axes import row_sources
 from prefreg.axes.axis import Message, PreferencePair, SourceRequest
 from prefreg.axes.row_sources import (
     check_licence,
@@ -431,3 +432,21 @@ def test_a_source_without_a_licence_of_its_own_has_the_axis_licence() -> None:
 def test_an_axis_names_each_licence_once() -> None:
     assert licensed().licences == ("CC-BY-NC-4.0", "MIT")
     assert licensed("MIT").licences == ("CC-BY-NC-4.0", "MIT")
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.csv"])
+def test_a_line_without_end_is_not_read(tmp_path: Path, name: str) -> None:
+    line = b'{"prompt": "q", "chosen": "' + b"a" * (1 << 24) + b'", "rejected": "b"}\n'
+    content = gzip.compress(line, 1) if name.endswith(".gz") else line
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=f"{name}:1: the line has more than 16 MiB, as no row has"):
+        list(read_rows(tmp_path / name))
+
+
+def test_an_array_out_of_measure_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_sources, "_LARGEST", 20)
+    (tmp_path / "rows.json").write_text(json.dumps([{"prompt": "q"}, {"prompt": "q"}]))
+    with pytest.raises(DataError, match=r"rows\.json has more than .* write a row to a line"):
+        list(read_rows(tmp_path / "rows.json"))

@@ -1,8 +1,10 @@
 import json
 import shutil
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,6 +75,29 @@ def test_a_stored_copy_of_tied_embeddings_is_no_weight_of_its_own(
     apart = rewrite(folder, {**tensors, "lm_head.weight": embeddings + 1})
     assert tied_copies(apart) == {}
     assert "lm_head.weight" in weight_shapes(apart)
+
+
+def test_tied_copies_are_found_among_many_each_read_once(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(saved / "tied", tmp_path / "model"))
+    tensors = load_file(folder / "model.safetensors")
+    shape = tensors["model.embed_tokens.weight"].shape
+    for place in range(40):
+        tensors[f"a{place}.wte.weight"] = torch.full(shape, float(place))
+        tensors[f"b{place}.lm_head.weight"] = torch.full(shape, float(2 * place))
+    checkpoint = rewrite(folder, tensors)
+    opened = Counter[str]()
+    really = Path.open
+
+    def counted(self: Path, *args: Any, **options: Any) -> Any:
+        opened[self.name] += 1
+        return really(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", counted)
+    copies = tied_copies(checkpoint)
+    assert copies == {f"b{place}.lm_head.weight": f"a{2 * place}.wte.weight" for place in range(20)}
+    assert opened == {"model.safetensors": 81}
 
 
 def test_equal_weights_of_an_untied_model_stay_two(saved: Path, tmp_path: Path) -> None:

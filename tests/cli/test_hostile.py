@@ -4,10 +4,14 @@ The dice are seeded, so that what fails once fails again.
 """
 
 import json
+import os
 import random
 import re
+import shlex
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -246,3 +250,46 @@ def test_adapter_configurations(tmp_path: Path) -> None:
             config[dice.choice(names)] = dice.choice(JUNK)
         write_json(tmp_path / "adapter_config.json", dice.choice([config] * 9 + BROKEN))
         refused_or_read(read, config)
+
+
+STREAMS = [
+    (["vectors", "--registry", "{}"], ">&-", 0),
+    (["show", "helpful", "--registry", "{}"], "<&- >&- 2>&-", 0),
+    (["show", "helpful", "--registry", "{}"], "> /dev/full", 1),
+    (["vectors", "--json", "--registry", "{}"], "> /dev/full 2>&1", 1),
+    (["show", "nope", "--registry", "{}"], "2> /dev/full", 1),
+]
+
+
+@pytest.mark.parametrize(("command", "streams", "code"), STREAMS)
+def test_streams_that_are_closed_or_full(
+    registry: Path, command: list[str], streams: str, code: int
+) -> None:
+    done = shell([each.format(registry) for each in command], streams)
+    assert done.returncode == code, done
+    assert "bug" not in done.stderr
+    assert not done.stderr or "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["backup", "b.db"], ["show", "helpful", "--plot", "p.png"]])
+def test_files_that_may_not_grow(registry: Path, tmp_path: Path, command: list[str]) -> None:
+    before = f"ulimit -f 4; cd {shlex.quote(str(tmp_path))}"
+    done = shell(["--registry", str(registry), *command], before=before)
+    assert done.returncode == 1, done
+    assert "cannot be written" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def shell(
+    command: list[str], streams: str = "", before: str = "true"
+) -> subprocess.CompletedProcess[str]:
+    """Run the command line from a shell, with streams and limits of its own."""
+    line = shlex.join([sys.executable, "-m", "prefreg", *command])
+    return subprocess.run(
+        ["bash", "-c", f"{before}; {line} {streams}"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )

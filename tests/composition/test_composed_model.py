@@ -362,9 +362,13 @@ def test_the_card_inherits_the_licence_of_the_base(
     write_composition(Plan(resolve_base(str(folder)), []), tmp_path / "out")
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert (card.data.license, card.data.license_link) == ("apache-2.0", "a")
-    (folder / "README.md").write_text("---\n: : [\n")
-    write_composition(Plan(resolve_base(str(folder)), []), tmp_path / "two")
-    assert ModelCard.load(tmp_path / "two" / "README.md").data.license is None
+    endless = "---\nlicense: mit\nmore: [" + "1, " * 200_000
+    for place, broken in enumerate(
+        ["---\n: : [\n", endless + "]\n---\n", "---\na: !!int x\n---\n"]
+    ):
+        (folder / "README.md").write_text(broken)
+        write_composition(Plan(resolve_base(str(folder)), []), tmp_path / f"{place}")
+        assert ModelCard.load(tmp_path / f"{place}" / "README.md").data.license is None
 
 
 def test_progress_ends_with_every_byte_written(

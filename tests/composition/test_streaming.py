@@ -4,6 +4,7 @@ import math
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -167,14 +168,37 @@ def test_the_estimate_writes_nothing_and_grows_with_the_model(mixed: Plan) -> No
     assert sorted(mixed.base.path.parent.rglob("*")) == before
 
 
-def test_a_method_that_fails_is_named_and_leaves_nothing(mixed: Plan, tmp_path: Path) -> None:
-    def fail(weight: MethodInput) -> Combine:
-        raise ZeroDivisionError("no angle")
+class Odd(BaseException):
+    pass
 
-    method = Method("broken", "", "", "", prepare=fail)
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit, Odd])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_method_that_fails_is_named_and_leaves_nothing(
+    mixed: Plan,
+    tmp_path: Path,
+    error: type[BaseException],
+    late: bool,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> Any:
+        print("noise")
+        raise error("no angle")
+
+    method = Method("broken", "", "", "", prepare=(lambda weight: fail) if late else fail)
     with pytest.raises(VectorError, match=r"The method broken failed on '.*': .*no angle"):
         write_composition(Plan(mixed.base, mixed.terms, method=method), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    assert capfd.readouterr().out == ""
+
+
+def test_a_method_that_makes_no_numbers_is_named(mixed: Plan, tmp_path: Path) -> None:
+    def spoil(weight: MethodInput) -> Combine:
+        return lambda start, phis: [phis[0] * math.nan]
+
+    method = Method("spoiling", "", "", "", prepare=spoil)
+    with pytest.raises(VectorError, match="the method spoiling holds NaN or infinity in"):
+        write_composition(Plan(mixed.base, mixed.terms, method=method), tmp_path / "out")
 
 
 def test_coefficients_by_layer_and_module(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaProcessor
 
 from byte_tokens import Ids, assistant, of_trl, row, tokenizer, user, written
-from prefreg import DataError, PreferencePair
+from prefreg import BaseModelError, DataError, Message, PreferencePair
+from prefreg.data import templates
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.templates import check_options, find_day
+from prefreg.data.tokens import tokenise_pairs
 from prefreg.errors import UsageError
 
 EACH = "{% for m in messages %}{%- set text = m.content or '' -%}"
@@ -360,3 +363,46 @@ def test_without_a_processor_a_template_of_parts_is_refused() -> None:
     both = SHAPES["no developer"].template.replace("{{ text }}", "{{ text[0].text or text }}")
     with pytest.raises(DataError, match="Move its content into another turn"):
         written(ROWS["developer"], tokenizer(both))
+
+
+ENDLESS = {
+    "loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "macro": "{% macro m(n) %}{{ n and m(n - 1) }}{{ n and m(n - 1) }}{% endmacro %}{{ m(60) }}",
+    "power": "{{ 9 ** (9 ** 9) }}",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_template_without_end_is_ended(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "_PATIENCE", 0.2)
+    endless = tokenizer(ENDLESS[name] + EACH + TURN + OPEN)
+    endless.name_or_path = "org/endless"
+    before = signal.getsignal(signal.SIGVTALRM)
+    pair = PreferencePair.from_row(row([user("q")], [assistant("a")], [assistant("b")]))
+    for write in (
+        lambda: encode_prompt((Message("user", "hi"),), endless),
+        lambda: tokenise_pairs([pair], endless, max_length=99),
+    ):
+        with pytest.raises(BaseModelError, match="template of org/endless does not come to an end"):
+            write()
+    assert signal.getsignal(signal.SIGVTALRM) is before
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "maximum recursion depth"),
+        ("{{ 'a' * 10**8 }}{{ messages[0].content }}", "it writes 100,000,002 letters"),
+        ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
+    ],
+)
+def test_a_template_out_of_measure_is_refused(template: str, said: str) -> None:
+    with pytest.raises(DataError, match=f"template refused the prompt .*{said}"):
+        encode_prompt((Message("user", "hi"),), tokenizer(template))
+
+
+@pytest.mark.parametrize("template", [5, {"default": 5}])
+def test_a_template_that_is_no_text_is_refused(template: Any) -> None:
+    with pytest.raises(BaseModelError, match="is no text"):
+        find_day(tokenizer(template), {})

@@ -49,6 +49,26 @@ def test_weights_that_are_no_numbers_raise_nothing_where_that_is_asked_for() -> 
     assert len(generate(model, PROMPTS, config, seed=0)) == len(PROMPTS)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(temperature: float, value: float) -> None:
+    model = worded.llama()
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[1, 2] = value
+    config = generation_config(model, TOKENIZER, max_new_tokens=3, temperature=temperature)
+    with pytest.raises(BaseModelError, match=r"NaN or infinity stands in '.*up_proj.weight'"):
+        generate(model, PROMPTS, config, seed=0)
+
+
+def test_numbers_that_are_only_lost_on_the_way_are_told() -> None:
+    model = worded.llama()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(3e38)
+    config = generation_config(model, TOKENIZER, max_new_tokens=3, temperature=0)
+    with pytest.raises(BaseModelError, match="computes no finite numbers: take smaller"):
+        generate(model, PROMPTS, config, seed=0)
+
+
 QUESTIONS = pocket.prompts("benign", limit=5, seed=3)
 DRAWN = Sampling(max_new_tokens=24, temperature=1.0, seed=1)
 
@@ -110,7 +130,7 @@ def test_the_coldest_draws_are_the_likeliest_tokens(model, tokenizer) -> None:
 def test_weights_without_measure_are_told(model, tokenizer) -> None:
     broken = copy.deepcopy(model)
     broken.lm_head.weight.data.fill_(float("nan"))
-    with pytest.raises(BaseModelError, match="take smaller coefficients"):
+    with pytest.raises(BaseModelError, match="NaN or infinity stands in"):
         sample_answers(broken, tokenizer, QUESTIONS, DRAWN)
 
 

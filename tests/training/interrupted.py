@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from axis_runs import train
 from prefreg.axes.axis import Axis
 from prefreg.checkpoints.bases import resolve_base
 from prefreg.data.pairs import build_pairs
+from prefreg.errors import PrefregError
 from prefreg.training import callbacks
 from prefreg.training.axis_request import LoraOptions
 from prefreg.training.pair import TrainedPair
@@ -83,6 +85,17 @@ def curves(made: TrainedPair) -> list[list[list[float]]]:
     ]
 
 
+def forge(path: Path) -> None:
+    """Put what is none of ours in a file's place, with the sums that say that it is whole."""
+    if path.suffix == ".json":
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"facts": {"report": {}}}))
+        return
+    path.write_bytes(pickle.dumps(print, protocol=2))
+    mark = path.with_name("complete.json")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {path.name: digest}))
+
+
 def main() -> None:
     """Carry out each run of a list in a child, whose end harms no other; print what came out."""
     results = []
@@ -92,6 +105,8 @@ def main() -> None:
         out.unlink(missing_ok=True)
         for path in Path(wanted["cache"]).glob(f"runs/*/{wanted.get('damage', 'none')}"):
             path.write_bytes(path.read_bytes()[:-1] + b"!")
+        for path in Path(wanted["cache"]).glob(f"runs/*/{wanted.get('forge', 'none')}"):
+            forge(path)
         child = os.fork()
         if not child:
             try:
@@ -107,6 +122,9 @@ def main() -> None:
             except KeyboardInterrupt as error:
                 out.write_text(json.dumps({"interrupted": str(error)}))
                 os._exit(130)
+            except PrefregError as error:
+                out.write_text(json.dumps({"error": type(error).__name__, "said": str(error)}))
+                os._exit(error.exit_code)
             except BaseException as error:
                 print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
                 os._exit(1)

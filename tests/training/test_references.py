@@ -12,6 +12,7 @@ from prefreg.axes.axis import Axis, PreferencePair
 from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.data.pairs import PairSet
 from prefreg.data.tokens import TokenPair, tokenise_pairs
+from prefreg.errors import BaseModelError
 from prefreg.models.loading import load_model
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
 from prefreg.training.references import Origin, References
@@ -142,10 +143,11 @@ def test_a_folder_that_cannot_be_written_only_costs_time(
     assert [score(closed, tokens())[1] for _ in range(2)] == ["computed", "computed"]
 
 
-def test_figures_that_are_not_finite_are_not_kept(references: References) -> None:
+def test_figures_that_are_not_finite_are_refused_and_not_kept(references: References) -> None:
     model = load_model(references.base)
     torch.nn.init.constant_(model.model.embed_tokens.weight, torch.nan)
-    references.score(model, tokens())
+    with pytest.raises(BaseModelError, match=r"NaN or infinity stands in '.*embed_tokens.weight'"):
+        references.score(model, tokens())
     assert not references.folder or not references.folder.exists()
 
 

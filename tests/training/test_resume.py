@@ -41,6 +41,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
             {"end": ["positive", 4]},
             {"damage": "positive-steps/checkpoint-*/*.safetensors"},
         ],
+        "forged": [
+            {"end": ["positive", 4]},
+            {"forge": "positive-steps/checkpoint-*/optimizer.pt"},
+            {"fresh": True},
+        ],
+        "forged pole": [{"end": ["negative", 1]}, {"forge": "positive.json"}],
     }
     runs = [
         {"base": base, "cache": str(folder / name.replace(" ", "-"))} | run
@@ -49,7 +55,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
     ]
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("interrupted.py"), json.dumps(runs)],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -109,6 +115,21 @@ def test_a_damaged_checkpoint_is_told_and_not_used(
     _schedule, note = again["notes"]
     assert "is damaged, so it is not used" in note
     assert again["sha256"] == results["plain"][0]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("forged", "checkpoint"), ("forged pole", "finished positive pole")]
+)
+def test_what_is_whole_but_none_of_ours_is_refused_with_the_way_out(
+    results: dict[str, list[dict[str, Any]]], name: str, what: str
+) -> None:
+    _, refused, *fresh = results[name]
+    assert refused["error"] == "TrainingError"
+    assert f"he {what} " in refused["said"]
+    assert refused["said"].endswith("; `fresh=` starts over.")
+    assert len(refused["said"]) < 600
+    for each in fresh:
+        assert each["sha256"] == results["plain"][0]["sha256"]
 
 
 def test_a_finished_pole_is_found_by_the_next_process_of_the_same_run() -> None:

@@ -32,7 +32,7 @@ from prefreg.axes.expressions import BadExpressionError, Expression, parse_expre
 from prefreg.axes.isolation import score
 from prefreg.axes.row_sources import PLACE, read_rows
 from prefreg.errors import AxisError, DataError
-from prefreg.values import open_regular
+from prefreg.files import open_regular
 
 EVERYDAY = "everyday"
 """What the list of prompts is called that comes with prefreg."""

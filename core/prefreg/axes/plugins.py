@@ -1,6 +1,8 @@
 """Installed plugins and what they bring; what fails in one harms no other."""
 
+import builtins
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +28,8 @@ from prefreg.terms import AXIS_NAME
 _T = TypeVar("_T")
 _Named = TypeVar("_Named", Method, BundledBase)
 
+_MOST = 10_000
+"""Axes or methods of a plugin: a generator without end brings more."""
 _YAML_ENDINGS = (".yaml", ".yml")
 
 
@@ -255,10 +259,18 @@ def _load(found: FoundPlugin) -> Plugin:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what a plugin prints and warns of out of what a command writes."""
-    with off_stdout(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Keep what a plugin prints and warns of out of what a command writes.
+
+    Built-in functions that it replaced, and the depth of calls that it lowered, come back.
+    """
+    depth, known = sys.getrecursionlimit(), dict(vars(builtins))
+    try:
+        with off_stdout(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        vars(builtins).update(known)
+        sys.setrecursionlimit(max(depth, sys.getrecursionlimit()))
 
 
 def _target_of(point: EntryPoint) -> object:
@@ -316,4 +328,6 @@ def _collect(answers: Iterable[object], kind: type[_T], *, hook: str, what: str)
             if not isinstance(item, kind):
                 raise AxisError(f"{hook} returned {item!r:.80}, which is no {kind.__name__}")
             found.append(item)
+            if len(found) > _MOST:
+                raise AxisError(f"{hook} returned more than {_MOST:,} {what}")
     return tuple(found)

@@ -7,13 +7,14 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 from prefreg.axes.axis import Axis, LicensedSource, PreferencePair, Row, SourceRequest, SourceRows
 from prefreg.errors import DataError, reason, unreadable
-from prefreg.values import open_regular
+from prefreg.files import open_regular
 
 PLACE = "place"
 """The column in which a row may say where it stands: `rows.jsonl:7`."""
@@ -27,6 +28,10 @@ ROW_FILES = (
 # Half of a surrogate pair can only come as an escape: as bytes it is no UTF-8.
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 _BATCH = 256
+_LONGEST = 1 << 24
+"""Bytes of a line: texts of four million tokens."""
+_LARGEST = 1 << 30
+"""Bytes of an array of rows."""
 
 
 def read_preference_file(path: Path) -> Iterator[tuple[int, PreferencePair]]:
@@ -153,9 +158,23 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _lines(path: Path, file: IO[bytes]) -> Iterator[bytes]:
-    """Iterate over lines and give the errors of reading the name of the file."""
+    """Iterate over the lines of a file, whose length is bounded."""
+    number = 0
+    with _reading(path):
+        while line := file.readline(_LONGEST + 1):
+            number += 1
+            if len(line) > _LONGEST:
+                raise DataError(
+                    f"{path}:{number}: the line has more than {_LONGEST >> 20} MiB, as no row has."
+                )
+            yield line
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Give the errors of reading the name of the file."""
     try:
-        yield from file
+        yield
     except gzip.BadGzipFile as error:
         raise DataError(f"{path} is not a gzip file, as its name says: {error}.") from error
     except (EOFError, zlib.error) as error:
@@ -201,7 +220,13 @@ def _read_json_text(content: bytes, *, first: bool) -> Any:
 
 def _read_json(path: Path, file: IO[bytes]) -> Iterator[tuple[int, Row]]:
     """Read an array of rows; a file that is called so but begins with a row has lines."""
-    content = b"".join(_lines(path, file))
+    with _reading(path):
+        content = file.read(_LARGEST + 1)
+    if len(content) > _LARGEST:
+        raise DataError(
+            f"{path} has more than {_LARGEST >> 20} MiB, which an array takes in memory at once: "
+            "write a row to a line, as .jsonl."
+        )
     if not content.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
         yield from _read_lines(path, enumerate(io.BytesIO(content), start=1))
         return

@@ -1,11 +1,13 @@
 """One conversion between a model's parameter names in memory and the names on disk."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping
 
 from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor
 from prefreg.checkpoints.safetensors_file import read_into
 from prefreg.errors import BaseModelError, listed, unreadable
+from prefreg.files import hash_bytes
 
 TRAINABLE_DTYPES = ("F64", "F32", "F16", "BF16")
 """The dtypes a weight can be stored in and still be trained; others are buffers or quantised."""
@@ -39,14 +41,32 @@ def tied_copies(checkpoint: Checkpoint) -> dict[str, str]:
     """
     if not checkpoint.tied:
         return {}
-    embeddings = [name for name in checkpoint.tensors if _EMBEDDING.search(name)]
-    return {
-        head: embedding
-        for head in checkpoint.tensors
-        if _HEAD.search(head)
-        for embedding in embeddings
-        if _same_bytes(checkpoint.tensors[head], checkpoint.tensors[embedding])
-    }
+    tensors = checkpoint.tensors
+    named = [name for name in tensors if _HEAD.search(name) or _EMBEDDING.search(name)]
+    # Of one shape, then block by block of the same bytes: each is read once, however many.
+    alike = _grouped(((tensors[name].spec.dtype, tensors[name].spec.shape), name) for name in named)
+    waiting = [(0, names) for names in alike]
+    copies: dict[str, str] = {}
+    while waiting:
+        start, names = waiting.pop()
+        heads = [name for name in names if _HEAD.search(name)]
+        embeddings = [name for name in names if not _HEAD.search(name)]
+        if not heads or not embeddings:
+            continue
+        if start >= tensors[names[0]].spec.nbytes:
+            copies |= dict.fromkeys(heads, embeddings[-1])
+            continue
+        alike = _grouped((_hash_block(tensors[name], start), name) for name in names)
+        waiting += [(start + _COMPARED_BYTES, names) for names in alike]
+    return copies
+
+
+def _grouped(keyed: Iterable[tuple[Hashable, str]]) -> list[list[str]]:
+    """Return the names of each key."""
+    found: dict[Hashable, list[str]] = defaultdict(list)
+    for key, name in keyed:
+        found[key].append(name)
+    return list(found.values())
 
 
 def weight_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
@@ -132,22 +152,15 @@ def _refuse_quantised(checkpoint: Checkpoint) -> None:
         )
 
 
-def _same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
-    a, b = one.spec, other.spec
-    if (a.dtype, a.shape) != (b.dtype, b.shape):
-        return False
-    left, right = bytearray(_COMPARED_BYTES), bytearray(_COMPARED_BYTES)
+def _hash_block(tensor: StoredTensor, start: int) -> str:
+    """Hash the bytes of a tensor from `start` on, as many as are compared at a time."""
+    block = bytearray(min(_COMPARED_BYTES, tensor.spec.nbytes - start))
     try:
-        with one.file.open("rb") as first, other.file.open("rb") as second:
-            for start in range(0, a.nbytes, _COMPARED_BYTES):
-                count = min(_COMPARED_BYTES, a.nbytes - start)
-                read_into(first.fileno(), a.offset + start, memoryview(left)[:count])
-                read_into(second.fileno(), b.offset + start, memoryview(right)[:count])
-                if left[:count] != right[:count]:
-                    return False
+        with tensor.file.open("rb") as stream:
+            read_into(stream.fileno(), tensor.spec.offset + start, memoryview(block))
     except (OSError, EOFError) as error:
-        raise unreadable(one.file, error, BaseModelError) from error
-    return True
+        raise unreadable(tensor.file, error, BaseModelError) from error
+    return hash_bytes(bytes(block))
 
 
 def describe_mismatch(

@@ -12,6 +12,7 @@ _IMPORTS = "<frozen importlib._bootstrap>"
 
 def main() -> None:
     """Run the command line and exit with the code that the contract names."""
+    _hold_streams()
     # Whoever starts a program that must not be interrupted has it ignore the signal.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
@@ -28,6 +29,17 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: only the libraries tidy up
     gc.freeze()
     sys.exit(code)
+
+
+def _hold_streams() -> None:
+    """Put nothing in the place of streams that were closed: the next file opened would take it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number is free
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - it stays open
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:

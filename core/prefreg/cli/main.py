@@ -2,9 +2,11 @@
 
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 import click
 
@@ -23,9 +25,10 @@ from prefreg.cli.options import Common, common_options
 from prefreg.cli.tables import colours
 from prefreg.config import debugging
 from prefreg.errors import PrefregError, UsageError
-from prefreg.wording import as_options, is_unicode, presentable
+from prefreg.wording import as_options, escape, hide_password, is_unicode, presentable
 
 BUG = 70
+_OUT_OF_MEMORY = re.compile(r"OutOfMemoryError|can't allocate memory")
 _WHOLE = 500
 """Letters of a summary: no first sentence has as many."""
 
@@ -97,11 +100,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        click.echo(as_options(presentable(shown.getvalue().rstrip())), err=True)
+        _say(as_options(presentable(shown.getvalue().rstrip())))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         # click turns an interrupt into its own error; what ours says is that of the cause.
-        click.echo(str(error) or str(error.__cause__ or "") or "Interrupted.", err=True)
+        _say(str(error) or str(error.__cause__ or "") or "Interrupted.")
         return INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:
         # The reader went away (`prefreg vectors | head`): click wraps stdout and exits with 1.
@@ -110,10 +113,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
         # Keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # The system refuses: a name that is too long or forbidden, a folder, a full disk.
+        what = "What was to be written or read" if error.filename is None else error.filename
+        return _fail(f"{what}: {error.strerror or error}.", PrefregError.exit_code)
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            # The system refuses what was named: too long, forbidden, a folder, a full disk.
-            return _fail(f"{error.filename}: {error.strerror}.", PrefregError.exit_code)
+        # The allocators of torch raise errors of their own.
+        if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(f"{type(error)} {error}"):
+            return _fail("There is not enough memory for this.", PrefregError.exit_code)
         return _fail(
             f"This is a bug in prefreg: {type(error).__name__}: {error}\n"
             "Run it again with PREFREG_DEBUG=1 and report the traceback, the command "
@@ -124,7 +131,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(message: str, code: int) -> int:
     if debugging():
-        traceback.print_exc()
-    said = click.style("Error:", fg="red")
-    click.echo(f"{said} {as_options(presentable(message))}", err=True, color=colours())
+        _say(escape(hide_password(traceback.format_exc())).rstrip())
+    _say(f"{click.style('Error:', fg='red')} {as_options(presentable(message))}")
     return code
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # where nobody can be told, the exit code says it
+        click.echo(text, err=True, color=colours())

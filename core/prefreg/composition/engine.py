@@ -118,7 +118,9 @@ class GeneralBlocks:
         result = self._space.compose(base, phis, etas, dtype, tally, round_into)
         # The squares of what was added are finite only where the result is.
         if not work.terms or not math.isfinite(tally.got):
-            vectors = ((str(term.record), term.block(start, stop)) for term in work.terms)
+            vectors = [(str(term.record), term.block(start, stop)) for term in work.terms]
+            if work.combine is not None:
+                vectors += [(f"the method {self._method.name}", phi) for phi in phis]
             require_finite(work.name, result, base, vectors)
         return to_bytes(result)
 

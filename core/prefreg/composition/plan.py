@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefreg.axes.isolation import off_stdout
 from prefreg.axes.methods import Combine, Method, MethodInput, MethodTerm, Value
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor
@@ -173,12 +174,13 @@ def opened(plan: Plan) -> Iterator[OpenPlan]:
 
 @contextmanager
 def blamed_on(method: Method, name: str) -> Iterator[None]:
-    """Make one clear error of whatever a method raises while it works on a tensor."""
+    """Make one clear error of whatever a method raises while it works on a tensor, off stdout."""
     try:
-        yield
-    except PrefregError:
+        with off_stdout():
+            yield
+    except (PrefregError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # SystemExit too: a method must not end the command line
         failed = f"The method {method.name} failed on {name!r}"
         raise VectorError(f"{failed}: {reason(error)}. Report it to its author.") from error
 

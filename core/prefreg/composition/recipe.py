@@ -20,11 +20,14 @@ from prefreg.errors import BaseModelError
 from prefreg.json_values import fields_to_json
 from prefreg.plain_yaml import load_yaml
 from prefreg.terms import format_eta
+from prefreg.values import read_small
 from prefreg.vectors.stored import DTYPE_NAMES
 
 SCHEMA = 1
 
 _NEAREST = Rounding()
+_MOST_CARD = 1 << 18
+"""Bytes of a base's card that are read: the longest cards on the Hub have some 100 kB."""
 
 
 def recipe(
@@ -221,7 +224,8 @@ def _survival_lines(survival: Survival | None) -> list[str]:
 def _licence_lines(checkpoint: Checkpoint) -> list[str]:
     """Return what the base's own card says of its licence, for the header of ours."""
     try:
-        text = read_companion(checkpoint.path / "README.md").decode("utf-8")
+        card = read_small(checkpoint.path / "README.md", BaseModelError, most=_MOST_CARD)
+        text = card.decode("utf-8")
         found = load_yaml(text.split("---")[1]) if text.startswith("---") else {}
     except (BaseModelError, ValueError, IndexError, yaml.YAMLError):
         return []  # without a card, or with one that cannot be read, nothing is known

@@ -26,14 +26,21 @@ from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from prefreg.axes.axis import Text
-from prefreg.data.templates import AnsweredPrompt, Rendered, Rendering, TemplateWriter, source_of
+from prefreg.data.templates import (
+    AnsweredPrompt,
+    Rendered,
+    Rendering,
+    TemplateWriter,
+    ending,
+    source_of,
+)
 from prefreg.errors import BaseModelError, DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_CHUNK = 512
-"""Pairs tokenised at a time: enough for a fast tokenizer's threads, little text in memory."""
+_CHUNK = 128
+"""Pairs written at a time: enough for a fast tokenizer's threads, little text in memory."""
 
 
 @dataclass(slots=True)
@@ -106,8 +113,10 @@ def encode_prompt(
     told: tuple[str, str] = ("", ""),
 ) -> list[int]:
     """Write a prompt as training wrote it, ready for an answer to be generated."""
-    writer = TemplateWriter(tokenizer)
-    text = writer.render(prompt, AnsweredPrompt(prompt, (), "the prompt", *told), answering=True)
+    asked = AnsweredPrompt(prompt, (), "the prompt", *told)
+    with ending(tokenizer):
+        writer = TemplateWriter(tokenizer)
+        text = writer.render(prompt, asked, answering=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return [*_bos(tokenizer, ids), *ids] if writer.adds_bos(prompt) else ids
 
@@ -140,9 +149,11 @@ def encode_answers(
     asked: Iterable[AnsweredPrompt], tokenizer: "PreTrainedTokenizerBase"
 ) -> Iterator[tuple[Rendered, list[list[int]]]]:
     """Yield each rendering with the ids of its prompt and of prompt and answer, for each answer."""
-    waiting, writer = iter(asked), TemplateWriter(tokenizer)
+    with ending(tokenizer):
+        waiting, writer = iter(asked), TemplateWriter(tokenizer)
     while chunk := list(islice(waiting, _CHUNK)):
-        rendered = [writer.render_answers(item) for item in chunk]
+        with ending(tokenizer):
+            rendered = [writer.render_answers(item) for item in chunk]
         texts = [text for item in rendered for text in (item.prompt, *item.answers)]
         encoded: list[list[int]] = tokenizer(
             texts, add_special_tokens=False, return_attention_mask=False, verbose=False

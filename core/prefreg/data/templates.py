@@ -10,19 +10,27 @@ this name tells. Without it that is today, as in transformers.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from prefreg.axes.axis import RESERVED, Message, Text, plain_text
-from prefreg.errors import DataError, UsageError
+from prefreg.errors import BaseModelError, DataError, UsageError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Rendering = Literal["chat", "none", "text"]
+
+_PATIENCE = 8.0
+"""Seconds of the processor for what is written at a time: a thousand times as long as it takes."""
+_MOST_TEXT = 1 << 24
+"""Letters up to which a template may write any number for one that it is given."""
 
 
 class AnsweredPrompt(NamedTuple):
@@ -147,6 +155,43 @@ def _end_of_question(turns: Text, rendered: str) -> int:
     return end
 
 
+class _Endless(BaseException):
+    """Nothing between a template and its writer catches it."""
+
+
+@contextmanager
+def ending(tokenizer: "PreTrainedTokenizerBase") -> Iterator[None]:
+    """Refuse a chat template that does not come to an end, as a loop within a loop may not.
+
+    What counts is the time of the processor, so that a busy machine changes nothing. Signals reach
+    the main thread alone: in others nothing is refused.
+
+    Raises:
+        BaseModelError: What is written within takes longer than any template needs.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise _Endless
+
+    before = signal.signal(signal.SIGVTALRM, end)
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, _PATIENCE)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    except _Endless:
+        raise BaseModelError(
+            f"The chat template of {tokenizer.name_or_path or 'the base'} does not come to an "
+            f"end: it was ended after {_PATIENCE:g} s. Use a base whose template does."
+        ) from None
+    finally:
+        signal.signal(signal.SIGVTALRM, before)
+
+
 class TemplateWriter:
     """A tokenizer's chat template, if it has one, and how it takes the content of a message."""
 
@@ -239,7 +284,10 @@ class TemplateWriter:
         return self._apply(given, **told, **options)
 
     def _apply(self, turns: list[dict[str, Any]], **options: Any) -> str:
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, **options))
+        text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, **options))
+        if len(text) > _MOST_TEXT and len(text) > 8 * len(json.dumps([turns, options])):
+            raise ValueError(f"it writes {len(text):,} letters")
+        return text
 
     def _unwritten(
         self, turns: Sequence[Message], rendered: str, asked: AnsweredPrompt
@@ -295,11 +343,14 @@ def find_day(tokenizer: "PreTrainedTokenizerBase", options: Mapping[str, Any]) -
     """Return today's date where the chat template tells it, with these options; else None."""
     if DAY not in source_of(tokenizer) or DAY in options:
         return None
-    writer, asked, written = TemplateWriter(tokenizer), (Message("user", "Is it red?"),), set()
+    with ending(tokenizer):
+        writer = TemplateWriter(tokenizer)
+    asked, written = (Message("user", "Is it red?"),), set()
     for day in ("2001-02-03", "2004-05-06"):
         told = AnsweredPrompt(asked, (), "a prompt", "", json.dumps({**options, DAY: day}))
         try:
-            written.add(writer.render(asked, told, answering=True))
+            with ending(tokenizer):
+                written.add(writer.render(asked, told, answering=True))
         except DataError:  # it wants other turns, and may tell the day with them
             written.add(day)
     return date.today().isoformat() if len(written) > 1 else None
@@ -308,4 +359,10 @@ def find_day(tokenizer: "PreTrainedTokenizerBase", options: Mapping[str, Any]) -
 def source_of(tokenizer: "PreTrainedTokenizerBase") -> str:
     """Return the text of the chat template, or of all where there are several by name."""
     found = tokenizer.chat_template or ""
-    return found if isinstance(found, str) else "\n".join(found.values())
+    texts = list(found.values()) if isinstance(found, Mapping) else [found]
+    if not all(isinstance(text, str) for text in texts):
+        raise BaseModelError(
+            f"The chat template of {tokenizer.name_or_path or 'the base'} is no text: correct its "
+            "tokenizer_config.json."
+        )
+    return "\n".join(texts)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prefreg.axes.axis import Axis, PreferencePair
-from prefreg.axes.isolation import switch_pairs
+from prefreg.axes.isolation import owned, switch_pairs
 from prefreg.data.instructions import Instruction
 from prefreg.data.pairs import Audit, PairSet
 from prefreg.data.rendering import (
@@ -211,7 +211,11 @@ def tokenise_poles(
         positive = found.pairs
         negative = tuple(pair.switched() for pair in positive)
     else:
-        other = write(switch_pairs(axis, both))
+        switched = switch_pairs(axis, both)
+        try:
+            other = write(switched)
+        except DataError as error:
+            raise DataError(f"After the switch of {owned(axis)}: {error}") from error
         kept = tuple(sorted(set(found.kept) & set(other.kept)))
         positive, negative = found.select(kept), other.select(kept)
     trained = sum(position < len(pairs.train) for position in kept)

@@ -71,7 +71,7 @@ from prefreg.evaluation.prompts import (
 from prefreg.evaluation.rewards import RewardModel
 from prefreg.models.generation import Answer, sample
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, on_gpu, quiet
-from prefreg.models.log_probs import PairLogProbs, answer_log_probs
+from prefreg.models.log_probs import PairLogProbs, answer_log_probs, require_finite_scores
 from prefreg.models.sampling import Sampling
 from prefreg.progress import Progress, Steps, steps_of
 from prefreg.registry import Access, VersionRecord
@@ -207,7 +207,9 @@ class Evaluator:
         self, axis: str, model: PreTrainedModel, stage: str | None = None
     ) -> PairLogProbs:
         """Score both answers of the held-out pairs of an axis with a model, teacher-forced."""
-        return answer_log_probs(model, self.tokens(axis).pairs, progress=self._steps(stage))
+        pairs = self.tokens(axis).pairs
+        scores = answer_log_probs(model, pairs, progress=self._steps(stage))
+        return require_finite_scores(model, scores)
 
     def tokens(self, axis: str) -> TokenSet:
         """Write the held-out pairs of an axis as tokens."""

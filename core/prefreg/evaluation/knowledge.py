@@ -29,7 +29,7 @@ from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.figures import Column, Metric, as_column
 from prefreg.files import hash_bytes
-from prefreg.models.log_probs import answer_log_probs
+from prefreg.models.log_probs import answer_log_probs, require_finite_scores
 
 
 def read_questions(path: Path) -> list[ChoiceQuestion]:
@@ -81,7 +81,7 @@ def score_choices(
         for place in range(0, len(answers), 2):
             two = (answers[place], answers[min(place + 1, len(answers) - 1)])
             pairs.append(TokenPair(array("i", prompt), *(array("i", ids) for ids in two)))
-    scored = answer_log_probs(model, pairs)
+    scored = require_finite_scores(model, answer_log_probs(model, pairs))
     flat = torch.stack([scored.chosen, scored.rejected], dim=1).flatten().tolist()
     nats, start = [], 0
     for _, answers in encoded:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from prefreg.errors import OutputError
 from prefreg.evaluation.statistics import Estimate, Spread
+from prefreg.files import replacing
 from prefreg.terms import format_eta
 
 FORMATS = (".png", ".pdf", ".svg")
@@ -81,7 +82,9 @@ class Canvas:
         if kind is not None:
             return
         try:
-            self.figure.savefig(self._destination, dpi=_DOTS)
+            with replacing(self._destination) as partial:
+                ending = self._destination.suffix[1:].lower()
+                self.figure.savefig(partial, dpi=_DOTS, format=ending)
         except OSError as failed:
             raise OutputError(
                 f"{self._destination} cannot be written: {failed.strerror}. Name another file "

@@ -1,5 +1,6 @@
 """Score answers with a reward or cost model: any sequence classifier in safetensors."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ from transformers import (
 
 from prefreg.axes.axis import Message, Text, plain_text
 from prefreg.checkpoints import BaseModel
-from prefreg.errors import BaseModelError
+from prefreg.data.templates import ending
+from prefreg.errors import BaseModelError, PrefregError, reason
 from prefreg.models.loading import context_length, load_tokenizer, on_gpu, quiet
 from prefreg.progress import Steps
 
@@ -55,6 +57,8 @@ class RewardModel:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             for place, value in zip(batch, self._score([ids[at] for at in batch]), strict=True):
+                if not math.isfinite(value):
+                    raise BaseModelError(f"The reward model {self.name} gives {value}, no score.")
                 scores[place] = value
             if progress is not None:
                 progress(start + len(batch), len(order))
@@ -84,7 +88,16 @@ class RewardModel:
             return ids
         turns = [turn.to_json() for turn in (*prompt, Message("assistant", answer))]
         if tokenizer.chat_template:
-            text = tokenizer.apply_chat_template(turns, tokenize=False)
+            try:
+                with ending(tokenizer):
+                    text = tokenizer.apply_chat_template(turns, tokenize=False)
+            except PrefregError:
+                raise
+            except Exception as error:  # a template may raise anything
+                raise BaseModelError(
+                    f"The chat template of the reward model {self.name} refused an answer: "
+                    f"{reason(error)}."
+                ) from error
             return list(tokenizer(text, add_special_tokens=False)["input_ids"])
         # Encoders take the answer as the second of two texts.
         return list(tokenizer(plain_text(prompt), answer)["input_ids"])

@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from prefreg.axes.axis import Message, Text, repetition
 from prefreg.checkpoints.bundled import score_exactly
 from prefreg.data.rendering import encode_prompt, end_id, padding_id
 from prefreg.errors import BaseModelError
-from prefreg.models.loading import context_length, quiet
+from prefreg.models.loading import context_length, no_numbers, quiet
 from prefreg.models.sampling import Sampling
 from prefreg.models.threads import on_suited_threads
 from prefreg.progress import Steps
@@ -175,16 +181,34 @@ def _generate(
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])
     make: Any = model.generate
     asked = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    seen = _SeenLogits()
     try:
-        output = make(**asked, generation_config=config)
-    except RuntimeError as error:
-        called: Any = model
-        if called(**asked).logits[:, -1].isfinite().all():
+        output = make(
+            **asked, generation_config=config, logits_processor=LogitsProcessorList([seen])
+        )
+    except RuntimeError as error:  # drawing from what is no number fails
+        if seen.finite:
             raise
-        raise BaseModelError(
-            "With these weights the model computes no finite numbers: take smaller coefficients."
-        ) from error
+        raise no_numbers(model) from error
+    if not seen.finite:
+        raise no_numbers(model)
     return [_cut(row[width:].tolist(), config.eos_token_id) for row in output]
+
+
+class _SeenLogits(LogitsProcessor):
+    """Lets logits pass, and keeps in mind whether each row of each step had a largest one."""
+
+    def __init__(self) -> None:
+        self._sum = torch.zeros(())
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        # NaN and infinity pass through to the end, so that no step waits for the device.
+        self._sum = self._sum.to(scores.device) + scores.amax(-1).sum()
+        return scores
+
+    @property
+    def finite(self) -> bool:
+        return bool(self._sum.isfinite())
 
 
 def _cut(ids: list[int], ends: Sequence[int]) -> list[int]:

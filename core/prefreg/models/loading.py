@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint
-from prefreg.errors import BaseModelError, one_line
+from prefreg.errors import BaseModelError, listed, one_line
 from prefreg.files import human_size
 
 
@@ -212,3 +212,17 @@ def load_limits(base: Located) -> tuple[int | None, int | None]:
     config = load_config(base)
     vocabulary = getattr(config.get_text_config(), "vocab_size", None)
     return context_length(config), vocabulary or None
+
+
+def no_numbers(model: PreTrainedModel) -> BaseModelError:
+    """Make the error that what a model computes is not finite, with the weights that are not."""
+    weights = model.named_parameters()
+    spoilt = [name for name, weight in weights if not bool(weight.isfinite().all())]
+    if spoilt:
+        return BaseModelError(
+            f"The model computes no finite numbers: NaN or infinity stands in {listed(spoilt)}. "
+            "Fetch the base again, or use another."
+        )
+    return BaseModelError(
+        "With these weights the model computes no finite numbers: take smaller coefficients."
+    )

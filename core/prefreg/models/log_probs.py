@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from prefreg.data.tokens import TokenPair
+from prefreg.models.loading import no_numbers
 from prefreg.models.padded import score_answers, split_by_length
 from prefreg.models.prompt_rows import (
     lay_out,
@@ -93,6 +94,18 @@ def answer_log_probs(
         torch.tensor([len(pair.chosen_ids) for pair in pairs], dtype=torch.int64),
         torch.tensor([len(pair.rejected_ids) for pair in pairs], dtype=torch.int64),
     )
+
+
+def require_finite_scores(model: PreTrainedModel, scores: PairLogProbs) -> PairLogProbs:
+    """Return the scores of a model, which must be numbers.
+
+    Raises:
+        BaseModelError: They are not; it names the weights that are the cause.
+    """
+    # A sum over both sides is not finite where any of them is not.
+    if not bool((scores.chosen + scores.rejected).sum().isfinite()):
+        raise no_numbers(model)
+    return scores
 
 
 def margins(scores: PairLogProbs) -> torch.Tensor:

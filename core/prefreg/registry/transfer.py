@@ -47,10 +47,11 @@ def back_up(store: Store, target: Path, *, overwrite: bool = False) -> Backup:
     try:
         with _partial_file(target) as partial:
             return _write(store, partial, target)
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
+        place = getattr(error, "filename", None) or target
         raise RegistryError(
-            f"The backup {target} cannot be written ({error.filename or target}: "
-            f"{error.strerror}). Check the folder and the free space."
+            f"The backup {target} cannot be written ({place}: "
+            f"{getattr(error, 'strerror', error)}). Check the folder and the free space."
         ) from error
 
 

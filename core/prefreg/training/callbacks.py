@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from prefreg.checkpoints.checkpoint import read_json_object
 from prefreg.data.tokens import TokenPair
-from prefreg.errors import GateError, TrainingError
+from prefreg.errors import GateError, PrefregError, TrainingError, reason
 from prefreg.files import hash_file, write_whole
 from prefreg.json_values import parse_json
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
@@ -296,6 +296,7 @@ class Checkpoints(TrainerCallback):
         self.interrupted = False
         self._checks = checks
         self._note = note
+        self._untried: Path | None = None
         self._pause = SAVE_INTERVAL
         self._last = self._began = time.monotonic()
 
@@ -306,6 +307,7 @@ class Checkpoints(TrainerCallback):
             if self._is_whole(checkpoint):
                 for older in found[place + 1 :]:
                     shutil.rmtree(older, ignore_errors=True)
+                self._untried = checkpoint
                 if self._checks is not None:
                     self._checks.load(checkpoint)
                 return checkpoint
@@ -314,6 +316,7 @@ class Checkpoints(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for a checkpoint where one is due, or somebody wants to stop."""
+        self._untried = None
         if self.interrupted:
             control.should_training_stop = True
         due = time.monotonic() - self._last >= self._pause
@@ -333,6 +336,22 @@ class Checkpoints(TrainerCallback):
                 shutil.rmtree(other, ignore_errors=True)
         self._last = time.monotonic()
         self._pause = max(SAVE_INTERVAL, _SAVE_SHARE * (self._last - self._began))
+
+    @contextmanager
+    def resuming(self) -> Iterator[None]:
+        """Say so where a whole checkpoint turns out to be none before its first step is done."""
+        try:
+            yield
+        except (PrefregError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever the trainer makes of its files
+            if self._untried is None:
+                raise
+            # Further sentences are advice for other callers: torch's, to run what is in a pickle.
+            said = reason(error).partition(". ")[0]
+            raise TrainingError(
+                f"The checkpoint {self._untried} cannot be resumed: {said}; --fresh starts over."
+            ) from error
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -357,10 +376,10 @@ class Checkpoints(TrainerCallback):
         except FileNotFoundError:
             return False  # the process was ended while it was written
         except (OSError, ValueError):
-            sums = {}
+            sums = None
         try:
             whole = bool(sums) and all(hash_file(checkpoint / name) == sums[name] for name in sums)
-        except OSError:
+        except (OSError, TypeError):
             whole = False
         if not whole and self._note is not None:
             self._note(

@@ -18,7 +18,7 @@ from trl.trainer.dpo_config import DPOConfig
 
 from prefreg.axes.isolation import switch_pairs
 from prefreg.data.tokens import TokenPair
-from prefreg.errors import GateError, TrainingError
+from prefreg.errors import GateError, TrainingError, reason
 from prefreg.models.conversion import Conversion, open_conversion
 from prefreg.models.loading import load_limits, load_model, quiet
 from prefreg.models.log_probs import answer_log_probs
@@ -185,7 +185,13 @@ class TrainedPair:
         if existing is not None and existing.pole == pole:
             made = self._take(existing)
         elif self.folder is not None and (kept := self.folder.recall(pole)) is not None:
-            made = self._recall(pole, *kept)
+            try:
+                made = self._recall(pole, *kept)
+            except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+                raise TrainingError(
+                    f"The finished {pole} pole in {self.folder.folder} cannot be taken up: "
+                    f"{reason(error)}; --fresh starts over."
+                ) from error
         else:
             made = self._train(pole, model or self.load(self.run.precision.dtype))
             if self.folder is not None:

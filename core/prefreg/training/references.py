@@ -23,7 +23,7 @@ from prefreg.checkpoints.bases import BaseModel
 from prefreg.config import cache_folder
 from prefreg.data.tokens import TokenPair
 from prefreg.files import hash_bytes, write_whole
-from prefreg.models.log_probs import PairLogProbs, answer_log_probs
+from prefreg.models.log_probs import PairLogProbs, answer_log_probs, require_finite_scores
 from prefreg.progress import Steps
 from prefreg.training.resources import hardware
 
@@ -112,6 +112,7 @@ class References:
                     tail=tail,
                     progress=progress,
                 )
+            require_finite_scores(model, found)
             sums = torch.stack([found.chosen, found.rejected])
             _remember(entry, sums)
         placed = torch.empty_like(sums)
@@ -159,8 +160,6 @@ def _recall(entry: Path, count: int) -> torch.Tensor | None:
 
 
 def _remember(entry: Path, sums: torch.Tensor) -> None:
-    if not bool(torch.isfinite(sums).all()):
-        return
     with suppress(OSError):  # a cache that cannot be written only costs time
         entry.parent.mkdir(parents=True, exist_ok=True)
         write_whole(entry, save({"sums": sums, "sha256": _checksum(sums)}))

@@ -324,6 +324,7 @@ def train_pole(
             folder = str(stack.enter_context(work_folder()))
         else:
             stack.enter_context(checkpoints.interruptible())
+            stack.enter_context(checkpoints.resuming())
             folder = str(checkpoints.folder)
         config = dpo_config(settings, output_dir=folder, seed=seed, max_length=max_length)
         collator = PartCollator(
@@ -399,6 +400,8 @@ def explained() -> Iterator[None]:
         with warnings.catch_warnings():
             # peft 0.21 asks a transformers 5 model under the older name.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+            # Such a checkpoint is refused by its name.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         # The CPU's allocator raises a plain RuntimeError.
