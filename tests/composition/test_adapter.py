@@ -10,7 +10,18 @@ from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3nForCausalLM,
+    Gemma3nTextConfig,
+    GitConfig,
+    GitForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+)
 
 import adapters
 import tiny
@@ -20,8 +31,9 @@ from prefreg.composition.adapter import write_adapter
 from prefreg.composition.output import write_composition
 from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.errors import OutputError, UsageError, VectorError
+from prefreg.vectors.lora_layers import linear_layers
 from prefreg.vectors.lowrank import Factors, subtract, write_low_rank
-from prefreg.vectors.peft_adapters import linear_layers, read_adapter
+from prefreg.vectors.peft_adapters import read_adapter
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {"r": 4, "lora_alpha": 8},
@@ -313,6 +325,103 @@ def test_weights_that_are_no_layers_of_their_own_are_refused(
     plan = Plan(base, [term("red", base, 1.0, phi, tmp_path / "red.safetensors")])
     with pytest.raises(VectorError, match=f"'{name}' are no layers of their own"):
         write_adapter(plan, tmp_path / "adapter")
+
+
+def test_what_peft_would_not_load_again_is_not_written(tmp_path: Path) -> None:
+    config = MambaConfig(vocab_size=32, hidden_size=16, state_size=4, num_hidden_layers=1)
+    base = tiny.in_base(lambda: MambaForCausalLM(config), tmp_path / "base")
+    name = "backbone.layers.0.mixer.out_proj.weight"
+    phi = {name: Factors(torch.ones(16, 1), torch.ones(1, 32))}
+    plan = Plan(base, [term("red", base, 1.0, phi, tmp_path / "red.safetensors")])
+    with pytest.raises(VectorError, match=rf"'{name}' could not be loaded again: PEFT refuses it"):
+        write_adapter(plan, tmp_path / "adapter")
+
+
+def test_layers_whose_short_names_others_have_are_named_in_full(tmp_path: Path) -> None:
+    """Gemma 3n has a list of linear layers, whose last names are those of its decoder layers."""
+    config = Gemma3nTextConfig(
+        vocab_size=64,
+        vocab_size_per_layer_input=64,
+        hidden_size=16,
+        hidden_size_per_layer_input=4,
+        intermediate_size=[24, 24],
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        laurel_rank=4,
+        num_kv_shared_layers=0,
+        layer_types=["sliding_attention", "full_attention"],
+        activation_sparsity_pattern=[0.0, 0.0],
+    )
+    base = tiny.in_base(lambda: Gemma3nForCausalLM(config), tmp_path / "base")
+    name = "model.altup_projections.0.weight"
+    phi = {name: Factors(torch.ones(16, 1), torch.ones(1, 16))}
+    plan = Plan(base, [term("red", base, 1.0, phi, tmp_path / "red.safetensors")])
+    write_adapter(plan, tmp_path / "adapter")
+    written = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert written["target_modules"] == ["model.altup_projections.0"]
+    model = Gemma3nForCausalLM.from_pretrained(base.path)
+    before = dict(model.named_parameters())[name].detach().clone()
+    merged = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload()
+    assert torch.equal(dict(merged.named_parameters())[name], before + 1)
+
+
+def test_a_layer_whose_whole_name_others_end_with_is_named_by_an_expression(
+    tmp_path: Path,
+) -> None:
+    """GIT calls its head `output`, as many a module within its layers."""
+    config = GitConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        vision_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+    )
+    base = tiny.in_base(lambda: GitForCausalLM(config), tmp_path / "base")
+    phi = {"output.weight": Factors(torch.ones(32, 1), torch.ones(1, 16))}
+    plan = Plan(base, [term("red", base, 1.0, phi, tmp_path / "red.safetensors")])
+    write_adapter(plan, tmp_path / "adapter")
+    model = GitForCausalLM.from_pretrained(base.path)
+    before = model.output.weight.detach().clone()
+    merged = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload()
+    assert torch.equal(merged.output.weight.detach(), before + 1)
+    assert read_adapter(tmp_path / "adapter", base.checkpoint).factors.keys() == phi.keys()
+
+
+def test_experts_have_no_bound_on_their_rank(tmp_path: Path) -> None:
+    config = MixtralConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+    )
+    base = tiny.in_base(lambda: MixtralForCausalLM(config), tmp_path / "base")
+    name = "model.layers.0.block_sparse_moe.experts.0.w1.weight"
+    phi = {name: Factors(torch.rand(24, 2), torch.rand(2, 16))}
+    plan = Plan(base, [term("red", base, 1.0, phi, tmp_path / "red.safetensors")])
+    with pytest.raises(VectorError, match=rf"experts, as '{name}', cannot be bound"):
+        write_adapter(plan, tmp_path / "adapter", max_rank=1)
+    write_adapter(plan, tmp_path / "adapter")
+    model = MixtralForCausalLM.from_pretrained(base.path)
+    experts = model.model.layers[0].mlp.experts
+    before = experts.gate_up_proj.detach().clone()
+    peft.PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload()
+    moved = experts.gate_up_proj.detach() - before
+    torch.testing.assert_close(moved[0, :24], phi[name].b @ phi[name].a, rtol=1e-4, atol=1e-5)
+    assert not moved[0, 24:].any()
+    assert not moved[1].any()
 
 
 def test_a_sum_that_overflows_is_refused_and_leaves_nothing(

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
 
 import prefreg
+import tiny
 from prefreg import BaseModelError, RegistryError, Sampling, UsageError, VectorError, pocket
 from prefreg.checkpoints import resolve_base
 from prefreg.composition.in_memory import make_dials
+from prefreg.models.loading import load_model
 from prefreg.vectors.tensors import MemoryTensors
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -57,6 +60,47 @@ def test_a_composed_folder_has_exactly_the_weights_of_the_dials(trained: Path) -
     registry.compose(terms, "out")
     composed = AutoModelForCausalLM.from_pretrained("out")
     assert equal(weights(composed), weights(registry.load(terms=terms).model))
+
+
+@pytest.mark.parametrize("finer", [("norm.weight", "q_proj"), ("experts.", "gate")])
+def test_what_is_stored_finer_than_it_is_loaded_is_turned_from_what_is_stored(
+    tmp_path: Path, finer: tuple[str, ...]
+) -> None:
+    config = MixtralConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+    )
+    torch.manual_seed(0)
+    MixtralForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    stored = load_file(file)
+    chosen = {n for n in stored if any(part in n for part in finer)}
+    mixed = {n: torch.randn(e.shape) if n in chosen else e for n, e in stored.items()}
+    save_file(mixed, file, {"format": "pt"})
+    base = resolve_base(str(tmp_path / "base"))
+    phi = tiny.random_phi(base, seed=0)
+    registry = prefreg.open(tmp_path / "registry.db")
+    save_file(phi, tmp_path / "phi.safetensors")
+    registry.import_vector("kind", task_vector="phi.safetensors", of_pair=True, base=str(base.path))
+    registry.compose({"kind": 0.7}, "composed")
+    model = load_model(base, "auto")
+    with prefreg.steer(model, registry=registry, base=str(base.path), kind=0.7):
+        turned = weights(model)
+    expected = weights(load_model(resolve_base("composed"), "auto"))
+    assert {each.dtype for each in expected.values()} == {torch.bfloat16}
+    assert turned.keys() == expected.keys()
+    assert all(torch.equal(turned[name], expected[name]) for name in expected)
+    rounded = 0
+    for name in chosen:
+        by_hand = mixed[name] + torch.tensor(0.7) * phi[name]
+        twice = mixed[name].bfloat16().float() + torch.tensor(0.7) * phi[name]
+        rounded += int((by_hand.bfloat16() != twice.bfloat16()).sum())
+    assert rounded > 10  # they would not be equal otherwise
 
 
 def test_dials_refuse_what_the_loaded_model_has_not(loaded: PreTrainedModel, base) -> None:

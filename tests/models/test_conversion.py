@@ -113,3 +113,14 @@ def test_what_cannot_be_taken_back_is_refused(
     monkeypatch.setitem(mapping._checkpoint_conversion_mapping_cache, "llama", rules)
     with pytest.raises(BaseModelError, match=r"model\.layers\.0\.mlp\.gate_proj\.weight"):
         open_conversion(load_model(base), base)
+
+
+def test_what_loading_changes_is_refused_by_name(tmp_path: Path) -> None:
+    base = saved(LlamaConfig(**SIZES), tmp_path / "base")
+    model = load_model(base)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3] = 0.0  # as some empty the row of padding
+    open_conversion(model, base, loaded=False)
+    with pytest.raises(BaseModelError, match=r"'model\.embed_tokens\.weight'.*changes it in load"):
+        open_conversion(model, base)
+    open_conversion(load_model(base), base)

@@ -225,6 +225,40 @@ def test_what_is_no_task_vector_is_told(
         )
 
 
+def test_modules_that_were_trained_whole_make_a_dense_vector(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """Composed, it is what PEFT's merge is."""
+    base = tiny.in_base(lambda: tiny.llama(tied=False), tmp_path / "untied")
+    model = tiny.llama(tied=False)
+    with torch.no_grad():
+        model.model.norm.weight.fill_(1.5)
+        model.lm_head.weight.add_(0.25)
+    adapters.save_adapter(model, tmp_path / "plus", seed=1, modules_to_save=["lm_head", "norm"])
+    adapters.save_adapter(tiny.llama(tied=False), tmp_path / "minus", seed=2)
+    record = registry.import_vector(
+        "kindness", plus=tmp_path / "plus", minus=tmp_path / "minus", base=str(base.path)
+    )
+    assert (record.kind, record.contrast) == ("dense", "pair")
+    whole = record.metadata["import"]["positive"]["whole"]
+    assert whole == ["lm_head.weight", "model.norm.weight"]
+    merged = [
+        dict(
+            adapters.peft.PeftModel.from_pretrained(tiny.llama(tied=False), tmp_path / pole)
+            .merge_and_unload()
+            .named_parameters()
+        )
+        for pole in ("plus", "minus")
+    ]
+    with stored(registry, "kindness") as vector:
+        assert len(vector.names) == len(adapters.LINEAR) + 2
+        for name in vector.names:
+            torch.testing.assert_close(
+                vector.tensor(name), (merged[0][name] - merged[1][name]).detach(), atol=1e-6, rtol=0
+            )
+        assert torch.equal(vector.tensor("model.norm.weight"), torch.full((32,), 0.5))
+
+
 def test_an_installed_axis_brings_its_name_and_aliases(
     registry: Registry, base: BaseModel, tmp_path: Path
 ) -> None:

@@ -1,15 +1,21 @@
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from peft import inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file
+from transformers import MambaConfig, MambaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 import adapters
 from axis_runs import train
 from prefreg.axes.axis import Axis
-from prefreg.checkpoints.bases import BaseModel
+from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.data.pairs import PairSet
 from prefreg.errors import GateError, UsageError, VectorError
+from prefreg.models.conversion import open_conversion
 from prefreg.models.loading import load_model
 from prefreg.training.axis_request import AxisRequest, LoraOptions
 from prefreg.training.lora import Lora, choose_layers
@@ -130,8 +136,85 @@ def test_targets_choose_layers(base: BaseModel) -> None:
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens", "proj", "q_prj"])
 def test_a_target_that_is_no_inner_linear_layer_is_refused(base: BaseModel, target: str) -> None:
-    with pytest.raises(UsageError, match=f"no linear layer called '{target}'.*It has down_proj"):
+    with pytest.raises(UsageError, match=f"no layer called '{target}'.*It has down_proj"):
         choose_layers(dataclasses.replace(OPTIONS, targets=("q_proj", target)), base)
+
+
+def small_moe(tokenizer_from: BaseModel, folder: Path) -> BaseModel:
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=3,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    MixtralForCausalLM(config).save_pretrained(folder)
+    for file in tokenizer_from.path.glob("token*"):
+        shutil.copy(file, folder)
+    return resolve_base(str(folder))
+
+
+def test_experts_and_embeddings_are_trained_by_factors_of_their_own(
+    base: BaseModel, axis: Axis, pairs: PairSet, quick: Settings, tmp_path: Path
+) -> None:
+    """What is stored of the poles is what PEFT's merge of them is on disk."""
+    moe = small_moe(base, tmp_path / "base")
+    targets = ("gate_up_proj", "experts.down_proj", "embed_tokens", "q_proj")
+    options = dataclasses.replace(OPTIONS, targets=targets)
+    few = Settings({**quick.values, "max_steps": 2, "router_aux_loss_coef": 0.0}, frozenset())
+    result = train(
+        base=moe, axis=axis, pairs=pairs, settings=few, seed=0, lora=options, keep_anyway=True
+    )
+    lora = chosen(result)
+    assert sum(each.numel() for each in result.positive.weights.values()) == lora.parameters
+    on_disk = load_file(moe.path / "model.safetensors")
+    for pole in (result.positive, result.negative):
+        factors = lora.factors(pole.weights)
+        model = inject_adapter_in_model(lora.config(), load_model(moe))
+        assert not model.load_state_dict(pole.weights, strict=False).unexpected_keys
+        for module in reversed(list(model.modules())):
+            if isinstance(module, BaseTunerLayer):
+                module.merge()
+        merged = {
+            name.replace(".base_layer", ""): each.detach()
+            for name, each in model.named_parameters()
+            if "lora_" not in name
+        }
+        plain = open_conversion(load_model(moe), moe).store(merged)
+        moved = {name for name in on_disk if not torch.equal(plain[name], on_disk[name])}
+        assert moved == factors.keys()
+        assert {"model.embed_tokens.weight", "model.layers.1.self_attn.q_proj.weight"} < moved
+        assert sum(".experts." in name for name in moved) == 2 * 3 * 3
+        for name in moved:
+            torch.testing.assert_close(
+                factors[name].b @ factors[name].a, plain[name] - on_disk[name], rtol=1e-4, atol=1e-6
+            )
+
+
+def test_what_lora_leaves_out_is_told(base: BaseModel, tmp_path: Path) -> None:
+    assert choose_layers(OPTIONS, base).notes == ()
+    lora = choose_layers(OPTIONS, small_moe(base, tmp_path / "moe"))
+    assert lora.notes == (
+        "LoRA leaves out 'model.layers.*.mlp.experts.down_proj', "
+        "'model.layers.*.mlp.experts.gate_up_proj': stacks of experts (--lora-targets "
+        "down_proj,gate_up_proj chooses them).",
+        "LoRA leaves out 'model.layers.*.mlp.gate.weight': they are no linear layers.",
+    )
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=1)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
+    mamba = resolve_base(str(tmp_path / "mamba"))
+    (note, _) = choose_layers(OPTIONS, mamba).notes
+    assert "'backbone.layers.*.mixer.out_proj': PEFT refuses it" in note
+    with pytest.raises(UsageError, match=r"no layer called 'out_proj'.*PEFT refuses it.*It has"):
+        choose_layers(dataclasses.replace(OPTIONS, targets=("out_proj",)), mamba)
+    with pytest.raises(UsageError, match=r"'lm_head'.*past any adapter on it"):
+        choose_layers(dataclasses.replace(OPTIONS, targets=("lm_head",)), base)
 
 
 def test_lora_learns_faster_unless_told_otherwise() -> None:

@@ -93,6 +93,34 @@ def test_any_block_is_a_part_of_the_whole_bit_for_bit(
     torch.testing.assert_close(whole.reshape(rows, columns), (wide.b @ wide.a).float())
 
 
+@given(st.data())
+def test_a_stack_of_matrices_has_a_product_for_each(data: st.DataObject) -> None:
+    parts = [random_factors(3, 5, 2, seed) for seed in range(4)]
+    stack = Factors(torch.stack([p.b for p in parts]), torch.stack([p.a for p in parts]))
+    expected = torch.stack([multiply(part.wide(), 0, 15) for part in parts]).flatten()
+    start = data.draw(st.integers(0, 59))
+    stop = data.draw(st.integers(start + 1, 60))
+    assert torch.equal(multiply(stack.wide(), start, stop), expected[start:stop])
+    assert (stack.rank, stack.shape, stack.transposed().shape) == (2, (4, 3, 5), (4, 5, 3))
+    assert inner(stack, stack) == pytest.approx(sum(inner(part, part) for part in parts))
+    twice = concatenate([stack, stack.scaled(-0.5)])
+    assert twice.rank == 4
+    torch.testing.assert_close(product(twice), 0.5 * product(stack))
+    back = recompress(twice, 2)
+    torch.testing.assert_close(product(back.factors), 0.5 * product(stack))
+    assert (back.error, back.norm) == pytest.approx((0, 0.5 * inner(stack, stack) ** 0.5), abs=1e-6)
+
+
+def test_a_stored_stack_is_read_in_blocks(tmp_path: Path) -> None:
+    stack = Factors(torch.rand(3, 9, 2), torch.rand(3, 2, 4))
+    write_low_rank({"experts": stack, **SIMPLE}, tmp_path / "v")
+    with LowRankVector.open(tmp_path / "v") as vector:
+        assert (vector.shape("experts"), vector.ranks["experts"]) == ((3, 9, 4), 2)
+        whole = vector.tensor("experts")
+        torch.testing.assert_close(whole, stack.b @ stack.a)
+        assert torch.equal(vector.block("experts", 30, 80), whole.flatten()[30:80])
+
+
 def test_blocks_do_not_need_the_whole_matrix() -> None:
     factors = Factors(torch.ones(1 << 14, 1), torch.ones(1, 1 << 14)).wide()
     part = multiply(factors, 5, (1 << 14) + 5)

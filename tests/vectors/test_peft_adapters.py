@@ -1,25 +1,40 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Glm4MoeConfig, Glm4MoeForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import (
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LagunaConfig,
+    LagunaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+)
 
 import adapters
 import tiny
+from adapters import peft
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.errors import BaseModelError, VectorError
 from prefreg.vectors import peft_adapters
-from prefreg.vectors.peft_adapters import linear_layers, read_adapter
+from prefreg.vectors.lora_layers import LoraLayers, linear_layers
+from prefreg.vectors.peft_adapters import adapter_tensors, place_factors, read_adapter
 
 WEIGHTS = "adapter_model.safetensors"
 
 
 def merged(base: BaseModel, model: torch.nn.Module, folder: Path) -> dict[str, torch.Tensor]:
     """Return what PEFT adds to each weight of the base, by the names in memory."""
-    wrapped = adapters.peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
+    wrapped = peft.PeftModel.from_pretrained(model, folder).merge_and_unload()
     return {name: parameter.detach() for name, parameter in wrapped.named_parameters()}
 
 
@@ -97,6 +112,30 @@ def test_layers_that_peft_refuses_are_left_out(tmp_path: Path) -> None:
     assert {name.rpartition(".")[2] for name in layers} == {"in_proj", "x_proj", "dt_proj"}
 
 
+def test_layers_that_peft_loses_in_loading_are_left_out(tmp_path: Path) -> None:
+    """PEFT 0.21 renames Laguna's shared experts to a name with two dots."""
+    config = LagunaConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        num_experts=2,
+        num_experts_per_tok=1,
+        moe_intermediate_size=8,
+        shared_expert_intermediate_size=8,
+    )
+    LagunaForCausalLM(config).save_pretrained(tmp_path / "base")
+    layers = LoraLayers(tiny.resolve_base(str(tmp_path / "base")).checkpoint)
+    shared = {name for name in layers.linear if ".shared_experts." in name}
+    assert shared
+    assert not shared & layers.text.keys()
+    assert any("q_proj" in name for name in layers.text)
+    assert "PEFT loses it when it loads an adapter" in {layers.refused[name] for name in shared}
+
+
 def test_layers_that_peft_takes_for_fused_experts_are_left_out(tmp_path: Path) -> None:
     config = Glm4MoeConfig(
         vocab_size=32,
@@ -142,7 +181,7 @@ def configure(adapter: Path, **changes: Any) -> None:
         ({"trainable_token_indices": [1]}, "embeddings of single tokens"),
         ({"layer_replication": [[0, 1]]}, "it repeats layers"),
         ({"use_qalora": True}, "quantised base"),
-        ({"target_parameters": ["experts.w"]}, "no linear layers"),
+        ({"target_parameters": ["experts.w"]}, "no stack of experts of that name"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa', which changed the base"),
         ({"some_novelty": 3}, "the setting some_novelty is not known here"),
         ({"peft_type": "IA3"}, "of type 'IA3'; only LORA"),
@@ -241,18 +280,150 @@ def test_lora_on_tied_embeddings_is_refused(base: BaseModel, tmp_path: Path) -> 
         read_adapter(folder, base.checkpoint)
 
 
-@pytest.mark.parametrize("name", ["lm_head.weight", "model.embed_tokens.base_layer.weight"])
+@pytest.mark.parametrize(
+    ("name", "saved"),
+    [("lm_head.weight", ["lm_head"]), ("model.embed_tokens.base_layer.weight", [])],
+)
 def test_whole_weights_are_passed_over_where_they_are_the_bases_own(
-    base: BaseModel, adapter: Path, name: str
+    base: BaseModel, adapter: Path, name: str, saved: list[str]
 ) -> None:
-    configure(adapter, modules_to_save=["lm_head"])
     before = read_adapter(adapter, base.checkpoint)
+    configure(adapter, modules_to_save=saved)
     own = load_file(base.path / "model.safetensors")["model.embed_tokens.weight"]
     rewrite(adapter, lambda tensors: tensors.update({f"base_model.model.{name}": own.bfloat16()}))
-    assert read_adapter(adapter, base.checkpoint).factors.keys() == before.factors.keys()
+    found = read_adapter(adapter, base.checkpoint)
+    assert (found.factors.keys(), found.whole) == (before.factors.keys(), {})
     rewrite(adapter, lambda tensors: tensors.update({f"base_model.model.{name}": own * 1.01}))
     with pytest.raises(VectorError, match=rf"holds 'base_model\.model\.{name}' whole, and other"):
         read_adapter(adapter, base.checkpoint)
+
+
+def test_modules_that_are_trained_whole_are_differences_beside_the_factors(tmp_path: Path) -> None:
+    base = tiny.in_base(lambda: tiny.llama(tied=False), tmp_path / "base")
+    folder = adapters.save_adapter(
+        tiny.llama(tied=False), tmp_path / "adapter", seed=1, modules_to_save=["lm_head", "norm"]
+    )
+    assert read_adapter(folder, base.checkpoint).whole == {}
+    head, norm = torch.full((64, 32), 0.25), torch.full((32,), 1.5)
+    names = {"lm_head.weight": head, "model.norm.weight": norm}
+    rewrite(folder, lambda t: t.update({f"base_model.model.{n}": e for n, e in names.items()}))
+    found = read_adapter(folder, base.checkpoint)
+    own = load_file(base.path / "model.safetensors")
+    assert found.whole.keys() == names.keys()
+    assert torch.equal(found.whole["lm_head.weight"], head - own["lm_head.weight"])
+    assert torch.equal(found.whole["model.norm.weight"], torch.full((32,), 0.5))
+    assert len(found.factors) == len(adapters.LINEAR)
+    configure(folder, modules_to_save=["lm_head", "norm", "score"])
+    with pytest.raises(VectorError, match="lacks 'score', which modules_to_save"):
+        read_adapter(folder, base.checkpoint)
+
+
+def mixtral() -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=3,
+    )
+    return MixtralForCausalLM(config)
+
+
+def gpt_oss() -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = GptOssConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        num_local_experts=3,
+        num_experts_per_tok=2,
+        pad_token_id=0,
+    )
+    return GptOssForCausalLM(config)
+
+
+@pytest.mark.parametrize("make", [mixtral, gpt_oss])
+@pytest.mark.parametrize("targets", [["down_proj", "gate_up_proj"], ["down_proj"]])
+def test_factors_of_experts_are_those_of_what_is_stored(
+    tmp_path: Path, make: Callable[[], PreTrainedModel], targets: list[str]
+) -> None:
+    """Mixtral's experts lie apart on disk, gpt-oss's as they are in memory."""
+    base = tiny.in_base(make, tmp_path / "base")
+    parameters = [f"experts.{each}" for each in targets]
+    folder = adapters.save_adapter(
+        make(),
+        tmp_path / "adapter",
+        seed=1,
+        target_modules=["q_proj"],
+        target_parameters=parameters,
+    )
+    found = read_adapter(folder, base.checkpoint).factors
+    peft.PeftModel.from_pretrained(make(), folder).merge_and_unload().save_pretrained(
+        tmp_path / "merged"
+    )
+    before = load_file(base.path / "model.safetensors")
+    after = load_file(tmp_path / "merged" / "model.safetensors")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert found.keys() == moved
+    for name, part in found.items():
+        difference = after[name].double() - before[name].double()
+        torch.testing.assert_close(part.wide().b @ part.wide().a, difference, rtol=1e-4, atol=1e-6)
+    layers = LoraLayers(base.checkpoint)
+    rank, placed = place_factors(found, layers)
+    assert rank == 4
+    saved = load_file(folder / WEIGHTS)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    scaling = config["lora_alpha"] / config["r"]
+    tensors = adapter_tensors(placed)
+    assert tensors.keys() == saved.keys()
+    for name, tensor in tensors.items():
+        # The scale is in the rows' factor, and PEFT takes gpt-oss's experts transposed.
+        side = "lora_B" if make is gpt_oss and ".experts." in name else "lora_A"
+        torch.testing.assert_close(tensor, saved[name] * (scaling if side in name else 1))
+
+
+@pytest.mark.parametrize("version", ["0.18.1", None])
+def test_experts_of_an_older_peft_lie_the_other_way_round(
+    tmp_path: Path, version: str | None
+) -> None:
+    """It took what it multiplied from the left, (experts, rank, rows), for the inputs."""
+    base = tiny.in_base(mixtral, tmp_path / "base")
+    folder = adapters.save_adapter(
+        mixtral(), tmp_path / "adapter", seed=1, target_modules=["q_proj"]
+    )
+    configure(folder, target_parameters=["experts.down_proj"], peft_version=version)
+    a, b = torch.rand(3 * 4, 16), torch.rand(24, 4 * 3)
+    place = "base_model.model.model.layers.0.mlp.experts"
+    new = {f"{place}.lora_{side}.weight": each for side, each in (("A", a), ("B", b))}
+    rewrite(folder, lambda tensors: tensors.update(new))
+    found = read_adapter(folder, base.checkpoint).factors
+    delta = 2 * torch.einsum("ore,eri->eio", b.view(24, 4, 3), a.view(3, 4, 16))
+    for expert in range(3):
+        part = found[f"model.layers.0.block_sparse_moe.experts.{expert}.w2.weight"]
+        torch.testing.assert_close(part.b @ part.a, delta[expert])
+    configure(folder, peft_version="0.19.0")
+    with pytest.raises(VectorError, match="of other shapes are"):
+        read_adapter(folder, base.checkpoint)
+
+
+def test_an_adapter_of_before_experts_were_fused_is_taken(tmp_path: Path) -> None:
+    base = tiny.in_base(mixtral, tmp_path / "base")
+    folder = adapters.save_adapter(
+        mixtral(), tmp_path / "adapter", seed=1, target_modules=["q_proj"]
+    )
+    module = "model.layers.0.block_sparse_moe.experts.1.w2"
+    a, b = torch.rand(4, 24), torch.rand(16, 4)
+    old = {f"base_model.model.{module}.lora_{s}.weight": t for s, t in (("A", a), ("B", b))}
+    rewrite(folder, lambda tensors: tensors.update(old))
+    part = read_adapter(folder, base.checkpoint).factors[f"{module}.weight"]
+    assert torch.equal(part.b @ part.a, b @ (a * 2.0))
 
 
 @pytest.mark.parametrize(

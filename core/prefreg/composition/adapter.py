@@ -22,6 +22,7 @@ from prefreg.files import hash_bytes
 from prefreg.json_values import JsonFields
 from prefreg.registry import Access
 from prefreg.vectors import Vector
+from prefreg.vectors.lora_layers import Experts, LoraLayer, LoraLayers, name_of
 from prefreg.vectors.lowrank import (
     Factors,
     LowRankVector,
@@ -34,10 +35,9 @@ from prefreg.vectors.peft_adapters import (
     CONFIG_FILE,
     METADATA,
     WEIGHTS_FILE,
-    LoraLayer,
     adapter_config,
     adapter_tensors,
-    lora_layers,
+    place_factors,
 )
 from prefreg.vectors.tensors import is_finite, to_bytes
 from prefreg.wording import percent
@@ -136,13 +136,14 @@ def write_adapter(
             f"An adapter holds the plain sum of vectors, not {plan.method.name}. Leave "
             "--method out, or compose a checkpoint."
         )
-    layers = lora_layers(plan.base.checkpoint)
-    factors, compression = factor_sum(plan, layers.values(), max_rank=max_rank)
-    tensors = adapter_tensors(factors, layers)
+    layers = LoraLayers(plan.base.checkpoint)
+    factors, compression = factor_sum(plan, layers, max_rank=max_rank)
+    rank, placed = place_factors(factors, layers)
+    tensors = adapter_tensors(placed)
     _require_finite(tensors)
     base = plan.base
     name = base.name if base.revision else str(base.path)
-    config = adapter_config(factors, layers, base=name, revision=base.revision)
+    config = adapter_config(rank, placed, layers, base=name, revision=base.revision)
     size = sum(tensor.nbytes for tensor in tensors.values())
     with new_folder(
         destination,
@@ -164,20 +165,19 @@ def write_adapter(
         write_file(folder / RECIPE_FILE, recipe_file(content), durable=durable)
         write_file(folder / CARD_FILE, card, durable=durable)
     ranks = {weight: part.rank for weight, part in factors.items()}
-    rank = max(ranks.values())
     return ComposedAdapter(
         destination, plan.formula, str(base), size, rank, ranks, compression, _serving(rank)
     )
 
 
 def factor_sum(
-    plan: Plan, layers: Iterable[LoraLayer], *, max_rank: int | None
+    plan: Plan, layers: LoraLayers, *, max_rank: int | None
 ) -> tuple[dict[str, Factors], Compression | None]:
     """Return the factors of the sum for each layer, and what a bound on their rank cost.
 
     Dense vectors need the bound; what they change beside linear layers is left out and told.
     """
-    embeddings = {layer.weight: layer.embedding for layer in layers}
+    holders = {n: e for n, e in layers.of_weights().items() if name_of(e) not in layers.refused}
     dense = [str(term.record) for term in plan.active if term.record.kind != "low-rank"]
     if dense and max_rank is None:
         are = "is" if len(dense) == 1 else "are"
@@ -195,7 +195,14 @@ def factor_sum(
             if not parts:
                 continue
             thin = all(isinstance(vector, LowRankVector) for _, vector in parts)
-            if name in embeddings and (thin or not embeddings[name]):
+            layer = holders.get(name)
+            plain = isinstance(layer, LoraLayer) and not layer.embedding
+            if layer is not None and (thin or plain):
+                if isinstance(layer, Experts) and max_rank is not None:
+                    raise VectorError(
+                        f"The rank of factors on experts, as {name!r}, cannot be bound: leave "
+                        "--max-rank out, or compose a checkpoint."
+                    )
                 results[name] = _factors(name, parts, max_rank)
             elif thin:
                 strangers.append(name)
@@ -203,7 +210,7 @@ def factor_sum(
                 norms[name] = norm
     if strangers:
         raise VectorError(
-            f"{listed(strangers)} are no layers of their own in {plan.base}, so no adapter can "
+            f"{listed(strangers)} {_why_not(strangers, layers, str(plan.base))}, so no adapter can "
             "hold them. Compose a checkpoint: leave --as adapter out."
         )
     if not results:
@@ -211,6 +218,19 @@ def factor_sum(
         raise UsageError(f"{why}, so there is nothing for an adapter to hold.")
     factors = {name: result.factors for name, result in results.items()}
     return factors, None if max_rank is None else _account(max_rank, results, norms)
+
+
+def _why_not(weights: Iterable[str], layers: LoraLayers, base: str) -> str:
+    """Say why weights have no place in an adapter."""
+    holders = layers.of_weights()
+    refused = {
+        layers.refused[name]
+        for weight in weights
+        if weight in holders and (name := name_of(holders[weight])) in layers.refused
+    }
+    if refused:
+        return f"could not be loaded again: {'; '.join(sorted(refused))}"
+    return f"are no layers of their own in {base}"
 
 
 def _refuse_options_of_checkpoints(request: CompositionRequest) -> None:

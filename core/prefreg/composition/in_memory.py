@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from prefreg.axes.axis import Message, Text, merge_options, read_message
 from prefreg.checkpoints import BaseModel, Checkpoint, resolve_base
+from prefreg.checkpoints.tensor_names import TRAINABLE_DTYPES
 from prefreg.composition.compose import compose
 from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.engine import compose_tensor, require_finite
@@ -88,6 +89,7 @@ class Dials:
         self._standing: tuple[ScaledVector, ...] = ()
         self._pristine = {name: each.clone() for name, each in conversion.weights(model).items()}
         self._mixed = len({each.dtype for each in self._pristine.values()}) > 1
+        self._finer = _finer_than_loaded(self._pristine, conversion, base)
         self._kept: WeakKeyDictionary[Vector, dict[str, torch.Tensor]] = WeakKeyDictionary()
 
     @property
@@ -109,7 +111,8 @@ class Dials:
                     continue
                 base, stored = self._pristine[name], self.conversion.names.get(name)
                 parts = self._parts(stored, scaled, base.device)
-                if fused is not None and parts and not self._mixed and fused.takes(weight):
+                plain = not self._mixed and stored not in self._finer
+                if fused is not None and parts and plain and fused.takes(weight):
                     fused.write(weight, base, parts)
                 else:
                     weight.copy_(self._compose(stored or name, base, parts))
@@ -161,14 +164,19 @@ class Dials:
     ) -> torch.Tensor:
         """Compose a stored tensor as a composition does: rounded to the dtype that it writes.
 
-        Some models keep weights in float32 that are stored in bfloat16, beside others as stored.
+        Some models keep weights in float32 that are stored in bfloat16, beside others as stored;
+        others are loaded in bfloat16 although some weights are stored in float32.
         """
-        dtype = base.dtype
-        if parts and self._mixed and self.base is not None:
+        dtype, exact = base.dtype, base
+        if parts and stored in self._finer:
+            exact = self._finer[stored]
+            dtype = exact.dtype
+        elif parts and self._mixed and self.base is not None:
             dtype = TORCH_DTYPES[self.base.checkpoint.tensors[stored].spec.dtype]
-        composed = compose_tensor(base, [(eta, phi.float()) for eta, phi in parts], dtype)
-        require_finite(stored, composed, base)
-        return composed.to(base.dtype)
+        composed = compose_tensor(exact, [(eta, phi.float()) for eta, phi in parts], dtype)
+        loaded = composed.to(base.dtype)
+        require_finite(stored, loaded, base)
+        return loaded
 
     def _parts(
         self, stored: str | None, scaled: Sequence["_Scaled"], device: torch.device
@@ -202,6 +210,27 @@ class Dials:
         if free > _SPARED * total:
             self._kept.setdefault(vector, {})[name] = phi
         return phi
+
+
+def _finer_than_loaded(
+    pristine: Mapping[str, torch.Tensor], conversion: Conversion, base: BaseModel | None
+) -> Tensors:
+    """Read what is stored more finely than it was loaded, by its names on disk.
+
+    A composition adds to the stored values, and is rounded when it is loaded.
+    """
+    if base is None:
+        return {}
+    loaded = {stored: pristine[n] for n, stored in conversion.names.items() if n in pristine}
+    for fusion in conversion.fusions:
+        loaded |= dict.fromkeys(fusion.stored, pristine[fusion.weights[0]])
+    finer = [
+        name
+        for name, weight in loaded.items()
+        if (dtype := base.checkpoint.tensors[name].spec.dtype) in TRAINABLE_DTYPES
+        and torch.promote_types(TORCH_DTYPES[dtype], weight.dtype) != weight.dtype
+    ]
+    return {n: each.to(loaded[n].device) for n, each in read_stored(finer, base.checkpoint)}
 
 
 _Scaled = tuple[float, TensorSource, set[str]]
@@ -418,7 +447,8 @@ def steer_loaded(
         raise UsageError("The model does not say where it came from; name its base with base=.")
     found = resolve_base(spec)
     if known is None:
-        dials = make_dials(model, found, whole=True)
+        conversion = open_conversion(model, found, loaded=False)
+        dials = Dials(model, conversion, found)
         check_same_weights(model, dials, found)
     elif known.base.fingerprint.weights != found.fingerprint.weights:
         raise BaseModelError(
@@ -464,7 +494,7 @@ def _load_again(
     for name, stored in conversion.names.items():
         yield name, read_tensor(checkpoint.tensors[stored])
     for fusion in conversion.fusions:
-        yield from fusion.load(read_stored(fusion, checkpoint)).items()
+        yield from fusion.load(dict(read_stored(fusion.stored, checkpoint))).items()
 
 
 class VectorShelf:

@@ -8,7 +8,7 @@ Its operations of loading and saving do so here too, on whatever has the shape o
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -36,6 +36,20 @@ from prefreg.errors import BaseModelError, listed, one_line
 from prefreg.files import write_whole
 
 Tensors = dict[str, torch.Tensor]
+_THIN = 16
+"""Rows or columns that operations of saving can halve and turn as they do more of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A stored matrix that is a part of a stack of matrices in memory, such as of experts."""
+
+    rows: torch.Tensor
+    """Where its rows are among those of the whole stack, one matrix below the other."""
+    columns: torch.Tensor
+    """Where its columns are among those of the whole stack, one matrix beside the other."""
+    turned: bool
+    """Whether it is stored transposed, so that its rows are columns of the stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,39 @@ class Fusion:
         parts = [(name, pattern, weights[name]) for name, _, pattern in named]
         found = self._convert(back, named[0][1], parts)
         return {self.restored.get(name, name): tensor for name, tensor in found.items()}
+
+    def matrices(self, shape: Sequence[int]) -> dict[str, Matrix] | None:
+        """Find which rows and columns of a stack each stored tensor is made of.
+
+        `shape` is that of the one weight, (matrices, rows, columns). None where the operations
+        of saving do more than to pick some.
+        """
+        count, rows, columns = shape
+        if len(self.weights) != 1:
+            return None
+        # The places themselves are taken apart, as the numbers would be; the other side, where
+        # all are equal, may be thin, as no operation mixes both.
+        down = torch.arange(count * rows, dtype=torch.int32).view(count, rows, 1)
+        across = torch.arange(count * columns, dtype=torch.int32).view(count, 1, columns)
+        lines = self.store({self.weights[0]: down.expand(-1, -1, min(_THIN, columns))})
+        others = self.store({self.weights[0]: across.expand(-1, min(_THIN, rows), -1)})
+        outlines = self.store({self.weights[0]: torch.empty(*shape, device="meta")})
+        found = {}
+        for name, line in lines.items():
+            other = others[name]
+            if line.ndim != 2:
+                return None
+            turned = not torch.equal(line, line[:, :1].expand_as(line))
+            if turned:
+                line, other = line.T, other.T
+            found[name] = Matrix(line[:, 0].clone().long(), other[0].clone().long(), turned)
+            sides = (line.shape[0], other.shape[1])
+            if (sides[::-1] if turned else sides) != tuple(outlines[name].shape):
+                return None
+            same = torch.equal(line, line[:, :1].expand_as(line))
+            if not same or not torch.equal(other, other[:1].expand_as(other)):
+                return None
+        return found
 
     def _convert(
         self, converter: Any, target: str, parts: Iterable[tuple[str, str | None, torch.Tensor]]
@@ -174,41 +221,64 @@ def find_conversion(
     return Conversion(names, fusions)
 
 
-def open_conversion(model: PreTrainedModel, base: BaseModel, *, whole: bool = True) -> Conversion:
-    """Find how a model loaded from `base` lies on disk, and that it comes back bit for bit.
+def open_conversion(
+    model: PreTrainedModel, base: BaseModel, *, whole: bool = True, loaded: bool = True
+) -> Conversion:
+    """Find how the weights of a model lie in its base, and that they come back bit for bit.
 
-    What comes back is checked once for every base.
+    That loading gave a model what is stored is checked, too, where it has just been `loaded`.
+    Both are checked once for every base.
     """
     found = find_conversion(model, base.checkpoint, whole=whole)
-    if not found.fusions:
+    if not (loaded or found.fusions):
         return found
     done = cache_folder() / "conversions" / f"{base.fingerprint.weights}.json"
     versions = {"transformers": transformers.__version__, "model": type(model).__name__}
+    checked = {**versions, "loaded": loaded}
     with suppress(OSError, ValueError):
-        if json.loads(done.read_text()) == versions:
+        if json.loads(done.read_text()) in (checked, {**versions, "loaded": True}):
             return found
+    if loaded:
+        _require_loaded(found, model, base.checkpoint)
     for fusion in found.fusions:
         _require_round_trip(fusion, base.checkpoint)
     with suppress(OSError):  # checked again next time
         done.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(done, json.dumps(versions))
+        write_whole(done, json.dumps(checked))
     return found
 
 
-def read_stored(fusion: Fusion, checkpoint: Checkpoint) -> Tensors:
-    """Read the stored tensors of fused weights, each in its own dtype."""
+def read_stored(names: Iterable[str], checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
+    """Read stored tensors one by one, each in its own dtype."""
     files: dict[Path, list[str]] = defaultdict(list)
-    for name in fusion.stored:
+    for name in names:
         files[checkpoint.tensors[name].file].append(name)
-    found: Tensors = {}
-    for file, names in files.items():
+    for file, held in files.items():
         with safe_open(file, "pt") as stream:
-            found |= {name: stream.get_tensor(name) for name in names}
-    return found
+            for name in held:
+                yield name, stream.get_tensor(name)
+
+
+def _require_loaded(conversion: Conversion, model: PreTrainedModel, base: Checkpoint) -> None:
+    """Refuse weights that loading changes, such as rows that it empties."""
+    weights = conversion.weights(model)
+    held = {stored: name for name, stored in conversion.names.items() if name in weights}
+    changed = [
+        stored
+        for stored, tensor in read_stored(held, base)
+        if not _same_bits(tensor.to((now := weights[held[stored]]).dtype), now.cpu())
+    ]
+    if changed:
+        raise BaseModelError(
+            f"transformers {transformers.__version__} does not load what {base.path} stores as "
+            f"{listed(changed)}: a {type(model).__name__} changes it in loading. No vector can be "
+            "exact there; write those weights as it loads them (from_pretrained, then "
+            "save_pretrained), and use that folder as the base."
+        )
 
 
 def _require_round_trip(fusion: Fusion, checkpoint: Checkpoint) -> None:
-    stored = read_stored(fusion, checkpoint)
+    stored = dict(read_stored(fusion.stored, checkpoint))
     back = fusion.store(fusion.load(stored))
     if changed := [name for name in stored if not _same_bits(stored[name], back[name])]:
         raise BaseModelError(
@@ -220,7 +290,7 @@ def _require_round_trip(fusion: Fusion, checkpoint: Checkpoint) -> None:
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     if one.shape != other.shape:
         return False
-    return torch.equal(*(each.flatten().view(torch.uint8) for each in (one, other)))
+    return torch.equal(*(each.contiguous().flatten().view(torch.uint8) for each in (one, other)))
 
 
 def _outline(

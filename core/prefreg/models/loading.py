@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, cast
 
 import psutil
 import torch
+import transformers
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -19,6 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING
 from transformers.utils import logging as transformers_logging
 
 from prefreg.checkpoints.bases import BaseModel
@@ -118,9 +120,18 @@ def _read_config(located: Located | Checkpoint) -> PreTrainedConfig:
 
 
 def _factory(config: PreTrainedConfig) -> Any:
-    """Return what makes a model that writes text: of the text part alone, where there is such."""
-    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-    return AutoModelForCausalLM if known else AutoModelForMultimodalLM
+    """Return what makes a model that writes text: of the text part alone, where there is such.
+
+    Where no list of transformers has the configuration, its class is the one that it names.
+    """
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForCausalLM
+    if type(config) not in MODEL_FOR_MULTIMODAL_LM_MAPPING:
+        for name in config.architectures or ():
+            named = getattr(transformers, name, None)
+            if isinstance(named, type) and issubclass(named, PreTrainedModel):
+                return named
+    return AutoModelForMultimodalLM
 
 
 def _freeze_towers(model: PreTrainedModel) -> PreTrainedModel:
@@ -154,7 +165,13 @@ def empty_model(located: Located | Checkpoint) -> PreTrainedModel:
     try:
         config = _read_config(located)
         with torch.device("meta"):
-            model: PreTrainedModel = _factory(config).from_config(config, trust_remote_code=False)
+            factory = _factory(config)
+            # A class of one model has no public way.
+            single = isinstance(factory, type) and issubclass(factory, PreTrainedModel)
+            make = factory._from_config if single else factory.from_config
+            model: PreTrainedModel = make(
+                config, **({} if single else {"trust_remote_code": False})
+            )
     except Exception as error:
         raise BaseModelError(
             f"The layers of {located.path} cannot be told from its configuration: "

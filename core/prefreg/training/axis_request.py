@@ -21,7 +21,8 @@ class LoraOptions:
     alpha: float
     rslora: bool = False
     targets: tuple[str, ...] = ()
-    """Ends of module names; without any, every linear layer but the head."""
+    """Ends of names of modules, or of stacks of experts; without any, every linear layer but the
+    head."""
 
     @property
     def scaling(self) -> float:
@@ -78,7 +79,8 @@ class AxisRequest:
     lora_alpha: float | None = None
     """LoRA is scaled by alpha / RANK.  [default: twice RANK]"""
     lora_targets: Sequence[str] = ()
-    """Linear layers, as in q_proj,v_proj.  [default: every linear layer but the head]"""
+    """Linear layers, embeddings or experts, as in q_proj,v_proj.  [default: every linear layer
+    but the head]"""
     rslora: bool = False
     """Scale LoRA by alpha / √RANK instead."""
     length_balanced: bool = False

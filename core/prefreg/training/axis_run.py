@@ -3,7 +3,7 @@
 It is handed on whole from step to step, and never changed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from prefreg.training.lora import Lora, choose_layers
 from prefreg.training.precision import Precision
 from prefreg.training.schedule import Schedule
 from prefreg.training.settings import Settings, default_settings
+from prefreg.vectors.lora_layers import ends
 from prefreg.vectors.tensors import CheckpointTensors
 
 Pole = Literal["positive", "negative"]
@@ -155,8 +156,9 @@ class AxisRun:
 
     def notes(self) -> tuple[str, ...]:
         """Say what is to be known before it trains, a sentence each."""
+        left_out = self.lora.notes if self.lora else ()
         said = (self.schedule.warning(), self.precision.note())
-        return (*self.row_notes, f"Each pole: {self.schedule}.", *filter(None, said))
+        return (*self.row_notes, *left_out, f"Each pole: {self.schedule}.", *filter(None, said))
 
     def settings_in_use(self) -> dict[str, Any]:
         """Return the settings with the maximum length that is used."""
@@ -257,9 +259,12 @@ def _same_lora(recorded: dict[str, Any] | None, run: AxisRun) -> bool:
     if run.options is None or not recorded:
         return run.options is None and not recorded
     names = ("rank", "alpha", "rslora")
+    experts = recorded.get("experts", [])  # older versions have none
+    trained = [*(weight.removesuffix(".weight") for weight in recorded["weights"]), *experts]
     return all(recorded.get(name) == getattr(run.options, name) for name in names) and (
-        not run.options.targets
-        or all(_ends(weight, run.options.targets) for weight in recorded["weights"])
+        all(ends(name, run.options.targets) for name in trained)
+        if run.options.targets
+        else not experts
     )
 
 
@@ -267,8 +272,3 @@ def _same_options(recorded: dict[str, Any], run: AxisRun) -> bool:
     asked = read_assignments(run.request.template_options)
     # Another day alone is no reason to train once more.
     return asked == {key: recorded[key] for key in recorded if key != DAY or DAY in asked}
-
-
-def _ends(weight: str, targets: Sequence[str]) -> bool:
-    module = weight.removesuffix(".weight")
-    return any(f".{module}".endswith(f".{target}") for target in targets)

@@ -10,7 +10,7 @@ from prefreg.composition.resolve import identify
 from prefreg.errors import AxisError, UsageError
 from prefreg.files import work_folder
 from prefreg.registry import Access, NewVersion, VersionRecord
-from prefreg.registry.records import StorageDtype
+from prefreg.registry.records import Kind, StorageDtype
 from prefreg.terms import AXIS_NAME
 from prefreg.training.axis_request import ImportRequest
 from prefreg.training.resources import check_disk, package_versions
@@ -21,6 +21,7 @@ from prefreg.vectors.extraction import (
     open_differences,
     store_difference,
 )
+from prefreg.vectors.lowrank import FactorTensors, subtract
 from prefreg.vectors.peft_adapters import CONFIG_FILE, read_adapter
 from prefreg.vectors.tensors import CheckpointTensors
 
@@ -38,8 +39,9 @@ def import_vector(access: Access, request: ImportRequest) -> VersionRecord:
     adapters = any(map(_is_adapter, poles))
     with work_folder() as folder:
         blob = Path(folder) / "vector.safetensors"
+        kind: Kind = "dense"
         if adapters:
-            extraction, origin = _from_adapters(poles, base, blob)
+            kind, extraction, origin = _from_adapters(poles, base, blob)
         else:
             check_disk(Path(folder), 4 * base.fingerprint.parameters)
             take = _from_checkpoints if poles else _from_task_vector
@@ -47,7 +49,7 @@ def import_vector(access: Access, request: ImportRequest) -> VersionRecord:
         new = NewVersion(
             axis=name,
             axis_aliases=aliases,
-            kind="low-rank" if adapters else "dense",
+            kind=kind,
             dtype=_STORAGE[request.dtype],
             base=identify(base),
             metadata={
@@ -105,10 +107,21 @@ def _is_adapter(folder: Path) -> bool:
 
 def _from_adapters(
     folders: tuple[Path, ...], base: BaseModel, blob: Path
-) -> tuple[Extraction, dict[str, Any]]:
+) -> tuple[Kind, Extraction, dict[str, Any]]:
+    """Store factors; with weights that were trained whole beside them, all is dense."""
     found = [read_adapter(folder, base.checkpoint) for folder in folders]
     minus = found[1].factors if len(found) > 1 else {}
-    extraction = extract_factors(positive=found[0].factors, negative=minus, destination=blob)
+    whole = [adapter.whole for adapter in found]
+    kind: Kind = "low-rank"
+    if any(whole):
+        kind = "dense"
+        phi = dict(whole[0])
+        for name, moved in whole[1].items() if len(whole) > 1 else ():
+            phi[name] = phi[name] - moved if name in phi else -moved
+        parts = FactorTensors(subtract(found[0].factors, minus), phi)
+        extraction = store_difference(parts, blob)
+    else:
+        extraction = extract_factors(positive=found[0].factors, negative=minus, destination=blob)
     poles = {
         pole: {
             "name": adapter.config.path.parent.resolve().name,
@@ -116,9 +129,10 @@ def _from_adapters(
             "alpha": adapter.config.alpha,
             "rslora": adapter.config.rslora,
         }
+        | ({"whole": sorted(adapter.whole)} if adapter.whole else {})
         for pole, adapter in zip(("positive", "negative"), found, strict=False)
     }
-    return extraction, {"form": "adapters", **poles}
+    return kind, extraction, {"form": "adapters", **poles}
 
 
 def _from_checkpoints(

@@ -1,7 +1,8 @@
 """LoRA in place of whole weights: which layers, how they begin, and the factors they end as."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,8 +10,8 @@ import torch
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.errors import UsageError, listed
 from prefreg.training.axis_request import LoraOptions
+from prefreg.vectors.lora_layers import Experts, LoraLayer, LoraLayers, ends
 from prefreg.vectors.lowrank import Factors
-from prefreg.vectors.peft_adapters import LoraLayer, linear_layers
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -22,14 +23,19 @@ class Lora:
 
     options: LoraOptions
     layers: tuple[LoraLayer, ...]
+    experts: Mapping[str, Experts] = field(default_factory=dict)
+    """Stacks of experts, by where PEFT keeps their factors."""
+    notes: tuple[str, ...] = ()
+    """What is left out, and why."""
 
     @property
     def parameters(self) -> int:
         """How many numbers are trained."""
-        return sum(self.options.rank * sum(layer.shape) for layer in self.layers)
+        stacks = (each.shape[0] * sum(each.shape[1:]) for each in self.experts.values())
+        return self.options.rank * (sum(sum(layer.shape) for layer in self.layers) + sum(stacks))
 
     def config(self) -> "LoraConfig":
-        """Return PEFT's configuration; the head and the embeddings stay as they are."""
+        """Return PEFT's configuration; the head stays as it is."""
         # peft takes a second to import, and most runs train whole weights.
         from peft import LoraConfig
 
@@ -38,7 +44,8 @@ class Lora:
             lora_alpha=self.options.alpha,  # type: ignore[arg-type, unused-ignore]
             use_rslora=self.options.rslora,
             target_modules=[layer.module for layer in self.layers],
-            fan_in_fan_out=any(layer.transposed for layer in self.layers),
+            target_parameters=[each.parameter for each in self.experts.values()] or None,
+            fan_in_fan_out=any(layer.transposed and not layer.embedding for layer in self.layers),
             lora_dropout=0.0,
             bias="none",
             task_type="CAUSAL_LM",
@@ -46,17 +53,23 @@ class Lora:
 
     def factors(self, weights: Mapping[str, torch.Tensor]) -> dict[str, Factors]:
         """Return what trained weights add to the base, by the base's names on disk."""
-        found = {}
+        found: dict[str, Factors] = {}
         for layer in self.layers:
-            a, b = (weights[f"{layer.module}.lora_{side}.default.weight"] for side in "AB")
+            kind = "lora_embedding_{}.default" if layer.embedding else "lora_{}.default.weight"
+            a, b = (weights[f"{layer.module}.{kind.format(side)}"] for side in "AB")
             part = Factors(b, a).scaled(self.options.scaling)
             found[layer.weight] = part.transposed() if layer.transposed else part
+        for place, stack in self.experts.items():
+            a, b = (weights[f"{place}.lora_{side}.default.weight"] for side in "AB")
+            found |= stack.apart(stack.from_peft(a, b).scaled(self.options.scaling))
         return found
 
     def unmoved(self, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the weights of an adapter that adds nothing: B as it began, at zero."""
+        """Return the weights of an adapter that adds nothing: one factor as it began, at zero."""
         return {
-            name: torch.zeros_like(weight) if ".lora_B." in name else weight
+            name: torch.zeros_like(weight)
+            if ".lora_B." in name or ".lora_embedding_A." in name
+            else weight
             for name, weight in weights.items()
         }
 
@@ -69,25 +82,55 @@ class Lora:
             "scaling": self.options.scaling,
             "parameters": self.parameters,
             "weights": [layer.weight for layer in self.layers],
+            "experts": [each.parameter for each in self.experts.values()],
         }
 
 
 def choose_layers(options: LoraOptions, base: BaseModel) -> Lora:
     """Find the layers that LoRA is put on."""
-    layers = tuple(linear_layers(base.checkpoint).values())
-    inner = tuple(layer for layer in layers if not layer.output)
+    found = LoraLayers(base.checkpoint)
+    inner = {name: layer for name, layer in found.text.items() if not layer.output}
     if not options.targets:
-        return Lora(options, inner)
-    chosen = [
-        [layer for layer in inner if f".{layer.module}".endswith(f".{target}")]
-        for target in options.targets
-    ]
-    unknown = [target for target, found in zip(options.targets, chosen, strict=True) if not found]
-    if unknown:
-        known = sorted({layer.module.rpartition(".")[2] for layer in inner})
+        return Lora(options, tuple(inner.values()), notes=tuple(_left_out(found)))
+    tables = {n: e for n, e in found.linear.items() if e.embedding and not e.frozen}
+    stacks = {name: each for name, each in found.experts.items() if name not in found.refused}
+    known = [*inner, *tables, *stacks]
+    chosen = {target: {n for n in known if ends(n, (target,))} for target in options.targets}
+    if unknown := [target for target, names in chosen.items() if not names]:
         raise UsageError(
-            f"--lora-targets: {base.name} has no linear layer called {listed(unknown)}, the head "
-            f"left out, and what PEFT puts no factors on, as fused experts. It has "
-            f"{', '.join(known)}."
+            f"--lora-targets: {base.name} has no layer called {listed(unknown)} that takes "
+            f"factors.{_why_not(unknown, found)} It has "
+            f"{', '.join(sorted({name.rpartition('.')[2] for name in known}))}."
         )
-    return Lora(options, tuple(layer for layer in inner if any(layer in found for found in chosen)))
+    names = set().union(*chosen.values())
+    places = found.places(names & stacks.keys())
+    return Lora(
+        options,
+        tuple(layer for name, layer in {**tables, **inner}.items() if name in names),
+        {place: stacks[name] for name, place in places.items()},
+    )
+
+
+def _why_not(targets: Iterable[str], found: LoraLayers) -> str:
+    """Say why targets that are there get no factors."""
+    reasons = {reason for name, reason in found.refused.items() if ends(name, targets)}
+    head, table = found.head, found.table
+    if head and ends(head, targets):
+        reasons.add("trl takes log-probabilities from the head's weight, past any adapter on it")
+    if table and ends(table, targets):
+        reasons.add("Embeddings that share the head's weight or scale what they look up take none")
+    return "".join(f" {reason}." for reason in sorted(reasons))
+
+
+def _left_out(found: LoraLayers) -> Iterator[str]:
+    """Say which matrices of the text part get no factors unless told, and why."""
+    stacks = [name for name in found.experts if name not in found.refused]
+    ways = sorted({name.rpartition(".")[2] for name in stacks})
+    groups = {f"stacks of experts (--lora-targets {','.join(ways)} chooses them)": stacks}
+    for name, reason in found.refused.items():
+        groups.setdefault(reason, []).append(name)
+    groups["they are no linear layers"] = found.others
+    for reason, names in groups.items():
+        # One name for what each layer has.
+        if kinds := sorted({re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names}):
+            yield f"LoRA leaves out {listed(kinds)}: {reason}."

@@ -120,7 +120,7 @@ class TrainedPair:
     original: Weights = field(default_factory=dict)
     """The base's, as the poles' weights; empty with LoRA, which leaves them alone."""
     conversion: Conversion = field(default_factory=Conversion)
-    """How the weights lie on disk; empty with LoRA, too."""
+    """How the weights lie on disk."""
     shortcuts: Shortcuts = field(default_factory=Shortcuts)
     references: dict[Pole, Reference] = field(default_factory=dict)
     folder: ResumeFolder | None = None
@@ -152,9 +152,9 @@ class TrainedPair:
 
         The model is in float32, whose rounding hides no mistake; afterwards as it is trained.
         """
+        self.conversion = open_conversion(model, self.run.base, whole=self.run.lora is None)
         if self.run.lora is None:
             self.original = trained_weights(model)
-            self.conversion = open_conversion(model, self.run.base)
         with self.timed("reference"):
             pairs = (*self.run.tokens.positive, *self.run.tokens.negative)
             self.shortcuts = choose_shortcuts(model, pairs, self._config())

@@ -28,7 +28,10 @@ _OPEN_TENSORS = 8  # a few: the composition works on several weights at a time
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """φ of one weight: b·a, with b of (rows, rank) and a of (rank, columns)."""
+    """φ of one weight: b·a, with b of (rows, rank) and a of (rank, columns).
+
+    Both may be stacks, for a weight that is a stack of matrices: each has its own product.
+    """
 
     b: torch.Tensor
     a: torch.Tensor
@@ -36,12 +39,12 @@ class Factors:
     @property
     def rank(self) -> int:
         """How many columns b has; the rank of the product is at most that."""
-        return self.b.shape[1]
+        return self.b.shape[-1]
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, ...]:
         """The shape of the product."""
-        return self.b.shape[0], self.a.shape[1]
+        return (*self.b.shape[:-1], self.a.shape[-1])
 
     def scaled(self, factor: float) -> "Factors":
         """Return the factors of `factor`·φ: one side alone carries sign and scale."""
@@ -55,7 +58,7 @@ class Factors:
 
     def transposed(self) -> "Factors":
         """Return the factors of the transposed product."""
-        return Factors(self.a.T.contiguous(), self.b.T.contiguous())
+        return Factors(self.a.mT.contiguous(), self.b.mT.contiguous())
 
     def wide(self) -> "Factors":
         """Return the factors in float64, in which products of float32 are exact."""
@@ -71,7 +74,9 @@ def concatenate(parts: Sequence[Factors]) -> Factors:
 
     Adding the factors themselves would multiply every b with every a.
     """
-    return Factors(torch.cat([part.b for part in parts], 1), torch.cat([part.a for part in parts]))
+    return Factors(
+        torch.cat([part.b for part in parts], -1), torch.cat([part.a for part in parts], -2)
+    )
 
 
 def subtract(positive: FactorMap, negative: FactorMap) -> dict[str, Factors]:
@@ -97,7 +102,7 @@ def dot(first: FactorMap, second: FactorMap) -> float:
 def inner(one: Factors, other: Factors) -> float:
     """Return the inner product of two products."""
     left, right = one.wide(), other.wide()
-    return float(torch.sum((left.b.T @ right.b) * (left.a @ right.a.T)))
+    return float(torch.sum((left.b.mT @ right.b) * (left.a @ right.a.mT)))
 
 
 def norms(factors: FactorMap) -> dict[str, float]:
@@ -106,8 +111,48 @@ def norms(factors: FactorMap) -> dict[str, float]:
     return {name: math.sqrt(max(0.0, inner(part, part))) for name, part in factors.items()}
 
 
+class FactorTensors:
+    """Products of factors, and whole tensors beside them, as a source of tensors."""
+
+    def __init__(self, factors: FactorMap, whole: Mapping[str, torch.Tensor]) -> None:
+        """Refer to both; no weight is in both."""
+        self._factors, self._whole = factors, whole
+        self._wide = functools.lru_cache(_OPEN_TENSORS)(lambda name: factors[name].wide())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, sorted."""
+        return tuple(sorted(self._factors.keys() | self._whole.keys()))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
+        whole = self._whole.get(name)
+        return self._factors[name].shape if whole is None else tuple(whole.shape)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Return a tensor in float32."""
+        shape = self.shape(name)
+        return self.block(name, 0, math.prod(shape)).reshape(shape)
+
+    def block(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Return the flat elements `start:stop` of a tensor in float32."""
+        whole = self._whole.get(name)
+        if whole is None:
+            return multiply(self._wide(name), start, stop)
+        return whole.flatten()[start:stop].float()
+
+
 def multiply(wide: Factors, start: int, stop: int) -> torch.Tensor:
     """Return the flat elements `start:stop` of a product in float32, summed in float64."""
+    if wide.b.ndim == 3:
+        size = wide.b.shape[1] * wide.a.shape[2]
+        parts = [
+            multiply(
+                Factors(wide.b[i], wide.a[i]), max(start - i * size, 0), min(stop - i * size, size)
+            )
+            for i in range(start // size, -(-stop // size))
+        ]
+        return torch.cat(parts) if parts else torch.empty(0)
     rows, columns = wide.shape
     first, last = start // columns, -(-stop // columns)
     low = first - first % TILE_ROWS
@@ -135,12 +180,13 @@ def recompress(factors: Factors, rank: int) -> Recompressed:
     if factors.rank <= rank:
         return Recompressed(factors, 0.0, math.sqrt(max(0.0, inner(factors, factors))))
     left, values, right = decompose(factors)
-    kept = values[:rank].sqrt()
-    b = left[:, : len(kept)] * kept
-    a = kept[:, None] * right[:, : len(kept)].T
+    kept = values[..., :rank].sqrt()
+    size = kept.shape[-1]
+    b = left[..., :size] * kept[..., None, :]
+    a = kept[..., None] * right[..., :size].mT
     return Recompressed(
         Factors(b.to(torch.float32), a.to(torch.float32)),
-        error=float(values[rank:].norm()),
+        error=float(values[..., rank:].norm()),
         norm=float(values.norm()),
     )
 
@@ -153,9 +199,9 @@ def decompose(factors: Factors) -> tuple[torch.Tensor, torch.Tensor, torch.Tenso
     """
     wide = factors.wide()
     left, left_core = torch.linalg.qr(wide.b)
-    right, right_core = torch.linalg.qr(wide.a.T)
-    u, values, vt = torch.linalg.svd(left_core @ right_core.T, full_matrices=False)
-    return left @ u, values, right @ vt.T
+    right, right_core = torch.linalg.qr(wide.a.mT)
+    u, values, vt = torch.linalg.svd(left_core @ right_core.mT, full_matrices=False)
+    return left @ u, values, right @ vt.mT
 
 
 def truncate(matrix: torch.Tensor, rank: int) -> Recompressed:
@@ -214,7 +260,7 @@ class LowRankVector(Vector):
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a weight's product."""
         specs = self.stored.specs
-        return specs[f"{name}.b"].shape[0], specs[f"{name}.a"].shape[1]
+        return (*specs[f"{name}.b"].shape[:-1], specs[f"{name}.a"].shape[-1])
 
     def factors(self, name: str) -> Factors:
         """Return the factors of a weight in float32."""
@@ -251,11 +297,12 @@ def _check(stored: StoredVector) -> dict[str, int]:
     ranks = {}
     for name in stored.weights(("b", "a"), "two factors"):
         b, a = stored.specs[f"{name}.b"], stored.specs[f"{name}.a"]
-        fit = len(b.shape) == len(a.shape) == 2 and b.shape[1] == a.shape[0] > 0
+        stacked = len(b.shape) == len(a.shape) in (2, 3) and b.shape[:-2] == a.shape[:-2]
+        fit = stacked and b.shape[-1] == a.shape[-2] > 0
         if not fit or {a.dtype, b.dtype} != {"F32"}:
             raise VectorError(
                 f"The factors of {name!r} in {stored.label} do not fit: {b.dtype} "
                 f"{list(b.shape)} and {a.dtype} {list(a.shape)}. Restore it from a backup."
             )
-        ranks[name] = b.shape[1]
+        ranks[name] = b.shape[-1]
     return ranks

@@ -4,13 +4,11 @@ import json
 import math
 import re
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, TypeVar
 
 import regex
 import torch
@@ -19,12 +17,10 @@ from prefreg.checkpoints.checkpoint import Checkpoint, StoredTensor, read_json_o
 from prefreg.checkpoints.safetensors_file import read_header
 from prefreg.checkpoints.tensor_names import TRAINABLE_DTYPES
 from prefreg.errors import VectorError, listed
+from prefreg.vectors.lora_layers import Experts, LoraLayer, LoraLayers, ends, name_of
 from prefreg.vectors.lowrank import FactorMap, Factors
 from prefreg.vectors.stored import blocks
 from prefreg.vectors.tensors import read_block, read_tensor
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -38,6 +34,8 @@ _FACTOR = re.compile(
     re.escape(_PREFIX) + r"(?P<module>.+)\.lora_((?P<side>[AB])\.weight|embedding_(?P<table>[AB]))"
 )
 _WHOLE = re.compile(re.escape(_PREFIX) + r"(?P<module>.+?)(\.base_layer)?\.(?P<name>weight|bias)")
+EXPERTS_SINCE = "0.19.0"
+"""The PEFT since which factors of experts lie as they do; before, rows were always inputs."""
 MATCHING_SECONDS = 5.0
 """What the regular expressions of a configuration may take in all."""
 
@@ -47,7 +45,8 @@ _HARMLESS = {
     "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "layers_pattern",
     "layers_to_transform", "loftq_config", "lora_alpha", "lora_dropout", "lora_ga_config",
     "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r",
-    "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
+    "rank_pattern", "revision", "runtime_config", "target_modules", "target_parameters",
+    "task_type", "use_rslora",
 }  # fmt: skip
 _REFUSED = {
     "use_dora": "DoRA rescales whole weights, which no product of two factors does",
@@ -56,31 +55,10 @@ _REFUSED = {
     "layer_replication": "it repeats layers, so it fits no checkpoint of the base",
     "alora_invocation_tokens": "it acts on a part of the tokens only",
     "use_qalora": "it belongs to a quantised base",
-    "target_parameters": "it changes parameters that are no linear layers",
 }
 # Other ways to begin also change the base's own weights, so that the factors fit no checkpoint.
 _PLAIN_BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
 _NOTHING: tuple[Any, ...] = (None, False, "", [], {}, ())
-
-
-@dataclass(frozen=True, slots=True)
-class LoraLayer:
-    """A layer whose weight LoRA changes by a product of two factors."""
-
-    module: str
-    """Its name in memory, as in `model.layers.0.self_attn.q_proj`."""
-    weight: str
-    """The name of its weight on disk."""
-    shape: tuple[int, ...]
-    """Of the weight on disk."""
-    transposed: bool
-    """Whether the weight is (inputs, outputs), as in GPT-2, and not the other way round."""
-    output: bool
-    """Whether it is the head, which adapters leave alone unless told otherwise."""
-    embedding: bool = False
-    """Whether it is a table of embeddings, which they leave alone too."""
-    frozen: bool = False
-    """Whether it belongs to a tower for images or sound, where no preference is trained."""
 
 
 @dataclass(slots=True)
@@ -117,6 +95,12 @@ class AdapterConfig:
     all_linear: bool
     targets: "tuple[str, ...] | regex.Pattern[str] | None"
     excluded: "tuple[str, ...] | regex.Pattern[str] | None"
+    parameters: tuple[str, ...]
+    """Ends of the names of parameters that are stacks of experts."""
+    older: bool
+    """Whether factors of experts lie as in PEFT before `EXPERTS_SINCE`."""
+    saved: tuple[str, ...]
+    """Ends of the names of modules that were trained whole."""
     partial: bool
     """Whether some layers of those that the targets name are left out by their number."""
     matching: _Matching
@@ -152,6 +136,9 @@ class AdapterConfig:
                 all_linear=values.get("target_modules") == "all-linear",
                 targets=_selection(values.get("target_modules")),
                 excluded=_selection(values.get("exclude_modules")),
+                parameters=tuple(map(str, values.get("target_parameters") or ())),
+                older=_numbers(values.get("peft_version") or "0") < _numbers(EXPERTS_SINCE),
+                saved=tuple(map(str, values.get("modules_to_save") or ())),
                 partial=values.get("layers_to_transform") is not None,
                 matching=_Matching(path, MATCHING_SECONDS),
             )
@@ -173,14 +160,16 @@ class AdapterConfig:
         alpha = self._patterned(self.alpha_pattern, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
-    def expected(self, layers: Iterable[LoraLayer]) -> set[str]:
-        """Return the modules that the adapter must have factors for, where that can be told."""
+    def expected(self, places: "Mapping[str, LoraLayer | Experts]") -> set[str]:
+        """Return the places that the adapter must have factors at, where that can be told."""
+        stacks = {name for name, layer in places.items() if isinstance(layer, Experts)}
         if self.partial or self.targets is None:
-            return set()
-        return {
-            layer.module
-            for layer in layers
-            if (
+            return stacks
+        return stacks | {
+            name
+            for name, layer in places.items()
+            if isinstance(layer, LoraLayer)
+            and (
                 not layer.output and not layer.embedding
                 if self.all_linear
                 else self._selects(self.targets, layer)
@@ -195,7 +184,7 @@ class AdapterConfig:
 
     def _selects(self, selection: "tuple[str, ...] | regex.Pattern[str]", layer: LoraLayer) -> bool:
         if isinstance(selection, tuple):
-            return any(f".{layer.module}".endswith(f".{name}") for name in selection)
+            return ends(layer.module, selection)
         return self.matching(selection, layer.module)
 
 
@@ -206,149 +195,107 @@ class Adapter:
     config: AdapterConfig
     factors: dict[str, Factors]
     """By the names of the weights on disk, with the scaling in `a`."""
+    whole: dict[str, torch.Tensor]
+    """φ of what was trained and saved whole beside the factors (PEFT's `modules_to_save`)."""
 
 
 def read_adapter(folder: Path, base: Checkpoint) -> Adapter:
     """Read an adapter that was trained on `base`."""
     config = AdapterConfig.read(folder)
-    model, stored = _outline(base)
-    layers = _layers(model, stored)
-    found = _sides(folder, base, stored)
-    _require_fit(folder, config, found, layers)
-    factors = {}
-    for module, sides in sorted(found.items()):
-        part = Factors(read_tensor(sides["B"]).float(), read_tensor(sides["A"]).float())
-        part = part.scaled(config.scaling_of(module))
-        layer = layers[module]
-        factors[layer.weight] = part.transposed() if layer.transposed else part
-    return Adapter(config, factors)
-
-
-def lora_layers(base: Checkpoint) -> dict[str, LoraLayer]:
-    """Return the linear layers and embeddings of a base by their names in memory, in its order.
-
-    A head and embeddings that share one weight are left out: it is not their own. The model is
-    built without its weights, from its configuration alone. Layers that PEFT refuses in this
-    architecture are left out, too: it could load no adapter of them.
-    """
-    model, stored = _outline(base)
-    layers = _layers(model, stored)
-    refused = _refused_by_peft(model, layers.values())
-    return {name: layer for name, layer in layers.items() if _last(name) not in refused}
-
-
-def linear_layers(base: Checkpoint) -> dict[str, LoraLayer]:
-    """Return the linear layers that a base writes text with; see `lora_layers`."""
-    layers = lora_layers(base)
-    return {name: each for name, each in layers.items() if not each.embedding and not each.frozen}
-
-
-def _outline(base: Checkpoint) -> "tuple[PreTrainedModel, dict[str, str]]":
-    """Return a base without its numbers, and where each of its parameters is stored."""
-    # Slow to import, and only adapters need it.
-    from prefreg.models.conversion import find_conversion
-    from prefreg.models.loading import empty_model
-
-    model = empty_model(base)
-    names = find_conversion(model, base, whole=False).names
-    known = {id(parameter): names.get(name) for name, parameter in model.named_parameters()}
-    every = model.named_parameters(remove_duplicate=False)
-    return model, {name: stored for name, each in every if (stored := known[id(each)])}
-
-
-def _layers(model: "PreTrainedModel", stored: Mapping[str, str]) -> dict[str, LoraLayer]:
-    from transformers.pytorch_utils import Conv1D
-
-    head = cast(Any, model).get_output_embeddings()  # it carries no types
-    own = stored.keys() & {name for name, _ in model.named_parameters()}
-    uses = Counter(stored.values())
-    return {
-        name: LoraLayer(
-            module=name,
-            weight=stored[f"{name}.weight"],
-            shape=tuple(module.weight.shape),
-            # PEFT lays the factors of embeddings as if a token were an input.
-            transposed=not isinstance(module, torch.nn.Linear),
-            output=module is head,
-            embedding=type(module) is torch.nn.Embedding,
-            frozen=not module.weight.requires_grad,
+    layers = LoraLayers(base)
+    found, whole = _stored_parts(folder, base, config, layers.stored)
+    chosen = [name for name in layers.experts if ends(name, config.parameters)]
+    if strange := [p for p in config.parameters if not any(ends(name, (p,)) for name in chosen)]:
+        raise VectorError(
+            f"{folder} cannot be taken exactly: target_parameters names {listed(strange)}, and "
+            f"{base.path} has no stack of experts of that name. Merge the adapter into its base "
+            "and import the checkpoint."
         )
-        for name, module in model.named_modules()
-        # A kind that computes more, such as a router, is no product that LoRA's could be added to.
-        if (
-            type(module).forward in (torch.nn.Linear.forward, Conv1D.forward)
-            and f"{name}.weight" in own
-        )
-        # Embeddings of other kinds scale what they look up, which PEFT did not always heed.
-        or (type(module) is torch.nn.Embedding and uses[stored.get(f"{name}.weight", "")] == 1)
+    stacks = {place: layers.experts[name] for name, place in layers.places(chosen).items()}
+    if config.older:
+        stacks = {place: replace(stack, inputs_first=True) for place, stack in stacks.items()}
+    places: dict[str, LoraLayer | Experts] = {**layers.linear, **stacks}
+    # Before they were fused in memory, each expert was a layer of the name that it has on disk.
+    places |= {
+        module: LoraLayer(module, name, tuple(base.tensors[name].spec.shape), False, False)
+        for stack in layers.experts.values()
+        for name in stack.weights
+        if (module := name.removesuffix(".weight")) in found
     }
+    _require_fit(folder, config, found, places)
+    factors: dict[str, Factors] = {}
+    for module, sides in sorted(found.items()):
+        a, b = (read_tensor(sides[side]).float() for side in "AB")
+        layer = places[module]
+        if isinstance(layer, Experts):
+            stack = layer.from_peft(a, b).scaled(config.scaling_of(layer.parameter))
+            factors |= layer.apart(stack)
+            continue
+        part = Factors(b, a).scaled(config.scaling_of(module))
+        factors[layer.weight] = part.transposed() if layer.transposed else part
+    differences = {
+        name: read_tensor(saved).float() - read_tensor(base.tensors[name]).float()
+        for name, saved in whole.items()
+    }
+    return Adapter(config, factors, differences)
 
 
-def _refused_by_peft(model: "PreTrainedModel", layers: Iterable[LoraLayer]) -> set[str]:
-    """Return the last parts of names that PEFT does not put factors on when it is tried.
+class Placed(NamedTuple):
+    """Factors as an adapter holds them."""
 
-    It refuses some, and takes others for the fused experts that once had such names.
-    """
-    # It takes a second to import, and most commands need no adapter.
-    from peft import LoraConfig, inject_adapter_in_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    linear = [layer for layer in layers if not layer.embedding and not layer.output]
-
-    def takes(names: set[str]) -> bool:
-        wanted = {layer.module for layer in linear if _last(layer.module) in names}
-        config = LoraConfig(
-            r=1,
-            target_modules=sorted(wanted),
-            fan_in_fan_out=any(layer.transposed for layer in linear),
-            init_lora_weights=False,
-        )
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of settings that it adds to this itself
-                made = inject_adapter_in_model(config, deepcopy(model))
-        except ValueError:
-            return False
-        found = {name for name, each in made.named_modules() if isinstance(each, BaseTunerLayer)}
-        return found == wanted
-
-    kinds = {_last(layer.module) for layer in linear}
-    return set() if takes(kinds) else {kind for kind in kinds if not takes({kind})}
+    place: str
+    """The module that they are saved beneath."""
+    layer: LoraLayer | Experts
+    a: torch.Tensor
+    b: torch.Tensor
 
 
-def _last(module: str) -> str:
-    return module.rpartition(".")[2]
-
-
-def adapter_tensors(factors: FactorMap, layers: Mapping[str, LoraLayer]) -> dict[str, torch.Tensor]:
-    """Return the tensors of an adapter's weight file; `layers` are those of the base.
+def place_factors(factors: FactorMap, layers: LoraLayers) -> tuple[int, list[Placed]]:
+    """Return the rank of an adapter and what it holds; `layers` are those of the base.
 
     Zeros bring all modules to one rank: llama.cpp and others know no rank of a single module.
     """
-    known = _by_weight(layers)
-    rank = max(part.rank for part in factors.values())
-    tensors = {}
+    holders = layers.of_weights()
+    turned: dict[str, Factors] = {}
+    held: dict[str, LoraLayer | Experts] = {}
     for weight, part in factors.items():
-        layer = known[weight]
-        turned = (part.transposed() if layer.transposed else part).padded(rank)
-        kind = "lora_embedding_{}" if layer.embedding else "lora_{}.weight"
-        for side, tensor in (("A", turned.a), ("B", turned.b)):
-            tensors[f"{_PREFIX}{layer.module}.{kind.format(side)}"] = tensor.contiguous()
+        layer = held.setdefault(name := name_of(holders[weight]), holders[weight])
+        if isinstance(layer, LoraLayer):
+            turned[name] = part.transposed() if layer.transposed else part
+        elif name not in turned:
+            turned[name] = layer.together(factors)
+    rank = max(part.rank for part in turned.values())
+    places = layers.places([n for n, layer in held.items() if isinstance(layer, Experts)])
+    found = []
+    for name, layer in held.items():
+        part = turned[name].padded(rank)
+        a, b = (part.a, part.b) if isinstance(layer, LoraLayer) else layer.to_peft(part)
+        found.append(Placed(places.get(name, name), layer, a, b))
+    return rank, found
+
+
+def adapter_tensors(placed: Iterable[Placed]) -> dict[str, torch.Tensor]:
+    """Return the tensors of an adapter's weight file."""
+    tensors = {}
+    for place, layer, a, b in placed:
+        table = isinstance(layer, LoraLayer) and layer.embedding
+        kind = "lora_embedding_{}" if table else "lora_{}.weight"
+        for side, tensor in (("A", a), ("B", b)):
+            tensors[f"{_PREFIX}{place}.{kind.format(side)}"] = tensor.contiguous()
     return tensors
 
 
 def adapter_config(
-    factors: FactorMap, layers: Mapping[str, LoraLayer], *, base: str, revision: str | None
+    rank: int, placed: Sequence[Placed], layers: LoraLayers, *, base: str, revision: str | None
 ) -> bytes:
     """Return the adapter's configuration: alpha is the rank, so the scaling is 1."""
-    known = _by_weight(layers)
-    changed = [known[weight] for weight in factors]
-    rank = max(part.rank for part in factors.values())
+    linear = [each.layer for each in placed if isinstance(each.layer, LoraLayer)]
+    stacks = [each.layer for each in placed if isinstance(each.layer, Experts)]
     config: dict[str, Any] = {
         "alpha_pattern": {},
         "base_model_name_or_path": base,
         "bias": "none",
-        "fan_in_fan_out": any(layer.transposed and not layer.embedding for layer in changed),
+        "fan_in_fan_out": any(layer.transposed and not layer.embedding for layer in linear),
         "inference_mode": True,
         "init_lora_weights": True,
         "layers_pattern": None,
@@ -360,17 +307,15 @@ def adapter_config(
         "r": rank,
         "rank_pattern": {},
         "revision": revision,
-        "target_modules": _targets({layer.module for layer in changed}, set(layers)),
+        "target_modules": _targets({layer.module for layer in linear}, layers.modules),
         "task_type": "CAUSAL_LM",
         "use_dora": False,
         "use_rslora": False,
     }
+    if stacks:
+        config["target_parameters"] = [stack.parameter for stack in stacks]
+        config["peft_version"] = EXPERTS_SINCE
     return (json.dumps(config, indent=2) + "\n").encode()
-
-
-def _by_weight(layers: Mapping[str, LoraLayer]) -> dict[str, LoraLayer]:
-    """Return layers by the names of their weights on disk."""
-    return {layer.weight: layer for layer in layers.values()}
 
 
 def _problems(values: Mapping[str, Any]) -> Iterable[str]:
@@ -397,6 +342,10 @@ def _positive(value: Any) -> int:
     return value
 
 
+def _numbers(version: Any) -> tuple[int, ...]:
+    return tuple(int(part) for part in str(version).split(".")[:2])
+
+
 def _pattern(values: Any, kind: Callable[[Any], Value]) -> "dict[regex.Pattern[str], Value]":
     # As PEFT reads them: each key is a regular expression for the end of a name.
     return {regex.compile(rf"(.*\.)?({key})"): kind(value) for key, value in (values or {}).items()}
@@ -408,10 +357,10 @@ def _selection(value: Any) -> "tuple[str, ...] | regex.Pattern[str] | None":
     return None if value is None else tuple(map(str, value))
 
 
-def _sides(
-    folder: Path, base: Checkpoint, stored: Mapping[str, str]
-) -> dict[str, dict[str, StoredTensor]]:
-    """Return the stored factors by module and side.
+def _stored_parts(
+    folder: Path, base: Checkpoint, config: AdapterConfig, stored: Mapping[str, str]
+) -> tuple[dict[str, dict[str, StoredTensor]], dict[str, StoredTensor]]:
+    """Return the stored factors by module and side, and weights that were trained whole.
 
     PEFT also saves the embeddings and the head that it put factors on: as they are in the base,
     they say nothing.
@@ -421,46 +370,68 @@ def _sides(
         pickled = " (an adapter_model.bin is no substitute)" * any(folder.glob("*.bin"))
         raise VectorError(f"{folder} has no {WEIGHTS_FILE}{pickled}. Save it as safetensors.")
     found: dict[str, dict[str, StoredTensor]] = {}
-    unknown, whole = [], []
+    whole: dict[str, StoredTensor] = {}
+    unknown, unwanted, saved = [], [], set()
+    uses = Counter(stored.values())
     for name, spec in read_header(path, VectorError).tensors.items():
         factor, other = _FACTOR.fullmatch(name), _WHOLE.fullmatch(name)
         tensor = StoredTensor(path, spec)
         if factor is not None and spec.dtype in TRAINABLE_DTYPES:
             side = factor["side"] or factor["table"]
             found.setdefault(factor["module"], {})[side] = tensor
-        elif other is None or (weight := f"{other['module']}.{other['name']}") not in stored:
+            continue
+        if other is None or (weight := f"{other['module']}.{other['name']}") not in stored:
             unknown.append(name)
-        elif not _equal(tensor, base.tensors[stored[weight]]):
-            whole.append(name)
+            continue
+        saved |= {each for each in config.saved if ends(other["module"], (each,))}
+        on_disk = base.tensors[stored[weight]]
+        if _equal(tensor, on_disk):
+            continue
+        floats = tensor.spec.dtype in TRAINABLE_DTYPES and not name.endswith(".base_layer.weight")
+        if (
+            floats
+            and tensor.spec.shape == on_disk.spec.shape
+            and uses[stored[weight]] == 1
+            and ends(other["module"], config.saved)
+        ):
+            whole[stored[weight]] = tensor
+        else:
+            unwanted.append(name)
     if unknown:
         raise VectorError(
-            f"{path} holds {listed(unknown)}, which are no float factors of linear layers or "
-            "embeddings. Train LoRA on these only."
+            f"{path} holds {listed(unknown)}, which are no float factors of linear layers, "
+            "embeddings or experts. Train LoRA on these only."
         )
-    if whole:
+    if unwanted:
         raise VectorError(
-            f"{path} holds {listed(whole)} whole, and other than in the base. Merge the adapter "
-            "into its base and import the checkpoint."
+            f"{path} holds {listed(unwanted)} whole, and other than in the base, where each is "
+            "tied, of another shape, or not one of modules_to_save. Merge the adapter into its "
+            "base and import the checkpoint."
+        )
+    if absent := set(config.saved) - saved:
+        raise VectorError(
+            f"{path} lacks {listed(absent)}, which modules_to_save of its configuration names. "
+            "Save the adapter again."
         )
     if not found:
         raise VectorError(f"{path} holds no factors. Save the adapter again.")
-    return found
+    return found, whole
 
 
 def _require_fit(
     folder: Path,
     config: AdapterConfig,
     found: Mapping[str, Mapping[str, StoredTensor]],
-    layers: Mapping[str, LoraLayer],
+    places: Mapping[str, LoraLayer | Experts],
 ) -> None:
     halves = [module for module, sides in found.items() if len(sides) != 2]
-    missing = (config.expected(layers.values()) - found.keys()) | set(halves)
-    unexpected = found.keys() - layers.keys()
+    missing = (config.expected(places) - found.keys()) | set(halves)
+    unexpected = found.keys() - places.keys()
     mismatched = [
         f"{module} ({shapes})"
         for module, sides in found.items()
-        if module in layers and module not in halves
-        if (shapes := _mismatch(sides, layers[module], config.rank_of(module)))
+        if module in places and module not in halves
+        if (shapes := _mismatch(sides, places[module], config.rank_of(name_of(places[module]))))
     ]
     problems = [
         f"{what} {listed(modules)}"
@@ -489,16 +460,28 @@ def _equal(saved: StoredTensor, base: StoredTensor) -> bool:
     return True
 
 
-def _mismatch(sides: Mapping[str, StoredTensor], layer: LoraLayer, rank: int) -> str | None:
-    outputs, inputs = layer.shape[::-1] if layer.transposed else layer.shape
+def _mismatch(
+    sides: Mapping[str, StoredTensor], layer: LoraLayer | Experts, rank: int
+) -> str | None:
+    if isinstance(layer, Experts):
+        count, *shape = layer.shape
+        outputs, inputs = shape[::-1] if layer.inputs_first else shape
+        rank *= count
+    else:
+        outputs, inputs = layer.shape[::-1] if layer.transposed else layer.shape
     a, b = sides["A"].spec.shape, sides["B"].spec.shape
     if (a, b) == ((rank, inputs), (outputs, rank)):
         return None
     return f"B {list(b)}, A {list(a)} for {[outputs, rank]}, {[rank, inputs]}"
 
 
-def _targets(modules: set[str], known: set[str]) -> list[str]:
-    """Name the modules as people do, by their last part, where that selects the very same ones."""
-    short = {_last(module) for module in modules}
-    selected = {module for module in known if _last(module) in short}
-    return sorted(short if selected == modules else modules)
+def _targets(modules: set[str], known: set[str]) -> list[str] | str:
+    """Name the modules as people do, by their last part, where that selects the very same ones.
+
+    Else by their full names; or by an expression, where one of those is the end of another.
+    """
+    short = {module.rpartition(".")[2] for module in modules}
+    for names in (short, modules):
+        if {module for module in known if ends(module, names)} == modules:
+            return sorted(names)
+    return "|".join(map(re.escape, sorted(modules)))
