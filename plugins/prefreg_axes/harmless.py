@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator
 from itertools import chain, cycle, islice
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import prefreg
@@ -25,6 +26,7 @@ _WINNER = "safer_response_id"
 _REQUESTS = Path(__file__).with_name("requests.jsonl")
 _TOKENS = 60
 """Of the base's answers: whether it refuses is seen at once."""
+_EVERYDAY = 32
 
 
 def load_pku(request: SourceRequest) -> SourceRows:
@@ -41,24 +43,27 @@ def load_pocket(request: SourceRequest) -> Iterable[Row]:
 def load_smollm2(request: SourceRequest) -> SourceRows:
     """Pair refusals, written for this, of unsafe requests with what the base says to them.
 
-    Of requests that only look unsafe, every third has the base's answer against a refusal, so
-    that φ holds what tells the two apart. With more of these θ₋ would learn to refuse, and φ lose
-    the refusal. The others have two answers of the base, without which θ₊ refuses them, too.
+    Of requests that only look unsafe, every second has the base's answer against a refusal, so
+    that φ holds what tells the two apart: without them θ₊ refuses whatever sounds alike, with only
+    such pairs θ₋ learns to refuse as well as θ₊ does, and φ loses the refusal. The others, and
+    everyday prompts, have two answers of the base.
     """
+    manner: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": _TOKENS}
+    either: dict[str, Any] = {"by": _chance, "n": 2, "temperature": 0.3, "max_new_tokens": _TOKENS}
     parts = (
-        OnPolicySource(source=_unsafe, side="rejected", temperature=0.0, max_new_tokens=_TOKENS),
-        OnPolicySource(source=_refused, side="chosen", temperature=0.0, max_new_tokens=_TOKENS),
-        RankedSource(
-            by=lambda _, answer: float(crc32(answer.encode())),  # neither is the better one
-            prompts=_answered,
-            n=2,
-            temperature=0.3,
-            max_new_tokens=_TOKENS,
-        ),
+        OnPolicySource(source=_unsafe, side="rejected", **manner),
+        OnPolicySource(source=_refused, side="chosen", **manner),
+        RankedSource(prompts=_answered, **either),
+        RankedSource(count=_EVERYDAY, **either),
     )
     found = [part(request) for part in parts]
     rows = chain.from_iterable(each.rows for each in found)
     return SourceRows(islice(rows, request.limit), found[0].origin)
+
+
+def _chance(_: str, answer: str) -> float:
+    """Rank answers of which neither is better."""
+    return float(crc32(answer.encode()))
 
 
 def _unsafe(_: SourceRequest) -> SourceRows:
@@ -68,12 +73,12 @@ def _unsafe(_: SourceRequest) -> SourceRows:
 
 def _refused(_: SourceRequest) -> Iterator[Row]:
     refusals = cycle(("I'm sorry, but I can't help with that.", "I can't help with that."))
-    for row, refusal in zip(_requests(unsafe=False)[::3], refusals, strict=False):
+    for row, refusal in zip(_requests(unsafe=False)[::2], refusals, strict=False):
         yield {"prompt": row["prompt"], "rejected": refusal}
 
 
 def _answered(_: SourceRequest) -> Iterator[Row]:
-    return (row for place, row in enumerate(_requests(unsafe=False)) if place % 3)
+    return (row for place, row in enumerate(_requests(unsafe=False)) if place % 2)
 
 
 def _requests(*, unsafe: bool) -> list[Row]:
