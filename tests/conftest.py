@@ -1,5 +1,6 @@
 import gc
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -13,6 +14,9 @@ __all__ = ["site", "surroundings", "trained"]  # fixtures of every test
 os.environ["PREFREG_NO_STARTER"] = "1"
 # Lines of progress, which a busy machine would put among what is compared.
 os.environ["PREFREG_LOG_SECONDS"] = "3600"
+
+# A shell has what it starts in the background ignore interrupts, and so would what tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadline: two busy cores are slower than any; no data base: tests leave nothing behind.
 settings.register_profile("steady", deadline=None, database=None)
