@@ -27,8 +27,8 @@ def presentable(text: str) -> str:
     Control and direction characters are written as escapes, the password of a URL as `***`, and
     the middle of long words and long texts is left out.
     """
-    text = _RUN.sub(lambda found: _shorten(found[0], LONGEST_WORD), hide_password(text))
-    return escape(_shorten(text, LONGEST_MESSAGE))
+    text = _RUN.sub(lambda found: shorten(found[0], LONGEST_WORD), hide_password(text))
+    return escape(shorten(text, LONGEST_MESSAGE))
 
 
 ARGUMENTS = {
@@ -106,7 +106,8 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if value >= 10 else f"{value:.2g} %"
 
 
-def _shorten(text: str, longest: int) -> str:
+def shorten(text: str, longest: int) -> str:
+    """Leave the middle of a longer text out, and say how much that is."""
     if len(text) <= longest:
         return text
     head, tail = longest * 2 // 3, longest // 4

@@ -4,11 +4,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice, repeat
 from typing import Any
 
 import pytest
 
 from prefreg import Axis, DataError, GateError, PreferencePair, Row, SourceRequest, SourceRows
+from prefreg.axes import isolation
 from prefreg.axes.isolation import (
     isolated,
     label_row,
@@ -64,6 +66,16 @@ def test_a_source_that_fails_is_named(source: Callable[[SourceRequest], Any], to
     with pytest.raises(DataError) as caught:
         read(source)
     assert str(caught.value).startswith(f"The source 'rows' of {OWNED} {told}")
+
+
+def test_a_source_without_end_needs_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolation, "MOST_ROWS", 3)
+    assert read(lambda request: [ROW] * 3) == [ROW] * 3
+    with pytest.raises(DataError, match=r"kind 2.5\) has brought 3 rows and goes on: .* `limit=`"):
+        read(lambda request: repeat(ROW))
+    endless = axis(sources={"rows": lambda request: repeat(ROW)})
+    found = read_source(endless, "rows", SourceRequest(limit=5)).rows
+    assert list(islice(found, 5)) == [ROW] * 5
 
 
 class Hostile(dict[str, Any]):

@@ -86,6 +86,7 @@ BROKEN = [
     (good("kindness").replace('"rows": load', '"rows": 7'), "The source 'rows'"),
     (good("kindness").replace("return [", "raise ValueError('a\\nb'); ["), "ValueError: a"),
     ("import builtins; builtins.sorted = None; raise ValueError('bare')", "ValueError: bare"),
+    ("import json; json.dumps = json.loads = None; raise ValueError('dumb')", "ValueError: dumb"),
     ("import sys; sys.setrecursionlimit(90); raise ValueError('flat')", "ValueError: flat"),
     (
         good("kindness").replace("return [", "while True: yield ").replace("row)]", "row)"),

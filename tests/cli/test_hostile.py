@@ -9,10 +9,12 @@ import random
 import re
 import shlex
 import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,18 @@ def test_terms_and_references(run, registry: Path) -> None:
             ]
         )
         check(run("--registry", registry, *command), command)
+
+
+def test_a_note_without_end_is_listed_shortened(run, registry: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copyfile(registry, tmp_path / "notes.db"))
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE versions SET note = ?", ["n" * 1_000_000])
+    for command in (["vectors"], ["search", "helpful"], ["show", "helpful"]):
+        found = run("--registry", path, *command)
+        assert found.code == 0, (command, found.err)
+        assert "[… " in found.out, command
+        assert len(found.out) < 150_000, command
+    assert '"' + "n" * 1_000_000 + '"' in run("--registry", path, "show", "helpful", "--json").out
 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=map(str, range(len(NUMBERS))))

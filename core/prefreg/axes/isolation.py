@@ -4,6 +4,7 @@ Nothing else in prefreg calls a source, a label rule, a switch or a metric.
 """
 
 import contextlib
+import itertools
 import math
 import os
 import sys
@@ -26,6 +27,9 @@ from prefreg.json_values import parse_json
 
 _END = object()
 
+MOST_ROWS = 1_000_000
+"""Rows of a source that is given no limit: one without end brings more."""
+
 
 def owned(axis: Axis) -> str:
     """Name an axis with the plugin that brought it."""
@@ -33,7 +37,10 @@ def owned(axis: Axis) -> str:
 
 
 def read_source(axis: Axis, name: str, request: SourceRequest) -> SourceRows:
-    """Ask a source for rows, which arrive while they are read."""
+    """Ask a source for rows, which arrive while they are read.
+
+    Without a limit, a DataError ends them after `MOST_ROWS`.
+    """
     where = f"The source {name!r} of {owned(axis)}"
     with isolated(f"{where} failed"):
         found = axis.sources[name](request)
@@ -44,7 +51,7 @@ def read_source(axis: Axis, name: str, request: SourceRequest) -> SourceRows:
         if not isinstance(found.origin, str) or not isinstance(found.revision, str | None):
             raise DataError("the origin and revision of its SourceRows are no strings")
         rows = iter(found.rows)
-    return SourceRows(_isolated_rows(rows, where), found.origin, found.revision)
+    return SourceRows(_isolated_rows(rows, where, request.limit), found.origin, found.revision)
 
 
 def label_rows(axis: Axis, rows: Iterable[Row]) -> Iterator[PreferencePair | None]:
@@ -181,14 +188,17 @@ def _flush() -> None:
             stream.flush()  # type: ignore[union-attr]
 
 
-def _isolated_rows(rows: Iterator[Row], where: str) -> Iterator[Row]:
-    number = 0
-    while True:
-        number += 1
+def _isolated_rows(rows: Iterator[Row], where: str, limit: int | None) -> Iterator[Row]:
+    for number in itertools.count(1):
         with isolated(f"{where} failed at row {number}"):
             row = next(rows, _END)
         if row is _END:
             return
+        if limit is None and number > MOST_ROWS:
+            raise DataError(
+                f"{where} has brought {MOST_ROWS:,} rows and goes on: say how many to read with "
+                "--limit."
+            )
         yield row  # type: ignore[misc]
 
 

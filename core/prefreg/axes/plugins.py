@@ -2,6 +2,7 @@
 
 import builtins
 import importlib
+import json
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -261,15 +262,18 @@ def _load(found: FoundPlugin) -> Plugin:
 def _quietly() -> Iterator[None]:
     """Keep what a plugin prints and warns of out of what a command writes.
 
-    Built-in functions that it replaced, and the depth of calls that it lowered, come back.
+    What it replaced among the built-in functions and in `json`, and the depth of calls that it
+    lowered, come back.
     """
-    depth, known = sys.getrecursionlimit(), dict(vars(builtins))
+    depth = sys.getrecursionlimit()
+    known = [(module, dict(vars(module))) for module in (builtins, json)]
     try:
         with off_stdout(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        vars(builtins).update(known)
+        for module, names in known:
+            vars(module).update(names)
         sys.setrecursionlimit(max(depth, sys.getrecursionlimit()))
 
 

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-from prefreg.wording import escape_styled
+from prefreg.wording import escape_styled, shorten
 
 _GAP = 2
 _READABLE = 100
 _FOLDED = 32
 """The last column of a table, where it is text, may be folded down to this many characters."""
 _NOTHING = {"", "-"}
+_LONGEST = 10_000
+"""Characters of one value; the middle of a longer one is left out, as --json has all."""
 
 
 def colours() -> bool | None:
@@ -35,8 +37,8 @@ def table(
 
     On a terminal that is too narrow the columns without anything go first, then the spare ones in
     their order, with a word on it; the last one is folded if it is text, and what is still too
-    wide is continued below, with the `keys` first columns again. Away from a terminal nothing is
-    cut, so that it can be searched.
+    wide is continued below, with the `keys` first columns again. Away from a terminal no column
+    is cut, so that it can be searched.
     """
     columns = [
         [name, *map(_line, cells)] for name, cells in zip(headers, _turn(rows), strict=False)
@@ -78,7 +80,7 @@ def sections(fields: Mapping[str, object], *, indent: int = 0) -> str:
 
 def _line(value: object) -> str:
     """Write a value on one line, so that none looks like the next row."""
-    return escape_styled(" ".join(str(value).splitlines()))
+    return escape_styled(shorten(" ".join(str(value).splitlines()), _LONGEST))
 
 
 def fold(text: str, width: int) -> list[str]:
