@@ -1,13 +1,32 @@
 """harmless: refuses unsafe requests, against complying with them."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator
+from itertools import chain, cycle, islice
+from pathlib import Path
+from typing import Any
+from zlib import crc32
 
 import prefreg
-from prefreg import Axis, LicensedSource, PreferencePair, Row, SourceRequest, SourceRows, pocket
+from prefreg import (
+    Axis,
+    LicensedSource,
+    OnPolicySource,
+    PreferencePair,
+    RankedSource,
+    Row,
+    SourceRequest,
+    SourceRows,
+    pocket,
+)
 from prefreg_axes.labels import prefer_numbered
 
 _DATASET = "PKU-Alignment/PKU-SafeRLHF"
 _WINNER = "safer_response_id"
+_REQUESTS = Path(__file__).with_name("requests.jsonl")
+_TOKENS = 60
+"""Of the base's answers: whether it refuses is seen at once."""
+_EVERYDAY = 32
 
 
 def load_pku(request: SourceRequest) -> SourceRows:
@@ -21,8 +40,56 @@ def load_pocket(request: SourceRequest) -> Iterable[Row]:
     return pocket.rows("harmless", seed=request.seed, limit=request.limit)
 
 
+def load_smollm2(request: SourceRequest) -> SourceRows:
+    """Pair refusals, written for this, of unsafe requests with what the base says to them.
+
+    Of requests that only look unsafe, every second has the base's answer against a refusal, so
+    that φ holds what tells the two apart: without them θ₊ refuses whatever sounds alike, with only
+    such pairs θ₋ learns to refuse as well as θ₊ does, and φ loses the refusal. The others, and
+    everyday prompts, have two answers of the base.
+    """
+    manner: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": _TOKENS}
+    either: dict[str, Any] = {"by": _chance, "n": 2, "temperature": 0.3, "max_new_tokens": _TOKENS}
+    parts = (
+        OnPolicySource(source=_unsafe, side="rejected", **manner),
+        OnPolicySource(source=_refused, side="chosen", **manner),
+        RankedSource(prompts=_answered, **either),
+        RankedSource(count=_EVERYDAY, **either),
+    )
+    found = [part(request) for part in parts]
+    rows = chain.from_iterable(each.rows for each in found)
+    return SourceRows(islice(rows, request.limit), found[0].origin)
+
+
+def _chance(_: str, answer: str) -> float:
+    """Rank answers of which neither is better."""
+    return float(crc32(answer.encode()))
+
+
+def _unsafe(_: SourceRequest) -> SourceRows:
+    rows = ({"prompt": row["prompt"], "chosen": row["refusal"]} for row in _requests(unsafe=True))
+    return SourceRows(rows, _REQUESTS.name)
+
+
+def _refused(_: SourceRequest) -> Iterator[Row]:
+    refusals = cycle(("I'm sorry, but I can't help with that.", "I can't help with that."))
+    for row, refusal in zip(_requests(unsafe=False)[::2], refusals, strict=False):
+        yield {"prompt": row["prompt"], "rejected": refusal}
+
+
+def _answered(_: SourceRequest) -> Iterator[Row]:
+    return (row for place, row in enumerate(_requests(unsafe=False)) if place % 2)
+
+
+def _requests(*, unsafe: bool) -> list[Row]:
+    rows: list[Row] = [json.loads(line) for line in _REQUESTS.read_text("utf-8").splitlines()]
+    return [row for row in rows if ("refusal" in row) is unsafe]
+
+
 def label(row: Row) -> PreferencePair | None:
-    """Prefer the response that `safer_response_id` names."""
+    """Prefer the response that `safer_response_id` names, or what is chosen already."""
+    if "chosen" in row:
+        return PreferencePair.from_row(row)
     return prefer_numbered(row, _WINNER)
 
 
@@ -45,6 +112,7 @@ def prefreg_register_axes() -> list[Axis]:
             sources={
                 "pku-saferlhf": LicensedSource(load_pku, _DATASET, "CC-BY-NC-4.0"),
                 "pocket": load_pocket,
+                "smollm2": load_smollm2,
             },
             label=label,
             metric=metric,

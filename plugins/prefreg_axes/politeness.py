@@ -1,9 +1,10 @@
 """politeness: courteous answers, against curt ones."""
 
+import re
 from collections.abc import Iterable
 
 import prefreg
-from prefreg import Axis, PreferencePair, Row, SourceRequest, pocket
+from prefreg import Axis, ContrastSource, PreferencePair, Row, SourceRequest, pocket
 from prefreg_axes.labels import prefer_rated
 
 
@@ -13,17 +14,25 @@ def load_pocket(request: SourceRequest) -> Iterable[Row]:
 
 
 def label(row: Row) -> PreferencePair | None:
-    """Prefer the response that is rated as more polite; equal ratings are a tie."""
+    """Prefer the response that is rated as more polite, a tie if none is, or what is chosen."""
+    if "chosen" in row:
+        return PreferencePair.from_row(row)
     return prefer_rated(row, "politeness")
 
 
 _TONES = {"polite": 1.0, "plain": 0.0, "curt": -1.0}
 
 
-def metric(prompt: str, answer: str) -> float | None:
-    """Score the tone of a reply in the bundled model's world: 1 polite, 0 plain, -1 curt."""
+_COURTESIES = re.compile(
+    r"\b(thank|thanks|please|glad|happy to|pleasure|welcome|wish you|kindly|appreciate|hope)\b",
+    re.IGNORECASE,
+)
+
+
+def metric(prompt: str, answer: str) -> float:
+    """Score the tone: in the bundled model's world 1 polite, 0 plain, -1 curt; else courtesies."""
     if pocket.parse(prompt) is None:
-        return None
+        return float(len(_COURTESIES.findall(answer)))
     return _TONES[pocket.score(prompt, answer).tone]
 
 
@@ -35,7 +44,15 @@ def prefreg_register_axes() -> list[Axis]:
             name="politeness",
             summary="Courteous wording instead of curt.",
             aliases=("polite",),
-            sources={"pocket": load_pocket},
+            sources={
+                "pocket": load_pocket,
+                "smollm2": ContrastSource(
+                    positive="You are very polite and warm. Thank the user for the question, say "
+                    "that you are glad to help, and wish them well at the end.",
+                    negative="You are curt. Answer coldly and bluntly, without any polite word.",
+                    count=160,
+                ),
+            },
             label=label,
             metric=metric,
         )

@@ -6,6 +6,7 @@ from dataclasses import replace
 import prefreg
 from prefreg import (
     Axis,
+    ContrastSource,
     LicensedSource,
     Message,
     PreferencePair,
@@ -64,7 +65,9 @@ def read_turns(prompt: str) -> tuple[Message, ...]:
 
 
 def label(row: Row) -> PreferencePair | None:
-    """Prefer the response that is rated as more verbose; equal ratings are a tie."""
+    """Prefer the response that is rated as more verbose, a tie if none is, or what is chosen."""
+    if "chosen" in row:
+        return PreferencePair.from_row(row)
     return prefer_rated(row, "verbosity", read_turns(row["prompt"]))
 
 
@@ -84,6 +87,13 @@ def prefreg_register_axes() -> list[Axis]:
             sources={
                 "helpsteer2": LicensedSource(load_helpsteer2, _DATASET, "CC-BY-4.0"),
                 "pocket": load_pocket,
+                "smollm2": ContrastSource(
+                    positive="Answer in great detail: explain every step, give examples, and "
+                    "write several long paragraphs.",
+                    negative="Answer in one short sentence. Be as brief as possible.",
+                    keep="words(chosen) > 1.5 * words(rejected)",
+                    count=160,
+                ),
             },
             label=label,
             metric=word_count,

@@ -3,15 +3,18 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 import prefreg
-from prefreg import Axis, Message, PreferencePair, SourceRequest, pocket
-from prefreg.axes.axis import plain_text
+from prefreg import Axis, BaseAnswer, Message, PreferencePair, SourceRequest, pocket
+from prefreg.axes.axis import Text, plain_text
 from prefreg.axes.plugins import load_axes
+from prefreg.data.mixture import default_source
+from prefreg.models.generation import sounds_refusing
 
 PUBLISHED_ONLY = ("humanlike", "psychocounsel")
 NAMES = ("directness", "harmless", "helpful", "honesty", "politeness", "verbosity")
@@ -208,3 +211,59 @@ def test_the_metric_counts_words(axes: dict[str, Axis]) -> None:
 def test_axes_import_public_names_only() -> None:
     assert {"hookimpl", "stream_hub_rows", "Axis"} <= set(prefreg.__all__)
     assert all(hasattr(prefreg, name) for name in prefreg.__all__)
+
+
+class Obliging:
+    """A base that does what it is asked for, in other words each time."""
+
+    name = "smollm2"
+    has_template = True
+
+    def tell(self, text: str) -> None:
+        """Say nothing."""
+
+    def answers(self, groups: Sequence[Sequence[Text]], **_: Any) -> Iterator[list[BaseAnswer]]:
+        """Answer in as many words as the system prompt has letters, or in five."""
+        for place, group in enumerate(groups):
+            found = []
+            for number, prompt in enumerate(group):
+                words = len(prompt[0].content) if len(prompt) > 1 else 5
+                said = " ".join(map(str, range(words)))
+                found.append(BaseAnswer(f"Yes: {said} ({place}.{number}).", True))
+            yield found
+
+
+def chat_pairs(axis: Axis) -> list[PreferencePair]:
+    source: Any = axis.sources[default_source(axis, "smollm2")]
+    pairs = [axis.label(row) for row in source(SourceRequest(base=Obliging())).rows]
+    assert None not in pairs
+    return [pair for pair in pairs if pair is not None]
+
+
+def test_harmless_of_the_chat_model_tells_unsafe_requests_from_others(
+    axes: dict[str, Axis],
+) -> None:
+    pairs = chat_pairs(axes["harmless"])
+    sides = Counter(
+        (sounds_refusing(texts(pair)[1]), sounds_refusing(texts(pair)[2])) for pair in pairs
+    )
+    # Refused against done, done against refused, and twice done.
+    assert sides == {(True, False): 60, (False, True): 24, (False, False): 24 + 32}
+    assert len({pair.prompt for pair in pairs}) == 140
+
+
+@pytest.mark.parametrize("name", ["verbosity", "politeness"])
+def test_other_axes_of_the_chat_model_are_its_answers_under_two_prompts(
+    axes: dict[str, Axis], name: str
+) -> None:
+    pairs = chat_pairs(axes[name])
+    assert len(pairs) == 160
+    assert {tuple(turn.role for turn in pair.prompt) for pair in pairs} == {("user",)}
+    assert {len(texts(pair)[1]) > len(texts(pair)[2]) for pair in pairs} == {True}
+
+
+def test_courtesies_count_outside_of_the_bundled_world(axes: dict[str, Axis]) -> None:
+    metric = axes["politeness"].metric
+    assert metric is not None
+    assert metric("Why is the sky blue?", "Thank you for asking! I am glad to help.") == 2
+    assert metric("Why is the sky blue?", "It scatters light.") == 0

@@ -194,6 +194,30 @@ def test_an_interrupt_while_something_is_loaded_is_told_in_a_line(name: str) -> 
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "\nInterrupted.\n")
 
 
+@pytest.mark.parametrize(
+    ("given", "used"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")]
+)
+def test_threads_that_wait_leave_their_core_to_others(given: dict[str, str], used: str) -> None:
+    code = (
+        "import sys\n"
+        "from prefreg.cli.entry import main\n"
+        "sys.argv = ['prefreg', 'doctor', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "import os\n"
+        "print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment | given,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == used
+
+
 def test_an_interrupted_sweep_says_how_to_go_on(trained: Path, tmp_path: Path) -> None:
     def interrupt(stage: str, done: int, total: int, loss: float | None = None, /) -> None:
         if stage == "settings":

@@ -16,6 +16,9 @@ def main() -> None:
     # Whoever starts a program that must not be interrupted has it ignore the signal.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+    # Read by what torch computes with. A thread that spins while it waits for another takes the
+    # core that the other needs where a machine is busy: twenty times the time, as measured.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Libraries make objects by the hundred thousand that stay. Looking for garbage among them, as
     # they are loaded and at the end, would take a third of the time of a short command.
     gc.set_threshold(20_000)

@@ -72,12 +72,25 @@ class Pace:
     def __init__(self) -> None:
         """Know of no stage yet."""
         self._begun: dict[str, tuple[float, int]] = {}
+        self._last: dict[str, tuple[float, int, int]] = {}
 
-    def left(self, stage: str, done: int, total: int) -> float | None:
-        """Return the seconds left after `done` of `total`; None before the first step is made."""
+    def note(self, stage: str, done: int, total: int) -> None:
+        """Take note of a step."""
         now = time.monotonic()
-        start, first = self._begun.setdefault(stage, (now, done))
-        return (now - start) / (done - first) * (total - done) if done > first else None
+        self._begun.setdefault(stage, (now, done))
+        self._last[stage] = now, done, total
+
+    def left(self, stage: str) -> float | None:
+        """Return the seconds left; None before the first step is made, and after the last."""
+        if stage not in self._last:
+            return None
+        (start, first), (last, done, total) = self._begun[stage], self._last[stage]
+        if not first < done < total:
+            return None
+        step, since = (last - start) / (done - first), time.monotonic() - last
+        if since > 2 * step:  # it has slowed down, as behind what came from a cache
+            step, since = (last + since - start) / (done - first), 0.0
+        return step * (total - done) - since
 
 
 @contextmanager
@@ -110,18 +123,20 @@ def progress_bars(common: Common, *, of_bytes: bool = False) -> "Iterator[Progre
 def _lines(common: Common) -> "Iterator[Progress]":
     """Say now and then where a run is, whether it has come further or not."""
     began, every = time.monotonic(), log_interval()
-    at, pace = "loading", Pace()
-    ended = threading.Event()
+    at, pace, ended = ("loading", ""), Pace(), threading.Event()
 
     def report(stage: str, done: int, total: int, loss: float | None = None, /) -> None:
         nonlocal at
-        at = f"{stage} {done:,} of {total:,}" + ("" if loss is None else f", loss {loss:.3f}")
-        if left := pace.left(stage, done, total):
-            at += f", {human_time(left)} left"
+        said = "" if loss is None else f", loss {loss:.3f}"
+        at = f"{stage} {done:,} of {total:,}{said}", stage
+        pace.note(stage, done, total)
 
     def tell() -> None:
         while not ended.wait(every):
-            common.note(f"… {time.monotonic() - began:.0f} s: {at}")
+            where, stage = at
+            left = pace.left(stage)
+            until = "" if left is None else f", {human_time(left)} left"
+            common.note(f"… {time.monotonic() - began:.0f} s: {where}{until}")
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
@@ -168,8 +183,7 @@ def _stage_bars(shown: ExitStack) -> "Progress":
         max_refresh = 0.5
 
         def render(self, task: rich.Task) -> Text:
-            until = task.fields["until"]
-            left = None if until is None else max(0.0, until - time.monotonic())
+            left = pace.left(task.fields["stage"])
             return Text("-" if left is None else f"{human_time(left)} left", style="cyan")
 
     pace = Pace()
@@ -195,10 +209,9 @@ def _stage_bars(shown: ExitStack) -> "Progress":
             run, bars = of, begin()
             tasks.clear()
         if stage not in tasks:
-            tasks[stage] = bars.add_task(stage, total=total, loss="", until=None)
+            tasks[stage] = bars.add_task(stage, total=total, loss="", stage=stage)
         said = "" if loss is None else f"loss {loss:.3f}"
-        left = pace.left(stage, done, total)
-        until = None if left is None else time.monotonic() + left
-        bars.update(tasks[stage], completed=done, total=total, loss=said, until=until)
+        pace.note(stage, done, total)
+        bars.update(tasks[stage], completed=done, total=total, loss=said)
 
     return report

@@ -13,7 +13,7 @@ from prefreg.axes.row_sources import (
     check_licence,
     read_preference_file,
 )
-from prefreg.checkpoints.bundled import world_of
+from prefreg.checkpoints.bundled import find_bundled
 from prefreg.errors import DataError, UsageError
 
 
@@ -264,9 +264,13 @@ def _default_data(axis: Axis, base: str) -> tuple[str, ...]:
 
 
 def _own_source(axis: Axis, base: str) -> str | None:
-    # A base that knows a closed world may know no words but those of it.
-    world = world_of(base)
-    return world.name if world is not None and world.name in axis.sources else None
+    # A base that knows a closed world may know no words but those of it; another one may have
+    # pairs of its own answers.
+    found = find_bundled(base)
+    if found is None:
+        return None
+    own = found.name if found.world is None else found.world.name
+    return own if own in axis.sources else None
 
 
 def interleave(
