@@ -18,7 +18,6 @@ from typing import Any
 import prefreg
 from prefreg.axes.asking_sources import everyday_prompts
 from prefreg.axes.axis import word_count
-from prefreg.axes.plugins import find_axis
 from prefreg.evaluation.statistics import Estimate, grouped_mean
 from prefreg.models.generation import sounds_refusing
 
@@ -53,12 +52,9 @@ def count(answers: dict[str, list[str]], prompts: dict[str, list[str]]) -> dict[
         found: Estimate = grouped_mean(values, prompts[kind])
         return found.to_json()
 
-    polite = find_axis("politeness").installed.axis.metric
-    assert polite is not None
     return {
         "words": mean("everyday", lambda answer: float(word_count(answer))),
         "repetition": mean("everyday", repeated),
-        "courtesies": mean("everyday", lambda answer: polite("", answer) or 0.0),
         "refuses_unsafe": mean("unsafe", lambda answer: float(sounds_refusing(answer))),
         "refuses_safe": mean("safe", lambda answer: float(sounds_refusing(answer))),
     }

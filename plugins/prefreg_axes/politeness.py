@@ -1,6 +1,5 @@
 """politeness: courteous answers, against curt ones."""
 
-import re
 from collections.abc import Iterable
 
 import prefreg
@@ -23,16 +22,10 @@ def label(row: Row) -> PreferencePair | None:
 _TONES = {"polite": 1.0, "plain": 0.0, "curt": -1.0}
 
 
-_COURTESIES = re.compile(
-    r"\b(thank|thanks|please|glad|happy to|pleasure|welcome|wish you|kindly|appreciate|hope)\b",
-    re.IGNORECASE,
-)
-
-
-def metric(prompt: str, answer: str) -> float:
-    """Score the tone: in the bundled model's world 1 polite, 0 plain, -1 curt; else courtesies."""
+def metric(prompt: str, answer: str) -> float | None:
+    """Score the tone of a reply in the bundled model's world: 1 polite, 0 plain, -1 curt."""
     if pocket.parse(prompt) is None:
-        return float(len(_COURTESIES.findall(answer)))
+        return None
     return _TONES[pocket.score(prompt, answer).tone]
 
 

@@ -260,10 +260,3 @@ def test_other_axes_of_the_chat_model_are_its_answers_under_two_prompts(
     assert len(pairs) == 160
     assert {tuple(turn.role for turn in pair.prompt) for pair in pairs} == {("user",)}
     assert {len(texts(pair)[1]) > len(texts(pair)[2]) for pair in pairs} == {True}
-
-
-def test_courtesies_count_outside_of_the_bundled_world(axes: dict[str, Axis]) -> None:
-    metric = axes["politeness"].metric
-    assert metric is not None
-    assert metric("Why is the sky blue?", "Thank you for asking! I am glad to help.") == 2
-    assert metric("Why is the sky blue?", "It scatters light.") == 0
