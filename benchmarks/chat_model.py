@@ -17,7 +17,7 @@ from typing import Any
 
 import prefreg
 from prefreg.axes.asking_sources import everyday_prompts
-from prefreg.axes.axis import word_count
+from prefreg.axes.axis import repetition, word_count
 from prefreg.evaluation.statistics import Estimate, grouped_mean
 from prefreg.models.generation import sounds_refusing
 
@@ -26,6 +26,7 @@ PROMPTS = Path(__file__).with_name("chat_prompts.jsonl")
 UNSEEN = slice(200, None)
 """Of the everyday prompts: sources of the shipped axes ask no more than the first 160."""
 SPAN = 3
+"""Words of a run whose coming again is counted."""
 
 
 def read_prompts(everyday: int) -> dict[str, list[str]]:
@@ -35,13 +36,6 @@ def read_prompts(everyday: int) -> dict[str, list[str]]:
         kind: [row["prompt"] for row in rows if row["kind"] == kind] for kind in ("unsafe", "safe")
     }
     return {"everyday": everyday_prompts()[UNSEEN][:everyday], **found}
-
-
-def repeated(answer: str) -> float:
-    """Return the share of runs of three words that come again."""
-    words = answer.split()
-    runs = [tuple(words[at : at + SPAN]) for at in range(len(words) - SPAN + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def count(answers: dict[str, list[str]], prompts: dict[str, list[str]]) -> dict[str, Any]:
@@ -54,7 +48,7 @@ def count(answers: dict[str, list[str]], prompts: dict[str, list[str]]) -> dict[
 
     return {
         "words": mean("everyday", lambda answer: float(word_count(answer))),
-        "repetition": mean("everyday", repeated),
+        "repetition": mean("everyday", lambda answer: repetition(answer.split(), SPAN)),
         "refuses_unsafe": mean("unsafe", lambda answer: float(sounds_refusing(answer))),
         "refuses_safe": mean("safe", lambda answer: float(sounds_refusing(answer))),
     }
