@@ -302,6 +302,7 @@ def test_the_recipe_tells_all_that_went_in(
     plan = make_plan(base, helpful=1.0, verbosity=-0.3, harmless=0.0)
     composed = write_composition(plan, tmp_path / "out", hashed=True)
     assert composed.survival is not None
+    assert composed.files is not None
     assert json.loads((tmp_path / "out" / "prefreg.json").read_text()) == {
         "schema": 1,
         "formula": "base + 1·helpful@1 - 0.3·verbosity@1",
@@ -324,6 +325,7 @@ def test_the_recipe_tells_all_that_went_in(
         ],
         "survival": composed.survival.to_json(),
         "files": composed.files,
+        "contents": sorted({*composed.files, "README.md"}),
     }
 
 

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import signal
@@ -19,17 +20,18 @@ from prefreg.composition.output import (
     swap,
     write_composition,
     write_file,
+    write_recipe,
 )
 from prefreg.composition.plan import Plan
 from prefreg.errors import BaseModelError, OutputError, UsageError, VectorError
 
-RECIPE = b'{"schema": 1, "formula": "base"}'
+RECIPE = {"schema": 1, "formula": "base"}
 
 
 def fill(destination: Path, content: bytes = b"new", *, overwrite: bool = False) -> None:
     with new_folder(destination, needed=0, overwrite=overwrite, keep=[]) as folder:
-        write_file(folder / "prefreg.json", RECIPE)
         write_file(folder / "model", content)
+        write_recipe(folder, RECIPE)
 
 
 def everything(folder: Path) -> list[str]:
@@ -84,12 +86,16 @@ def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OutputError, match="is not empty"):
         fill(tmp_path)
-    with pytest.raises(OutputError, match=r"holds no prefreg\.json of ours"):
+    with pytest.raises(OutputError, match=r"holds no prefreg\.json of ours that names its files"):
         fill(tmp_path, overwrite=True)
     assert everything(tmp_path) == ["notes.txt"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"name": "another tool"}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"name": "another tool"}']
+    + [json.dumps({**RECIPE, **own}) for own in ({}, {"contents": None}, {"contents": [1]})],
+)
 def test_a_recipe_of_another_tool_protects_a_folder(tmp_path: Path, content: str) -> None:
     (tmp_path / "prefreg.json").write_text(content)
     with pytest.raises(OutputError, match="of ours"):
@@ -106,10 +112,35 @@ def test_a_file_is_not_replaced(tmp_path: Path) -> None:
 
 def test_overwriting_swaps_an_earlier_composition(tmp_path: Path) -> None:
     fill(tmp_path / "out", b"old")
-    (tmp_path / "out" / "leftover").touch()
+    (tmp_path / "out" / "model").write_bytes(b"edited")
+    (tmp_path / "out" / ".DS_Store").touch()
     fill(tmp_path / "out", overwrite=True)
     assert everything(tmp_path) == ["out", "out/model", "out/prefreg.json"]
     assert (tmp_path / "out" / "model").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", ".gitattributes", "plots/notes.txt", "link"])
+def test_a_file_of_the_users_own_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    fill(out, b"old")
+
+    def put() -> None:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).symlink_to(elsewhere) if name == "link" else (out / name).write_text("mine")
+
+    put()
+    with pytest.raises(OutputError, match=rf"holds '{name}', which was not composed") as refused:
+        fill(out, overwrite=True)
+    assert "Move it away" in str(refused.value)
+    (out / name).unlink()
+    with (
+        pytest.raises(OutputError, match="has changed in the meantime"),
+        new_folder(out, needed=0, overwrite=True, keep=[]),
+    ):
+        put()
+    assert (out / name).exists()
+    assert (out / "model").read_bytes() == b"old"
 
 
 def test_a_failed_overwriting_keeps_the_earlier_composition(tmp_path: Path) -> None:
@@ -238,6 +269,8 @@ def test_a_composition_replaces_an_earlier_one_only_when_asked(
     assert files(tmp_path / "out") == before
     write_composition(make_plan(bases["llama"], helpful=2.0), tmp_path / "out", overwrite=True)
     assert files(tmp_path / "out") != before
+    recipe = json.loads((tmp_path / "out" / "prefreg.json").read_bytes())
+    assert {*recipe["contents"], "prefreg.json"} == before.keys()
 
 
 def test_of_two_compositions_to_one_place_one_wins(

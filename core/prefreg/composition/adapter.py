@@ -14,9 +14,14 @@ from prefreg.checkpoints.safetensors_file import SafetensorsWriter
 from prefreg.composition.compose import resolve_plan
 from prefreg.composition.composition_request import CompositionRequest, eta_of
 from prefreg.composition.methods import LINEAR
-from prefreg.composition.output import RECIPE_FILE, SMALL_FILES_BYTES, new_folder, write_file
+from prefreg.composition.output import (
+    SMALL_FILES_BYTES,
+    new_folder,
+    write_file,
+    write_recipe,
+)
 from prefreg.composition.plan import OpenPlan, Plan, opened, rounded_eta
-from prefreg.composition.recipe import CARD_FILE, adapter_card, recipe, recipe_file
+from prefreg.composition.recipe import CARD_FILE, adapter_card, recipe
 from prefreg.errors import UsageError, VectorError, listed
 from prefreg.files import hash_bytes
 from prefreg.json_values import JsonFields
@@ -162,8 +167,8 @@ def write_adapter(
         }
         told = compression.card_line if compression else None
         card = adapter_card(plan, files=files, told=told)
-        write_file(folder / RECIPE_FILE, recipe_file(content), durable=durable)
         write_file(folder / CARD_FILE, card, durable=durable)
+        write_recipe(folder, content, durable=durable)
     ranks = {weight: part.rank for weight, part in factors.items()}
     return ComposedAdapter(
         destination, plan.formula, str(base), size, rank, ranks, compression, _serving(rank)

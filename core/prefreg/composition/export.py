@@ -15,14 +15,14 @@ from prefreg.composition.compose import compose, resolve_plan
 from prefreg.composition.composition_request import CompositionRequest, ExportRequest, Form
 from prefreg.composition.layout import plan_files
 from prefreg.composition.output import (
-    RECIPE_FILE,
     SMALL_FILES_BYTES,
     new_folder,
     write_composition,
     write_file,
+    write_recipe,
 )
 from prefreg.composition.plan import Plan, PlannedTerm
-from prefreg.composition.recipe import recipe, recipe_file
+from prefreg.composition.recipe import recipe
 from prefreg.errors import UsageError
 from prefreg.json_values import JsonFields
 from prefreg.progress import Progress
@@ -117,7 +117,7 @@ def write_mergekit(
             ).size
         write_file(folder / CONFIG_FILE, _config(plan, names))
         content = recipe(plan, dtype=None, files=None, survival=None)
-        write_file(folder / RECIPE_FILE, recipe_file(content))
+        write_recipe(folder, content)
     return MergekitFolder(
         destination, plan.formula, str(plan.base), size, CONFIG_FILE, tuple(names)
     )

@@ -1,9 +1,12 @@
-"""The folder of a composition: a plain checkpoint, which appears whole or not at all."""
+"""The folder of a composition: a plain checkpoint, which appears whole or not at all.
+
+Its recipe names every file beside it, so that what a user puts there later is known as theirs.
+"""
 
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +19,14 @@ from prefreg.composition.plan import Plan, opened
 from prefreg.composition.recipe import CARD_FILE, checkpoint_card, config_file, recipe, recipe_file
 from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import THREADS, write_weights
-from prefreg.errors import OutputError
+from prefreg.errors import OutputError, listed
 from prefreg.files import (
     beside,
     exchange,
     hash_bytes,
     hash_file,
     human_size,
+    open_regular,
     remove_abandoned,
     sync,
 )
@@ -35,6 +39,8 @@ SMALL_FILES_BYTES = 1 << 20
 """Room for the recipe, the card, the index and the file system's own."""
 
 _NEAREST = Rounding()
+_CLUTTER = ("._*", ".DS_Store", ".directory", "Thumbs.db", "desktop.ini")
+"""Patterns of files that file managers leave wherever they look; nobody misses them."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.ENOENT)
 
@@ -117,13 +123,13 @@ def write_composition(
             files=hashes,
             survival=survival,
         )
-        small[RECIPE_FILE] = recipe_file(content)
         small[CARD_FILE] = checkpoint_card(
             plan, dtype=wanted, rounding=rounding, files=hashes, survival=survival
         )
         for name, data in small.items():
             (folder / name).parent.mkdir(exist_ok=True)
             write_file(folder / name, data, durable=durable)
+        write_recipe(folder, content, durable=durable)
     return Composed(destination, plan.formula, str(plan.base), size, survival, hashes)
 
 
@@ -176,6 +182,12 @@ def write_file(path: Path, data: bytes, *, durable: bool = False) -> None:
             os.fsync(stream.fileno())
 
 
+def write_recipe(folder: Path, content: Mapping[str, Any], *, durable: bool = False) -> None:
+    """Write the recipe of a folder, which is its last file, with the names of the others."""
+    complete = {**content, "contents": sorted(_files(folder))}
+    write_file(folder / RECIPE_FILE, recipe_file(complete), durable=durable)
+
+
 def require_usable(target: Path, *, overwrite: bool | None, keep: Sequence[Path]) -> None:
     """Check a destination before what it shall hold is made; see `new_folder`."""
     for path in keep:
@@ -192,16 +204,24 @@ def require_usable(target: Path, *, overwrite: bool | None, keep: Sequence[Path]
     if not overwrite:
         way = "" if overwrite is None else ", or replace an earlier composition with --overwrite"
         raise OutputError(f"{target} is not empty. Choose another folder{way}.")
-    if not _is_ours(target):
+    contents = _contents(target)
+    if contents is None:
         raise OutputError(
-            f"{target} holds no {RECIPE_FILE} of ours, so it is not replaced. "
-            "Choose another folder, or empty it yourself."
+            f"{target} holds no {RECIPE_FILE} of ours that names its files, so it is not "
+            "replaced. Choose another folder, or empty it yourself."
+        )
+    if strangers := _files(target) - contents:
+        them, were = ("it", "was") if len(strangers) == 1 else ("them", "were")
+        raise OutputError(
+            f"{target} holds {listed(sorted(strangers))}, which {were} not composed and would be "
+            f"lost. Move {them} away, or choose another folder."
         )
 
 
 def swap(partial: Path, target: Path) -> None:
     """Put a finished folder in the place of an earlier composition, or leave that as it was."""
-    if not _is_ours(target):
+    contents = _contents(target)
+    if contents is None or _files(target) - contents:
         raise OutputError(f"{target} has changed in the meantime. Compose again.")
     exchange(partial, target)
     shutil.rmtree(partial, ignore_errors=True)
@@ -227,12 +247,29 @@ def _hashes(folder: Path, files: tuple[OutputFile, ...], small: dict[str, bytes]
     return large | {name: hash_bytes(data) for name, data in small.items()}
 
 
-def _is_ours(folder: Path) -> bool:
+def _contents(folder: Path) -> set[str] | None:
+    """Return the names of all files that prefreg put into a folder, if its recipe says so."""
     try:
-        recipe = parse_json((folder / RECIPE_FILE).read_bytes())
+        with open_regular(folder / RECIPE_FILE) as stream:
+            recipe = parse_json(stream.read())
     except (OSError, ValueError):
-        return False
-    return isinstance(recipe, dict) and "schema" in recipe and "formula" in recipe
+        return None
+    if not isinstance(recipe, dict) or not {"schema", "formula", "contents"} <= recipe.keys():
+        return None
+    contents = recipe["contents"]
+    if not isinstance(contents, list) or not all(isinstance(name, str) for name in contents):
+        return None
+    return {RECIPE_FILE, *contents}
+
+
+def _files(folder: Path) -> set[str]:
+    """Return the paths of all files below a folder, links to folders among them."""
+    found = set()
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        links = [name for name in folders if (here / name).is_symlink()]
+        found |= {(here / name).relative_to(folder).as_posix() for name in (*links, *files)}
+    return {path for path in found if not any(Path(path).match(each) for each in _CLUTTER)}
 
 
 def _make_parents(target: Path, made: list[Path]) -> None:

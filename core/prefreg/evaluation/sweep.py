@@ -4,7 +4,6 @@ import base64
 import csv
 import html
 import itertools
-import json
 import math
 import os
 import time
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prefreg.composition.output import RECIPE_FILE, new_folder, require_usable
+from prefreg.composition.output import new_folder, require_usable, write_recipe
 from prefreg.errors import Interrupted, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import open_evaluator
@@ -223,9 +222,9 @@ def sweep(
     seconds = {"measuring": measured - started, **evaluator.seconds}
     found = Sweep(grid, axes, tuple(evaluator.axes), tuple(cells), output, (), seconds)
     with new_folder(target, needed=_NEEDED, overwrite=overwrite, keep=()) as folder:
-        _write_results(found, folder)
         _write_table(found, folder)
         _write_report(found, folder)
+        _write_results(found, folder)
         files = tuple(sorted(path.name for path in folder.iterdir()))
     drawn = time.perf_counter() - measured
     return replace(found, files=files, seconds=seconds | {"drawing": drawn})
@@ -234,9 +233,9 @@ def sweep(
 def _write_results(found: Sweep, folder: Path) -> None:
     # By a formula in this file, a folder is known to be one of prefreg's.
     formula = "base + " + " + ".join(f"η·{axis}" for axis in found.axes)
-    kept = {"schema": 1, "formula": formula, "made_by": "prefreg sweep"} | found.to_json()
-    text = json.dumps(kept, ensure_ascii=False, indent=1)
-    (folder / RECIPE_FILE).write_text(text + "\n", encoding="utf-8")
+    write_recipe(
+        folder, {"schema": 1, "formula": formula, "made_by": "prefreg sweep", **found.to_json()}
+    )
 
 
 def _write_table(found: Sweep, folder: Path) -> None:
