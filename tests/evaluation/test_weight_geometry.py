@@ -1,3 +1,4 @@
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefreg.errors import VectorError
+from prefreg.evaluation.evaluation_request import Comparing
 from prefreg.evaluation.weight_geometry import (
     Directions,
     Interaction,
+    RandomPairs,
     align,
+    compare_in_weights,
     leading_directions,
     overlap,
     random_interactions,
+    random_sti,
 )
 from prefreg.vectors.algebra import cosine
 from prefreg.vectors.lowrank import Factors, LowRankVector, write_low_rank
@@ -174,7 +179,7 @@ def test_the_null_is_of_random_frames(shape: tuple[int, int]) -> None:
     block = found.left[:, :3, 3:].square().sum((1, 2))
     # The squared cosines between random frames of r and r add up to r·r/m on average.
     assert float(block.mean()) == pytest.approx(9 / shape[0], rel=0.08)
-    assert torch.allclose(found.left[0, :3, :3], torch.eye(3).double(), atol=1e-9)
+    assert torch.allclose(found.left[0, :3, :3], torch.eye(3), atol=1e-5)
     generator = torch.Generator().manual_seed(1)
     frames = [
         torch.linalg.qr(torch.randn(1500, rows, 3, generator=generator).double()).Q
@@ -200,3 +205,48 @@ def test_random_vectors_interfere_as_chance_has_it() -> None:
     real = Interaction.of(parts)
     null = random_interactions(real, 500, np.random.default_rng(0)).sti()
     assert null.quantile(0.005) < real.sti() < null.quantile(0.995)
+
+
+def test_the_null_of_a_pair_is_that_of_its_two_vectors_alone() -> None:
+    """Compare one draw for all pairs with frames of the two vectors' own ranks."""
+    parts = {
+        place: directions(random(30, 20, place) * (1 + place), rank)
+        for place, rank in enumerate((4, 2, 3))
+    }
+    spectra = {place: part.values for place, part in parts.items()}
+    found = RandomPairs.draw(spectra, (30, 20), 1500, np.random.default_rng(0))
+    for pair in combinations(parts, 2):
+        alone = Interaction.of([(place, parts[place]) for place in pair])
+        null = random_sti(alone, 1500, np.random.default_rng(1))
+        for quantile in (0.1, 0.5, 0.9):
+            short, long = (float(each.quantile(quantile)) for each in (found.sti(*pair), null))
+            assert short == pytest.approx(long, rel=0.06)
+
+
+def test_the_interference_of_a_draw_is_worked_out_by_hand() -> None:
+    spectra = {0: torch.tensor([2.0]), 1: torch.tensor([3.0])}
+    # cos 60° and cos 45°, each once with either singular value.
+    draw = RandomPairs(torch.tensor([[[0.5]]]), torch.tensor([[[0.5**0.5]]]), spectra)
+    assert draw.sti(0, 1).tolist() == pytest.approx([0.5 * 0.5**0.5 * 5])
+
+
+def test_many_draws_are_made_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Interaction.of([(place, directions(random(9, 8, place), 2)) for place in range(3)])
+    monkeypatch.setattr("prefreg.evaluation.weight_geometry._MOST_PRODUCTS", 100)  # 2 draws
+    found = random_sti(real, 5, np.random.default_rng(0))
+    assert len(found) == 5
+    assert (found > 0).all()
+
+
+def test_sixty_vectors_are_compared_by_pairs() -> None:
+    vectors = [MemoryTensors({FIRST: random(12, 10, place)}) for place in range(60)]
+    found = compare_in_weights(vectors, [1.0] * 60, Comparing(rank=2, draws=50))
+    pairs = {(pair.first, pair.second): pair for pair in found.pairs}
+    assert list(pairs) == list(combinations(range(60), 2))
+    alone = compare_in_weights([vectors[3], vectors[41]], [1.0, 1.0], Comparing(2, 50)).pairs[0]
+    pair = pairs[3, 41]
+    assert pair.conflicting_mass == pytest.approx(alone.conflicting_mass)
+    assert pair.sti is not None
+    assert alone.sti is not None
+    assert pair.sti.value == pytest.approx(alone.sti.value)
+    assert pair.sti.null == pytest.approx(alone.sti.null, rel=0.15)

@@ -7,7 +7,7 @@ no two vectors share a direction.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import combinations, product
 
@@ -27,6 +27,8 @@ Matrix = NDArray[np.float64]
 _TINY = 1e-150
 # Directions this weak beside the first are rounding, and point anywhere.
 _NOISE = 1e-6
+_MOST_PRODUCTS = 1 << 22
+"""Inner products of random directions that are in memory at a time, 8 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,11 @@ def compare_in_weights(
     comparing: Comparing,
     progress: Progress | None = None,
 ) -> WeightGeometry:
-    """Compare every two of η·φ; each tensor is read once for each of both parts, and let go."""
+    """Compare every two of η·φ; each tensor is read once for each of both parts, and let go.
+
+    What is measured of a pair takes no more than products as small as the rank, and its null those
+    of its two vectors; the interference of all vectors together grows with the cube of their number.
+    """
     alignment = align(vectors, etas)
     couples = list(combinations(range(len(vectors)), 2))
     subspaces = _Subspaces({pair: _Pair() for pair in couples})
@@ -156,8 +162,8 @@ class _Meeting:
             return None
         null, real = self.null / self.weights, self.real / self.weights
         low, high = np.quantile(null, (0.025, 0.975))
-        # A draw that differs by rounding only is as large.
-        reached = int((null >= real * (1 - 1e-9)).sum())
+        # A draw that differs by its rounding, to float32, is as large.
+        reached = int((null >= real * (1 - 1e-5)).sum())
         p = (1 + reached) / (1 + len(null))
         return Sti(real, float(null.mean()), float(low), float(high), p)
 
@@ -196,12 +202,16 @@ class _Subspaces:
         if len(parts) < 2:
             return
         real = Interaction.of(list(parts.items()))
-        null = random_interactions(real, comparing.draws, generator)
+        null = random_sti(real, comparing.draws, generator)
         for meeting in (self.together, self.layers.setdefault(layer_of(name), _Meeting())):
-            meeting.add(real.sti(), null.sti())
+            meeting.add(real.sti(), null)
+        spectra = {place: part.values for place, part in parts.items()}
+        random_pairs = RandomPairs.draw(spectra, real.shape, comparing.draws, generator)
         for pair, found in self.pairs.items():
             if set(pair) <= parts.keys():
-                found.meeting.add(real.sti(pair), null.sti(pair))
+                found.meeting.add(
+                    real.sti(pair), random_pairs.sti(*pair) if len(parts) > 2 else null
+                )
                 shared, expected = overlap(*(parts[place] for place in pair))
                 found.overlaps.append(shared)
                 found.expected.append(expected)
@@ -328,13 +338,14 @@ def _align_tensor(
         sums.products[at] += (wide @ wide.T).numpy()
         sums.shared[at] += shared
         sums.opposed[at] += (shared - agreeing) / 2
-        for one, other in combinations(range(len(holders)), 2):
-            least = torch.minimum(wide[one].abs(), wide[other].abs())
-            against = least[signs[one] * signs[other] < 0]
-            pair = holders[one], holders[other]
-            for cell in (pair, pair[::-1]):
-                sums.mass[cell] += float(least.sum())
-                sums.opposed_mass[cell] += float(against.sum())
+        # min(|a|, |b|) is half of |a| + |b| less their distance. Where signs differ, the distance
+        # of a and b is the sum of the sizes, else it is that of the sizes.
+        sizes = wide.abs()
+        apart, sizes_apart = (torch.cdist(each, each, p=1).numpy() for each in (wide, sizes))
+        lengths = sizes.sum(1).numpy()
+        off = ~np.eye(len(holders), dtype=bool)
+        sums.mass[at] += off * (lengths[:, None] + lengths - sizes_apart) / 2
+        sums.opposed_mass[at] += off * (apart - sizes_apart) / 2
     for first, second in product(holders, repeat=2):
         left, right = vectors[first], vectors[second]
         if isinstance(left, LowRankVector) and isinstance(right, LowRankVector):
@@ -430,33 +441,96 @@ class Interaction:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class RandomPairs:
+    """Random subspaces of the shapes and spectra of any two of several vectors in one weight.
+
+    The interference of two is ‖A·Σ₂·Bᵀ‖₁ + ‖Aᵀ·Σ₁·B‖₁, with A and B the inner products of the left
+    and of the right directions. Each half takes the spectrum of one vector, so that with one draw
+    of A and B the work grows with the vectors and not with their pairs.
+    """
+
+    left: torch.Tensor
+    """A of every draw, as large as the highest rank."""
+    right: torch.Tensor
+    spectra: Mapping[int, torch.Tensor]
+    """Singular values by the place of the vector."""
+    _halves: dict[tuple[int, int, bool], torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def draw(
+        cls,
+        spectra: Mapping[int, torch.Tensor],
+        shape: tuple[int, int],
+        draws: int,
+        generator: np.random.Generator,
+    ) -> "RandomPairs":
+        """Draw the inner products of two random frames on both sides of a weight."""
+        rank = max(map(len, spectra.values()))
+        left, right = (
+            _random_products(rows, (rank, rank), draws, generator)[:, :rank, rank:]
+            for rows in shape
+        )
+        return cls(left, right, {place: values.float() for place, values in spectra.items()})
+
+    def sti(self, first: int, second: int) -> torch.Tensor:
+        """Return the interference of every draw, with the spectra of two vectors."""
+        ranks = len(self.spectra[first]), len(self.spectra[second])
+        return (self._half(second, ranks[0], False) + self._half(first, ranks[1], True)).double()
+
+    def _half(self, place: int, rank: int, turned: bool) -> torch.Tensor:
+        key = (place, rank, turned)
+        if key not in self._halves:
+            values = self.spectra[place]
+            left, right = (
+                (side.mT if turned else side)[:, :rank, : len(values)]
+                for side in (self.left, self.right)
+            )
+            self._halves[key] = ((left * values) @ right.mT).abs().sum((1, 2))
+        return self._halves[key]
+
+
+def random_sti(real: Interaction, draws: int, generator: np.random.Generator) -> torch.Tensor:
+    """Return the interference of as many random sets of subspaces, some at a time."""
+    step = max(1, _MOST_PRODUCTS // len(real.owners) ** 2)
+    sizes = [min(step, draws - start) for start in range(0, draws, step)]
+    parts = [random_interactions(real, size, generator).sti() for size in sizes]
+    return torch.cat(parts).double()
+
+
 def random_interactions(
     real: Interaction, draws: int, generator: np.random.Generator
 ) -> Interaction:
-    """Draw the null: subspaces of the same shapes and spectra, turned at random.
+    """Draw the null: subspaces of the same shapes and spectra, turned at random."""
+    ranks = [int((real.owners == place).sum()) for place in dict.fromkeys(real.owners.tolist())]
+    left, right = (_random_products(rows, ranks, draws, generator) for rows in real.shape)
+    return Interaction(left, real.values.float(), right, real.owners, real.shape)
 
-    The inner products of Gaussian columns are distributed as those of their triangular factor
-    (Bartlett 1933), so no frame as tall as the weight is made.
+
+def _random_products(
+    rows: int, ranks: Sequence[int], draws: int, generator: np.random.Generator
+) -> torch.Tensor:
+    """Return the inner products of random orthonormal frames side by side, of every draw.
+
+    Those of Gaussian columns are distributed as those of their triangular factor (Bartlett 1933),
+    so no frame as tall as the weight is made.
     """
-    sides = []
-    for rows in real.shape:
-        core = _gaussian_core(rows, len(real.owners), draws, generator)
-        frames = [
-            torch.linalg.qr(core[:, :, real.owners == place]).Q
-            for place in dict.fromkeys(real.owners.tolist())
-        ]
-        frame = torch.cat(frames, 2)
-        sides.append(frame.transpose(1, 2) @ frame)
-    return Interaction(sides[0], real.values, sides[1], real.owners, real.shape)
+    core = _gaussian_core(rows, sum(ranks), draws, generator)
+    frame = torch.cat([torch.linalg.qr(part).Q for part in core.split(list(ranks), 2)], 2)
+    return frame.mT @ frame
 
 
 def _gaussian_core(
     rows: int, columns: int, draws: int, generator: np.random.Generator
 ) -> torch.Tensor:
-    """Return matrices whose columns have the inner products of Gaussian ones of `rows` numbers."""
-    if rows <= columns:
-        return torch.from_numpy(generator.standard_normal((draws, rows, columns)))
-    core = np.triu(generator.standard_normal((draws, columns, columns)), 1)
-    places = np.arange(columns)
-    core[:, places, places] = np.sqrt(generator.chisquare(rows - places, (draws, columns)))
+    """Return matrices whose columns have the inner products of Gaussian ones of `rows` numbers.
+
+    In float32: what is random needs no more, and it takes most of the time of many vectors.
+    """
+    height = min(rows, columns)
+    core = generator.standard_normal((draws, height, columns), dtype=np.float32)
+    if rows > columns:
+        places = np.arange(columns)
+        core = np.triu(core, 1)
+        core[:, places, places] = np.sqrt(generator.chisquare(rows - places, (draws, columns)))
     return torch.from_numpy(core)
