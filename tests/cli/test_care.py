@@ -220,6 +220,23 @@ def test_sizes_and_the_disk_are_told_everywhere(run, own: Path) -> None:
     assert after["bytes"] > 0
 
 
+def test_of_a_long_history_the_newest_changes_are_shown(run, own: Path) -> None:
+    registry = prefreg.open(own)
+    for number in range(23):
+        registry.alias("helpful", 1, f"a{number}")
+    found = run("--registry", own, "alias", "helpful").out
+    assert "a2 " not in found
+    assert "a3 " in found
+    assert found.rstrip().endswith("3 earlier changes: `prefreg alias helpful --all` shows all.")
+    whole = run("--registry", own, "alias", "helpful", "--all").out
+    assert "a0 " in whole
+    assert "earlier" not in whole
+    assert len(run("--registry", own, "alias", "helpful", "--json").data["history"]) == 23
+    refused = run("--registry", own, "alias", "helpful@1", "best", "--all")
+    assert refused.code == 2
+    assert "--all looks at the history" in refused.err
+
+
 def test_readers_change_nothing(run, trained) -> None:
     before = trained.read_bytes(), sorted(trained.parent.iterdir())
     for command in (

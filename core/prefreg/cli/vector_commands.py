@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from prefreg.evaluation.compare import Comparison, FieldDifference
     from prefreg.registry import VersionRecord, VersionSummary
 
+_NEWEST = 20
+"""Changes of aliases that are shown unless all are asked for."""
+
 
 @command("vectors")
 @click.argument("axis", required=False, shell_complete=completing.STORED_AXES)
@@ -168,6 +171,7 @@ def bases(common: Common) -> None:
 @click.option("--delete", is_flag=True, help="Delete the alias; its history is kept.")
 @base_option("With --delete, where several bases have the alias.")
 @AT
+@click.option("--all", "everything", is_flag=True, help="Show the whole history.")
 def alias(
     common: Common,
     reference: Reference,
@@ -175,21 +179,23 @@ def alias(
     delete: bool,
     base: str | None,
     at: datetime | None,
+    everything: bool,
 ) -> None:
     """Point ALIAS at a version, or show the history of an axis' aliases without one.
 
     `prefreg alias helpful@3 stable` names version 3; `prefreg alias helpful@stable --delete`
     deletes the name. `prefreg alias helpful@stable` shows the history of one alias, and --at
-    where it stood.
+    where it stood. Of a long history the newest changes are shown, and all with --json.
     """
-    if at is not None and (alias or delete):
-        raise UsageError("--at looks at the history; an alias can be changed only now.")
+    for option, given in (("--at", at is not None), ("--all", everything)):
+        if given and (alias or delete):
+            raise UsageError(f"{option} looks at the history; an alias can be changed only now.")
     if base is not None and not delete:
         raise UsageError("--base goes with --delete: a version says which base an alias is for.")
     if delete:
         _delete_alias(common, reference, alias, base)
     elif alias is None:
-        _show_history(common, reference, at)
+        _show_history(common, reference, at, None if everything else _NEWEST)
     else:
         record = common.open_registry().alias(reference[0], _number(reference), alias)
         data = {"axis": record.axis, "alias": alias, "version": record.number}
@@ -207,7 +213,9 @@ def _delete_alias(
     common.emit("alias", {"axis": axis, "alias": name, "version": None}, f"Deleted {name}.")
 
 
-def _show_history(common: Common, reference: Reference, at: datetime | None) -> None:
+def _show_history(
+    common: Common, reference: Reference, at: datetime | None, most: int | None
+) -> None:
     axis, name = reference
     if name is not None and name.isdigit():
         raise UsageError(f"Say what to call it, as in `prefreg alias {axis}@{name} stable`.")
@@ -220,10 +228,13 @@ def _show_history(common: Common, reference: Reference, at: datetime | None) -> 
             event.number or "-",
             event.base.name,
         )
-        for event in events
+        for event in (events if most is None else events[-most:])
     ]
     headers = ("WHEN", "ALIAS", "ACTION", "VERSION", "BASE")
     text = table(headers, rows) if rows else f"No version of {axis} was ever given an alias."
+    if earlier := len(events) - len(rows):
+        what = axis if name is None else f"{axis}@{name}"
+        text += f"\n{plural(earlier, 'earlier change')}: `prefreg alias {what} --all` shows all."
     common.emit(
         "alias", {"axis": axis, "history": [event.to_json() for event in events]}, text, asked=True
     )
