@@ -31,7 +31,7 @@ from prefreg.composition.adapter import write_adapter
 from prefreg.composition.output import write_composition
 from prefreg.composition.plan import Plan, PlannedTerm
 from prefreg.errors import OutputError, UsageError, VectorError
-from prefreg.vectors.lora_layers import linear_layers
+from prefreg.vectors.lora_layers import LoraLayers
 from prefreg.vectors.lowrank import Factors, subtract, write_low_rank
 from prefreg.vectors.peft_adapters import read_adapter
 
@@ -58,7 +58,7 @@ def random_phi(base: BaseModel, *, rank: int, seed: int) -> dict[str, Factors]:
 
     return {
         layer.weight: Factors(noise(layer.shape[0], rank), noise(rank, layer.shape[1]))
-        for layer in linear_layers(base.checkpoint).values()
+        for layer in LoraLayers(base.checkpoint).text.values()
     }
 
 
@@ -466,7 +466,7 @@ def test_dense_vectors_of_low_rank_become_an_exact_adapter(
     bases: dict[str, BaseModel], tmp_path: Path
 ) -> None:
     base = bases["llama"]
-    layers = linear_layers(base.checkpoint).values()
+    layers = LoraLayers(base.checkpoint).text.values()
     dense = {
         layer.weight: noise(layer.shape[0], 2, seed=1) @ noise(2, layer.shape[1], seed=2)
         for layer in layers

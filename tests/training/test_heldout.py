@@ -10,7 +10,7 @@ import tiny
 import worded
 from prefreg.axes.axis import Axis, PreferencePair
 from prefreg.axes.plugins import find_axis
-from prefreg.axes.row_axis import axis_of_rows
+from prefreg.axes.row_sources import axis_of_rows
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.data.mixture import open_rows
 from prefreg.data.pairs import build_pairs

@@ -26,7 +26,7 @@ from adapters import peft
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.errors import BaseModelError, VectorError
 from prefreg.vectors import peft_adapters
-from prefreg.vectors.lora_layers import LoraLayers, linear_layers
+from prefreg.vectors.lora_layers import LoraLayers
 from prefreg.vectors.peft_adapters import adapter_tensors, place_factors, read_adapter
 
 WEIGHTS = "adapter_model.safetensors"
@@ -88,19 +88,19 @@ def test_names_follow_the_checkpoint(tmp_path: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     bare = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
     save_file(bare, folder / "model.safetensors", metadata={"format": "pt"})
-    layers = linear_layers(tiny.resolve_base(str(folder)).checkpoint)
+    layers = LoraLayers(tiny.resolve_base(str(folder)).checkpoint).text
     layer = layers["transformer.h.0.attn.c_attn"]
     assert (layer.weight, layer.transposed) == ("h.0.attn.c_attn.weight", True)
 
 
 def test_a_tied_head_is_no_layer_of_its_own(base: BaseModel) -> None:
-    layers = linear_layers(base.checkpoint)
+    layers = LoraLayers(base.checkpoint).text
     assert {name.rpartition(".")[2] for name in layers} == set(adapters.LINEAR)
 
 
 def test_a_head_of_its_own_is_told_apart(tmp_path: Path) -> None:
     base = tiny.in_base(lambda: tiny.llama(tied=False), tmp_path / "base")
-    assert [name for name, layer in linear_layers(base.checkpoint).items() if layer.output] == [
+    assert [name for name, layer in LoraLayers(base.checkpoint).text.items() if layer.output] == [
         "lm_head"
     ]
 
@@ -108,7 +108,7 @@ def test_a_head_of_its_own_is_told_apart(tmp_path: Path) -> None:
 def test_layers_that_peft_refuses_are_left_out(tmp_path: Path) -> None:
     config = MambaConfig(vocab_size=32, hidden_size=16, state_size=4, num_hidden_layers=1)
     MambaForCausalLM(config).save_pretrained(tmp_path / "base")
-    layers = linear_layers(tiny.resolve_base(str(tmp_path / "base")).checkpoint)
+    layers = LoraLayers(tiny.resolve_base(str(tmp_path / "base")).checkpoint).text
     assert {name.rpartition(".")[2] for name in layers} == {"in_proj", "x_proj", "dt_proj"}
 
 
@@ -150,7 +150,7 @@ def test_layers_that_peft_takes_for_fused_experts_are_left_out(tmp_path: Path) -
         first_k_dense_replace=1,
     )
     Glm4MoeForCausalLM(config).save_pretrained(tmp_path / "base")
-    layers = linear_layers(tiny.resolve_base(str(tmp_path / "base")).checkpoint)
+    layers = LoraLayers(tiny.resolve_base(str(tmp_path / "base")).checkpoint).text
     kinds = {name.rpartition(".")[2] for name in layers}
     assert kinds == {"q_proj", "k_proj", "v_proj", "o_proj", "lm_head"}
 
@@ -159,7 +159,7 @@ def test_an_architecture_that_is_not_known_is_told(base: BaseModel) -> None:
     config = base.path / "config.json"
     config.write_text(config.read_text().replace('"llama"', '"unheard-of"'))
     with pytest.raises(BaseModelError, match="cannot be told from its configuration"):
-        linear_layers(base.checkpoint)
+        LoraLayers(base.checkpoint)
 
 
 @pytest.fixture

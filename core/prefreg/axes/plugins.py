@@ -21,7 +21,7 @@ from prefreg.axes.bundled_base import BundledBase
 from prefreg.axes.discovery import FoundPlugin, find_plugins, read_disabled
 from prefreg.axes.isolation import off_stdout
 from prefreg.axes.methods import Method
-from prefreg.axes.row_axis import axis_of_rows
+from prefreg.axes.row_sources import axis_of_rows
 from prefreg.axes.yaml_axes import Declaration, read_declaration
 from prefreg.errors import AxisError, UsageError, did_you_mean, reason
 from prefreg.terms import AXIS_NAME

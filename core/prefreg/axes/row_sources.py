@@ -1,4 +1,7 @@
-"""Where rows come from: files and the hub, under the licences of their data."""
+"""Where rows come from: files and the hub, under the licences of their data.
+
+An axis that nobody declares has the rows of a file, taken as they stand.
+"""
 
 import csv
 import gzip
@@ -6,7 +9,7 @@ import io
 import json
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -32,6 +35,21 @@ _LONGEST = 1 << 24
 """Bytes of a line: texts of four million tokens."""
 _LARGEST = 1 << 30
 """Bytes of an array of rows."""
+
+
+def axis_of_rows(name: str, aliases: tuple[str, ...] = ()) -> Axis:
+    """Return an axis whose rows are files: what a row calls chosen lies along it."""
+
+    def no_rows(request: SourceRequest) -> Iterable[Row]:
+        raise DataError(f"The axis {name!r} has the rows that are given by --data, and no others.")
+
+    return Axis(
+        name=name,
+        summary="Rows as they stand.",
+        sources={"rows": no_rows},
+        label=PreferencePair.from_row,
+        aliases=aliases,
+    )
 
 
 def read_preference_file(path: Path) -> Iterator[tuple[int, PreferencePair]]:

@@ -230,8 +230,6 @@ def find_geometry(evaluator: Evaluator) -> FunctionalGeometry:
 
 
 Of = Literal["margin", "metric"]
-ILL_CONDITIONED = 10.0
-"""Above this, dials cannot be decoupled by solving for them: an error grows tenfold."""
 
 
 @dataclass(frozen=True, slots=True)

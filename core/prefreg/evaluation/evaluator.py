@@ -18,7 +18,7 @@ from prefreg.axes.axis import Axis
 from prefreg.axes.base_world import ChoiceQuestion
 from prefreg.axes.isolation import measure
 from prefreg.axes.plugins import find_axis, load_axes
-from prefreg.axes.row_axis import axis_of_rows
+from prefreg.axes.row_sources import axis_of_rows
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.in_memory import Dials, VectorShelf, make_dials
 from prefreg.composition.resolve import (

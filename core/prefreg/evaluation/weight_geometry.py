@@ -108,8 +108,8 @@ def compare_in_weights(
 ) -> WeightGeometry:
     """Compare every two of η·φ; each tensor is read once for each of both parts, and let go.
 
-    What is measured of a pair takes no more than products as small as the rank, and its null those
-    of its two vectors; the interference of all vectors together grows with the cube of their number.
+    What is measured of a pair takes products as small as the rank, and its null those of its two
+    vectors; the interference of all together grows with the cube of their number.
     """
     alignment = align(vectors, etas)
     couples = list(combinations(range(len(vectors)), 2))
@@ -516,7 +516,7 @@ def _random_products(
     so no frame as tall as the weight is made.
     """
     core = _gaussian_core(rows, sum(ranks), draws, generator)
-    frame = torch.cat([torch.linalg.qr(part).Q for part in core.split(list(ranks), 2)], 2)
+    frame = torch.cat([torch.linalg.qr(part).Q for part in torch.split(core, list(ranks), 2)], 2)
     return frame.mT @ frame
 
 

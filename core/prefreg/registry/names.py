@@ -56,14 +56,6 @@ def canonical_name(session: Session, name: str) -> str | None:
     )
 
 
-def require_axis(session: Session, name: str, location: str) -> str:
-    """Return the axis that a name or alias stands for."""
-    axis = canonical_name(session, name)
-    if axis is None:
-        raise unknown_axis(name, axis_names(session), location)
-    return axis
-
-
 def unknown_axis(name: str, axes: Mapping[str, Sequence[str]], location: str) -> RegistryError:
     """Say that no vector is of an axis, beside the axes, with their aliases, that have some."""
     if not axes:

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefreg.axes.axis import Axis, PreferencePair
 from prefreg.axes.plugins import load_axes
-from prefreg.axes.row_axis import axis_of_rows
+from prefreg.axes.row_sources import axis_of_rows
 from prefreg.axes.yaml_axes import read_declaration
 from prefreg.composition.resolve import find_base
 from prefreg.data.mixture import WantedRows, open_wanted

@@ -53,7 +53,6 @@ class Extraction:
     """cos(θ₊ − θ_base, θ₋ − θ_base); absent when a pole is the base itself."""
     storage_error: float | None = None
     """‖stored − φ‖ / ‖φ‖, where the storage dtype is not F32."""
-    storage_cosine: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what a version's record keeps of the measurements."""
@@ -104,24 +103,6 @@ def extract(
         if not any(sums.norms.values()):
             raise VectorError(_UNMOVED)
         return _summarise(sums, writer.finish(), writer.size, reference is not None, dtype)
-
-
-def extract_folders(
-    *,
-    positive: Checkpoint,
-    negative: Checkpoint,
-    base: Checkpoint,
-    destination: Path,
-    dtype: str = "F32",
-) -> Extraction:
-    """Take the vector out of two saved models that were trained from `base`."""
-    return extract(
-        positive=CheckpointTensors.of_pole(positive, base),
-        negative=CheckpointTensors.of_pole(negative, base),
-        reference=CheckpointTensors(base),
-        destination=destination,
-        dtype=dtype,
-    )
 
 
 def extract_factors(*, positive: FactorMap, negative: FactorMap, destination: Path) -> Extraction:
@@ -187,14 +168,12 @@ def store_difference(source: TensorSource, destination: Path, *, dtype: str = "F
         found = measure(source, stored)
     if not found.norm:
         raise VectorError("The task vector holds nothing but zeros. Check what it was taken from.")
-    rounded = dtype != "F32"
     return Extraction(
         sha256=written.sha256,
         size=written.size,
         norm=found.norm,
         norms=found.norms,
-        storage_error=found.relative_error if rounded else None,
-        storage_cosine=found.cosine if rounded else None,
+        storage_error=found.relative_error if dtype != "F32" else None,
     )
 
 
@@ -206,9 +185,7 @@ class _Sums:
     positive: float = 0.0
     negative: float = 0.0
     poles: float = 0.0
-    stored: float = 0.0
     error: float = 0.0
-    overlap: float = 0.0
 
 
 def _dot(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -235,9 +212,7 @@ def _measure(sums: _Sums, phi: torch.Tensor, stored: torch.Tensor) -> None:
     sums.zeros += phi.numel() - count_nonzero(phi)
     if stored.dtype != torch.float32:
         kept = stored.to(torch.float32)
-        sums.stored += _dot(kept, kept)
         sums.error += _dot(kept - phi, kept - phi)
-        sums.overlap += _dot(kept, phi)
 
 
 def _measure_poles(
@@ -252,7 +227,6 @@ def _measure_poles(
 def _summarise(sums: _Sums, sha256: str, size: int, based: bool, dtype: str) -> Extraction:
     norm = math.hypot(*sums.norms.values())
     poles = math.sqrt(sums.positive) * math.sqrt(sums.negative)
-    stored = math.sqrt(sums.stored) * norm
     return Extraction(
         sha256=sha256,
         size=size,
@@ -263,7 +237,6 @@ def _summarise(sums: _Sums, sha256: str, size: int, based: bool, dtype: str) -> 
         negative_norm=math.sqrt(sums.negative) if based else None,
         cosine_poles=sums.poles / poles if poles else None,
         storage_error=math.sqrt(sums.error) / norm if dtype != "F32" else None,
-        storage_cosine=sums.overlap / stored if stored else None,
     )
 
 

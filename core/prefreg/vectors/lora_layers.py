@@ -216,11 +216,6 @@ class LoraLayers:
         return found | {name: each for each in self.experts.values() for name in each.weights}
 
 
-def linear_layers(base: Checkpoint) -> dict[str, LoraLayer]:
-    """Return the linear layers that a base writes text with; see `LoraLayers.text`."""
-    return LoraLayers(base).text
-
-
 def _stored_names(model: "PreTrainedModel", conversion: "Conversion") -> dict[str, str]:
     names = conversion.names
     known = {id(parameter): names.get(name) for name, parameter in model.named_parameters()}
