@@ -119,18 +119,26 @@ def test_overwriting_swaps_an_earlier_composition(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model").read_bytes() == b"new"
 
 
-@pytest.mark.parametrize("name", ["notes.txt", ".gitattributes", "plots/notes.txt", "link"])
-def test_a_file_of_the_users_own_is_not_overwritten(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("notes.txt", "notes.txt"),
+        (".gitattributes", ".gitattributes"),
+        ("link", "link"),
+        ("plots/one/notes.txt", "plots/"),
+    ],
+)
+def test_a_file_of_the_users_own_is_not_overwritten(tmp_path: Path, name: str, told: str) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     elsewhere.mkdir()
     fill(out, b"old")
 
     def put() -> None:
-        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).symlink_to(elsewhere) if name == "link" else (out / name).write_text("mine")
 
     put()
-    with pytest.raises(OutputError, match=rf"holds '{name}', which was not composed") as refused:
+    with pytest.raises(OutputError, match=rf"holds '{told}', which was not composed") as refused:
         fill(out, overwrite=True)
     assert "Move it away" in str(refused.value)
     (out / name).unlink()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, INDEX_FILE, companions, read_companion
@@ -210,10 +210,10 @@ def require_usable(target: Path, *, overwrite: bool | None, keep: Sequence[Path]
             f"{target} holds no {RECIPE_FILE} of ours that names its files, so it is not "
             "replaced. Choose another folder, or empty it yourself."
         )
-    if strangers := _files(target) - contents:
+    if strangers := _strangers(target, contents):
         them, were = ("it", "was") if len(strangers) == 1 else ("them", "were")
         raise OutputError(
-            f"{target} holds {listed(sorted(strangers))}, which {were} not composed and would be "
+            f"{target} holds {listed(strangers)}, which {were} not composed and would be "
             f"lost. Move {them} away, or choose another folder."
         )
 
@@ -221,7 +221,7 @@ def require_usable(target: Path, *, overwrite: bool | None, keep: Sequence[Path]
 def swap(partial: Path, target: Path) -> None:
     """Put a finished folder in the place of an earlier composition, or leave that as it was."""
     contents = _contents(target)
-    if contents is None or _files(target) - contents:
+    if contents is None or _strangers(target, contents):
         raise OutputError(f"{target} has changed in the meantime. Compose again.")
     exchange(partial, target)
     shutil.rmtree(partial, ignore_errors=True)
@@ -260,6 +260,16 @@ def _contents(folder: Path) -> set[str] | None:
     if not isinstance(contents, list) or not all(isinstance(name, str) for name in contents):
         return None
     return {RECIPE_FILE, *contents}
+
+
+def _strangers(folder: Path, contents: set[str]) -> set[str]:
+    """Return what lies in a folder beside its contents; a folder that has none of them as one."""
+    ours = {parent for name in contents for parent in PurePosixPath(name).parents}
+    found = set()
+    for path in map(PurePosixPath, _files(folder) - contents):
+        above = [parent for parent in path.parents if parent not in ours]
+        found.add(f"{above[-1]}/" if above else str(path))
+    return found
 
 
 def _files(folder: Path) -> set[str]:
