@@ -90,13 +90,12 @@ def find_scale(
     target: float,
     sign: int,
     power: float = 1.0,
-    start: float = 1.0,
     furthest: float = FURTHEST,
 ) -> Scale:
     """Seek the coefficient of this sign whose effect is the target, by false position.
 
-    The effect is 0 at 0 and grows about as η to the `power`; the bracket doubles from `start` until
-    it holds the target, and narrows until a point is within 5 % of it. Coefficients within it have
+    The effect is 0 at 0 and grows about as η to the `power`; the bracket doubles from 1 until it
+    holds the target, and narrows until a point is within 5 % of it. Coefficients within it have
     three digits, as recipes are read by people.
     """
     found: dict[float, Estimate] = {}
@@ -107,7 +106,7 @@ def find_scale(
         return float(copysign(abs(share) ** (1 / power), share))
 
     low, below = 0.0, 0.0
-    high = min(start, furthest)
+    high = min(1.0, furthest)
     above = share_at(high)
     while above < 1 and high < furthest:
         low, below = high, above

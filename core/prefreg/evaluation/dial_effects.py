@@ -78,7 +78,6 @@ def functional_geometry(
     count: int,
     answers: Sequence[Answer],
     *,
-    step: float = STEP,
     progress: Steps | None = None,
 ) -> FunctionalGeometry:
     """Measure G on answers that the base gave, with two passes a vector and one of the base."""
@@ -92,14 +91,14 @@ def functional_geometry(
         batch = order[done:]
         while len(batch) > 1 and _size(answers, batch, count + 2, vocabulary) > _LOGITS:
             batch = batch[: len(batch) // 2]
-        per_answer[batch] = _moments(turn, count, [answers[place] for place in batch], step)
+        per_answer[batch] = _moments(turn, count, [answers[place] for place in batch])
         done += len(batch)
         if progress is not None:
             progress(done, len(order))
     return FunctionalGeometry(per_answer, np.array([len(each.ids) for each in answers], float))
 
 
-def _moments(turn: Turn, count: int, batch: Sequence[Answer], step: float) -> Array:
+def _moments(turn: Turn, count: int, batch: Sequence[Answer]) -> Array:
     def logits_at(place: int | None, eta: float) -> torch.Tensor:
         model = turn([eta if each == place else 0.0 for each in range(count)])
         return step_logits(model, batch)
@@ -108,7 +107,7 @@ def _moments(turn: Turn, count: int, batch: Sequence[Answer], step: float) -> Ar
     # Deviations from their mean under π, so that a product of two is a covariance.
     deviations = []
     for place in range(count):
-        slope = (logits_at(place, step) - logits_at(place, -step)) / (2 * step)
+        slope = (logits_at(place, STEP) - logits_at(place, -STEP)) / (2 * STEP)
         deviations.append(slope - (weights * slope).sum(1, keepdim=True))
     owners = torch.tensor([row for row, each in enumerate(batch) for _ in each.ids])
     found = np.zeros((len(batch), count, count))

@@ -34,6 +34,7 @@ _REPLY = re.compile(r"^\W*(?:answer\s+)?([ABC])\b", re.IGNORECASE)
 _RETRIES = 2
 _LONGEST_REPLY = 1 << 20
 _RIDGE = 0.01
+_DRAWS = 2000
 """Keeps the regression finite where one side always wins."""
 
 
@@ -189,9 +190,6 @@ def length_controlled(
     wins: ArrayLike,
     lengths: tuple[ArrayLike, ArrayLike],
     groups: Sequence[str],
-    *,
-    draws: int = 2000,
-    seed: int = 0,
 ) -> Estimate:
     """Return the rate of wins if both answers were equally long (as AlpacaEval 2 does).
 
@@ -209,7 +207,7 @@ def length_controlled(
     column = np.tanh(difference / (difference.std() or 1.0))
     target = np.asarray(wins, dtype=np.float64)
     (value,) = _at_equal_length(target, column, np.ones((1, len(target))))
-    weights = draw_weights(len(names), draws, (seed, 0))[:, member]
+    weights = draw_weights(len(names), _DRAWS, (0, 0))[:, member]
     low, high = np.quantile(_at_equal_length(target, column, weights), [0.025, 0.975])
     return Estimate(float(value), min(float(low), value), max(float(high), value), len(target))
 

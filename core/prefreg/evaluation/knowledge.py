@@ -207,7 +207,6 @@ def run_tasks(
     *,
     limit: int | None = None,
     folder: Path | None = None,
-    batch_size: int = 16,
 ) -> Scores:
     """Run tasks and return what each document scored, of every metric that has numbers."""
     try:
@@ -216,7 +215,7 @@ def run_tasks(
             from lm_eval.models.huggingface import HFLM
 
             language_model = HFLM(
-                pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size
+                pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=16
             )
             found = simple_evaluate(
                 model=language_model,
