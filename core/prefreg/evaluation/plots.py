@@ -65,7 +65,8 @@ class Canvas:
         self.figure.suptitle(title, fontweight="bold")
         # Eight points take about a sixteenth of an inch a letter.
         room = max(40, int(size[0] * 15))
-        lines = [line for part in caption.splitlines() for line in textwrap.wrap(part, room)]
+        whole = caption.replace(" %", "\N{NO-BREAK SPACE}%")
+        lines = [line for part in whole.splitlines() for line in textwrap.wrap(part, room)]
         self.figure.supxlabel("\n".join(lines), fontsize=8, color=_GREY)
         grid = self.figure.subplots(rows, columns, squeeze=False)
         self.panels: list[Axes] = list(np.asarray(grid).ravel())
