@@ -1,0 +1,756 @@
+"""A study: from a target and constraints to the setting that is recommended, and why.
+
+KL is looked at first, on a part of the prompts, where a setting may violate it. Winners are
+measured again on prompts that the search never asked, and only what is likely to meet every
+constraint there is recommended.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from prefreg.choosing.choosing_request import TuneRequest
+from prefreg.choosing.decouple import range_of
+from prefreg.choosing.gauges import Array, Gauge, Panel, Reading
+from prefreg.choosing.search import (
+    LIKELY,
+    Bound,
+    GeometrySearch,
+    Goal,
+    Measured,
+    Search,
+    normal_cdf,
+    outside_hull,
+)
+from prefreg.choosing.surrogate import Prior
+from prefreg.composition.resolve import refuse_mixed_contrasts
+from prefreg.errors import DataError, Interrupted, UsageError
+from prefreg.evaluation.calibration import Unit
+from prefreg.evaluation.candidates import digest
+from prefreg.evaluation.dial_effects import find_geometry
+from prefreg.evaluation.evaluate import Requirement, parse_requirements
+from prefreg.evaluation.evaluation_request import EvaluationRequest
+from prefreg.evaluation.evaluator import Evaluator, open_dials
+from prefreg.evaluation.figures import RESERVED
+from prefreg.evaluation.prompts import Asked
+from prefreg.progress import Progress
+from prefreg.registry import Access
+from prefreg.terms import Term, parse_reference
+
+STUDY = "study"
+"""The kind of measurement under which a study is kept, with the first of its versions."""
+_TARGET = re.compile(r"\s*([a-z][a-z0-9_.-]*)\s*=\s*(max|min)\s*")
+_TARGET_FORM = "Write NAME=max or NAME=min, as in helpful=max or kl=min."
+_GLANCE = 4
+"""KL is looked at on every so-many-th prompt first."""
+_DOUBT = 0.25
+"""How likely a setting must be to violate the bound on KL for that."""
+_FRESH = 4
+"""Most winners that are measured on fresh prompts."""
+_DIGITS = 3
+
+
+class Propose(Protocol):
+    """Makes the search of a study."""
+
+    def __call__(
+        self,
+        goals: Sequence[Goal],
+        bounds: Sequence[Bound],
+        priors: Mapping[str, Prior],
+        dials: int,
+        first: int,
+        seed: int,
+    ) -> Search:
+        """Return it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A bound in the figure's own unit."""
+
+    requirement: Requirement
+    gauge: Gauge
+
+    @property
+    def sign(self) -> int:
+        """1 for at least, −1 for at most."""
+        return 1 if self.requirement.operator in (">=", ">") else -1
+
+    @property
+    def bound(self) -> Bound:
+        """The bound on the scale without ends."""
+        level = self.gauge.level_of(self.requirement.bound)
+        return Bound(self.gauge.name, self.sign, level)
+
+    def likelihood(self, reading: Reading) -> float:
+        """Return the probability that other prompts would meet it."""
+        away = self.sign * (reading.level - self.bound.level)
+        if reading.error <= 0:
+            return float(away >= 0)
+        return float(normal_cdf(np.array(away / reading.error)))
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One setting with its figures."""
+
+    etas: tuple[float, ...]
+    readings: Mapping[str, Reading]
+    fresh: bool = False
+    """Whether it was measured on prompts that the search did not ask."""
+
+    def to_json(self, dials: Sequence[str]) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        return {
+            "terms": dict(zip(dials, self.etas, strict=True)),
+            "fresh": self.fresh,
+            "figures": {
+                name: {"value": each.value, "level": each.level, "error": each.error}
+                for name, each in self.readings.items()
+            },
+        }
+
+
+def read_trial(kept: Mapping[str, Any], dials: Sequence[str]) -> Trial:
+    """Read a setting as `to_json` writes it."""
+    readings = {
+        name: Reading(each["level"], each["error"], each["value"])
+        for name, each in kept["figures"].items()
+    }
+    return Trial(tuple(kept["terms"][dial] for dial in dials), readings, bool(kept["fresh"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with its 95 % interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float]:
+        """Return it in a form that JSON can hold."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Recommended:
+    """A setting on fresh prompts."""
+
+    trial: Trial
+    probability: float
+    """That other prompts would meet every constraint."""
+    figures: tuple[Interval, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What a study found."""
+
+    dials: tuple[str, ...]
+    """The versions that are turned."""
+    axes: tuple[str, ...]
+    target: str
+    subject_to: str
+    best: Recommended
+    base: tuple[Interval, ...]
+    goals: tuple[Goal, ...]
+    bounds: Mapping[str, str]
+    """Each constraint by its figure, as it was asked for."""
+    front: tuple[Trial, ...]
+    """The settings likely to be feasible that none beats in every goal, the best first."""
+    trials: tuple[Trial, ...]
+    shown: tuple[tuple[Interval, ...], ...]
+    """The figures of each trial."""
+    study: str | None
+    prompts: int
+    fresh_prompts: int
+    warnings: tuple[str, ...]
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """What is recommended, as compose takes it."""
+        pairs = zip(self.dials, self.best.trial.etas, strict=True)
+        found = [(*parse_reference(dial), eta) for dial, eta in pairs if eta]
+        return tuple(Term(axis, eta, version) for axis, version, eta in found)
+
+    @property
+    def compose_line(self) -> str:
+        """The command that composes what is recommended."""
+        return " ".join(["prefreg compose", *map(str, self.terms)])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in a form that JSON can hold."""
+        best = self.best
+        return {
+            "target": self.target,
+            "subject_to": self.subject_to,
+            "best": {
+                "terms": dict(zip(self.axes, best.trial.etas, strict=True)),
+                "versions": list(self.dials),
+                "probability": best.probability,
+                "figures": {each.name: each.to_json() for each in best.figures},
+                "compose": self.compose_line,
+            },
+            "base": {each.name: each.to_json() for each in self.base},
+            "front": [each.to_json(self.axes) for each in self.front],
+            "evaluations": len(self.trials),
+            "trials": [each.to_json(self.axes) for each in self.trials],
+            "study": self.study,
+            "prompts": self.prompts,
+            "fresh_prompts": self.fresh_prompts,
+            "interval": "95 %, over groups of prompts, for this φ",
+            "warnings": list(self.warnings),
+        }
+
+
+def parse_target(text: str) -> list[Goal]:
+    """Read what is made as large or small as can be."""
+    goals = []
+    for part in text.split(","):
+        found = _TARGET.fullmatch(part)
+        if not found:
+            raise UsageError(f"{part.strip()!r} is no target. {_TARGET_FORM}")
+        goals.append(Goal(found[1], 1 if found[2] == "max" else -1))
+    if len({goal.name for goal in goals}) < len(goals):
+        raise UsageError(f"A figure is named twice in {text!r}.")
+    return goals
+
+
+def refuse_contradictions(wishes: Sequence[Requirement]) -> None:
+    """Refuse bounds on one figure that no value meets."""
+    for first in wishes:
+        for second in wishes:
+            opposed = first.operator[0] == ">" and second.operator[0] == "<"
+            strict = "=" not in first.operator + second.operator or first.bound > second.bound
+            if first.name == second.name and opposed and first.bound >= second.bound and strict:
+                raise UsageError(f"{first} and {second} contradict each other: no value is both.")
+
+
+@dataclass
+class Study:
+    """The settings of some dials that are measured on one set of prompts."""
+
+    evaluator: Evaluator
+    fresh: Evaluator
+    goals: list[Goal]
+    wishes: list[Wish]
+    low: Array
+    high: Array
+    panel: Panel
+    fresh_panel: Panel
+    trials: list[Trial] = field(default_factory=list)
+
+    @classmethod
+    def open(
+        cls,
+        evaluator: Evaluator,
+        fresh: Evaluator,
+        goals: Sequence[Goal],
+        requirements: Sequence[Requirement],
+    ) -> "Study":
+        """Find the figures and the ranges of the dials."""
+        panel = Panel(evaluator)
+        wishes = [Wish(each, panel.gauge(each.name)) for each in requirements]
+        # Aliases become the names of the figures.
+        named = [Goal(panel.gauge(goal.name).name, goal.sign) for goal in goals]
+        ranges = np.array([range_of(term.record) for term in evaluator.terms])
+        return cls(evaluator, fresh, named, wishes, ranges[:, 0], ranges[:, 1], panel, Panel(fresh))
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of the dials."""
+        return tuple(term.record.axis for term in self.evaluator.terms)
+
+    @property
+    def names(self) -> list[str]:
+        """The figures that matter."""
+        wanted = [*(goal.name for goal in self.goals), *(wish.gauge.name for wish in self.wishes)]
+        return list(dict.fromkeys(wanted))
+
+    @property
+    def bounds(self) -> list[Bound]:
+        """The constraints on scales without ends."""
+        return [wish.bound for wish in self.wishes]
+
+    def scaled(self, etas: Sequence[float]) -> Array:
+        """Return coefficients as −1…1 of their ranges."""
+        return np.asarray(2 * (np.array(etas) - self.low) / (self.high - self.low) - 1)
+
+    def etas(self, point: Array) -> tuple[float, ...]:
+        """Return the coefficients of a point, with digits that people read."""
+        raw = self.low + (point + 1) / 2 * (self.high - self.low)
+        return tuple(float(f"{eta:.{_DIGITS}g}") if abs(eta) > 1e-3 else 0.0 for eta in raw)
+
+    def priors(self) -> dict[str, Prior]:
+        """Return what the functional geometry expects of each figure, from the base's answers.
+
+        KL is ½ηᵀGη; any other figure is linear on its scale, by its slopes at the base.
+        """
+        gram = find_geometry(self.evaluator).gram
+        plain = self.evaluator.plain
+        found: dict[str, Prior] = {}
+        for name in self.names:
+            gauge = self.panel.gauge(name)
+            if gauge.unit is Unit.NATS:
+                found[name] = self._kl_prior(gauge, gram)
+                continue
+            scores = self.panel.scores(gauge, plain)
+            level = gauge.read(plain).level
+            known = scores is not None or name.endswith(".margin")
+            slopes = gauge.slopes(plain, scores).sum(0) if known else np.zeros(len(self.low))
+            found[name] = self._linear_prior(level, slopes)
+        return found
+
+    def _kl_prior(self, gauge: Gauge, gram: Array) -> Prior:
+        tokens = 1.0
+        if gauge.name == "kl_per_token":
+            rows = gauge.rows(self.evaluator.plain)
+            tokens = float(rows[:, 1].mean())
+
+        def expected(points: Array) -> Array:
+            etas = self.low + (points + 1) / 2 * (self.high - self.low)
+            nats = 0.5 * np.einsum("ni,ij,nj->n", etas, gram, etas) / tokens
+            return np.array([gauge.level_of(float(each)) for each in nats])
+
+        return expected
+
+    def _linear_prior(self, level: float, slopes: Array) -> Prior:
+        def expected(points: Array) -> Array:
+            etas = self.low + (points + 1) / 2 * (self.high - self.low)
+            return np.asarray(level + etas @ slopes)
+
+        return expected
+
+    def measure(self, etas: tuple[float, ...], *, doubtful: bool = False) -> Trial:
+        """Measure a setting; where KL is in doubt, first that, and nothing else if it is too large.
+
+        Without coefficients it is the base.
+        """
+        candidate = self.evaluator.at(etas)
+        wish = next((each for each in self.wishes if each.gauge.name == "kl"), None)
+        if doubtful and wish is not None and wish.sign < 0:
+            part = self.evaluator.asking(self.evaluator.asked[::_GLANCE])
+            reading = Panel(part).gauge("kl").read(candidate)
+            if wish.likelihood(reading) < 0.02:
+                return Trial(etas, {"kl": reading})
+        return Trial(etas, self._read(self.panel, self.evaluator, etas))
+
+    def measure_fresh(self, etas: tuple[float, ...]) -> Trial:
+        """Measure a setting on prompts that the search never asked."""
+        return Trial(etas, self._read(self.fresh_panel, self.fresh, etas), fresh=True)
+
+    def _read(
+        self, panel: Panel, evaluator: Evaluator, etas: tuple[float, ...]
+    ) -> dict[str, Reading]:
+        candidate = evaluator.at(etas)
+        found = {}
+        for name in self.names:
+            if name in ("kl", "kl_per_token") and not candidate.versions:
+                gauge = panel.gauge(name)
+                found[name] = Reading(gauge.level_of(0.0), 1e-3, 0.0)
+            else:
+                found[name] = panel.gauge(name).read(candidate)
+        return found
+
+    def measured(self, trial: Trial) -> Measured:
+        """Return a trial as a search is told of it."""
+        levels = {name: (each.level, each.error) for name, each in trial.readings.items()}
+        return Measured(tuple(self.scaled(trial.etas).tolist()), levels)
+
+    def probability(self, trial: Trial) -> float:
+        """Return the probability that other prompts would meet every constraint."""
+        found = 1.0
+        for wish in self.wishes:
+            reading = trial.readings.get(wish.gauge.name)
+            found *= 0.0 if reading is None else wish.likelihood(reading)
+        return found
+
+    def worth(self, trial: Trial) -> float:
+        """Return how good a trial is by the goals, over what all trials span."""
+        shares = []
+        for goal in self.goals:
+            known = [
+                goal.sign * each.readings[goal.name].level
+                for each in self.trials
+                if goal.name in each.readings
+            ]
+            own = goal.sign * trial.readings[goal.name].level
+            span = max(known) - min(known)
+            shares.append((own - min(known)) / span if span else 0.0)
+        return float(np.prod(shares)) if len(shares) > 1 else shares[0]
+
+    def interval(self, name: str, reading: Reading) -> Interval:
+        """Return a reading in the figure's own unit, with its 95 % interval."""
+        gauge = self.panel.gauge(name)
+        ends = sorted(gauge.value_of(reading.level + z * reading.error) for z in (-1.96, 1.96))
+        return Interval(
+            name, reading.value, min(ends[0], reading.value), max(ends[1], reading.value)
+        )
+
+    def intervals(self, trial: Trial) -> tuple[Interval, ...]:
+        """Return every figure of a trial with its interval."""
+        return tuple(self.interval(name, each) for name, each in trial.readings.items())
+
+    def front(self) -> tuple[Trial, ...]:
+        """Return the feasible trials that none beats in all goals, the best first."""
+        feasible = [
+            each
+            for each in self.trials
+            if self.probability(each) >= 0.5
+            and all(goal.name in each.readings for goal in self.goals)
+        ]
+
+        def levels(trial: Trial) -> Array:
+            return np.array([g.sign * trial.readings[g.name].level for g in self.goals])
+
+        kept = [
+            each
+            for each in feasible
+            if not any(
+                (levels(other) >= levels(each)).all() and (levels(other) > levels(each)).any()
+                for other in feasible
+            )
+        ]
+        return tuple(sorted(kept, key=self.worth, reverse=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where a study is kept: in the registry, beside the first of its versions."""
+
+    access: Access
+    name: str
+    key: str
+    """The hash of what is measured: versions, prompts and their protocol."""
+    axis: str
+    number: int
+    protocol: str
+    dials: tuple[str, ...]
+
+    def trials(self) -> list[Trial]:
+        """Return what an earlier part of the study measured.
+
+        Raises:
+            UsageError: A study of this name measured something else.
+        """
+        if not self.access.is_present():
+            return []
+        with self.access.reading() as store:
+            record = store.resolve(self.axis, str(self.number))
+        found: list[Trial] = []
+        for each in record.measurements:
+            if each.kind == STUDY and each.value["study"] == self.name:
+                if each.value["key"] != self.key:
+                    raise UsageError(
+                        f"The study {self.name!r} is of other versions, prompts or figures. Give "
+                        "this one another name."
+                    )
+                found += [read_trial(trial, self.dials) for trial in each.value["trials"]]
+        return found
+
+    def add(self, trials: Sequence[Trial]) -> None:
+        """Append what was measured."""
+        value = {
+            "study": self.name,
+            "key": self.key,
+            "trials": [trial.to_json(self.dials) for trial in trials],
+        }
+        with self.access.writing() as store:
+            store.measure(self.axis, self.number, STUDY, value, self.protocol)
+
+
+def tune(
+    access: Access,
+    wanted: TuneRequest,
+    request: EvaluationRequest,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Find the setting that serves the target best among those likely to meet the constraints.
+
+    Raises:
+        UsageError: The target or a constraint is malformed, they contradict each other, or the
+            budget is too small.
+        DataError: A figure cannot be measured or does not move, a dial has no range, or no setting
+            is likely to meet the constraints; the message has the nearest.
+    """
+    goals = parse_target(wanted.target)
+    requirements = parse_requirements(wanted.subject_to) if wanted.subject_to.strip() else ()
+    refuse_contradictions(requirements)
+    study, kept = open_study(access, wanted, request, goals, requirements, progress)
+    search = _make_search(study, wanted, request.seed)
+    return run(study, search, wanted, kept, progress)
+
+
+def open_study(
+    access: Access,
+    wanted: TuneRequest,
+    request: EvaluationRequest,
+    goals: Sequence[Goal],
+    requirements: Sequence[Requirement],
+    progress: Progress | None = None,
+) -> tuple[Study, Kept | None]:
+    """Open the dials, the prompts of the search and fresh ones."""
+    dials = [Term(axis, 1.0, version) for axis, version in map(parse_reference, wanted.axes)]
+    names = [goal.name for goal in goals] + [each.name for each in requirements]
+    scored = [name.partition(".")[0] for name in names if name not in RESERVED]
+    evaluator = open_dials(access, dials, request, progress)
+    own = [term.record.axis for term in evaluator.terms]
+    known = [alias for term in evaluator.terms for alias in term.record.axis_aliases]
+    if more := [axis for axis in scored if axis not in (*own, *known) and "." not in axis]:
+        request = replace(request, axes=tuple(dict.fromkeys((*own, *more))))
+        evaluator = open_dials(access, dials, request, progress)
+    refuse_mixed_contrasts([term.record for term in evaluator.terms])
+    count = len(own)
+    if wanted.budget < least_budget(count):
+        raise UsageError(
+            f"--budget {wanted.budget} is too small to learn how {count} dials act: give at least "
+            f"{least_budget(count)}."
+        )
+    evaluator.coupled = True
+    other = open_dials(access, dials, replace(request, seed=request.seed + 1), progress)
+    searched, fresh = part_prompts(evaluator.asked, other.asked)
+    evaluator.asked = searched
+    twin = replace(evaluator.asking(fresh), request=other.request, pairs=other.pairs, _tokens={})
+    study = Study.open(evaluator, twin, goals, requirements)
+    if wanted.study is None:
+        return study, None
+    first = evaluator.terms[0].record
+    key = digest(
+        [
+            [term.record.sha256 for term in evaluator.terms],
+            evaluator.drawing,
+            sorted(study.names),
+        ]
+    )
+    protocol = f"{', '.join(study.names)}; {evaluator.describe_prompts()}, seed {request.seed}"
+    kept = Kept(access, wanted.study, key, first.axis, first.number, protocol, study.axes)
+    return study, kept
+
+
+def least_budget(dials: int) -> int:
+    """Return the smallest budget: the base, a few settings a dial, and a fresh one."""
+    return 2 * dials + 3
+
+
+def part_prompts(
+    searched: Sequence[Asked], others: Sequence[Asked]
+) -> tuple[list[Asked], list[Asked]]:
+    """Return the prompts of the search, and fresh ones that it does not ask.
+
+    Where there are too few others, every fourth group of prompts is kept from the search.
+    """
+    known = {(each.prompt, each.told) for each in searched}
+    fresh = [each for each in others if (each.prompt, each.told) not in known]
+    if 2 * len(fresh) >= len(searched):
+        return list(searched), fresh
+    groups = list(dict.fromkeys(each.group for each in searched))
+    held = set(groups[3::4])
+    return (
+        [each for each in searched if each.group not in held],
+        [each for each in searched if each.group in held],
+    )
+
+
+def _make_search(study: Study, wanted: TuneRequest, seed: int) -> Search:
+    dials = len(study.low)
+    first = max(dials + 2, min(wanted.budget // 4, 2 * dials + 4))
+    if wanted.backend == "optuna":
+        from prefreg.choosing.optuna_search import OptunaSearch
+
+        return OptunaSearch(study.goals, study.bounds, dials, seed)
+    return GeometrySearch(study.goals, study.bounds, study.priors(), dials, first, seed)
+
+
+def run(
+    study: Study,
+    search: Search,
+    wanted: TuneRequest,
+    kept: Kept | None = None,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Measure up to the budget, and then the winners on fresh prompts."""
+    known = kept.trials() if kept else []
+    study.trials = list(known)
+    for trial in known:
+        search.tell(study.measured(trial), fresh=trial.fresh)
+
+    def note(trials: Sequence[Trial]) -> None:
+        study.trials += trials
+        for trial in trials:
+            search.tell(study.measured(trial), fresh=trial.fresh)
+        if kept:
+            kept.add(trials)
+        if progress is not None:
+            progress("settings", min(len(study.trials), wanted.budget), wanted.budget)
+
+    reserve = max(1, min(_FRESH, wanted.budget // 8))
+    # The winners of the part before may be none of this part.
+    before = len([trial for trial in study.trials if trial.fresh])
+    try:
+        if not study.trials:
+            note([study.measure((0.0,) * len(study.low))])
+        while len(study.trials) < wanted.budget - reserve:
+            count = min(wanted.at_once, wanted.budget - reserve - len(study.trials))
+            note([_measure(study, search, point) for point in search.ask(count)])
+            _require_movement(study)
+        best = _choose(study, search, note, wanted.budget, before)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"Interrupted. {len(study.trials)} of {wanted.budget} settings are measured and kept: "
+            "the same command goes on from there."
+        ) from None
+    base = next(each for each in study.trials if not any(each.etas))
+    return Tuned(
+        dials=tuple(str(term.record) for term in study.evaluator.terms),
+        axes=study.axes,
+        target=wanted.target,
+        subject_to=wanted.subject_to,
+        best=best,
+        base=study.intervals(base),
+        goals=tuple(study.goals),
+        bounds=_bounds_by_figure(study.wishes),
+        front=study.front(),
+        trials=tuple(study.trials),
+        shown=tuple(map(study.intervals, study.trials)),
+        study=wanted.study,
+        prompts=len(study.evaluator.asked),
+        fresh_prompts=len(study.fresh.asked),
+        warnings=tuple(_warnings(study, best.trial)),
+    )
+
+
+def _measure(study: Study, search: Search, point: Array) -> Trial:
+    etas = study.etas(point)
+    doubtful = False
+    if isinstance(search, GeometrySearch) and any(b.name == "kl" for b in search.bounds):
+        place = next(n for n, bound in enumerate(search.bounds) if bound.name == "kl")
+        doubtful = 1 - float(search.feasibility(point[None])[0, place]) > _DOUBT
+    return study.measure(etas, doubtful=doubtful)
+
+
+def _require_movement(study: Study) -> None:
+    """Refuse a target that no setting moves."""
+    full = [each for each in study.trials if len(each.readings) == len(study.names)]
+    if len(full) < 2 * len(study.low) + 1:
+        return
+    for goal in study.goals:
+        readings = [each.readings[goal.name] for each in full]
+        levels = np.array([each.level for each in readings])
+        errors = np.array([max(each.error, 1e-9) for each in readings])
+        mean = float(np.average(levels, weights=errors**-2))
+        if (((levels - mean) / errors) ** 2).mean() < 0.05:
+            value = study.interval(goal.name, readings[0])
+            raise DataError(
+                f"No dial moves {goal.name!r}: it is {value.value:.3g} [{value.low:.3g}, "
+                f"{value.high:.3g}] at the base and the same at {len(full) - 1} other settings. "
+                "Choose another target, or turn other axes."
+            )
+
+
+def _choose(
+    study: Study,
+    search: Search,
+    note: Callable[[Sequence[Trial]], None],
+    budget: int,
+    before: int,
+) -> Recommended:
+    """Measure winners on fresh prompts until the budget is spent, and return the best of them."""
+    while True:
+        fresh = [each for each in study.trials if each.fresh]
+        known = {each.etas for each in fresh}
+        if (len(study.trials) >= budget and len(fresh) > before) or len(study.trials) > budget:
+            break
+        etas = _winner(study, search)
+        if etas in known:
+            break
+        note([study.measure_fresh(etas)])
+    fresh = [each for each in study.trials if each.fresh]
+    likely = [each for each in fresh if study.probability(each) >= LIKELY]
+    if not likely:
+        raise DataError(_say_infeasible(study, search, fresh))
+    best = max(likely, key=study.worth)
+    return Recommended(best, study.probability(best), study.intervals(best))
+
+
+def _winner(study: Study, search: Search) -> tuple[float, ...]:
+    """Return the setting to measure on fresh prompts next."""
+    fresh = {each.etas for each in study.trials if each.fresh}
+    if isinstance(search, GeometrySearch):
+        return study.etas(search.winner())
+    # A search without surrogates: the best of what was measured, the likeliest where none is good.
+    full = [each for each in study.trials if len(each.readings) == len(study.names)]
+    rest = [each for each in full if each.etas not in fresh] or full
+    likely = [each for each in rest if study.probability(each) >= LIKELY]
+    if likely:
+        return max(likely, key=study.worth).etas
+    return max(rest, key=study.probability).etas
+
+
+def _bounds_by_figure(wishes: Sequence[Wish]) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
+    for wish in wishes:
+        requirement = wish.requirement
+        found.setdefault(wish.gauge.name, []).append(f"{requirement.operator}{requirement.bound:g}")
+    return {name: ", ".join(bounds) for name, bounds in found.items()}
+
+
+def _warnings(study: Study, best: Trial) -> list[str]:
+    searched = [study.scaled(each.etas) for each in study.trials if not each.fresh]
+    found = []
+    if outside_hull(study.scaled(best.etas), np.array(searched)):
+        found.append(
+            "The setting lies outside the hull of those that the search measured, where surrogates "
+            "extrapolate; it was measured itself on fresh prompts."
+        )
+    return found
+
+
+def _say_infeasible(study: Study, search: Search, fresh: Sequence[Trial]) -> str:
+    """Say that no setting is likely to do, what is in each other's way, and what comes nearest."""
+    nearest = max(fresh, key=study.probability)
+    told = ", ".join(
+        f"{wish.gauge.name} {study.interval(wish.gauge.name, reading).value:.3g}"
+        for wish in study.wishes
+        if (reading := nearest.readings.get(wish.gauge.name)) is not None
+    )
+    terms = " ".join(
+        f"{axis}:{eta:g}" for axis, eta in zip(study.axes, nearest.etas, strict=True) if eta
+    )
+    return (
+        f"No setting is likely to meet {_blame(study, search)} on fresh prompts. The nearest is "
+        f"{terms or 'the base'} with {told} (probability {study.probability(nearest):.2f}): relax "
+        "a bound, ask more prompts, or raise --budget."
+    )
+
+
+def _blame(study: Study, search: Search) -> str:
+    """Name the constraint that is out of reach, or the two that conflict."""
+    everything = " and ".join(str(wish.requirement) for wish in study.wishes)
+    if not isinstance(search, GeometrySearch):
+        return everything
+    points = np.random.default_rng(0).uniform(-1, 1, (4096, len(study.low)))
+    points = np.vstack([points, [each.point for each in search.measured]])
+    likely = search.feasibility(points)
+    alone = likely.max(0)
+    if alone.min() < 0.5:
+        wish = study.wishes[int(alone.argmin())]
+        return f"{wish.requirement}, which is out of reach even alone"
+    pairs = [
+        (float((likely[:, one] * likely[:, other]).max()), one, other)
+        for one in range(len(alone))
+        for other in range(one)
+    ]
+    if pairs and min(pairs)[0] < 0.5:
+        _, one, other = min(pairs)
+        first, second = study.wishes[other].requirement, study.wishes[one].requirement
+        return f"{first} together with {second}, which conflict"
+    return everything
