@@ -7,10 +7,9 @@ Stages, each of which goes on where it was interrupted (`--out` keeps what is me
   reachable set, where the front is, and which settings come first.
 - `decouple`: effects that the surface can reach, found by `--decouple` on the test prompts; by one
   linear solve and by η = calibrated request beside it. Judged on other prompts.
-- `tune`: a goal and constraints at random points of the front, relaxed by 10 %; each search with
-  the same budget. The regret is against the re-measured best of the pool.
-- `emulate`: the same with the surface in place of the model, and the noise of so many prompts: for
-  every target, and for searches that are too slow to be measured as often.
+- `emulate`: tuning with the surface in place of the model and the noise of so many prompts: a goal
+  and constraints at random points of the front, relaxed by 10 %, each search with the same budget;
+  the regret is against the best of 2,000 random settings.
 
 Usage: python benchmarks/choosing.py STAGE --k 3 [--targets 20] [--prompts 400] [--out out/choosing]
 """
@@ -19,16 +18,22 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from prefreg.choosing.choosing_request import TuneRequest
 from prefreg.choosing.decouple import OFF_TARGET, ON_TARGET, Dialling, range_of
-from prefreg.choosing.gauges import Array, Gauge, Panel
-from prefreg.choosing.tune import part_prompts
+from prefreg.choosing.gauges import Array, Gauge, Panel, Reading
+from prefreg.choosing.optuna_search import OptunaSearch
+from prefreg.choosing.search import GeometrySearch, Goal, Search
+from prefreg.choosing.tune import Study, Trial, Wish, open_study, part_prompts, run
+from prefreg.errors import DataError
 from prefreg.evaluation.calibration import Unit
+from prefreg.evaluation.dial_effects import find_geometry
+from prefreg.evaluation.evaluate import parse_requirements
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials
 from prefreg.evaluation.statistics import rate
@@ -48,7 +53,7 @@ SEED = 20
 def main() -> None:
     """Run one stage and write its rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("stage", choices=["pool", "decouple", "tune", "emulate"])
+    parser.add_argument("stage", choices=["pool", "decouple", "emulate"])
     parser.add_argument("--k", type=int, default=3, choices=sorted(DIALS))
     parser.add_argument("--targets", type=int, default=20)
     parser.add_argument("--prompts", type=int, default=400)
@@ -129,10 +134,15 @@ class Surface:
 
     gauges: dict[str, Gauge]
     weights: dict[str, Array]
+    base: Array
+    """The setting of the base."""
+    quadratic: Callable[[Array], Array]
+    """Log of ½ηᵀGη: a logarithm of KL alone would be no polynomial near the base."""
 
     def level(self, name: str, points: Array) -> Array:
         """Return the level of a figure at settings in −1…1."""
-        return np.asarray(features(points) @ self.weights[name])
+        around = self.quadratic(points) if name == "kl" else 0.0
+        return np.asarray(around + features(points) @ self.weights[name])
 
 
 def features(points: Array) -> Array:
@@ -147,6 +157,14 @@ def fit_surface(rows: Sequence[dict[str, Any]], panel: Panel, names: Sequence[st
     """Fit shares by logistic regression, the rest by least squares on their scale."""
     points = np.array([row["point"] for row in rows])
     found, gauges = {}, {}
+    low, high = ranges(panel.evaluator)
+    gram = find_geometry(panel.evaluator).gram
+    floor = panel.gauge("kl").level_of
+
+    def quadratic(points: Array) -> Array:
+        etas = low + (points + 1) / 2 * (high - low)
+        return np.array([floor(0.5 * float(eta @ gram @ eta)) for eta in etas])
+
     for name in names:
         gauge = gauges[name] = panel.gauge(name)
         used = [n for n, row in enumerate(rows) if row["figures"].get(name, [0, 0])[1] > 0]
@@ -163,12 +181,12 @@ def fit_surface(rows: Sequence[dict[str, Any]], panel: Panel, names: Sequence[st
                     matrix.T @ (spread[:, None] * matrix) + ridge, slope
                 )
         else:
-            levels = gauge.level(sums)
+            levels = gauge.level(sums) - (quadratic(points[used]) if name == "kl" else 0.0)
             count = sums[:, 1:2]
             curvature = matrix.T @ (count * matrix) + ridge
             weights = np.linalg.solve(curvature, matrix.T @ (count[:, 0] * levels))
         found[name] = weights
-    return Surface(gauges, found)
+    return Surface(gauges, found, -(high + low) / (high - low), quadratic)
 
 
 def surface_of(arguments: argparse.Namespace, panel: Panel) -> Surface:
@@ -213,7 +231,7 @@ def measure_decoupling(arguments: argparse.Namespace) -> None:
     rows = Rows(arguments.out / f"decouple{k}.jsonl")
     evaluator = opened(k, arguments.prompts)
     dialling = Dialling.open(evaluator)
-    other = opened(k, arguments.prompts, seed=1)
+    other = opened(k, 2 * arguments.prompts, seed=1)
     _, fresh = part_prompts(evaluator.asked, other.asked)
     judging = replace(evaluator.asking(fresh), request=other.request, pairs=other.pairs, _tokens={})
     judge = Dialling(judging, tuple(Panel(judging).gauge(g.name) for g in dialling.gauges),
@@ -265,9 +283,195 @@ def judged(wanted: Array, effects: Sequence[Any]) -> dict[str, bool]:
     }
 
 
+@dataclass(frozen=True)
+class Task:
+    """A goal and constraints at a point of the front, relaxed by 10 %."""
+
+    target: str
+    subject_to: str
+
+
+def tasks(surface: Surface, points: Array, k: int, count: int) -> list[Task]:
+    """Place constraints at settings of the pool that are the best by random weights."""
+    random = np.random.default_rng((SEED, k, 2))
+    names = DIALS[k]
+    levels = np.stack([surface.level(name, points) for name in names], axis=1)
+    spread = levels.std(0)
+    nats = np.exp(surface.level("kl", points))
+    found: list[Task] = []
+    while len(found) < count:
+        weights = random.dirichlet(np.ones(k))
+        best = int(((levels / spread) @ weights - 0.5 * nats).argmax())
+        goal = random.integers(k)
+        bounds = []
+        for place, name in enumerate(names):
+            if place != goal:
+                value = surface.gauges[name].value_of(levels[best, place])
+                bounds.append(f"{name}>={value - 0.1 * abs(value):.4f}")
+        bounds.append(f"kl<={1.1 * nats[best]:.4f}")
+        right = float(surface.level("correct", points[best][None])[0])
+        bounds.append(f"correct>={0.9 * surface.gauges['correct'].value_of(right):.4f}")
+        # What is asked shall be more than the base has, or regret means nothing.
+        if levels[best, goal] > surface.level(names[goal], surface.base[None])[0] + 0.2:
+            found.append(Task(f"{names[goal]}=max", ",".join(bounds)))
+    return found
+
+
+@dataclass
+class EmulatedStudy(Study):
+    """A study whose settings are read off the surface, with the noise of so many prompts."""
+
+    surface: Surface | None = None
+    known_priors: dict[str, Any] | None = None
+    random: np.random.Generator = field(default_factory=np.random.default_rng)
+    shared: dict[tuple[bool, str], float] = field(default_factory=dict)
+
+    def priors(self) -> dict[str, Any]:
+        """Return what was expected before, which no task changes."""
+        assert self.known_priors is not None
+        return {name: self.known_priors[name] for name in self.names}
+
+    def measure(self, etas: tuple[float, ...], *, doubtful: bool = False) -> Trial:
+        """Read a setting off the surface."""
+        return Trial(etas, self._emulate(etas, fresh=False))
+
+    def measure_fresh(self, etas: tuple[float, ...]) -> Trial:
+        """Read a setting off the surface, with other noise."""
+        return Trial(etas, self._emulate(etas, fresh=True), fresh=True)
+
+    def truth(self, etas: tuple[float, ...]) -> dict[str, float]:
+        """Return the levels without noise."""
+        assert self.surface is not None
+        point = self.scaled(etas)[None]
+        return {name: float(self.surface.level(name, point)[0]) for name in self.names}
+
+    def _emulate(self, etas: tuple[float, ...], *, fresh: bool) -> dict[str, Reading]:
+        found = {}
+        for name, level in self.truth(etas).items():
+            gauge = self.panel.gauge(name)
+            asked = self.fresh.asked if fresh else self.evaluator.asked
+            error = self._error(gauge, level, len(asked))
+            # Half of the variance is that of the prompts, which all settings share.
+            shared = self.shared.setdefault((fresh, name), float(self.random.normal()))
+            noise = error * 0.5**0.5 * (shared + float(self.random.normal()))
+            found[name] = Reading(level + noise, error, gauge.value_of(level + noise))
+        return found
+
+    def _error(self, gauge: Gauge, level: float, prompts: int) -> float:
+        """Return about the standard error that the model's readings have, by groups of prompts."""
+        if gauge.unit is Unit.LOG_ODDS:
+            share = gauge.value_of(level)
+            counted = prompts / (2 if gauge.name in ("helpful", "correct") else 4)
+            return float((1.5 / (counted * share * (1 - share) + 0.5)) ** 0.5)
+        return float((0.8 if gauge.unit is Unit.NATS else 0.6) / prompts**0.5)
+
+
+def emulate(arguments: argparse.Namespace) -> None:
+    """Tune on the surface with every search, at the same budget."""
+    k = arguments.k
+    rows = Rows(arguments.out / f"emulate{k}.jsonl")
+    known = {(row["task"], row["search"]) for row in rows.rows}
+    tuning = TuneRequest("kl=min", axes=DIALS[k], budget=BUDGETS[k])
+    request = EvaluationRequest(prompts=arguments.prompts)
+    access = Access("registry.db")
+    everything = parse_requirements(",".join(f"{name}>=0" for name in (*DIALS[k], *ALSO)))
+    plain, _ = open_study(access, tuning, request, [Goal("kl", -1)], everything)
+    priors = plain.priors()
+    surface = surface_of(arguments, plain.panel)
+    points = np.random.default_rng((SEED, k)).uniform(-1, 1, (2000, k))
+    for number, task in enumerate(tasks(surface, points, k, arguments.targets)):
+        requirements = parse_requirements(task.subject_to)
+        goal = Goal(task.target.removesuffix("=max"), 1)
+        for search_name in arguments.searches.split(","):
+            if (number, search_name) in known:
+                continue
+            wishes = [Wish(each, plain.panel.gauge(each.name)) for each in requirements]
+            study = EmulatedStudy(
+                plain.evaluator, plain.fresh, [goal], wishes, plain.low, plain.high, plain.panel,
+                plain.fresh_panel, surface=surface, known_priors=priors,
+                random=np.random.default_rng((SEED, number)),
+            )  # fmt: skip
+            search = make_search(search_name, study, k)
+            row = {"task": number, "search": search_name, "target": task.target}
+            row |= {"subject_to": task.subject_to}
+            rows.add(row | judge_study(study, search, replace(tuning, target=task.target), points))
+    report_tuning(rows.rows)
+
+
+def make_search(name: str, study: Study, k: int) -> Search:
+    """Return a search by its name."""
+    if name == "geometry":
+        first = max(k + 2, min(BUDGETS[k] // 4, 2 * k + 4))
+        times = len(study.fresh.asked) / len(study.evaluator.asked)
+        return GeometrySearch(
+            study.goals, study.bounds, study.priors(), k, first, fresh_times=times
+        )
+    return OptunaSearch(study.goals, study.bounds, k, 0, name)
+
+
+def judge_study(
+    study: EmulatedStudy, search: Search, tuning: TuneRequest, points: Array
+) -> dict[str, Any]:
+    """Run a study and hold what it recommends against the truth of the surface."""
+    goal = study.goals[0]
+    assert study.surface is not None
+    likely = np.ones(len(points), dtype=bool)
+    for bound in study.bounds:
+        likely &= bound.sign * (study.surface.level(bound.name, points) - bound.level) >= 0
+    levels = study.surface.level(goal.name, points)
+    gauge = study.panel.gauge(goal.name)
+    best = gauge.value_of(float(levels[likely].max()))
+    base = gauge.value_of(study.truth((0.0,) * len(study.low))[goal.name])
+    asked, seconds = search.ask, [0.0, 0.0]
+
+    def timed(count: int) -> list[Array]:
+        began = time.process_time()
+        found = asked(count)
+        seconds[0] += time.process_time() - began
+        seconds[1] += count
+        return found
+
+    search.ask = timed  # type: ignore[method-assign]
+    row: dict[str, Any] = {"best": best, "base": base, "recommended": False}
+    try:
+        found = run(study, search, tuning)
+    except DataError as error:
+        row["said"] = str(error)
+    else:
+        truth = study.truth(found.best.trial.etas)
+        missed = [b.sign * (truth[b.name] - b.level) for b in study.bounds]
+        value = gauge.value_of(truth[goal.name])
+        row |= {
+            "recommended": True,
+            "holds": min(missed) >= 0,
+            "regret": (best - value) / (best - base),
+            "terms": list(found.best.trial.etas),
+        }
+    row["evaluations"] = len(study.trials)
+    row["seconds_per_suggestion"] = seconds[0] / max(1, seconds[1])
+    return row
+
+
+def report_tuning(rows: Sequence[dict[str, Any]]) -> None:
+    """Print what each search reached."""
+    for name in dict.fromkeys(row["search"] for row in rows):
+        own = [row for row in rows if row["search"] == name]
+        made = [row for row in own if row["recommended"]]
+        # Where nothing was recommended, the base is what is left.
+        regrets = [row["regret"] if row["recommended"] else 1.0 for row in own]
+        held = sum(row["holds"] for row in made)
+        print(
+            f"{name}: recommended {len(made)} of {len(own)}; constraints hold "
+            f"{rate(held, len(made)) if made else '-'}; regret median {np.median(regrets):.3f}, "
+            f"90 % {np.quantile(regrets, 0.9):.3f}; "
+            f"{np.mean([row['seconds_per_suggestion'] for row in own]):.3f} s a suggestion"
+        )
+
+
 stages: dict[str, Callable[[argparse.Namespace], None]] = {
     "pool": measure_pool,
     "decouple": measure_decoupling,
+    "emulate": emulate,
 }
 
 if __name__ == "__main__":

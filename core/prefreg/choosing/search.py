@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prefreg.choosing.surrogate import Prior, Surrogate
+from prefreg.evaluation.statistics import NORMAL
 
 Array = NDArray[np.float64]
 
@@ -103,6 +104,8 @@ class GeometrySearch:
     first: int
     """Settings of the space-filling start."""
     seed: int = 0
+    fresh_times: float = 1.0
+    """Fresh prompts, over those of the search."""
     measured: list[Measured] = field(default_factory=list)
     fresh: list[Measured] = field(default_factory=list)
     _models: dict[str, Surrogate] = field(default_factory=dict)
@@ -138,6 +141,22 @@ class GeometrySearch:
         errors = [each.levels[name][1] for each in self.measured if name in each.levels]
         return float(np.median(errors)) if errors else 0.0
 
+    def fresh_error_of(self, name: str) -> float:
+        """Return the standard error that a figure of fresh prompts is likely to have."""
+        errors = [each.levels[name][1] for each in self.fresh if name in each.levels]
+        if errors:
+            return float(np.median(errors))
+        return self.error_of(name) / float(np.sqrt(self.fresh_times))
+
+    def _spread(self, name: str, deviation: Array) -> Array:
+        """Return the standard deviation of what fresh prompts will say of a figure.
+
+        It has three parts: what is not known of the setting, how the prompts searched on differ
+        from all, which each fresh reading tells more of, and how the fresh ones do.
+        """
+        shared = self.error_of(name) ** 2 / (len(self.fresh) + 1)
+        return np.sqrt(deviation**2 + shared + self.fresh_error_of(name) ** 2) + 1e-9
+
     def shift(self, name: str) -> float:
         """Return how far a figure of fresh prompts lies from that of the prompts searched on.
 
@@ -159,9 +178,22 @@ class GeometrySearch:
         found = np.ones((len(at), len(self.bounds)))
         for place, bound in enumerate(self.bounds):
             mean, deviation = models[bound.name].predict(at)
-            spread = np.sqrt(deviation**2 + self.error_of(bound.name) ** 2) + 1e-9
+            spread = self._spread(bound.name, deviation)
             away = mean + self.shift(bound.name) - bound.level
             found[:, place] = normal_cdf(bound.sign * away / spread)
+        return found
+
+    def confirmation(self, at: Array) -> Array:
+        """Return the probability that a reading on fresh prompts says that a setting is likely to
+        meet all bounds, which takes some room for the error of that reading itself."""
+        models = self.models()
+        found = np.ones(len(at))
+        room = NORMAL.inv_cdf(LIKELY ** (1 / min(2, max(1, len(self.bounds)))))
+        for bound in self.bounds:
+            mean, deviation = models[bound.name].predict(at)
+            away = bound.sign * (mean + self.shift(bound.name) - bound.level)
+            away = away - room * self.fresh_error_of(bound.name)
+            found *= normal_cdf(away / self._spread(bound.name, deviation))
         return found
 
     def ask(self, count: int) -> list[Array]:
@@ -264,20 +296,19 @@ class GeometrySearch:
                 best, highest = near[int(scores.argmax())], float(scores.max())
         return np.asarray(best)
 
-    def winner(self, weights: Array | None = None) -> Array:
-        """Return the setting that is expected to be the best of those likely to be feasible."""
+    def winner(self, least: float = 0.5) -> Array:
+        """Return the best of those settings that fresh prompts confirm with a probability."""
         models = self.models()
         random = np.random.default_rng((self.seed, 1, len(self.measured)))
-        if weights is None:
-            weights = np.full(len(self.goals), 1 / len(self.goals))
+        weights = np.full(len(self.goals), 1 / len(self.goals))
         none = np.zeros((1, len(self.goals)))
         points = np.array([each.point for each in self.measured]).reshape(-1, self.dials)
 
         def worth(at: Array) -> Array:
-            met = self.feasibility(at, models).prod(1)
+            met = self.confirmation(at)
             gain = self.gains(at, models, weights, none)[0]
             # Nothing unlikely wins over anything likely; among the unlikely, the likeliest does.
-            return np.asarray(np.where(met >= LIKELY, gain, met - 1e6))
+            return np.asarray(np.where(met >= least, gain, met - 1e6))
 
         at = np.vstack([points, random.uniform(-1, 1, (4 * _CANDIDATES, self.dials))])
         best = at[int(worth(at).argmax())]

@@ -49,7 +49,11 @@ _GLANCE = 4
 _DOUBT = 0.25
 """How likely a setting must be to violate the bound on KL for that."""
 _FRESH = 4
-"""Most winners that are measured on fresh prompts."""
+"""Winners that are measured on fresh prompts, of a budget that is large enough."""
+_FRESH_TIMES = 4
+"""Fresh prompts, over those of the search: what is recommended shall be known well."""
+_BOLD, _CAUTIOUS = 0.5, 0.9
+"""How probably fresh prompts shall confirm a winner: the first, and the last where none was."""
 _DIGITS = 3
 
 
@@ -516,7 +520,8 @@ def open_study(
             f"{least_budget(count)}."
         )
     evaluator.coupled = True
-    other = open_dials(access, dials, replace(request, seed=request.seed + 1), progress)
+    again = replace(request, seed=request.seed + 1, prompts=_FRESH_TIMES * request.prompts)
+    other = open_dials(access, dials, again, progress)
     searched, fresh = part_prompts(evaluator.asked, other.asked)
     evaluator.asked = searched
     twin = replace(evaluator.asking(fresh), request=other.request, pairs=other.pairs, _tokens={})
@@ -537,8 +542,8 @@ def open_study(
 
 
 def least_budget(dials: int) -> int:
-    """Return the smallest budget: the base, a few settings a dial, and a fresh one."""
-    return 2 * dials + 3
+    """Return the smallest budget: the base, a few settings a dial, and two fresh ones."""
+    return 2 * dials + 4
 
 
 def part_prompts(
@@ -567,7 +572,10 @@ def _make_search(study: Study, wanted: TuneRequest, seed: int) -> Search:
         from prefreg.choosing.optuna_search import OptunaSearch
 
         return OptunaSearch(study.goals, study.bounds, dials, seed)
-    return GeometrySearch(study.goals, study.bounds, study.priors(), dials, first, seed)
+    times = len(study.fresh.asked) / len(study.evaluator.asked)
+    return GeometrySearch(
+        study.goals, study.bounds, study.priors(), dials, first, seed, fresh_times=times
+    )
 
 
 def run(
@@ -592,9 +600,7 @@ def run(
         if progress is not None:
             progress("settings", min(len(study.trials), wanted.budget), wanted.budget)
 
-    reserve = max(1, min(_FRESH, wanted.budget // 8))
-    # The winners of the part before may be none of this part.
-    before = len([trial for trial in study.trials if trial.fresh])
+    reserve = max(2, min(_FRESH, wanted.budget // 8))
     try:
         if not study.trials:
             note([study.measure((0.0,) * len(study.low))])
@@ -602,7 +608,7 @@ def run(
             count = min(wanted.at_once, wanted.budget - reserve - len(study.trials))
             note([_measure(study, search, point) for point in search.ask(count)])
             _require_movement(study)
-        best = _choose(study, search, note, wanted.budget, before)
+        best = _choose(study, search, note, wanted.budget)
     except KeyboardInterrupt:
         raise Interrupted(
             f"Interrupted. {len(study.trials)} of {wanted.budget} settings are measured and kept: "
@@ -657,22 +663,25 @@ def _require_movement(study: Study) -> None:
 
 
 def _choose(
-    study: Study,
-    search: Search,
-    note: Callable[[Sequence[Trial]], None],
-    budget: int,
-    before: int,
+    study: Study, search: Search, note: Callable[[Sequence[Trial]], None], budget: int
 ) -> Recommended:
-    """Measure winners on fresh prompts until the budget is spent, and return the best of them."""
-    while True:
-        fresh = [each for each in study.trials if each.fresh]
-        known = {each.etas for each in fresh}
-        if (len(study.trials) >= budget and len(fresh) > before) or len(study.trials) > budget:
-            break
-        etas = _winner(study, search)
-        if etas in known:
-            break
+    """Measure winners on fresh prompts until the budget is spent, and return the best of them.
+
+    The first is chosen boldly, and each one more cautiously until fresh prompts confirm one.
+    """
+    tried, most, caution = 0, max(1, budget - len(study.trials) - 1), 0.0
+    while len(study.trials) < budget or not any(each.fresh for each in study.trials):
+        known = [each for each in study.trials if each.fresh]
+        confirmed = any(study.probability(each) >= LIKELY for each in known)
+        caution = 0.0 if confirmed else max(caution, tried / most)
+        etas = _winner(study, search, _BOLD + caution * (_CAUTIOUS - _BOLD))
+        if any(each.etas == etas for each in known):
+            if confirmed or caution >= 1:
+                break
+            caution = 1.0
+            continue
         note([study.measure_fresh(etas)])
+        tried += 1
     fresh = [each for each in study.trials if each.fresh]
     likely = [each for each in fresh if study.probability(each) >= LIKELY]
     if not likely:
@@ -681,11 +690,11 @@ def _choose(
     return Recommended(best, study.probability(best), study.intervals(best))
 
 
-def _winner(study: Study, search: Search) -> tuple[float, ...]:
+def _winner(study: Study, search: Search, least: float) -> tuple[float, ...]:
     """Return the setting to measure on fresh prompts next."""
     fresh = {each.etas for each in study.trials if each.fresh}
     if isinstance(search, GeometrySearch):
-        return study.etas(search.winner())
+        return study.etas(search.winner(least))
     # A search without surrogates: the best of what was measured, the likeliest where none is good.
     full = [each for each in study.trials if len(each.readings) == len(study.names)]
     rest = [each for each in full if each.etas not in fresh] or full

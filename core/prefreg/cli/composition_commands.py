@@ -103,7 +103,8 @@ def compose(
     options["options"] = _settings(settings, protect)
     registry = common.open_registry()
     place: dict[str, Any] = {key: value for key, value in options.items() if key in ("base", "at")}
-    terms = _raw_terms(common, terms, calibrated, decouple, decouple_prompts, place)
+    terms, found = _raw_terms(common, terms, calibrated, decouple, decouple_prompts, place)
+    told = {"decoupled": found.to_json()} if found else {}
     if recipe is not None:
         request = api.read_recipe(recipe, **options)
     else:
@@ -112,16 +113,16 @@ def compose(
         if plan:
             raise UsageError("--plan tells of checkpoints; an adapter is a small file.")
         adapter = registry.compose_adapter(request)
-        made = adapter.to_json()
+        made = adapter.to_json() | told
         common.emit("compose", made, _describe_written(made, adapter.compression))
         _warn(common, "Note", adapter.warnings)
     elif plan:
         planned = registry.plan(request)
-        common.emit("compose", planned.to_json(), _describe_plan(planned), asked=True)
+        common.emit("compose", planned.to_json() | told, _describe_plan(planned), asked=True)
     else:
         with progress_bars(common, of_bytes=True) as progress:
             composed = registry.compose(request, progress=progress)
-        common.emit("compose", composed.to_json(), _describe_composed(composed))
+        common.emit("compose", composed.to_json() | told, _describe_composed(composed))
         _warn(common, "Warning", composed.warnings)
 
 
@@ -132,7 +133,7 @@ def _raw_terms(
     decouple: bool,
     prompts: int | None,
     place: Mapping[str, Any],
-) -> tuple[Term, ...]:
+) -> "tuple[tuple[Term, ...], Decoupled | None]":
     """Return the coefficients of terms that say calibrated units, or effects that are wanted."""
     if prompts is not None and not decouple:
         raise UsageError("--decouple-prompts says what --decouple measures on: give that too.")
@@ -140,14 +141,14 @@ def _raw_terms(
         raise UsageError("--decouple reads effects, which need no --calibrated: leave one out.")
     registry = common.open_registry()
     if calibrated:
-        return registry.raw_terms(terms, **place)
+        return registry.raw_terms(terms, **place), None
     if not decouple:
-        return terms
+        return terms, None
     own: dict[str, Any] = {} if prompts is None else {"prompts": prompts}
     with progress_bars(common) as progress:
         found = registry.decouple(terms, progress=progress, **place, **own)
     common.note(describe_decoupled(found))
-    return found.terms
+    return found.terms, found
 
 
 def describe_decoupled(found: "Decoupled") -> str:
@@ -273,7 +274,7 @@ def generate(
     prompts = _read_prompts(prompts)
     registry = common.open_registry()
     place = {"base": base, "at": at}
-    terms = _raw_terms(common, terms, calibrated, decouple, decouple_prompts, place)
+    terms, found = _raw_terms(common, terms, calibrated, decouple, decouple_prompts, place)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RangeWarning)  # told below
         model = registry.load(base, terms, at=at)
@@ -286,6 +287,8 @@ def generate(
         ],
         "warnings": list(model.warnings),
     }
+    if found:
+        data["decoupled"] = found.to_json()
     common.emit("generate", data, _describe_answers(prompts, answers), asked=True)
     _warn(common, "Warning", model.warnings)
 
