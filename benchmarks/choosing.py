@@ -29,7 +29,8 @@ from prefreg.choosing.decouple import OFF_TARGET, ON_TARGET, Dialling, range_of
 from prefreg.choosing.gauges import Array, Gauge, Panel, Reading
 from prefreg.choosing.optuna_search import OptunaSearch
 from prefreg.choosing.search import GeometrySearch, Goal, Search
-from prefreg.choosing.tune import Study, Trial, Wish, open_study, part_prompts, run
+from prefreg.choosing.study import Study, Trial, Wish, part_prompts
+from prefreg.choosing.tune import open_study, run
 from prefreg.errors import DataError
 from prefreg.evaluation.calibration import Unit
 from prefreg.evaluation.dial_effects import find_geometry

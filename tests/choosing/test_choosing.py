@@ -13,8 +13,9 @@ from prefreg.choosing.choosing_request import TuneRequest
 from prefreg.choosing.decouple import Dialling, sign_test, solve_in_box
 from prefreg.choosing.gauges import Gauge, Panel, answer_scores, jackknife
 from prefreg.choosing.search import Goal
-from prefreg.choosing.tune import parse_target, part_prompts, refuse_contradictions
-from prefreg.errors import DataError, UsageError
+from prefreg.choosing.study import part_prompts
+from prefreg.choosing.tune import parse_target, refuse_contradictions
+from prefreg.errors import DataError, Interrupted, UsageError
 from prefreg.evaluation.calibration import Unit
 from prefreg.evaluation.evaluate import parse_requirements
 from prefreg.evaluation.evaluation_request import EvaluationRequest
@@ -173,6 +174,13 @@ def test_a_dial_without_a_range_says_how_to_get_one(trained: Path) -> None:
 def test_a_study_recommends_what_fresh_prompts_confirm_and_goes_on(shipped: Path) -> None:
     registry = prefreg.open(shipped)
     tuning = TuneRequest("helpful=max", "kl<=0.9", ("helpful", "harmless"), 8, "first", 3)
+
+    def stop(stage: str, done: int, total: int, loss: float | None = None, /) -> None:
+        if stage == "settings" and done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="4 of 8 settings are measured and kept"):
+        registry.tune(tuning, progress=stop, **SMALL)
     found = registry.tune(tuning, **SMALL)
     assert len(found.trials) == 8
     assert found.best.trial.fresh

@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from prefreg.choosing.gauges import Array, Effect, Gauge, Panel, etas_of
+from prefreg.choosing.gauges import Array, Effect, Gauge, Panel
 from prefreg.composition.resolve import RANGE, newest
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.candidates import Candidate
 from prefreg.evaluation.dial_effects import find_geometry
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials
-from prefreg.evaluation.figures import are_shares
 from prefreg.evaluation.statistics import Estimate, draw_weights, grouped_mean
 from prefreg.progress import Progress
 from prefreg.registry import Access, VersionRecord
@@ -31,9 +30,12 @@ ON_TARGET = 0.2
 """Of what is asked: as far may an effect be from it."""
 OFF_TARGET = 0.1
 """Calibrated units that an axis asked to stay may move."""
+_ENOUGH = 0.25
+"""Of what is allowed: as near is near enough to stop."""
 _CONDITION = 0.1
 """The smallest singular value of J over the largest, below which noise would be solved for."""
 _STEP_NATS = 1.0
+"""That a step may cost at most, at first."""
 _DAMPING = 0.01
 _DRAWS = 400
 _DIGITS = 4
@@ -212,7 +214,7 @@ class Dialling:
                 best, least, reached = at, distance, effects
             else:
                 nats /= 4  # it went too far: a shorter step from the best one
-            if least < 0.25 or measured == most:
+            if least < _ENOUGH or measured == most:
                 break
             if at is best:
                 jacobian = np.stack([each.sum(0) for each in self.slopes(candidate)])
@@ -388,13 +390,7 @@ def sign_test(hits: int, count: int) -> float:
         return 1.0
     fewer = min(hits, count - hits)
     tail = sum(comb(count, each) for each in range(fewer + 1))
-    return min(1.0, float(2 * tail / 2**count)) if count < 1000 else _normal_sign(fewer, count)
-
-
-def _normal_sign(fewer: int, count: int) -> float:
-    from prefreg.choosing.gauges import normal_cdf
-
-    return min(1.0, 2 * normal_cdf((fewer + 0.5 - count / 2) / (0.5 * count**0.5)))
+    return float(min(1.0, 2 * tail / 2**count))
 
 
 def _say_missed(found: Decoupled, missed: Sequence[Aim]) -> str:
@@ -410,11 +406,3 @@ def _say_missed(found: Decoupled, missed: Sequence[Aim]) -> str:
         f"is {terms or 'the base'}, with {nearest}: ask for less, for other effects on those axes, "
         "or compose that."
     )
-
-
-def all_shares(gauge: Gauge, base: Candidate) -> bool:
-    """Whether a figure is one of outcomes, each there or not."""
-    return are_shares(gauge.metric.read(base))
-
-
-__all__ = ["Decoupled", "Dialling", "decouple", "etas_of"]

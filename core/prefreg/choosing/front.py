@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from prefreg.choosing.tune import Interval, Trial, Tuned
+from prefreg.choosing.study import Interval, Trial
+from prefreg.choosing.tune import Tuned
 from prefreg.errors import UsageError
 from prefreg.evaluation.plots import Point, draw_pareto
 from prefreg.evaluation.statistics import Estimate

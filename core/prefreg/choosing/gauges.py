@@ -11,7 +11,7 @@ and no further answer.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import erf, exp, log, sqrt
+from math import exp, log, sqrt
 
 import numpy as np
 import torch
@@ -37,11 +37,6 @@ _NATS = 1e-3
 """Of KL per answer, below which a logarithm would follow noise."""
 _ROWS = 64
 _FEWEST_GROUPS = 5
-
-
-def normal_cdf(value: float) -> float:
-    """Return Φ."""
-    return 0.5 * (1 + erf(value / sqrt(2)))
 
 
 @dataclass(frozen=True, slots=True)
