@@ -364,7 +364,7 @@ class EmulatedStudy(Study):
             share = gauge.value_of(level)
             counted = prompts / (2 if gauge.name in ("helpful", "correct") else 4)
             return float((1.5 / (counted * share * (1 - share) + 0.5)) ** 0.5)
-        return float((0.8 if gauge.unit is Unit.NATS else 0.6) / prompts**0.5)
+        return float((3.0 if gauge.unit is Unit.NATS else 0.9) / prompts**0.5)
 
 
 def emulate(arguments: argparse.Namespace) -> None:

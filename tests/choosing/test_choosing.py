@@ -27,6 +27,7 @@ from prefreg.terms import Term
 pytestmark = pytest.mark.slow
 SHIPPED = Path(__file__).parents[2] / "registry.db"
 SMALL = {"prompts": 64, "max_new_tokens": 40}
+FEW = SMALL | {"prompts": 32}
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +181,8 @@ def test_a_study_recommends_what_fresh_prompts_confirm_and_goes_on(shipped: Path
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted, match="4 of 8 settings are measured and kept"):
-        registry.tune(tuning, progress=stop, **SMALL)
-    found = registry.tune(tuning, **SMALL)
+        registry.tune(tuning, progress=stop, **FEW)
+    found = registry.tune(tuning, **FEW)
     assert len(found.trials) == 8
     assert found.best.trial.fresh
     assert found.best.probability >= 0.9
@@ -193,7 +194,7 @@ def test_a_study_recommends_what_fresh_prompts_confirm_and_goes_on(shipped: Path
     assert set(data["best"]["terms"]) == {"helpful", "harmless"}
     assert data["best"]["compose"].startswith("prefreg compose ")
     # What was measured is kept, and not measured again.
-    again = registry.tune(tuning, budget=9, **SMALL)
+    again = registry.tune(tuning, budget=9, **FEW)
     assert again.trials[:8] == found.trials
     assert len(again.trials) == 9
     with pytest.raises(UsageError, match="of other versions, prompts or figures"):
