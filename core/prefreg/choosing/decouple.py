@@ -184,6 +184,24 @@ class Dialling:
             gauge.slopes(candidate, self.panel.scores(gauge, candidate)) for gauge in self.gauges
         ]
 
+    def estimate(self, at: Array, first: Sequence[Array], here: Sequence[Array]) -> Array:
+        """Estimate the effects of a setting in two ways, each by its own noise.
+
+        Directly, as the difference of two levels; and along the straight way from the base, by
+        the slopes at both of its ends. Near the base the second has much less noise.
+        """
+        effects = self.effects(self.evaluator.at(at.tolist()))
+        found = []
+        for effect, begin, end in zip(effects, first, here, strict=True):
+            along = (begin + end) / 2 @ at
+            spread = len(along) * float(along.var(ddof=1))
+            # What slopes that change unevenly on the way would add.
+            bend = float((end - begin).sum(0) @ at) / 6
+            direct, way = (1 / (noise + 1e-12) for noise in (effect.error**2, spread + bend**2))
+            share = direct / (direct + way)
+            found.append(share * effect.value + (1 - share) * float(along.sum()))
+        return np.array(found)
+
     def step(self, jacobian: Array, residual: Array, at: Array, nats: float) -> Array:
         """Return the setting that a damped step leads to, inside the ranges.
 
@@ -202,22 +220,22 @@ class Dialling:
         at = np.zeros(len(wanted))
         best, least = at, float("inf")
         steps: list[Step] = []
-        jacobian = np.zeros((0, 0))
+        first = self.slopes(self.evaluator.plain)
+        jacobian = np.stack([each.sum(0) for each in first])
         nats = _STEP_NATS
         for measured in range(most + 1):
-            candidate = self.evaluator.at(at.tolist())
-            effects = np.array([effect.value for effect in self.effects(candidate)])
+            here = self.slopes(self.evaluator.at(at.tolist())) if measured else first
+            effects = self.estimate(at, first, here)
             miss = (effects - wanted) / np.maximum(ON_TARGET * np.abs(wanted), OFF_TARGET)
             distance = float(np.abs(miss).max())
             steps.append(Step(tuple(at.tolist()), tuple(effects.tolist()), distance))
             if distance < least:
                 best, least, reached = at, distance, effects
+                jacobian = np.stack([each.sum(0) for each in here])
             else:
                 nats /= 4  # it went too far: a shorter step from the best one
             if least < _ENOUGH or measured == most:
                 break
-            if at is best:
-                jacobian = np.stack([each.sum(0) for each in self.slopes(candidate)])
             # What is asked to stay weighs as its tolerance says.
             weights = 1 / np.maximum(ON_TARGET * np.abs(wanted), OFF_TARGET)
             following = self.step(
