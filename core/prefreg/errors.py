@@ -7,6 +7,7 @@ PrefregError            1   a known problem, told in one message
 ├── BaseModelError      1   a base model that is missing, damaged or another one
 ├── VectorError         1   a vector that is damaged or does not fit
 ├── RegistryError       1   a registry that is missing, damaged, newer or read-only
+│   └── NotStoredError  1   an axis or a version that a registry does not hold
 ├── OutputError         1   a destination that cannot or must not be written
 ├── TrainingError       1   a run that could not be carried out
 └── GateError           3   a run that was carried out and did not meet its gate
@@ -66,6 +67,10 @@ class VectorError(PrefregError):
 
 class RegistryError(PrefregError):
     """A registry that is missing, damaged, of a newer schema, or read-only."""
+
+
+class NotStoredError(RegistryError):
+    """An axis or a version that a registry does not hold, or not on the base asked for."""
 
 
 class OutputError(PrefregError):
