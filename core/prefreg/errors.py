@@ -9,6 +9,7 @@ PrefregError            1   a known problem, told in one message
 ├── RegistryError       1   a registry that is missing, damaged, newer or read-only
 ├── OutputError         1   a destination that cannot or must not be written
 ├── TrainingError       1   a run that could not be carried out
+├── BusyError           1   more is asked of a live model than it keeps waiting
 └── GateError           3   a run that was carried out and did not meet its gate
 
 UserWarning
@@ -74,6 +75,10 @@ class OutputError(PrefregError):
 
 class TrainingError(PrefregError):
     """A training run that could not be carried out."""
+
+
+class BusyError(PrefregError):
+    """More is asked of a live model than it keeps waiting: ask again later."""
 
 
 class RangeWarning(UserWarning):
