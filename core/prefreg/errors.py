@@ -10,6 +10,7 @@ PrefregError            1   a known problem, told in one message
 │   └── NotStoredError  1   an axis or a version that a registry does not hold
 ├── OutputError         1   a destination that cannot or must not be written
 ├── TrainingError       1   a run that could not be carried out
+├── BusyError           1   more is asked of a live model than it keeps waiting
 └── GateError           3   a run that was carried out and did not meet its gate
 
 UserWarning
@@ -79,6 +80,10 @@ class OutputError(PrefregError):
 
 class TrainingError(PrefregError):
     """A training run that could not be carried out."""
+
+
+class BusyError(PrefregError):
+    """More is asked of a live model than it keeps waiting: ask again later."""
 
 
 class RangeWarning(UserWarning):
