@@ -7,11 +7,12 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from prefreg.errors import did_you_mean
+from prefreg.serving.asking import LONGEST_STOP, MOST_STOPS
 from prefreg.values import MAX_SEED
 from prefreg.wording import is_unicode, presentable
 
-MOST_STOPS, LONGEST_STOP = 16, 200
 MOST_TOP_LOGPROBS = 20
+"""OpenAI's own limit."""
 MOST_CHOICES = 128
 """Answers to one request: of each of its prompts `n`."""
 
