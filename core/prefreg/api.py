@@ -43,6 +43,7 @@ from prefreg.registry import (
     Copied,
     DiskUse,
     GcReport,
+    Preset,
     Problem,
     VersionRecord,
     VersionSummary,
@@ -741,6 +742,36 @@ class Registry:
         from prefreg.evaluation.compare import compare_versions
 
         return compare_versions(self.access, parse_reference(first), parse_reference(second))
+
+    def save_preset(self, name: str, terms: Terms, *, note: str | None = None) -> Preset:
+        """Save a setting under a name, as a new version if it is another one than stands there.
+
+        Raises:
+            UsageError: The name or a term is malformed, or an axis is named twice.
+            RegistryError: The name is an axis, or there is no vector of a term.
+        """
+        wanted = as_terms(terms)
+        with self.access.reading() as store:
+            store.check_preset(name, wanted)  # before a registry is created
+        with self.access.writing() as store:
+            return store.save_preset(name, wanted, note)
+
+    def remove_preset(self, name: str) -> Preset:
+        """Remove a preset with all its versions; return the newest."""
+        with self.access.changing() as store:
+            return store.remove_preset(name)
+
+    def presets(self, name: str | None = None) -> list[Preset]:
+        """Return the newest version of every preset by name, or every version of one."""
+        if not self.access.is_present():
+            return []
+        with self.access.reading() as store:
+            return store.presets(name)
+
+    def preset(self, name: str, number: int | None = None) -> Preset:
+        """Return a version of a preset, the newest without a number."""
+        with self.access.reading() as store:
+            return store.preset(name, number)
 
     def bases(self) -> list[BaseRecord]:
         """Return the base models that the registry knows."""
