@@ -18,6 +18,7 @@ from prefreg.cli import (
     evaluation_commands,
     preset_commands,
     registry_commands,
+    serving_commands,
     training_commands,
     vector_commands,
 )
@@ -74,6 +75,7 @@ _GROUPS = {
     "Axes": axis_commands.COMMANDS,
     "Make vectors": [*training_commands.COMMANDS, *vector_commands.MAKING],
     "Use vectors": [*composition_commands.COMMANDS, preset_commands.preset],
+    "Serve them live": serving_commands.COMMANDS,
     "Measure": evaluation_commands.COMMANDS,
     "Tune dials": dial_commands.COMMANDS,
     "Look at what is stored": [*vector_commands.LOOKING, registry_commands.search],

@@ -134,13 +134,13 @@ def _calibration(record: VersionRecord) -> dict[str, Any] | None:
 def _figures(record: VersionRecord) -> dict[str, Any]:
     """Return what was measured of a version; nothing of where it lies or who trained it."""
     metadata = record.metadata
-    poles = {
+    poles: dict[str, Any] = {
         name: pole["report"]
         for name, pole in (metadata.get("poles") or {}).items()
         if isinstance(pole, Mapping) and pole.get("report")
     }
     geometry = metadata.get("geometry") or {}
-    return finite(
+    found: dict[str, Any] = finite(
         {
             "poles": poles,
             "geometry": {name: each for name, each in geometry.items() if name != "norms"},
@@ -152,3 +152,4 @@ def _figures(record: VersionRecord) -> dict[str, Any]:
             ),
         }
     )
+    return found

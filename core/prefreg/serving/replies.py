@@ -4,9 +4,10 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -41,13 +42,8 @@ class Answers:
 
         def submit() -> None:
             for number, ask in enumerate(asks):
-                self._running.append(
-                    live.submit(
-                        ask,
-                        lambda piece, number=number: arrive(number, piece),
-                        lambda error, number=number: arrive(number, error),
-                    )
-                )
+                arrived = partial(arrive, number)
+                self._running.append(live.submit(ask, arrived, arrived))
 
         try:
             await to_thread.run_sync(submit)  # looking vectors up reads the registry
@@ -56,7 +52,7 @@ class Answers:
             raise
         return self
 
-    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+    async def pieces(self) -> AsyncGenerator[tuple[int, Piece]]:
         """Yield each piece with the number of its answer until all have ended.
 
         Raises:
@@ -147,22 +143,21 @@ class Reply:
         more: dict[str, Any] = {"prefreg": self.setting}
         made, offsets = 0, [0] * count
         for number in range(count if self._is_chat else 0):
-            delta = {"role": "assistant", "content": "", "refusal": None}
-            yield head | {"choices": [self._part(number, delta, None, None)]} | more
+            speaker = {"role": "assistant", "content": ""}
+            yield head | {"choices": [self._part(number, speaker, None, None)]} | more
             more = {}
         async for number, piece in arriving:
             logprobs = self._logprobs(piece.tokens, offsets[number])
             offsets[number] += sum(len(each.text) for each in piece.tokens)
             made += 0 if piece.echoed else len(piece.tokens)
-            said = {"content": piece.text} if piece.text else {}
-            delta = said if self._is_chat else {"text": piece.text}
-            yield head | {"choices": [self._part(number, delta, logprobs, piece.finish)]} | more
+            said = {"content" if self._is_chat else "text": piece.text}
+            yield head | {"choices": [self._part(number, said, logprobs, piece.finish)]} | more
             more = {}
         if tells_usage:
             yield head | {"choices": [], "usage": self._usage(made)}
 
     def _part(
-        self, number: int, said: Mapping[str, Any], logprobs: Any, finish: str | None
+        self, number: int, said: Mapping[str, str], logprobs: Any, finish: str | None
     ) -> dict[str, Any]:
         written = {"delta": said} if self._is_chat else said
         return {"index": number, **written, "logprobs": logprobs, "finish_reason": finish}
