@@ -12,6 +12,7 @@ import click
 
 from prefreg.cli import (
     axis_commands,
+    chat_commands,
     completion_commands,
     composition_commands,
     dial_commands,
@@ -75,7 +76,7 @@ _GROUPS = {
     "Axes": axis_commands.COMMANDS,
     "Make vectors": [*training_commands.COMMANDS, *vector_commands.MAKING],
     "Use vectors": [*composition_commands.COMMANDS, preset_commands.preset],
-    "Serve them live": serving_commands.COMMANDS,
+    "Serve them live": [*serving_commands.COMMANDS, *chat_commands.COMMANDS],
     "Measure": evaluation_commands.COMMANDS,
     "Tune dials": dial_commands.COMMANDS,
     "Look at what is stored": [*vector_commands.LOOKING, registry_commands.search],
