@@ -1,4 +1,4 @@
-"""Ask a server with the clients that people use: llm, lm-eval and LangChain, as `make test-clients` does.
+"""Ask a server with llm, lm-eval and LangChain, as `make test-clients` does.
 
     python tools/check_clients.py .venv-clients/bin
 
