@@ -15,7 +15,7 @@ import torch
 
 import prefreg
 from prefreg.composition.in_memory import SteeredModel
-from served import QUESTION, Served, serving
+from served import QUESTION, STARTER, Served, serving
 
 pytestmark = pytest.mark.slow
 ASK: list[Any] = [{"role": "user", "content": QUESTION}]
@@ -80,6 +80,15 @@ def test_a_stream_adds_up_to_the_whole_and_ends_as_clients_expect(served: Served
     raw = served.post("/v1/chat/completions", {"model": "pocket", **GREEDY, "stream": True})
     assert raw.text.endswith("}\n\ndata: [DONE]\n\n")
     assert raw.headers["content-type"].startswith("text/event-stream")
+
+
+def test_the_example_of_the_document_runs(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (STARTER.parent / "docs" / "serving.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code.replace("http://127.0.0.1:8000", served.url), {})
+    assert capsys.readouterr().out.endswith(" base + 1·helpful@1 − 0.5·verbosity@1\n")
 
 
 def test_stops_are_a_text_or_several(served: Served, steered: SteeredModel) -> None:

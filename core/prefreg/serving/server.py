@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import signal
 import socket
 import threading
@@ -348,6 +349,8 @@ def serve(
                 ws="none", lifespan="on", timeout_graceful_shutdown=STOPPING,
             )
         )  # fmt: skip
+        # It warns of every piece that is written for a client that has left.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
         if ready is not None:
             port = listening.getsockname()[1]
             host = f"[{request.host}]" if ":" in request.host else request.host
