@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from prefreg.errors import RegistryError, UsageError, did_you_mean
+from prefreg.errors import NotStoredError, RegistryError, UsageError, did_you_mean
 from prefreg.registry.records import Preset
 from prefreg.registry.schema import PresetRow
 from prefreg.terms import AXIS_NAME, Term, parse_term
@@ -60,13 +60,13 @@ def choose_preset(
         if preset.number == number:
             return preset
     known = ", ".join(str(each.number) for each in standing)
-    raise RegistryError(f"The preset {name!r} has no version {number}. It has: {known}.")
+    raise NotStoredError(f"The preset {name!r} has no version {number}. It has: {known}.")
 
 
-def unknown_preset(name: str, known: Sequence[str], location: str) -> RegistryError:
+def unknown_preset(name: str, known: Sequence[str], location: str) -> NotStoredError:
     """Say that there is no such preset, beside those that there are."""
     there = f"It has: {', '.join(known)}." if known else "It has none yet."
-    return RegistryError(
+    return NotStoredError(
         f"{location} has no preset {name!r}. {there}{did_you_mean(name, known)} "
         f"`prefreg preset save {name} TERM…` makes it."
     )

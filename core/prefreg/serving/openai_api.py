@@ -306,6 +306,7 @@ class PresetRequest(_Body):
     """The body of PUT /v1/presets/NAME: terms as on the command line, or a coefficient an axis."""
 
     terms: list[Text] | dict[str, float]
+    note: Text | None = None
 
 
 def refusal(errors: Sequence[Any]) -> ApiError:
