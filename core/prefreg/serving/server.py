@@ -230,6 +230,7 @@ def _add_dials(app: FastAPI, service: Service) -> None:
                     "context": service.live.context,
                 },
                 "sampling": service.sampling,
+                "examples": service.examples,
             }
         )
 
