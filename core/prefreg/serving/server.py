@@ -231,6 +231,7 @@ def _add_dials(app: FastAPI, service: Service) -> None:
                     "context": service.live.context,
                 },
                 "sampling": service.sampling,
+                "examples": service.examples,
             }
         )
 
