@@ -348,7 +348,14 @@ def test_figures_and_pictures_of_a_version(served: Served) -> None:
     assert cosines[one][other] == pytest.approx(right.geometry.pairs[0].cosine, abs=1e-6)
     assert cosines[one][one] == pytest.approx(1)
     assert served.get("/v1/axes/kind").status_code == 404
-    assert served.get("/v1/axes/..%2f..%2fetc").status_code in (400, 404)
+    for path in (
+        "/v1/axes/..%2f..%2fetc",
+        "/..%2fserver.py",
+        "/server.py",
+        "/none?file=/etc/passwd",
+    ):
+        assert served.get(path).status_code in (400, 404)
+    assert b"root:" not in served.get("/?file=/etc/passwd").content
 
 
 def test_models_are_listed_and_any_setting_is_one(served: Served) -> None:

@@ -17,8 +17,7 @@ from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, StreamingResponse
-from starlette.staticfiles import StaticFiles
+from starlette.responses import FileResponse, JSONResponse, StreamingResponse
 
 from prefreg.errors import (
     BusyError,
@@ -87,9 +86,23 @@ def make_app(
     _add_dials(app, service)
     _add_presets(app, service)
     _add_watching(app, service)
-    if PAGE.is_dir():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    _add_page(app)
     return app
+
+
+def _add_page(app: FastAPI) -> None:
+    """Add a route for each file of the page, and for no other file."""
+
+    def add(file: Path) -> None:
+        # Without parameters, which would be taken from the request.
+        async def send() -> Response:
+            return FileResponse(file, headers={"Cache-Control": "no-cache"})
+
+        place = "/" if file.name == "index.html" else f"/{file.name}"
+        app.add_api_route(place, send, methods=["GET", "HEAD"], include_in_schema=False)
+
+    for file in PAGE.iterdir():
+        add(file)
 
 
 def _add_answers(app: FastAPI, service: Service) -> None:
