@@ -252,6 +252,8 @@ class ScaledVector(NamedTuple):
     record: VersionRecord
     eta: float
     vector: Vector
+    since: int | None = None
+    """As in `Term`."""
 
 
 def _sum_terms(first: Sequence[ScaledVector], second: Sequence[ScaledVector]) -> list[ScaledVector]:
@@ -500,11 +502,22 @@ def _load_again(
 class VectorShelf:
     """Finds the vectors of terms on one base, and keeps those it has opened."""
 
-    def __init__(self, base: BaseModel, access: Access, at: datetime | None = None) -> None:
-        """Look vectors of `base` up in the registry, as of a moment where one is given."""
+    def __init__(
+        self,
+        base: BaseModel,
+        access: Access,
+        at: datetime | None = None,
+        *,
+        phases: bool = False,
+    ) -> None:
+        """Look vectors of `base` up in the registry, as of a moment where one is given.
+
+        Terms that act on a part of an answer are refused without `phases`.
+        """
         self._base = base
         self._access = access
         self._at = at
+        self._phases = phases
         self._vectors: dict[str, Vector] = {}
 
     def __call__(self, terms: Sequence[Term]) -> list[tuple[float, Vector]]:
@@ -516,7 +529,9 @@ class VectorShelf:
         if not terms:
             return []  # needs no registry
         with self._access.reading() as store:
-            found = resolve_on(store, terms, self._base.fingerprint.weights, self._at)
+            found = resolve_on(
+                store, terms, self._base.fingerprint.weights, self._at, phases=self._phases
+            )
             refuse_mixed_contrasts([term.record for term in found if term.eta])
             for term in found:
                 if term.record.sha256 not in self._vectors:
@@ -525,7 +540,7 @@ class VectorShelf:
                         source, kind=term.record.kind, label=f"The vector of {term.record}"
                     )
         return [
-            ScaledVector(term.record, term.eta, self._vectors[term.record.sha256])
+            ScaledVector(term.record, term.eta, self._vectors[term.record.sha256], term.since)
             for term in found
             if term.eta
         ]

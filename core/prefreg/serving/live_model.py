@@ -11,6 +11,8 @@ One thread owns the model. Whoever asks is called back from it, and should hand 
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from math import isfinite
 from typing import Any, Self
 
@@ -21,7 +23,12 @@ from prefreg.axes.axis import Message, merge_options
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.in_memory import ScaledVector, VectorShelf
 from prefreg.composition.plan import rounded_eta
-from prefreg.composition.resolve import resolve_terms, trained_options
+from prefreg.composition.resolve import (
+    MOST_TERMS,
+    refuse_mixed_contrasts,
+    resolve_terms,
+    trained_options,
+)
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.templates import check_options
 from prefreg.errors import BusyError, UsageError
@@ -35,6 +42,9 @@ from prefreg.serving.engine import Engine, Row
 from prefreg.terms import Term
 
 __all__ = ["Ask", "BusyError", "Counts", "LiveModel", "Piece", "Running", "ScoredToken"]
+
+
+_COUNTED = ("finished", "cancelled", "failed", "prompt_tokens", "tokens", "switches")
 
 
 class Running:
@@ -78,8 +88,10 @@ class LiveModel:
         self._ends = frozenset(config.eos_token_id)
         self._spelling = Spelling(tokenizer)
         self._shelf = VectorShelf(base, access)
-        self._shelf_lock = threading.Lock()
-        self._engine = Engine(model, base)
+        self._known: dict[tuple[str, str | None], ScaledVector] = {}
+        self._lock = threading.Lock()
+        with suited_threads(model):
+            self._engine = Engine(model, base)
         self._model = model
         embeddings: Any = model.get_input_embeddings()
         self._vocabulary = len(embeddings.weight)
@@ -112,7 +124,8 @@ class LiveModel:
             found = resolve_base(base)  # needs no registry: the base may be used as it is
         else:
             with access.reading() as store:
-                found = resolve_terms(store, terms, base).base
+                anywhere = [replace(term, since=None) for term in terms]
+                found = resolve_terms(store, anywhere, base).base
         with quiet():
             model, tokenizer = on_gpu(load_model(found, "auto")), load_tokenizer(found)
         model.train(False)
@@ -136,6 +149,9 @@ class LiveModel:
     def check(self, terms: Sequence[Term]) -> tuple[ScaledVector, ...]:
         """Return the vectors of terms that are not at 0, in canonical order.
 
+        Which version a name means is settled when it is first asked for, for as long as the model
+        runs: a registry that changes or vanishes changes no dial that is in use.
+
         Raises:
             UsageError: A coefficient is not finite, or an axis is named twice.
             RegistryError: An axis is unknown or has no version on this base; or the registry is
@@ -145,9 +161,17 @@ class LiveModel:
         for term in terms:
             if not isfinite(term.eta):
                 raise UsageError(f"The coefficient {term.eta} of {term.axis!r} is not finite.")
-            rounded_eta(term.eta)
-        with self._shelf_lock:
-            return tuple(self._shelf.find(terms))
+            rounded_eta(term.eta)  # refuses what float32 does not hold
+        if len(terms) > MOST_TERMS:
+            raise UsageError(f"A setting takes at most {MOST_TERMS} terms, not {len(terms)}.")
+        with self._lock:
+            found = [self._find(term) for term in terms]
+        refuse_mixed_contrasts([each.record for each in found if each.eta])
+        found.sort(key=lambda each: each.record.axis)
+        for one, other in pairwise(found):
+            if one.record.axis == other.record.axis:
+                raise UsageError(f"The axis {one.record.axis!r} is named twice; give it one term.")
+        return tuple(each for each in found if each.eta)
 
     def render(
         self,
@@ -204,7 +228,13 @@ class LiveModel:
         if not all(0 <= token < self._vocabulary for token in ask.prompt):
             raise UsageError(f"The prompt has a token that is none of 0 to {self._vocabulary - 1}.")
         answer = Answer(ask, self._spelling, self._ends)
-        row = Row(answer, self.check(ask.terms), on_piece, on_error)
+        row = Row(
+            prompt=ask.prompt,
+            answer=answer,
+            terms=self.check(ask.terms),
+            on_piece=on_piece,
+            on_error=on_error,
+        )
         with self._changed:
             if self._closing:
                 raise BusyError("The model is closing, and takes no more.")
@@ -229,7 +259,15 @@ class LiveModel:
     def state(self) -> Counts:
         """Return what there is to do, and what was done."""
         with self._changed:
-            return Counts(len(self._waiting), len(self._engine.rows), **self._engine.counts)
+            done = {name: self._engine.counts[name] for name in _COUNTED}
+            return Counts(waiting=len(self._waiting), running=len(self._engine.rows), **done)
+
+    def _find(self, term: Term) -> ScaledVector:
+        """Look a vector up, once for every name."""
+        name = term.axis, term.reference
+        if name not in self._known:
+            (self._known[name],) = self._shelf.find([Term(term.axis, 1.0, term.reference)])
+        return self._known[name]._replace(eta=term.eta, since=term.since)
 
     def _wake(self) -> None:
         with self._changed:
@@ -240,11 +278,11 @@ class LiveModel:
         with torch.inference_mode(), suited_threads(self._model):
             while self._admit():
                 self._engine.step()
-            self._engine.restore()
+            self._engine.close()
 
     def _admit(self) -> bool:
         """Wait for something to do; return whether there is."""
-        engine = self._engine
+        engine, new = self._engine, list[Row]()
         with self._changed:
             while not (self._waiting or engine.rows or self._closing):
                 self._changed.wait()
@@ -254,9 +292,11 @@ class LiveModel:
             if self._hurry:
                 for row in engine.rows:
                     row.cancelled = True
+            free = self._most_rows - len(engine.rows)
             # Those that nobody waits for any longer need no place.
-            while self._waiting and (
-                len(engine.rows) < self._most_rows or self._waiting[0].cancelled
-            ):
-                engine.rows.append(self._waiting.popleft())
-            return bool(engine.rows)
+            while self._waiting and (free > 0 or self._waiting[0].cancelled):
+                new.append(self._waiting.popleft())
+                free -= 1
+        for row in new:
+            engine.admit(row)
+        return bool(engine.rows)
