@@ -13,6 +13,7 @@ from prefreg.wording import is_unicode, presentable
 
 MOST_TOP_LOGPROBS = 20
 """OpenAI's own limit."""
+MOST_MESSAGES = 1000
 MOST_CHOICES = 128
 """Answers to one request: of each of its prompts `n`."""
 
@@ -217,7 +218,7 @@ class _Answering(_Steered):
 class ChatRequest(_Answering):
     """The body of /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
@@ -297,7 +298,7 @@ class OwedRequest(_Body):
     """The body of /v1/owed: an answer whose tokens are told what they owe to an axis."""
 
     axis: Text = Field(min_length=1, max_length=400)
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     answer: Text = Field(min_length=1)
     chat_template_kwargs: dict[str, Any] | None = None
 
