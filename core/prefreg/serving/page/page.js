@@ -653,9 +653,6 @@ function viewCard(axis) {
   version.value = axis.version;
   version.onchange = () => fillCard(card, axis, version.value);
   card.querySelector(".summary").textContent = axis.summary || "";
-  card.querySelector(".picture").onclick = ({ currentTarget }) => {
-    currentTarget.setAttribute("aria-expanded", card.classList.toggle("wide"));
-  };
   fillCard(card, axis, axis.version);
   return card;
 }
@@ -664,21 +661,33 @@ async function fillCard(card, axis, number) {
   const part = (name) => card.querySelector(name);
   part("h2").textContent = `${axis.name}@${number}`;
   part(".picture").hidden = part(".error").hidden = true;
+  part(".picture").open = false;
   try {
     const name = `/v1/axes/${encodeURIComponent(`${axis.name}@${number}`)}`;
     const found = await get(name);
     const version = found.versions.find((each) => each.version === found.shown) || {};
     part("dl").replaceChildren(...facts(found, version).flatMap(([term, text]) => term
       ? [make("dt", term), make("dd", text)] : [make("dd", text, { className: "long" })]));
-    if (found.has_curves) {
-      const picture = await (await call(`${name}/curves.png`)).blob();
-      part("img").src = await dataUrl(picture);
-      part("img").alt = `How the poles of ${axis.name}@${number} were trained: loss and accuracy against the step`;
-      part(".picture").hidden = false;
-    }
+    part(".picture").hidden = !found.has_curves;
+    part("img").removeAttribute("src");
+    part("img").alt = `How the poles of ${axis.name}@${number} were trained: loss, margins and answers against the step`;
+    part(".picture").ontoggle = () => drawCurves(card, name);
   } catch (error) {
     part(".error").textContent = error.message;
     part(".error").hidden = false;
+  }
+}
+
+/** Fetch the picture once it is asked for: drawing it takes the server seconds. */
+async function drawCurves(card, name) {
+  const image = card.querySelector("img");
+  if (!card.querySelector(".picture").open || image.src) return;
+  try {
+    const picture = await call(`${name}/curves.png`);
+    image.src = await dataUrl(await picture.blob());
+  } catch (error) {
+    card.querySelector(".error").textContent = error.message;
+    card.querySelector(".error").hidden = false;
   }
 }
 
