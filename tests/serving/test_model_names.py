@@ -22,6 +22,10 @@ def test_a_name_has_its_terms_behind_a_plus() -> None:
     terms = (Term("helpful", 1.0), Term("verbose", -0.3, "2"))
     assert model_name("smollm2", terms) == "smollm2+helpful:1,verbose@2:-0.3"
     assert parse_setting("helpful:1, verbose@2:-0.3") == terms
+    assert parse_setting("helpful:+1e+0+verbose@2:-0.3+calm") == (
+        *terms,
+        Term("calm", 1.0, preset=True),
+    )
     assert model_name("smollm2", ()) == "smollm2"
 
 

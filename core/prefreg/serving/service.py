@@ -73,11 +73,15 @@ class Service:
         bundled = live.base.bundled
         self.sampling = {"temperature": 1.0, "top_p": 1.0, **(bundled.sampling if bundled else {})}
         world = bundled.world if bundled else None
-        self.examples = [
-            text
-            for kind in (world.kinds if world else ())
-            for text in world.prompts(kind, split="test", limit=1, seed=0)
-        ]
+        self.examples = (
+            []
+            if world is None
+            else [
+                text
+                for kind in world.kinds
+                for text in world.prompts(kind, split="test", limit=1, seed=0)
+            ]
+        )
         """What may be asked of a base that knows a closed world: a prompt of each kind."""
 
     def setting(self, model: str, preferences: Mapping[str, float] | None) -> Setting:
