@@ -199,8 +199,7 @@ def test_tokens_are_coloured_by_what_they_owe_to_an_axis(page: Browser, server: 
     (answer,) = ask(page)
     choose(page, "colour", "verbosity")
     page.wait("document.querySelector('.owed').textContent")
-    shown = page.run("[...document.querySelectorAll('.text span')].map((each) => each.textContent)")
-    assert "".join(shown) == answer
+    assert page.run("document.querySelector('.answer .text').textContent") == answer
     body = {
         "axis": "verbosity",
         "messages": [{"role": "user", "content": QUESTION}],
@@ -368,6 +367,18 @@ def test_a_page_without_dials_says_how_to_get_one(
         lead = browser.wait("document.querySelector('.lead')?.textContent")
         assert lead == "This base has no vectors yet."
         assert ask(browser)
+
+
+def test_a_first_look_is_at_a_chat_model_where_it_has_dials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent.parent / "tools")
+    from play import choose_base
+
+    assert choose_base({"pocket", "another"}) == choose_base([]) == "pocket"
+    chat = prefreg.api.bundled_bases()["smollm2"]
+    expected = "pocket" if chat.problem() else "smollm2"
+    assert choose_base({"pocket", "smollm2"}) == expected
 
 
 def test_a_server_that_is_gone_is_told(browser: Browser, tmp_path: Path) -> None:

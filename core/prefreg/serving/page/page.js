@@ -366,7 +366,7 @@ function path() {
 /** What a side has heard and said, with a turn; where it has no answer, the other side's. */
 function historyOf(turn, side, skipped = 0) {
   const before = [];
-  for (let node = turn.parent; node.parent; node = node.parent) {
+  for (let node = turn.alone ? state.root : turn.parent; node.parent; node = node.parent) {
     const answer = [node.answers[side], node.answers[side === "a" ? "b" : "a"]].find((each) => each?.text && each.done);
     if (answer) before.unshift({ role: "user", content: node.text }, { role: "assistant", content: answer.text });
   }
@@ -374,7 +374,7 @@ function historyOf(turn, side, skipped = 0) {
 }
 
 function addTurn(parent, text) {
-  const turn = { text, answers: {}, turns: [], at: 0, parent };
+  const turn = { text, alone: $("alone").checked, answers: {}, turns: [], at: 0, parent };
   parent.turns.push(turn);
   parent.at = parent.turns.length - 1;
   return turn;
@@ -598,7 +598,10 @@ function tokenViews(tokens, answer) {
     // Some tokenizers begin every word with a space, which the text does not.
     if (!views.length && !answer.startsWith(" ")) text = text.trimStart();
     if (!text) continue;
-    const view = make("span", text, { title: `${signed(owed)} nats`, className: owed < 0 ? "away" : "" });
+    const word = text.trimStart();
+    if (word !== text) views.push(text.slice(0, text.length - word.length));
+    if (!word) continue;
+    const view = make("span", word, { title: `${signed(owed)} nats`, className: owed < 0 ? "away" : "" });
     view.style.setProperty("--deep", (0.55 * Math.min(1, Math.abs(owed) / CONTRAST)).toFixed(3));
     views.push(view);
     owed = 0;
@@ -608,7 +611,7 @@ function tokenViews(tokens, answer) {
 
 function keepTalk() {
   const bare = (node) => ({
-    text: node.text, at: node.at, turns: node.turns.map(bare),
+    text: node.text, alone: node.alone, at: node.at, turns: node.turns.map(bare),
     answers: node.answers && Object.fromEntries(Object.entries(node.answers).map(([side, it]) => [side, { ...it, view: undefined, owed: {} }])),
   });
   keep("talk", JSON.stringify({ model: state.model, root: bare(state.root) }));
@@ -850,7 +853,10 @@ async function start() {
   try {
     const found = await get("/v1/axes");
     Object.assign(state, { model: found.model, axes: found.data, limits: found.limits });
-    if (found.examples?.length) state.examples = found.examples;
+    if (found.examples?.length) {
+      state.examples = found.examples;
+      $("alone").checked = true; // a closed world is asked question by question
+    }
     $("most").max = found.limits.max_tokens;
     $("most").value = Math.min(256, found.limits.max_tokens, Math.floor((found.limits.context || 1e9) / 2));
     $("model").textContent = found.model;
