@@ -35,9 +35,8 @@ def show(page: Browser, url: str, width: int, height: int, questions: int) -> No
         page.type(question)
         page.press("Enter")
         page.wait(f"document.querySelectorAll('.answer.done').length === {2 * number}")
-    page.run(
-        "(it => { it.value = 'politeness'; it.onchange() })(document.getElementById('colour'))"
-    )
+    colour = "document.getElementById('colour')"
+    page.run(f"{colour}.value = 'politeness', {colour}.onchange()")
     page.wait("[...document.querySelectorAll('.owed')].every((each) => each.textContent)")
     page.run("document.activeElement.blur(), document.getElementById('turns').scrollTop = 0")
     page.wait("document.getElementById('command').textContent")

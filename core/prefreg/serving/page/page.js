@@ -111,7 +111,9 @@ async function* streamed(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : new Error("The connection broke off.");
+    });
     if (done) return;
     const lines = (rest + value).split("\n");
     rest = lines.pop();
@@ -142,8 +144,9 @@ function readTerms(texts) {
     const axis = found && state.axes.find((each) => each.name === found[1] || each.aliases.includes(found[1]));
     const eta = found ? Number(found[3]) : NaN;
     if (!axis || !Number.isFinite(eta) || Math.abs(eta) > state.limits.eta) { strange.push(text); continue; }
-    const newest = !found[2] || found[2] === String(axis.version);
-    if (eta) setting[axis.name] = { eta, version: newest ? null : found[2] };
+    const version = axis.versions.find((each) => [String(each.version), ...each.aliases].includes(found[2] || String(axis.version)));
+    if (!version) { strange.push(text); continue; }
+    if (eta) setting[axis.name] = { eta, version: version.version === axis.version ? null : String(version.version) };
   }
   return { setting, strange };
 }
@@ -161,8 +164,20 @@ function readAddress() {
   const beside = given.get("beside");
   state.beside = beside === null ? "" : beside === "base" ? "base" : "other";
   state.b = state.beside === "other" ? side(beside) : {};
-  if (strange.length) notice(`Left out of the address, as it is no dial here: ${strange.join(", ")}`);
+  tellStrange(strange);
   return true;
+}
+
+function tellStrange(strange) {
+  if (strange.length) notice(`Left out, as it is no dial here: ${strange.join(", ")}`);
+}
+
+/** Begin with what the server was started with: presets and aliases as the versions that they mean. */
+async function readStanding() {
+  const told = await get("/v1/setting", { method: "POST", body: { model: state.model } });
+  const { setting, strange } = readTerms(told.terms);
+  state.a = setting;
+  tellStrange(strange);
 }
 
 function writeAddress() {
@@ -867,7 +882,7 @@ async function start() {
     $("legend").hidden = !state.axes.some((each) => each.range || each.calibration);
     if (units.size === 1) $("unit").textContent = `one unit: ${[...units][0]}`;
     $("colour").append(...state.axes.map((each) => make("option", each.name, { value: each.name })));
-    if (!readAddress()) state.a = readTerms(found.standing).setting;
+    if (!readAddress()) await readStanding();
     restoreTalk();
     drawTurns({ toEnd: true });
     changed();
