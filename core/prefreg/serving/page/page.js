@@ -288,7 +288,7 @@ function drawSetting() {
   document.querySelector(".sheet").classList.toggle("of-b", editsB);
   for (const dial of dials) dial.sync();
   const edited = settingOf(state.edited);
-  $("zero").disabled = !Object.keys(edited).length;
+  $("zero").disabled = $("save").querySelector("button").disabled = !Object.keys(edited).length;
   $("brief").textContent = state.beside ? `${brief(state.a)}  |  ${brief(settingOf("b"))}` : brief(state.a);
   drawPresets();
   tellSetting();
@@ -307,7 +307,8 @@ const tellSetting = later(async () => {
   if (turn !== tellingOf) return;
   $("formula").textContent = told.formula && `θ = ${told.formula}`;
   $("command").textContent = told.command || "";
-  $("name").textContent = told.model || "";
+  $("name").textContent = told.command ? told.model : "";
+  $("hint").hidden = !told.command;
   const spoken = new Set(dials.flatMap(({ view }) => view.querySelector(".beyond").hidden ? [] : [view.querySelector(".axis").textContent]));
   $("warnings").replaceChildren(...told.warnings
     .filter((text) => ![...spoken].some((axis) => text.startsWith(`${axis}@`)))
@@ -331,7 +332,8 @@ function drawPresets() {
     const { setting, strange } = readTerms(preset.terms);
     const item = make("li");
     const use = make("button", preset.name, { type: "button", title: preset.terms.join(" "), disabled: strange.length > 0 });
-    const on = terms(setting).sort().join(" ") === now;
+    if (strange.length) use.title += " (there is no such dial on this base)";
+    const on = !strange.length && terms(setting).sort().join(" ") === now;
     use.setAttribute("aria-pressed", on);
     item.classList.toggle("on", on);
     use.addEventListener("click", () => {
@@ -496,7 +498,7 @@ function viewEmpty() {
   const lead = state.axes.length ? "Turn a dial, ask, and see what changes." : "This base has no vectors yet.";
   const hint = state.axes.length
     ? "Every answer is made with the dials as they stand. Set one beside the base to see both at once."
-    : "`prefreg add-axis NAME` trains one; then load this page again. Until then the base answers.";
+    : "Train one with prefreg add-axis, then load this page again. Until then the base answers.";
   view.append(make("p", lead, { className: "lead" }), make("p", hint, { className: "hint" }), list);
   return view;
 }
