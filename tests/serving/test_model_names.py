@@ -14,8 +14,10 @@ from prefreg.terms import Term
 axes = st.from_regex(r"[a-z][a-z0-9_-]{0,12}", fullmatch=True)
 references = st.none() | st.integers(1, 10**6).map(str)
 etas = st.floats(allow_nan=False, allow_infinity=False)
-presets = st.builds(Term, axes, st.just(1.0), references, st.just(True))
-settings = st.lists(st.builds(Term, axes, etas, references) | presets, min_size=1, max_size=5)
+presets = st.builds(Term, axes, st.just(1.0), references, preset=st.just(True))
+phases = st.none() | st.integers(0, 10**9 - 1)
+terms = st.builds(Term, axes, etas, references, phases)
+settings = st.lists(terms | presets, min_size=1, max_size=5)
 
 
 def test_a_name_has_its_terms_behind_a_plus() -> None:

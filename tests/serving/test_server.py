@@ -367,6 +367,13 @@ def test_models_are_listed_and_any_setting_is_one(served: Served) -> None:
         client.models.retrieve("gpt-4")
     told = served.post("/v1/setting", {"model": "pocket", "preferences": {"helpful": 9}}).json()
     assert told["model"] == "pocket+helpful@1:9"
+    phase = {"model": "pocket", "preferences": {"helpful[answer]": 1}}
+    partly = served.post("/v1/setting", phase).json()
+    assert partly["formula"] == "base + 1·helpful@1[answer]"
+    assert partly["command"].startswith("prefreg chat 'helpful@1:1[answer]' --base pocket")
+    assert chat(served, model=partly["model"]).model_extra["prefreg"] | {"object": "setting"} == (
+        partly
+    )
     assert "outside its range" in told["warnings"][0]
 
 
