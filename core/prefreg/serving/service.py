@@ -252,8 +252,8 @@ class Service:
         prompt = self.live.render(
             _turns(body.messages), body.chat_template_kwargs, terms=(Term(axis, 1.0, reference),)
         )
-        written = self.live.tokenizer(body.answer, add_special_tokens=False)["input_ids"]
-        whole = (*prompt, *written)
+        written = self.live.tokenizer(body.answer, add_special_tokens=False, verbose=False)
+        whole = (*prompt, *written["input_ids"])
         self._most_tokens(len(whole), 0, "answer")
         asks = [
             Ask(
