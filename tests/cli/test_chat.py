@@ -87,6 +87,7 @@ def test_a_document_has_what_was_said(pipe) -> None:
         ("/save calm", 2, "at least one term"),
         ("/retry", 2, "Nothing was asked yet"),
         ("/axes helpful", 2, "/axes takes nothing after it"),
+        ("Hello \udcff", 2, "Standard input is no UTF-8 text"),
         ("so " * 3000, 2, "does not fit the model's context"),
     ],
 )
