@@ -6,6 +6,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -200,7 +201,7 @@ def browsing(program: str, folder: Path) -> Iterator[Browser]:
             "--disable-background-networking", "--hide-scrollbars", "--force-color-profile=srgb",
             f"--user-data-dir={folder}",
         ],
-        pass_fds=ends, stdin=subprocess.DEVNULL,
+        pass_fds=ends, start_new_session=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     for each in (there, here, *ends):
@@ -208,7 +209,7 @@ def browsing(program: str, folder: Path) -> Iterator[Browser]:
     try:
         yield Browser(process, to, back)
     finally:
-        process.kill()  # asked to end, it may take half a minute
+        os.killpg(process.pid, signal.SIGKILL)  # asked to end, it may take half a minute
         process.wait()
         os.close(to)
         os.close(back)

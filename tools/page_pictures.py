@@ -47,7 +47,7 @@ def main() -> None:
     program = find_chromium()
     if program is None:
         raise SystemExit("There is no Chromium (Debian: apt install chromium).")
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         with serving(folder) as server, browsing(program, folder / "browser") as page:
             for preset, terms in PRESETS.items():

@@ -66,10 +66,11 @@ def test_over_a_pipe_lines_are_messages_and_stdout_is_the_answers(pipe, run, shi
 
 
 def test_a_document_has_what_was_said(pipe) -> None:
-    found = pipe(QUESTION, "/set helpful:1", "And Tom's?", options=("--json", "--compare"))
+    options = ("--json", "--compare")
+    found = pipe(QUESTION, "/set helpful:1[answer]", "And Tom's?", options=options)
     turns = found.data["turns"]
     assert [turn["message"] for turn in turns] == [QUESTION, "And Tom's?"]
-    assert [each["terms"] for each in turns[1]["answers"]] == [["helpful:1"], []]
+    assert [each["terms"] for each in turns[1]["answers"]] == [["helpful:1[answer]"], []]
     assert all(each["answer"] for turn in turns for each in turn["answers"])
 
 
@@ -86,6 +87,7 @@ def test_a_document_has_what_was_said(pipe) -> None:
         ("/save calm", 2, "at least one term"),
         ("/retry", 2, "Nothing was asked yet"),
         ("/axes helpful", 2, "/axes takes nothing after it"),
+        ("Hello \udcff", 2, "Standard input is no UTF-8 text"),
         ("so " * 3000, 2, "does not fit the model's context"),
     ],
 )

@@ -3,7 +3,7 @@
 import shutil
 import sqlite3
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,8 @@ def test_a_preset_is_versioned_and_means_its_newest(axes: Store) -> None:
     assert axes.expand(setting("calm")) == (Term("helpful", 1.0),)
     assert axes.expand(setting("calm@1")) == first.terms
     assert axes.expand(setting("calm"), first.created) == first.terms
+    with pytest.raises(RegistryError, match="There was no preset 'calm' on 2020-01-01 00:00:00"):
+        axes.expand(setting("calm"), datetime(2020, 1, 1, tzinfo=UTC))
     assert [str(each) for each in axes.presets()] == ["calm@2"]
     assert axes.presets("calm") == [first, second]
 
@@ -85,7 +87,7 @@ def test_what_a_term_cannot_be_is_said(axes: Store) -> None:
     for text, said in {
         "clam": "There are: calm. Did you mean 'calm'",
         "helpful": "'helpful' is not a term",
-        "calm:1": "takes no coefficient",
+        "calm:1": "without a coefficient",
     }.items():
         with pytest.raises(UsageError, match=said):
             axes.expand(setting(text))

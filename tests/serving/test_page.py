@@ -16,6 +16,7 @@ import prefreg.serving.server
 from browser import Browser, browsing, find_chromium
 from served import QUESTION, Served, serving
 
+pytestmark = pytest.mark.slow
 PAGE = prefreg.serving.server.PAGE
 EVIL = "<img src=x onerror='window.hacked = 1'><script>window.hacked = 2</script>"
 
@@ -128,7 +129,11 @@ def test_after_a_reload_setting_and_conversation_are_there(page: Browser) -> Non
     assert page.run("document.getElementById('dial-helpful-slider').value") == "-0.15"
     heads = page.run("[...document.querySelectorAll('.answer h3')].map((each) => each.textContent)")
     assert heads == ["harmless 0.5", "helpful −0.15"]
-    assert ask(page, "Where does Tom live?")
+    page.run("location.hash = '#set=verbose@1:1[answer]&beside=helpful:-.15'")
+    assert page.wait("document.getElementById('dial-verbosity-number').value === '1'")
+    ask(page, "Where does Tom live?")
+    heads = page.run("[...document.querySelectorAll('.answer h3')].map((each) => each.textContent)")
+    assert heads[2:] == ["verbosity 1[answer]", "helpful −0.15"]
 
 
 def test_a_number_beyond_the_range_is_taken_and_told(page: Browser) -> None:

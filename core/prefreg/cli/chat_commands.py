@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from prefreg.cli.options import TERM, Common, base_option, command, request_options
+from prefreg.cli.options import TERM, Common, base_option, command, read_text, request_options
 from prefreg.cli.tables import colours, table
 from prefreg.config import cache_folder
 from prefreg.errors import PrefregError, UsageError, did_you_mean
@@ -81,13 +81,11 @@ class _Chat:
             )
         while not self._done:
             try:
-                text = self._read()
+                self._obey(self._read())
             except EOFError:
                 if self._at_terminal:
                     self._common.note("")
                 return
-            try:
-                self._obey(text)
             except PrefregError as error:
                 if not self._at_terminal:
                     raise
@@ -114,11 +112,8 @@ class _Chat:
 
     def _read_line(self, prompt: str) -> str:
         if self._at_terminal:
-            return input(prompt)
-        try:
-            line = sys.stdin.readline()
-        except UnicodeDecodeError:
-            raise UsageError("Standard input is no UTF-8 text.") from None
+            return read_text(lambda: input(prompt))
+        line = read_text(sys.stdin.readline)
         if not line:
             raise EOFError
         return line.rstrip("\r\n")

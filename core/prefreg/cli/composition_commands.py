@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefreg.cli import completing
-from prefreg.cli.options import AT, FILE, TERM, Common, Dtype, base_option, command, request_options
+from prefreg.cli.options import (
+    AT,
+    FILE,
+    TERM,
+    Common,
+    Dtype,
+    base_option,
+    command,
+    read_text,
+    request_options,
+)
 from prefreg.cli.printing import progress_bars
 from prefreg.cli.tables import sections
 from prefreg.errors import RangeWarning, UsageError
@@ -216,10 +226,7 @@ def _read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
         raise UsageError("Standard input is one prompt: give `-p -` once.")
     if "-" not in prompts:
         return prompts
-    try:
-        text = sys.stdin.read().rstrip("\n")
-    except UnicodeDecodeError:
-        raise UsageError("Standard input is no UTF-8 text.") from None
+    text = read_text(sys.stdin.read).rstrip("\n")
     return tuple(text if prompt == "-" else prompt for prompt in prompts)
 
 

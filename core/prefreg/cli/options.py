@@ -25,7 +25,14 @@ from prefreg.progress import heard_by
 from prefreg.requests import describe_fields
 from prefreg.terms import parse_dial, parse_preset, parse_reference, parse_term
 from prefreg.values import MAX_SEED, STORAGE_DTYPES, dtype_name
-from prefreg.wording import as_options, escape_json, escape_styled, hide_password, percent
+from prefreg.wording import (
+    as_options,
+    escape_json,
+    escape_styled,
+    hide_password,
+    is_unicode,
+    percent,
+)
 
 if TYPE_CHECKING:
     from prefreg.api import Registry
@@ -252,6 +259,21 @@ def _option_type(kind: Any) -> dict[str, Any]:
     if int in kinds:
         return {"type": WholeNumber()}
     return {"type": FiniteNumber() if float in kinds else str}
+
+
+def read_text(read: Callable[[], str]) -> str:
+    """Return what is read from standard input, if it is text.
+
+    Raises:
+        UsageError: It holds bytes that are no UTF-8, whatever the locale makes of them.
+    """
+    try:
+        text = read()
+    except UnicodeDecodeError:
+        text = "\udcff"
+    if not is_unicode(text):
+        raise UsageError("Standard input is no UTF-8 text.")
+    return text
 
 
 Value = TypeVar("Value")

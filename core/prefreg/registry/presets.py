@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from prefreg.errors import NotStoredError, RegistryError, UsageError, did_you_mean
-from prefreg.registry.records import Preset
+from prefreg.registry.records import Preset, describe_moment
 from prefreg.registry.schema import PresetRow
 from prefreg.terms import AXIS_NAME, Term, parse_term
 
@@ -52,6 +52,8 @@ def choose_preset(
 ) -> Preset:
     """Return a version of a preset, the newest (of a moment) without a number."""
     standing = _standing(session, name, at)
+    if not standing and at is not None and _standing(session, name):
+        raise RegistryError(f"There was no preset {name!r} on {describe_moment(at)}.")
     if not standing:
         raise unknown_preset(name, [each.name for each in list_presets(session)], location)
     if number is None:

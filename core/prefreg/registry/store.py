@@ -369,8 +369,8 @@ class Store:
                 axis = self.canonical(each.axis)
                 if axis is None and not term.preset and self.presets(each.axis):
                     raise UsageError(
-                        f"{each.axis!r} is a preset, which takes no coefficient: write "
-                        f"{each.axis} alone."
+                        f"{each.axis!r} is a preset, no axis: where terms are taken, it stands "
+                        "without a coefficient."
                     )
                 axis = axis or each.axis
                 if axis in found:

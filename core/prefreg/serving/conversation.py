@@ -8,7 +8,7 @@ from typing import Any, Self
 from prefreg.axes.axis import Message
 from prefreg.composition.resolve import range_warnings
 from prefreg.errors import UsageError
-from prefreg.evaluation.candidates import Candidate
+from prefreg.evaluation.candidates import write_formula
 from prefreg.models.sampling import Sampling
 from prefreg.registry import Access, Preset
 from prefreg.serving.asking import Ask, Piece
@@ -113,7 +113,9 @@ class Conversation:
     @property
     def formula(self) -> str:
         """Say what the dials stand at."""
-        return self._candidate(self.terms).formula
+        terms = self._meant(self.terms)
+        names = [f"{term.axis}@{term.reference}{term.phase}" for term in terms]
+        return write_formula(zip([term.eta for term in terms], names, strict=True))
 
     def axes(self) -> list[dict[str, Any]]:
         """Return the dials that there are, as the server lists them."""
@@ -151,7 +153,7 @@ class Conversation:
 
     def compare(self, terms: Sequence[Term] | None) -> None:
         """Set answers of other dials beside: without a term, of the base; None sets none."""
-        self.beside = None if terms is None else self._candidate(terms).terms
+        self.beside = None if terms is None else self._meant(terms)
 
     def save(self, name: str) -> Preset:
         """Save the dials as a preset."""
@@ -217,14 +219,16 @@ class Conversation:
             )
         return Ask(
             prompt=prompt,
-            terms=self._candidate(terms).terms,
+            terms=self._meant(terms),
             max_tokens=min(room, drawn.max_new_tokens),
             temperature=drawn.temperature,
             top_p=drawn.top_p,
             seed=drawn.seed,
         )
 
-    def _candidate(self, terms: Sequence[Term]) -> Candidate:
-        """Return the versions that terms mean."""
-        found = self._live.check(terms)
-        return Candidate(self._live.base, tuple((each.eta, each.record) for each in found))
+    def _meant(self, terms: Sequence[Term]) -> tuple[Term, ...]:
+        """Return terms with the versions that they mean."""
+        return tuple(
+            Term(each.record.axis, each.eta, str(each.record.number), each.since)
+            for each in self._live.check(terms)
+        )

@@ -7,7 +7,7 @@ const STEP = 0.05;
 const CONTRAST = 1; // nats at which a token is coloured as deeply as it gets
 const STARTERS = ["What makes a good friend?", "How do I make a cup of tea?", "Tell me about yourself."];
 
-/** A setting maps an axis to its coefficient and, where one was chosen, a version. */
+/** A setting maps an axis to its coefficient, a version where one was chosen, and a phase such as [answer]. */
 const state = {
   model: "", axes: [], presets: [], limits: { eta: 16, max_tokens: 2048 }, examples: STARTERS,
   a: {}, b: {}, beside: "", edited: "a", colour: "",
@@ -128,25 +128,25 @@ async function* streamed(response) {
 
 // Settings
 
-const named = (setting) => Object.entries(setting).map(([axis, { eta, version }]) => [version ? `${axis}@${version}` : axis, eta]);
-const preferences = (setting) => Object.fromEntries(named(setting));
-const terms = (setting) => named(setting).map(([name, eta]) => `${name}:${eta}`);
+const named = (setting) => Object.entries(setting).map(([axis, { eta, version, phase }]) => [version ? `${axis}@${version}` : axis, eta, phase]);
+const preferences = (setting) => Object.fromEntries(named(setting).map(([name, eta, phase]) => [name + phase, eta]));
+const terms = (setting) => named(setting).map(([name, eta, phase]) => `${name}:${eta}${phase}`);
 
 function brief(setting) {
-  return named(setting).map(([name, eta]) => `${name} ${show(eta)}`).join(" · ") || "base";
+  return named(setting).map(([name, eta, phase]) => `${name} ${show(eta)}${phase}`).join(" · ") || "base";
 }
 
 /** Read terms such as helpful@2:-0.5; what is no term of an axis here is returned beside them. */
 function readTerms(texts) {
   const setting = {}, strange = [];
   for (const text of texts) {
-    const found = /^([a-z][a-z0-9_-]*)(?:@([A-Za-z0-9._-]+))?:([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)$/.exec(text);
+    const found = /^([a-z][a-z0-9_-]*)(?:@([A-Za-z0-9._-]+))?:([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(\[(?:answer|\d+:)\])?$/.exec(text);
     const axis = found && state.axes.find((each) => each.name === found[1] || each.aliases.includes(found[1]));
     const eta = found ? Number(found[3]) : NaN;
     if (!axis || !Number.isFinite(eta) || Math.abs(eta) > state.limits.eta) { strange.push(text); continue; }
     const version = axis.versions.find((each) => [String(each.version), ...each.aliases].includes(found[2] || String(axis.version)));
     if (!version) { strange.push(text); continue; }
-    if (eta) setting[axis.name] = { eta, version: version.version === axis.version ? null : String(version.version) };
+    if (eta) setting[axis.name] = { eta, version: version.version === axis.version ? null : String(version.version), phase: found[4] || "" };
   }
   return { setting, strange };
 }
@@ -160,6 +160,7 @@ function readAddress() {
     return found.setting;
   };
   if (!given.has("set")) return false;
+  state.edited = "a";
   state.a = side(given.get("set"));
   const beside = given.get("beside");
   state.beside = beside === null ? "" : beside === "base" ? "base" : "other";
@@ -236,7 +237,8 @@ function makeDial(axis) {
 
   const change = (eta) => {
     const setting = state.edited === "a" ? state.a : state.b;
-    if (eta) setting[axis.name] = { eta, version: Number(version.value) === axis.version ? null : version.value };
+    const phase = setting[axis.name]?.phase ?? "";
+    if (eta) setting[axis.name] = { eta, version: Number(version.value) === axis.version ? null : version.value, phase };
     else delete setting[axis.name];
     changed();
   };
@@ -878,13 +880,13 @@ async function start() {
     $("most").value = Math.min(256, found.limits.max_tokens, Math.floor((found.limits.context || 1e9) / 2));
     $("model").textContent = found.model;
     document.title = `${found.model} · prefreg`;
+    if (!readAddress()) await readStanding(); // before there is a dial that could be turned meanwhile
     dials.push(...state.axes.map(makeDial));
     $("dials").replaceChildren(...dials.map((dial) => dial.view));
     const units = new Set(state.axes.flatMap((each) => each.calibration ? [each.calibration.goal] : []));
     $("legend").hidden = !state.axes.some((each) => each.range || each.calibration);
     if (units.size === 1) $("unit").textContent = `one unit: ${[...units][0]}`;
     $("colour").append(...state.axes.map((each) => make("option", each.name, { value: each.name })));
-    if (!readAddress()) await readStanding();
     restoreTalk();
     drawTurns({ toEnd: true });
     changed();
