@@ -90,8 +90,8 @@ class Guard:
         try:
             self._check(scope)
             await self._app(scope, await self._read_body(scope, receive), answer)
-        except _GoneError:
-            pass
+        except (_GoneError, asyncio.CancelledError):
+            pass  # the client has left; or the server stops, and has waited long enough
         except TimeoutError:
             log.warning("A reader took nothing for %g s: its answer is dropped.", self._patience)
         except Exception as error:

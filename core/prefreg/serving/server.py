@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import uvicorn
@@ -357,7 +358,7 @@ def serve(
     with _listen(request) as listening:  # known before a model is loaded
         live = LiveModel.load(access, request.base, request.terms, max_waiting=request.max_waiting)
         app = make_app(live, access, request)
-        server = uvicorn.Server(
+        server = _Server(
             uvicorn.Config(
                 app, log_config=None, log_level="error", access_log=False, server_header=False,
                 ws="none", lifespan="on", timeout_graceful_shutdown=STOPPING,
@@ -376,6 +377,15 @@ def serve(
             live.close(finish_running=False)
         if server.force_exit:
             raise KeyboardInterrupt
+
+
+class _Server(uvicorn.Server):
+    """Ends without a word of what it cuts off when it is told twice."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self.force_exit:
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
 
 def _listen(request: ServingRequest) -> socket.socket:
