@@ -25,6 +25,9 @@ from prefreg.terms import as_terms, brief_eta, parse_reference
         ("helpful@v1.2-rc_1:1", Term("helpful", 1.0, "v1.2-rc_1")),
         ("calm", Term("calm", 1.0, preset=True)),
         ("calm@2", Term("calm", 1.0, "2", preset=True)),
+        ("helpful:1[answer]", Term("helpful", 1.0, since=0)),
+        ("helpful@2:-.5[20:]", Term("helpful", -0.5, "2", since=20)),
+        ("a:0[0:]", Term("a", 0.0, since=0)),
     ],
 )
 def test_parses(text: str, term: Term) -> None:
@@ -62,6 +65,17 @@ def test_parses(text: str, term: Term) -> None:
         "helpful@a b:1",
         "helpful@1@2:1",
         "helpful\n:1",
+        "helpful:1[]",
+        "helpful:1[20]",
+        "helpful:1[:20]",
+        "helpful:1[-1:]",
+        "helpful:1[prompt]",
+        "helpful:1[answer][answer]",
+        "helpful:1 [answer]",
+        "helpful[answer]:1",
+        "helpful:1[answer]\n",
+        "helpful:1[1000000000:]",
+        "[answer]",
     ],
 )
 def test_refuses(text: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 from weakref import WeakKeyDictionary
 
+import psutil
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -61,19 +62,20 @@ from prefreg.vectors.tensors import TORCH_DTYPES, TensorSource, read_tensor
 
 if TYPE_CHECKING:
     from prefreg.composition.fused import FusedSums
+    from prefreg.composition.sums_in_memory import CompiledSums
 
 _DIALS = "prefreg_dials"
 """Under this name a loaded model knows its dials, and so its pristine weights."""
 _SPARED = 0.1
-"""The share of a GPU's memory that kept vectors leave free, for whatever the model is asked."""
+"""The share of memory that kept vectors leave free, for whatever the model is asked."""
 
 
 class Dials:
     """A loaded model whose weights can be set to θ_base + Σ ηᵢ·φᵢ and back.
 
     The pristine weights are kept beside the model, which doubles its memory. Every setting is
-    computed from them: adding and taking away in place would drift. On a GPU, dense vectors that
-    were read once are kept there too, as long as it has room.
+    computed from them: adding and taking away in place would drift. Dense vectors that were read
+    once are kept in memory too, on a GPU in its own, as long as it has room.
     """
 
     def __init__(
@@ -102,9 +104,9 @@ class Dials:
         """Set every weight to the composition of `terms`, given in canonical order."""
         for _, vector in terms:
             self._require_reach(vector)
+        fused = _fused_sums(self.model)
         try:
             scaled = [(rounded_eta(eta), vector, set(vector.names)) for eta, vector in terms]
-            fused = _fused_sums(self.model)
             weights = self.conversion.weights(self.model)
             taken_apart = self.conversion.fused
             for name, weight in weights.items():
@@ -113,17 +115,20 @@ class Dials:
                 base, stored = self._pristine[name], self.conversion.names.get(name)
                 parts = self._parts(stored, scaled, base.device)
                 plain = not self._mixed and stored not in self._finer
-                if fused is not None and parts and plain and fused.takes(weight):
+                if fused is not None and parts and plain and fused.takes(weight, len(parts)):
                     fused.write(weight, base, parts)
                 else:
                     weight.copy_(self._compose(stored or name, base, parts))
             for fusion in self.conversion.fusions:
                 for name, weight in self._compose_stored(fusion, scaled).items():
                     weights[name].copy_(weight)
+            # On a CPU this waits for what is not yet written.
             if fused is not None and fused.spoilt:
                 for name, weight in weights.items():
                     require_finite(name, weight, self._pristine[name])
         except BaseException:
+            if fused is not None:
+                _ = fused.spoilt  # so that nothing is written any more
             self.restore()
             raise
 
@@ -200,17 +205,24 @@ class Dials:
 
     def _read(self, vector: TensorSource, name: str, device: torch.device) -> torch.Tensor:
         """Return a weight's φ on a device, from what is kept there if it is."""
-        if device.type != "cuda" or not isinstance(vector, DenseVector):
+        if not isinstance(vector, DenseVector):
             return vector.tensor(name).to(device)
         kept = self._kept.get(vector, {}).get(name)
         if kept is not None:
             return kept
         shape = vector.shape(name)
         phi = vector.stored.read(name, 0, math.prod(shape)).to(device).reshape(shape)
-        free, total = torch.cuda.mem_get_info(device)
-        if free > _SPARED * total:
+        if _has_room(device):
             self._kept.setdefault(vector, {})[name] = phi
         return phi
+
+
+def _has_room(device: torch.device) -> bool:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return free > _SPARED * total
+    memory = psutil.virtual_memory()
+    return bool(memory.available > _SPARED * memory.total)
 
 
 def _finer_than_loaded(
@@ -238,8 +250,12 @@ _Scaled = tuple[float, TensorSource, set[str]]
 """A coefficient, its vector, and the names that the vector has."""
 
 
-def _fused_sums(model: PreTrainedModel) -> "FusedSums | None":
-    """Return what composes the weights of a model on a GPU."""
+def _fused_sums(model: PreTrainedModel) -> "FusedSums | CompiledSums | None":
+    """Return what composes the weights of a model, each number moved once."""
+    if model.device.type == "cpu":
+        from prefreg.composition.sums_in_memory import CompiledSums  # loads numba
+
+        return CompiledSums()
     if model.device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return None
     from prefreg.composition.fused import FusedSums  # loads Triton

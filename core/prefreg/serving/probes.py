@@ -6,6 +6,7 @@ that needs it is not taken; nothing but speed depends on it.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +39,11 @@ def find_kind(passes: Passes) -> Kind:
 
 
 def carries_rows(passes: Passes, kind: Kind) -> bool:
-    """Try whether rows with different η get the logits of weights that are composed with them."""
+    """Try whether rows with different η get the logits of weights that are composed with them.
+
+    Layers whose weights the model uses in another way than by calling them are left out.
+    """
+    passes.dials.limit(_called_once(passes))
     changes = _changes(passes)
     return bool(changes) and _works(passes, kind, changes)
 
@@ -67,6 +72,24 @@ def _works(passes: Passes, kind: Kind, changes: Mapping[str, Factors]) -> bool:
         passes.dials.use(None)
 
 
+def _called_once(passes: Passes) -> set[str]:
+    """Return the stored names of the layers that are called once in a pass."""
+    calls = Counter[str]()
+
+    def note(name: str) -> Any:
+        return lambda *_: calls.update([name])
+
+    layers = passes.dials.layers.items()
+    handles = [each.module.register_forward_hook(note(name)) for name, each in layers]
+    try:
+        with torch.inference_mode():
+            passes.run(torch.tensor([[0, 1, 2]]), None, every=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name for name, count in calls.items() if count == 1}
+
+
 def _changes(passes: Passes) -> dict[str, Factors]:
     """Make random factors for the first and the last layer of each kind."""
     kinds: dict[str, list[str]] = {}
@@ -75,7 +98,7 @@ def _changes(passes: Passes) -> dict[str, Factors]:
     generator = torch.Generator().manual_seed(0)
     found = {}
     for names in kinds.values():
-        for name in {names[0], names[-1]}:
+        for name in dict.fromkeys((names[0], names[-1])):
             weight = passes.dials.layers[name].module.weight.detach()
             rows, columns = weight.shape
             b = torch.randn(rows, 2, generator=generator)

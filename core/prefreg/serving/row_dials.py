@@ -6,7 +6,7 @@ once, one with all b.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeGuard
 
@@ -57,6 +57,10 @@ class RowDials:
         """The layers that hooks can stand on, by the stored names of their weights."""
         return self._layers
 
+    def limit(self, names: Collection[str]) -> None:
+        """Stand on no other layers than these."""
+        self._layers = {name: each for name, each in self._layers.items() if name in names}
+
     def carries(self, vector: Vector) -> TypeGuard[LowRankVector]:
         """Whether a vector changes nothing but layers that hooks can stand on."""
         return isinstance(vector, LowRankVector) and all(
@@ -106,7 +110,8 @@ class RowDials:
 
         def add(_: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             thin = inputs[0].flatten(0, -2) @ down
-            thin *= scales(owners)
+            # A head may be given the last tokens alone.
+            thin *= scales(owners)[-len(thin) :]
             output.flatten(0, -2).addmm_(thin, up)
 
         return add

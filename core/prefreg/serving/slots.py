@@ -23,6 +23,7 @@ class Slots(Cache):
     def __init__(self) -> None:
         """Begin without slots."""
         super().__init__(layers=[])
+        self.layers: Any  # of this module's own kind
         self.lengths: list[int] = []
         """Tokens in each slot."""
         self.room = self.wide = 0
@@ -102,7 +103,10 @@ class Slots(Cache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write a layer's keys and values; transformers calls this."""
         self._need_layers(layer_idx + 1)
-        return self.layers[layer_idx].update(key_states, value_states)
+        found: tuple[torch.Tensor, torch.Tensor] = self.layers[layer_idx].update(
+            key_states, value_states
+        )
+        return found
 
     def _need_layers(self, count: int) -> None:
         while len(self.layers) < count:
@@ -121,9 +125,11 @@ class _Layer(CacheLayerMixin):
     """The slots of one layer."""
 
     is_sliding = False
+    keys: Any  # transformers allows None until the first pass
+    values: Any
 
     def __init__(self, slots: Slots) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._slots = slots
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
