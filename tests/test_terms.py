@@ -81,11 +81,15 @@ references = st.none() | st.from_regex(r"[0-9]{1,6}|[a-z][a-z0-9.-]{0,6}", fullm
 etas = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@given(names, references, etas)
-def test_text_of_a_term_reads_back(axis: str, reference: str | None, eta: float) -> None:
-    term = Term(axis, eta, reference)
+@given(names, references, etas, st.none() | st.integers(0, 10**9 - 1))
+def test_text_of_a_term_reads_back(
+    axis: str, reference: str | None, eta: float, since: int | None
+) -> None:
+    term = Term(axis, eta, reference, since)
     again = parse_term(str(term))
     assert again == term
+    name = f"{axis}@{reference}" if reference else axis
+    assert as_terms({name + term.phase: eta}) == (term,)
     assert math.copysign(1, again.eta) == math.copysign(1, eta) or eta == 0
 
 
