@@ -94,11 +94,15 @@ def test_text_of_a_preset_reads_back(name: str, number: str | None) -> None:
     assert parse_term(str(term)) == term
 
 
-@given(names, references, etas)
-def test_text_of_a_term_reads_back(axis: str, reference: str | None, eta: float) -> None:
-    term = Term(axis, eta, reference)
+@given(names, references, etas, st.none() | st.integers(0, 10**9 - 1))
+def test_text_of_a_term_reads_back(
+    axis: str, reference: str | None, eta: float, since: int | None
+) -> None:
+    term = Term(axis, eta, reference, since)
     again = parse_term(str(term))
     assert again == term
+    name = f"{axis}@{reference}" if reference else axis
+    assert as_terms({name + term.phase: eta}) == (term,)
     assert math.copysign(1, again.eta) == math.copysign(1, eta) or eta == 0
 
 

@@ -389,3 +389,10 @@ def test_a_model_that_was_trained_on_after_steering_is_another_one(
         prefreg.steer(loaded, registry=trained, helpful=1),
     ):
         pass
+
+
+def test_a_part_of_an_answer_is_no_matter_of_weights(trained: Path) -> None:
+    registry = prefreg.open(trained)
+    for act in (registry.compose, registry.load("pocket").set, registry.evaluate):
+        with pytest.raises(UsageError, match=r"leave \[answer\] out"):
+            act(["helpful:1[answer]"])

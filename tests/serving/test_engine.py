@@ -108,9 +108,9 @@ def test_every_kind_of_model_answers_as_it_does_with_composed_weights(
     add_dense(registry, base, "heavy", seed=2, size=0.1)
     engine = Engine(load_model(base).eval(), base)
     assert (engine.together, engine.carries) == (together, carries)
-    prompts = [(5, 6, 7), tuple(range(20, 40)), (9,) * 9, (50, 40, 30, 20)]
+    prompts = [(5, 6, 7), tuple(range(20, 35)), (9,) * 9]
     settings = [(), ("warm:1",), ("warm:-1.5", "heavy:0.5"), ("heavy:1",)]
-    asked = [(p, s, 12) for p in prompts for s in settings]
+    asked = [(p, s, 8) for p in prompts for s in settings]
     found = run(engine, base, registry, asked)
     assert engine.counts["failed"] == 0
     steered = prefreg.open(registry)
@@ -124,7 +124,7 @@ def test_every_kind_of_model_answers_as_it_does_with_composed_weights(
                 ids.append(int(logits[0, -1].argmax()))
         assert found[place] == ids[len(prompt) :], (prompt, terms, logits[0, -1].topk(3))
         answers.add(tuple(found[place]))
-    assert len(answers) > 6
+    assert len(answers) > 5
 
 
 _models: dict[tuple, PreTrainedModel] = {}
@@ -143,8 +143,7 @@ def _composed(base: BaseModel, registry, terms: tuple[str, ...]) -> PreTrainedMo
 
 
 def test_no_setting_waits_longer_than_its_bound(tmp_path: Path) -> None:
-    base = saved(lambda: tiny.llama(tied=True), tmp_path / "base")
-    base = saved(mistral, tmp_path / "other")
+    base = saved(mistral, tmp_path / "base")
     registry = tmp_path / "registry.db"
     add_dense(registry, base, "heavy", seed=2)
     engine = Engine(load_model(base).eval(), base)
