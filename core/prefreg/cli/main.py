@@ -13,6 +13,7 @@ import click
 from prefreg.cli import (
     axis_commands,
     chat_commands,
+    choosing_commands,
     completion_commands,
     composition_commands,
     dial_commands,
@@ -78,7 +79,7 @@ _GROUPS = {
     "Use vectors": [*composition_commands.COMMANDS, preset_commands.preset],
     "Serve them live": [*serving_commands.COMMANDS, *chat_commands.COMMANDS],
     "Measure": evaluation_commands.COMMANDS,
-    "Tune dials": dial_commands.COMMANDS,
+    "Tune dials": [*choosing_commands.COMMANDS, *dial_commands.COMMANDS],
     "Look at what is stored": [*vector_commands.LOOKING, registry_commands.search],
     "Care for it": [*vector_commands.NAMING, *registry_commands.COMMANDS],
     "This installation": [registry_commands.doctor, completion_commands.completion],
