@@ -122,6 +122,11 @@ class Engine:
             for row in [*batch.rows, *batch.line]:
                 self._fail(row, error)
 
+    def fail(self, error: Exception) -> None:
+        """End all answers with an error."""
+        for row in list(self.rows):
+            self._fail(row, error)
+
     def close(self) -> None:
         """Give the model back as it was."""
         self._row_dials.use(None)

@@ -255,7 +255,10 @@ class LiveModel:
         """Let answers run, until closed."""
         with torch.inference_mode(), suited_threads(self._model):
             while self._admit():
-                self._engine.step()
+                try:
+                    self._engine.step()
+                except Exception as error:  # a bug; whoever waits is told, and others may ask
+                    self._engine.fail(error)
             self._engine.close()
 
     def _admit(self) -> bool:

@@ -37,7 +37,11 @@ class Slots(Cache):
         """Take a new slot, empty or with what was kept of another; return its place."""
         place = len(self.lengths)
         self.lengths.append(0)
-        self._grow(0)
+        try:
+            self._grow(0)
+        except BaseException:  # there is no memory for it
+            self.lengths.pop()
+            raise
         if kept:
             self._need_layers(len(kept))
             self.lengths[place] = kept[0][0].shape[1]
