@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prefreg.axes.methods import Method, MethodInput, MethodOption
     from prefreg.axes.row_sources import stream_hub_rows
     from prefreg.axes.yaml_axes import axis_from_yaml
+    from prefreg.choosing.choosing_request import TuneRequest
     from prefreg.composition.composition_request import CompositionRequest, ExportRequest
     from prefreg.errors import (
         AxisError,
@@ -65,6 +66,7 @@ _HOMES = {
     "axes.methods": "Method MethodInput MethodOption",
     "axes.row_sources": "stream_hub_rows",
     "axes.yaml_axes": "axis_from_yaml",
+    "choosing.choosing_request": "TuneRequest",
     "composition.composition_request": "CompositionRequest ExportRequest",
     "errors": "AxisError BaseModelError DataError GateError OutputError PrefregError RangeWarning "
     "RegistryError TrainingError UsageError VectorError",
@@ -118,6 +120,7 @@ __all__ = [
     "SourceRows",
     "Term",
     "TrainingError",
+    "TuneRequest",
     "UsageError",
     "VectorError",
     "__version__",

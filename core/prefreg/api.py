@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from prefreg.axes.discovery import disable as disable_plugin
 from prefreg.axes.discovery import enable as enable_plugin
 from prefreg.axes.plugins import InstalledAxis, Plugin, load_axes
+from prefreg.choosing.choosing_request import TuneRequest
 from prefreg.errors import PrefregError, UsageError
 from prefreg.evaluation.evaluation_request import (
     Calibrating,
@@ -58,6 +59,10 @@ if TYPE_CHECKING:
     from prefreg.authoring.conformance import check_installed
     from prefreg.authoring.scaffold import NewPackage
     from prefreg.checkpoints.bundled import broken_bases, bundled_bases
+    from prefreg.choosing.blame import Blame
+    from prefreg.choosing.decouple import Decoupled
+    from prefreg.choosing.front import draw_front
+    from prefreg.choosing.tune import Tuned
     from prefreg.composition.adapter import ComposedAdapter
     from prefreg.composition.compose import CompositionPlan, read_recipe
     from prefreg.composition.composition_request import CompositionRequest, ExportRequest
@@ -97,6 +102,7 @@ __all__ = [
     "check_installed",
     "demonstrate",
     "disable_plugin",
+    "draw_front",
     "draw_interference",
     "empty_cache",
     "enable_plugin",
@@ -662,6 +668,73 @@ class Registry:
         wanted = make_request(EvaluationRequest, request, **options)
         return diagnose(self.access, as_terms(terms), wanted, progress)
 
+    def blame(
+        self,
+        terms: Terms,
+        request: EvaluationRequest | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "Blame":
+        """Leave each term of a composition out in turn, and say which one costs what.
+
+        Raises:
+            UsageError: There are fewer than two terms, or one is malformed.
+            RegistryError: A term has no version on the base.
+        """
+        from prefreg.choosing.blame import find_blame
+
+        wanted = make_request(EvaluationRequest, request, **options)
+        return find_blame(self.access, as_terms(terms), wanted, progress)
+
+    def decouple(
+        self,
+        effects: Terms,
+        request: EvaluationRequest | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "Decoupled":
+        """Find the η that have these effects, `{"harmless": 1, "helpful": 0}`; 0 is to stay.
+
+        An effect is a change of log-odds of a rate, of the logarithm of a count, else of the metric
+        in standard deviations of the base. Of what is returned, `terms` can be composed.
+
+        Raises:
+            UsageError: Nothing shall move, or a term is malformed.
+            DataError: A dial has no range, the dials cannot be told apart, or the effects are not
+                reached; the message has the nearest point that is.
+        """
+        from prefreg.choosing.decouple import decouple
+
+        wanted = make_request(EvaluationRequest, request, **options)
+        return decouple(self.access, as_terms(effects), wanted, progress)
+
+    def tune(
+        self,
+        tuning: TuneRequest | str,
+        request: EvaluationRequest | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "Tuned":
+        """Find the setting that serves a target best under constraints.
+
+        `tune("helpful=max", subject_to="harmless>=0.7,kl<=0.5")` takes the fields of `TuneRequest`
+        and of `EvaluationRequest`; `axes` are the dials.
+
+        Raises:
+            UsageError: The target or a constraint is malformed, they contradict each other, or the
+                budget is too small.
+            DataError: A figure cannot be measured or does not move, a dial has no range, or no
+                setting is likely to meet the constraints; the message has the nearest.
+        """
+        from prefreg.choosing.tune import tune
+
+        own = make_request(TuneRequest, tuning, **take_options(TuneRequest, options))
+        wanted = make_request(EvaluationRequest, request, **options)
+        return tune(self.access, own, wanted, progress)
+
     def vectors(self, axis: str | None = None) -> list[VersionRecord]:
         """Return the full records of an axis, or all, ordered by axis and number."""
         with self.access.reading() as store:
@@ -870,6 +943,7 @@ _ROOMS = {
     "bundled_bases": "checkpoints.bundled",
     "check_installed": "authoring.conformance",
     "demonstrate": "evaluation.demonstration",
+    "draw_front": "choosing.front",
     "draw_interference": "evaluation.interference",
     "empty_cache": "training.doctor",
     "method_names": "composition.methods",

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,16 +10,27 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefreg.cli import completing
-from prefreg.cli.options import AT, FILE, TERM, Common, Dtype, base_option, command, request_options
+from prefreg.cli.options import (
+    AT,
+    FILE,
+    TERM,
+    Common,
+    Dtype,
+    WholeRange,
+    base_option,
+    command,
+    request_options,
+)
 from prefreg.cli.printing import progress_bars
-from prefreg.cli.tables import sections
+from prefreg.cli.tables import paragraph, sections, table
 from prefreg.errors import RangeWarning, UsageError
 from prefreg.files import human_size
 from prefreg.requests import make_request
-from prefreg.terms import Term
+from prefreg.terms import Term, brief_eta
 from prefreg.values import DTYPES
 
 if TYPE_CHECKING:
+    from prefreg.choosing.decouple import Decoupled
     from prefreg.composition.adapter import Compression
     from prefreg.composition.compose import CompositionPlan
     from prefreg.composition.output import Composed
@@ -29,6 +40,17 @@ _OUTPUT = {"type": click.Path(path_type=Path, file_okay=False)}
 _BASE = "Base model: a name, folder, GGUF file or hub id.  [default: the one that has every term]"
 _CALIBRATED = click.option(
     "--calibrated", is_flag=True, help="Read each ETA in units of `prefreg calibrate`."
+)
+_DECOUPLE = click.option(
+    "--decouple",
+    is_flag=True,
+    help="Read each ETA as the effect wanted on that axis, 0 as none, and find η.",
+)
+_ON = click.option(
+    "--decouple-prompts",
+    type=WholeRange(1),
+    metavar="N",
+    help="Prompts that --decouple measures effects on.  [default: 400]",
 )
 
 
@@ -53,11 +75,15 @@ _CALIBRATED = click.option(
 )
 @click.option("--plan", is_flag=True, help="Say what would be read and written; write nothing.")
 @_CALIBRATED
+@_DECOUPLE
+@_ON
 def compose(
     common: Common,
     terms: tuple[Term, ...],
     recipe: Path | None,
     calibrated: bool,
+    decouple: bool,
+    decouple_prompts: int | None,
     plan: bool,
     settings: tuple[str, ...],
     protect: str | None,
@@ -71,12 +97,14 @@ def compose(
 
     if bool(terms) == (recipe is not None):
         raise UsageError("Give at least one TERM, as in helpful:1, or --recipe FILE (not both).")
-    if calibrated and recipe is not None:
-        raise UsageError("A recipe holds raw coefficients already: leave --calibrated out.")
+    if (calibrated or decouple) and recipe is not None:
+        way = "--calibrated" if calibrated else "--decouple"
+        raise UsageError(f"A recipe holds raw coefficients already: leave {way} out.")
     options["options"] = _settings(settings, protect)
     registry = common.open_registry()
-    if calibrated:
-        terms = registry.raw_terms(terms, options.get("base"), at=options.get("at"))
+    place: dict[str, Any] = {key: value for key, value in options.items() if key in ("base", "at")}
+    terms, found = _raw_terms(common, terms, calibrated, decouple, decouple_prompts, place)
+    told = {"decoupled": found.to_json()} if found else {}
     if recipe is not None:
         request = api.read_recipe(recipe, **options)
     else:
@@ -85,17 +113,66 @@ def compose(
         if plan:
             raise UsageError("--plan tells of checkpoints; an adapter is a small file.")
         adapter = registry.compose_adapter(request)
-        made = adapter.to_json()
+        made = adapter.to_json() | told
         common.emit("compose", made, _describe_written(made, adapter.compression))
         _warn(common, "Note", adapter.warnings)
     elif plan:
         planned = registry.plan(request)
-        common.emit("compose", planned.to_json(), _describe_plan(planned), asked=True)
+        common.emit("compose", planned.to_json() | told, _describe_plan(planned), asked=True)
     else:
         with progress_bars(common, of_bytes=True) as progress:
             composed = registry.compose(request, progress=progress)
-        common.emit("compose", composed.to_json(), _describe_composed(composed))
+        common.emit("compose", composed.to_json() | told, _describe_composed(composed))
         _warn(common, "Warning", composed.warnings)
+
+
+def _raw_terms(
+    common: Common,
+    terms: tuple[Term, ...],
+    calibrated: bool,
+    decouple: bool,
+    prompts: int | None,
+    place: Mapping[str, Any],
+) -> "tuple[tuple[Term, ...], Decoupled | None]":
+    """Return the coefficients of terms that say calibrated units, or effects that are wanted."""
+    if prompts is not None and not decouple:
+        raise UsageError("--decouple-prompts says what --decouple measures on: give that too.")
+    if calibrated and decouple:
+        raise UsageError("--decouple reads effects, which need no --calibrated: leave one out.")
+    registry = common.open_registry()
+    if calibrated:
+        return registry.raw_terms(terms, **place), None
+    if not decouple:
+        return terms, None
+    own: dict[str, Any] = {} if prompts is None else {"prompts": prompts}
+    with progress_bars(common) as progress:
+        found = registry.decouple(terms, progress=progress, **place, **own)
+    common.note(describe_decoupled(found))
+    return found.terms, found
+
+
+def describe_decoupled(found: "Decoupled") -> str:
+    """Say which η were found, what they do on each axis, and what single prompts do."""
+    rows = [
+        (
+            aim.axis,
+            brief_eta(term.eta),
+            f"{aim.wanted:+g}",
+            f"{aim.effect.value:+.2f} [{aim.effect.low:+.2f}, {aim.effect.high:+.2f}]",
+            str(aim.unit),
+            f"{each.against} of {each.moved} (p {each.p:.2g})",
+            "-" if each.spread is None else f"{each.spread:.2f}",
+        )
+        for aim, term, each in zip(found.aims, found.terms, found.per_prompt, strict=True)
+    ]
+    headers = ("AXIS", "η", "WANTED", "EFFECT", "IN", "PROMPTS AGAINST", "SPREAD")
+    said = (
+        f"Means over {found.prompts} prompts with 90 % intervals, for KL {found.kl} nats an "
+        "answer. Single prompts differ: of those whose answer changed on an axis, so many moved "
+        "against the request (or down, where it shall stay), p of so uneven a split by chance; "
+        "the spread of an axis's own slope over prompts is in units of its mean."
+    )
+    return table(headers, rows) + "\n\n" + paragraph(said)
 
 
 def _settings(settings: tuple[str, ...], protect: str | None) -> tuple[tuple[str, str], ...]:
@@ -178,6 +255,8 @@ def _describe_composed(composed: "Composed") -> str:
     help="What the chat template is told.  [default: what it was told in training]",
 )
 @_CALIBRATED
+@_DECOUPLE
+@_ON
 @AT
 def generate(
     common: Common,
@@ -186,14 +265,16 @@ def generate(
     base: str | None,
     template_options: tuple[str, ...],
     calibrated: bool,
+    decouple: bool,
+    decouple_prompts: int | None,
     at: datetime | None,
     **options: Any,
 ) -> None:
     """Compose in memory and answer; without a TERM, the base model answers."""
     prompts = _read_prompts(prompts)
     registry = common.open_registry()
-    if calibrated:
-        terms = registry.raw_terms(terms, base, at=at)
+    place = {"base": base, "at": at}
+    terms, found = _raw_terms(common, terms, calibrated, decouple, decouple_prompts, place)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RangeWarning)  # told below
         model = registry.load(base, terms, at=at)
@@ -206,6 +287,8 @@ def generate(
         ],
         "warnings": list(model.warnings),
     }
+    if found:
+        data["decoupled"] = found.to_json()
     common.emit("generate", data, _describe_answers(prompts, answers), asked=True)
     _warn(common, "Warning", model.warnings)
 

@@ -22,6 +22,7 @@ from prefreg.cli.tables import heading, paragraph, table
 from prefreg.terms import Term, brief_eta
 
 if TYPE_CHECKING:
+    from prefreg.choosing.blame import Blame
     from prefreg.evaluation.calibration import Calibration, Scale
     from prefreg.evaluation.diagnosis import Diagnosis, Shares
     from prefreg.evaluation.dial_effects import DialEffects, Functional, Leakage
@@ -224,18 +225,50 @@ def _layers(part: "LayerEffect") -> str:
 
 @command("diagnose")
 @click.argument("terms", type=TERM, nargs=-1, metavar="TERM...")
+@click.option("--blame", is_flag=True, help="Leave each TERM out in turn: which one costs what.")
 @_measured
-def diagnose(common: Common, terms: tuple[Term, ...], **options: Any) -> None:
+def diagnose(common: Common, terms: tuple[Term, ...], blame: bool, **options: Any) -> None:
     """Measure a composition and each of its dials alone, and name what is wrong.
 
     Weak: an axis moves its held-out margin by less than .25 standard deviations of the base.
     Over-refusing: more than 10 % of the safe requests are refused. Incoherent: more than 2 % of the
-    answers are malformed. Each with its cause and what to do.
+    answers are malformed. Each with its cause and what to do. With --blame, what each TERM adds to
+    every figure.
     """
     registry = common.open_registry()
     with progress_bars(common) as progress:
-        found = registry.diagnose(terms, progress=progress, **options)
-    common.emit("diagnose", found.to_json(), _describe_diagnosis(found), asked=True)
+        if blame:
+            blamed = registry.blame(terms, progress=progress, **options)
+        else:
+            found = registry.diagnose(terms, progress=progress, **options)
+    if blame:
+        common.emit("diagnose", blamed.to_json(), _describe_blame(blamed), asked=True)
+    else:
+        common.emit("diagnose", found.to_json(), _describe_diagnosis(found), asked=True)
+
+
+def _describe_blame(found: "Blame") -> str:
+    """Write what each term does to each figure, those that prompts can tell with a mark."""
+    terms = list(dict.fromkeys(each.term for each in found.shares))
+    figures = list(dict.fromkeys(each.figure for each in found.shares))
+    by_key = {(each.term, each.figure): each for each in found.shares}
+
+    def cell(term: str, figure: str) -> str:
+        share = by_key.get((term, figure))
+        if share is None:
+            return "-"
+        return show(share.change, signed=True) + (" *" if share.told else "")
+
+    rows = [
+        (figure, f"{by_key[terms[0], figure].whole:.3f}", *(cell(term, figure) for term in terms))
+        for figure in figures
+    ]
+    said = (
+        f"What each term adds to the whole, as the change when it joins the others, on "
+        f"{found.prompts} prompts; * where p < .05 after Holm over the whole table."
+    )
+    lines = [found.formula, "", table(("FIGURE", "WHOLE", *terms), rows), "", paragraph(said)]
+    return "\n".join([*lines, *describe_missing(found.missing)])
 
 
 def _describe_diagnosis(found: "Diagnosis") -> str:

@@ -12,6 +12,7 @@ import click
 
 from prefreg.cli import (
     axis_commands,
+    choosing_commands,
     completion_commands,
     composition_commands,
     dial_commands,
@@ -74,7 +75,7 @@ _GROUPS = {
     "Make vectors": [*training_commands.COMMANDS, *vector_commands.MAKING],
     "Use vectors": composition_commands.COMMANDS,
     "Measure": evaluation_commands.COMMANDS,
-    "Tune dials": dial_commands.COMMANDS,
+    "Tune dials": [*choosing_commands.COMMANDS, *dial_commands.COMMANDS],
     "Look at what is stored": [*vector_commands.LOOKING, registry_commands.search],
     "Care for it": [*vector_commands.NAMING, *registry_commands.COMMANDS],
     "This installation": [registry_commands.doctor, completion_commands.completion],

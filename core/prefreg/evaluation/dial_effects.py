@@ -23,7 +23,6 @@ from prefreg.errors import DataError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_dials
 from prefreg.evaluation.figures import Column, Read, deviation_of
-from prefreg.evaluation.prompts import fingerprint_prompts
 from prefreg.evaluation.statistics import Estimate, grouped_mean
 from prefreg.evaluation.weight_geometry import cosines_of
 from prefreg.models.generation import Answer
@@ -214,16 +213,12 @@ def find_geometry(evaluator: Evaluator) -> FunctionalGeometry:
         return evaluator.model(evaluator.at(etas))
 
     def compute() -> dict[str, Any]:
-        sampled = evaluator.sample(evaluator.plain, "answers of the base")
+        sampled = evaluator.drawn(evaluator.plain)
         progress = steps_of(evaluator.progress, "differences of logits")
         found = functional_geometry(turn, len(evaluator.terms), sampled, progress=progress)
         return {"moments": found.per_answer.tolist(), "tokens": found.tokens.tolist()}
 
-    protocol = {
-        "prompts": fingerprint_prompts(evaluator.asked),
-        "step": STEP,
-        **evaluator.request.sampling(),
-    }
+    protocol = {"step": STEP, **evaluator.drawing}
     together = evaluator.at([1.0] * len(evaluator.terms))
     kept = evaluator.part(together, "functional", protocol, compute)
     return FunctionalGeometry(np.array(kept["moments"]), np.array(kept["tokens"]))

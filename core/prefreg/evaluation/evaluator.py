@@ -112,10 +112,13 @@ class Evaluator:
     progress: Progress | None = None
     dtype: torch.dtype | Literal["auto"] = "auto"
     """In which the base is loaded; `auto` is its own."""
+    coupled: bool = False
+    """Whether all settings meet the same chance, so that their differences have less noise."""
     computed: int = 0
     """Parts that were not in the cache."""
     seconds: dict[str, float] = field(default_factory=lambda: {"loading": 0.0, "recomposing": 0.0})
-    _at: str | None = None
+    _loaded: dict[str, Any] = field(default_factory=dict)
+    """The dials, and the key of the composition that they stand at: twins share them."""
     _recent: dict[Hashable, Any] = field(default_factory=dict)
     _tokens: dict[str, TokenSet] = field(default_factory=dict)
     _reward_models: dict[str, RewardModel] = field(default_factory=dict)
@@ -160,9 +163,19 @@ class Evaluator:
         with quiet():
             return load_tokenizer(self.base)
 
-    @cached_property
+    def asking(self, asked: Sequence[Asked]) -> "Evaluator":
+        """Return a twin on the same loaded base that asks other prompts."""
+        return replace(self, asked=list(asked), _recent={})
+
+    @property
     def dials(self) -> Dials:
         """The dials of the loaded base."""
+        if "dials" not in self._loaded:
+            self._loaded["dials"] = self._load()
+        found: Dials = self._loaded["dials"]
+        return found
+
+    def _load(self) -> Dials:
         started = time.perf_counter()
         with quiet():
             model = on_gpu(load_model(self.base, self.dtype))
@@ -178,17 +191,17 @@ class Evaluator:
     def model(self, candidate: Candidate) -> PreTrainedModel:
         """Return the model with the weights of a composition, made from the pristine base."""
         dials = self.dials
-        if self._at != candidate.key:
+        if self._loaded.get("at") != candidate.key:
             vectors = self._shelf(candidate.terms)
             started = time.perf_counter()
             self.turn(vectors)
-            self._at = candidate.key
+            self._loaded["at"] = candidate.key
             self.seconds["recomposing"] += time.perf_counter() - started
         return dials.model
 
     def turn(self, vectors: Sequence[tuple[float, TensorSource]]) -> PreTrainedModel:
         """Return the model with a sum of vectors, in canonical order, that need not be stored."""
-        self._at = None
+        self._loaded["at"] = None
         self.dials.apply(vectors)
         return self.dials.model
 
@@ -200,8 +213,22 @@ class Evaluator:
             [each.prompt for each in self.asked],
             Sampling(**self.request.sampling()),
             told=[each.told for each in self.asked],
+            coupled=self.coupled,
             progress=self._steps(stage),
         )
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Return the protocol of the answers: what decides them beside the weights."""
+        coupled = {"coupled": True} if self.coupled else {}
+        asked = fingerprint_prompts(self.asked)
+        return {"prompts": asked, **self.request.sampling(), **coupled}
+
+    def drawn(self, candidate: Candidate) -> list[Answer]:
+        """Draw an answer of a composition to every prompt, or return those just drawn."""
+        stage = f"answers of {candidate.formula}"
+        key = (candidate.key, "drawn", digest(self.drawing))
+        return self._remember(key, lambda: self.sample(candidate, stage))
 
     def log_probs(
         self, axis: str, model: PreTrainedModel, stage: str | None = None
@@ -229,7 +256,7 @@ class Evaluator:
         """Sample an answer to every prompt, with the KL of each from the base."""
 
         def compute() -> dict[str, Any]:
-            sampled = self.sample(candidate, f"answers of {candidate.formula}")
+            sampled = self.drawn(candidate)
             nats = [0.0] * len(sampled)
             if candidate.versions:
                 nats = divergences(self.model(candidate), self.dials.pristine, sampled)
@@ -240,8 +267,7 @@ class Evaluator:
                 "ended": [answer.ended for answer in sampled],
             }
 
-        protocol = {"prompts": fingerprint_prompts(self.asked), **self.request.sampling()}
-        return Answers(**self.part(candidate, "answers", protocol, compute))
+        return Answers(**self.part(candidate, "answers", self.drawing, compute))
 
     def judged(self, candidate: Candidate) -> tuple[Answers, list[Judgement]]:
         """Return the answers of a composition, and what each of them is."""
@@ -360,8 +386,7 @@ class Evaluator:
         for name, axis in self.axes.items():
             if axis.metric is not None:
                 yield self._metric(name)
-            if name in self.pairs:
-                yield from self._pair_metrics(name)
+            yield from self.pair_metrics(name)
         yield from self.answer_metrics().values()
         for questions in self.questions:
             scored = partial(self.choices, questions=questions)
@@ -388,7 +413,7 @@ class Evaluator:
     def effect(self, axis: str) -> Metric | None:
         """Return what an axis moves: its own metric, or else the margin of its pairs."""
         own = self.own_metric(axis)
-        return own or (next(self._pair_metrics(axis)) if axis in self.pairs else None)
+        return own or next(self.pair_metrics(axis), None)
 
     def own_metric(self, axis: str) -> Metric | None:
         """Return the metric of an axis, if it has one that applies to answers of the base."""
@@ -426,6 +451,11 @@ class Evaluator:
 
         missing = "its metric applies to none of the answers"
         return Metric(axis, "", self.groups, scores, words=words, missing=missing)
+
+    def pair_metrics(self, axis: str) -> Iterator[Metric]:
+        """Yield what is read of the held-out pairs of an axis, if there are any."""
+        if axis in self.pairs:
+            yield from self._pair_metrics(axis)
 
     def _pair_metrics(self, axis: str) -> Iterator[Metric]:
         base = self.pair_scores(self.plain, axis)

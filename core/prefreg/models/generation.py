@@ -19,6 +19,7 @@ from prefreg.axes.axis import Message, Text, repetition
 from prefreg.checkpoints.bundled import score_exactly
 from prefreg.data.rendering import encode_prompt, end_id, padding_id
 from prefreg.errors import BaseModelError
+from prefreg.models.drawing import draw
 from prefreg.models.loading import context_length, no_numbers, quiet
 from prefreg.models.sampling import Sampling
 from prefreg.models.threads import on_suited_threads
@@ -130,12 +131,14 @@ def sample(
     *,
     told: Sequence[tuple[str, str]] | None = None,
     batch_size: int = 128,
+    coupled: bool = False,
     progress: Steps | None = None,
 ) -> list[Answer]:
     """Answer every prompt once; `told` is what the chat template is told beside each.
 
     The draws depend on the seed, the order of the prompts and the batch size; the global random
-    state is left as it was.
+    state is left as it was. With `coupled`, at temperature 1, all weights meet the same chance;
+    see `drawing`.
     """
     tokens = [
         encode_prompt(prompt, tokenizer, each)
@@ -149,10 +152,14 @@ def sample(
         temperature=sampling.temperature,
         top_p=sampling.top_p,
     )
+    seed = sampling.seed
     with quiet(), torch.inference_mode():
-        found = generate(
-            model, tokens, config, seed=sampling.seed, batch_size=batch_size, progress=progress
-        )
+        if coupled:
+            found = draw(model, tokens, config, seed=seed, progress=progress)
+        else:
+            found = generate(
+                model, tokens, config, seed=seed, batch_size=batch_size, progress=progress
+            )
     answers = []
     for prompt, ids in zip(tokens, found, strict=True):
         text: Any = tokenizer.decode(ids, skip_special_tokens=True)

@@ -17,15 +17,20 @@ OVERHEAD = 80
 """Tokens that take as long as what every further batch costs: measured with a Llama of 17 M
 parameters on 2 cores, forward and backward (80 ms, and 1 ms a token)."""
 
-_Text = tuple[Sequence[int], Sequence[int]]
+Text = tuple[Sequence[int], Sequence[int]]
 """A prompt and its answer."""
 
 
-@torch.no_grad()
 def score_answers(model: PreTrainedModel, pairs: Sequence[TokenPair]) -> list[torch.Tensor]:
     """Return the log-probabilities of each answer's tokens: all chosen, then all rejected."""
-    sequences = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
+    sequences: list[Text] = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
     sequences += [(pair.prompt_ids, pair.rejected_ids) for pair in pairs]
+    return score_texts(model, sequences)
+
+
+@torch.no_grad()
+def score_texts(model: PreTrainedModel, sequences: Sequence[Text]) -> list[torch.Tensor]:
+    """Return the log-probabilities of the tokens of each answer behind its prompt."""
     longest = max(len(prompt) + len(answer) for prompt, answer in sequences)
     fitting = max(1, LOGITS_LIMIT // (longest * model.config.get_text_config().vocab_size))
     return [
@@ -83,7 +88,7 @@ def step_inputs(
     return inputs, steps[:, first:]
 
 
-def _score(model: PreTrainedModel, batch: Sequence[_Text]) -> list[torch.Tensor]:
+def _score(model: PreTrainedModel, batch: Sequence[Text]) -> list[torch.Tensor]:
     inputs, ids, first = _padded(model, batch)
     logits = model(**inputs).logits[:, first - ids.shape[1] : -1]
     targets = ids[:, first + 1 :].to(model.device)
@@ -97,7 +102,7 @@ def _score(model: PreTrainedModel, batch: Sequence[_Text]) -> list[torch.Tensor]
 
 
 def _padded(
-    model: PreTrainedModel, batch: Sequence[_Text]
+    model: PreTrainedModel, batch: Sequence[Text]
 ) -> tuple[dict[str, Any], torch.Tensor, int]:
     """Return the arguments of the model, the tokens, and the first place that predicts an answer.
 

@@ -1,0 +1,1 @@
+"""Which η: from effects that are wanted, or from a target under constraints."""
