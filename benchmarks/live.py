@@ -1,6 +1,6 @@
 """What live dials cost: a turn of all of them, and answers with dials of their own in one batch.
 
-    python benchmarks/live.py --json benchmarks/results/live.json
+    python benchmarks/live.py --json live.json
     python benchmarks/live.py --parts turns --models pocket
 
 `turns`: three dense bfloat16 vectors, all changed at once. The floor copies as many bytes as must
@@ -59,7 +59,7 @@ HALF_BILLION = {  # 0.49 B parameters
     "num_key_value_heads": 20,
     "tie_word_embeddings": True,
 }
-TURNS = {"pocket": 60, "smollm2": 6, "llama-0.5b": 4}
+TURNS = {"pocket": 60, "smollm2": 8, "llama-0.5b": 8}
 
 
 def spent(work: Callable[[], object]) -> tuple[float, float]:
