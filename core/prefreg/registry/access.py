@@ -1,5 +1,6 @@
 """The way to a registry: where it lies, and the starter beneath it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,14 @@ class Access:
         if named is None:
             return default_registry().exists() or self._starter() is not None
         return "://" in str(named) or Path(named).exists()
+
+    def stamp(self) -> tuple[int, int, int] | None:
+        """Return what differs once the registry was written to; None where no file tells it."""
+        try:
+            found = os.stat(self._named() or default_registry())
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def _open(self, place: str | Path, *, write: bool) -> Store:
         starter = self._starter()
