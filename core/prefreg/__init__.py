@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
     from prefreg.evaluation.paper.run_folder import ReproduceRequest
     from prefreg.models.sampling import Sampling
+    from prefreg.serving.serving_request import ServingRequest
     from prefreg.terms import Term, parse_term
     from prefreg.training.axis_request import AxisRequest, ImportRequest, SFTRequest
 
@@ -72,6 +73,7 @@ _HOMES = {
     "EvaluationRequest InterferenceRequest Reach",
     "evaluation.paper.run_folder": "ReproduceRequest",
     "models.sampling": "Sampling",
+    "serving.serving_request": "ServingRequest",
     "terms": "Term parse_term",
     "training.axis_request": "AxisRequest ImportRequest SFTRequest",
 }
@@ -114,6 +116,7 @@ __all__ = [
     "Row",
     "SFTRequest",
     "Sampling",
+    "ServingRequest",
     "SourceRequest",
     "SourceRows",
     "Term",

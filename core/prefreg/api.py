@@ -49,6 +49,7 @@ from prefreg.registry import (
 )
 from prefreg.registry.records import Moment, as_moment, parse_moment
 from prefreg.requests import make_request, take_options
+from prefreg.serving.serving_request import ServingRequest
 from prefreg.terms import Term, as_terms, parse_dial, parse_reference
 from prefreg.training.axis_request import AxisRequest, ImportRequest, SFTRequest
 
@@ -383,6 +384,35 @@ class Registry:
         from prefreg.composition.in_memory import load_steered
 
         return load_steered(self.access, as_terms(terms), base, as_moment(at))
+
+    def serve(
+        self,
+        terms: "Terms | ServingRequest" = (),
+        *,
+        ready: Note | None = None,
+        **options: object,
+    ) -> None:
+        """Serve a base with live dials to OpenAI's clients until Ctrl-C or SIGTERM.
+
+        Requests that name no setting get `terms`. `ready` is told the address. Further options
+        are the fields of `ServingRequest`.
+
+        Raises:
+            UsageError: A limit is out of measure, or other machines are let in without a key.
+            OutputError: The address cannot be listened at.
+            PrefregError: The base or a vector is missing or damaged, or the extra `serve` is.
+        """
+        made = terms if isinstance(terms, ServingRequest) else ServingRequest(as_terms(terms))
+        made = make_request(ServingRequest, made, **options)
+        try:
+            from prefreg.serving.server import serve
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("prefreg"):
+                raise
+            raise UsageError(
+                f"Serving needs {error.name}, which is not installed: pip install 'prefreg[serve]'."
+            ) from error
+        serve(self.access, made, ready)
 
     def raw_terms(
         self, terms: Terms, base: str | None = None, *, at: Moment | None = None

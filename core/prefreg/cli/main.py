@@ -17,6 +17,7 @@ from prefreg.cli import (
     dial_commands,
     evaluation_commands,
     registry_commands,
+    serving_commands,
     training_commands,
     vector_commands,
 )
@@ -73,6 +74,7 @@ _GROUPS = {
     "Axes": axis_commands.COMMANDS,
     "Make vectors": [*training_commands.COMMANDS, *vector_commands.MAKING],
     "Use vectors": composition_commands.COMMANDS,
+    "Serve them live": serving_commands.COMMANDS,
     "Measure": evaluation_commands.COMMANDS,
     "Tune dials": dial_commands.COMMANDS,
     "Look at what is stored": [*vector_commands.LOOKING, registry_commands.search],

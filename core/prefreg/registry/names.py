@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import case, delete, func, select
 from sqlalchemy.orm import Session, joinedload
 
-from prefreg.errors import RegistryError, UsageError, did_you_mean
+from prefreg.errors import NotStoredError, RegistryError, UsageError, did_you_mean
 from prefreg.registry.known_bases import describe_base, record_base
 from prefreg.registry.records import AliasAction, AliasEvent, describe_moment
 from prefreg.registry.schema import (
@@ -64,15 +64,15 @@ def require_axis(session: Session, name: str, location: str) -> str:
     return axis
 
 
-def unknown_axis(name: str, axes: Mapping[str, Sequence[str]], location: str) -> RegistryError:
+def unknown_axis(name: str, axes: Mapping[str, Sequence[str]], location: str) -> NotStoredError:
     """Say that no vector is of an axis, beside the axes, with their aliases, that have some."""
     if not axes:
-        return RegistryError(
+        return NotStoredError(
             f"There is no vector of axis {name!r}: {location} holds no vectors yet. "
             f"`prefreg add-axis {name}` makes one."
         )
     everything = [*axes, *(alias for aliases in axes.values() for alias in aliases)]
-    return RegistryError(
+    return NotStoredError(
         f"{location} has no vector of axis {name!r}. It has: {', '.join(axes)}."
         f"{did_you_mean(name, everything)}"
     )

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
-from prefreg.errors import RegistryError, VectorError
+from prefreg.errors import NotStoredError, RegistryError, VectorError
 from prefreg.registry import blobs, known_bases, listing, maintenance, names, versions
 from prefreg.registry.database import Database, check_schema, upgrade_schema
 from prefreg.registry.records import (
@@ -214,9 +214,9 @@ class Store:
                             refusal = error
                         else:
                             more = versions.describe_places(session, name)
-                            refusal = RegistryError(f"{refusal} The starter has {more}.")
+                            refusal = type(refusal)(f"{refusal} The starter has {more}.")
         if refusal is None:
-            raise RegistryError(f"The starter has no vector of axis {name!r}.")
+            raise NotStoredError(f"The starter has no vector of axis {name!r}.")
         raise refusal
 
     def count(self) -> dict[str, int]:

@@ -1,0 +1,286 @@
+"""From the body of a request to what is asked of the live model, within the server's limits."""
+
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from prefreg.axes.axis import Message
+from prefreg.composition.in_memory import ScaledVector
+from prefreg.composition.resolve import base_spec, identify, range_warnings
+from prefreg.errors import did_you_mean
+from prefreg.evaluation.candidates import Candidate
+from prefreg.registry import Access
+from prefreg.serving.asking import Ask
+from prefreg.serving.dial_listing import DialListing
+from prefreg.serving.live_model import LiveModel
+from prefreg.serving.model_names import model_name, parse_setting, setting_in
+from prefreg.serving.openai_api import (
+    MOST_CHOICES,
+    ApiError,
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    OwedRequest,
+)
+from prefreg.serving.replies import Kind, Reply
+from prefreg.serving.serving_request import ServingRequest
+from prefreg.serving.telling import Metrics
+from prefreg.terms import Term, as_terms, brief_eta, parse_reference
+from prefreg.values import MAX_SEED
+
+DEFAULT_TOKENS = 512
+"""Of an answer where the client names no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting with the versions that it means."""
+
+    terms: tuple[Term, ...]
+    told: dict[str, Any]
+    """What is told of it: formula, terms, the name and the command that mean it, warnings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that was found in order: what to ask, and what its reply begins with."""
+
+    asks: tuple[Ask, ...]
+    reply: Reply
+
+
+class Service:
+    """What the routes have in common: names, settings, and requests made of bodies."""
+
+    def __init__(self, live: LiveModel, access: Access, request: ServingRequest) -> None:
+        """Serve a live model with the limits of a request."""
+        self.live = live
+        self.access = access
+        self.limits = request
+        self.metrics = Metrics(live.state)
+        self.dials = DialListing(live.base, access)
+        self.began = int(time.time())
+        spec = base_spec(identify(live.base))
+        self.name = Path(spec).name if Path(spec).is_absolute() else spec
+        self.names = {self.name, spec, live.base.name}
+        self.spec = spec
+        self._lasting = 1.0
+        bundled = live.base.bundled
+        self.sampling = {"temperature": 1.0, "top_p": 1.0, **(bundled.sampling if bundled else {})}
+
+    def setting(self, model: str, preferences: Mapping[str, float] | None) -> Setting:
+        """Find the setting that a request means: by its model's name, its preferences, or neither.
+
+        Raises:
+            ApiError: There is no such model, the setting is given twice or is out of bounds.
+            PrefregError: A term is malformed or has no version on this base.
+        """
+        try:
+            behind = setting_in(model, self.names)
+        except LookupError:
+            raise ApiError(
+                404,
+                f"There is no model {model!r} here. There is {self.name!r}, and with a setting, as "
+                f"in {self.name}+AXIS:ETA,AXIS:ETA.{did_you_mean(model, self.names)}",
+                param="model",
+                code="model_not_found",
+            ) from None
+        if behind is not None and preferences is not None:
+            raise ApiError(
+                400,
+                "The setting is given twice, by the model's name and by preferences: leave one "
+                "out.",
+                param="preferences",
+            )
+        if behind is not None:
+            return self.check(parse_setting(behind), "model")
+        if preferences is not None:
+            return self.check(as_terms(preferences), "preferences")
+        return self.check(self.live.terms, "model")
+
+    def check(self, terms: Sequence[Term], param: str) -> Setting:
+        """Look the versions of terms up, and say what the setting is."""
+        for term in terms:
+            if abs(term.eta) > self.limits.max_eta:
+                raise ApiError(
+                    400,
+                    f"The coefficient {brief_eta(term.eta)} of {term.axis!r} is out of bounds: "
+                    f"this server takes -{brief_eta(self.limits.max_eta)} to "
+                    f"{brief_eta(self.limits.max_eta)}.",
+                    param=param,
+                    code="eta_out_of_range",
+                )
+        return self._describe(self.live.check(terms))
+
+    def _describe(self, found: Sequence[ScaledVector]) -> Setting:
+        candidate = Candidate(self.live.base, tuple((each.eta, each.record) for each in found))
+        terms = candidate.terms
+        command = ["prefreg", "compose", *map(str, terms), "--base", self.spec]
+        if self.access.location is not None:
+            command += ["--registry", self.access.place]
+        return Setting(
+            terms,
+            {
+                "formula": candidate.formula,
+                "terms": list(map(str, terms)),
+                "model": model_name(self.name, terms) if terms else f"{self.name}",
+                "command": shlex.join(command) if terms else None,
+                "warnings": range_warnings(found),
+            },
+        )
+
+    def prepare_chat(self, body: ChatRequest) -> Prepared:
+        """Make asks of the body of a chat."""
+        setting = self.setting(body.model, body.preferences)
+        prompt = self.live.render(
+            _turns(body.messages), body.chat_template_kwargs, terms=setting.terms
+        )
+        tokens = self._most_tokens(len(prompt), body.most_tokens, "max_tokens")
+        return self._prepare(body, setting, [prompt], tokens, body.top, "chat.completion")
+
+    def prepare_completion(self, body: CompletionRequest) -> Prepared:
+        """Make asks of the body of a completion."""
+        setting = self.setting(body.model, body.preferences)
+        prompts = [
+            self.live.encode(each) if isinstance(each, str) else tuple(each) for each in body.prompt
+        ]
+        if not all(prompts):
+            raise ApiError(400, "The prompt is empty.", param="prompt")
+        for prompt in prompts:
+            self._most_tokens(len(prompt), body.max_tokens, "prompt")
+        return self._prepare(
+            body,
+            setting,
+            prompts,
+            body.max_tokens,
+            body.logprobs,
+            "text_completion",
+            echo=body.echo,
+        )
+
+    def _prepare(
+        self,
+        body: ChatRequest | CompletionRequest,
+        setting: Setting,
+        prompts: Sequence[tuple[int, ...]],
+        tokens: int,
+        top: int | None,
+        kind: Kind,
+        *,
+        echo: bool = False,
+    ) -> Prepared:
+        count = len(prompts) * body.n
+        if count > min(MOST_CHOICES, self.limits.max_waiting):
+            raise ApiError(
+                400,
+                f"{count} answers are more than the {min(MOST_CHOICES, self.limits.max_waiting)} "
+                "that one request may ask for.",
+                param="n",
+            )
+        given = body.model_fields_set
+        drawn = dict(self.sampling)
+        drawn |= {name: getattr(body, name) for name in drawn if name in given}
+        asks = tuple(
+            Ask(
+                prompt=prompt,
+                terms=setting.terms,
+                max_tokens=tokens,
+                seed=_seed(body.seed, number),
+                stop=tuple(body.stop),
+                top_logprobs=top,
+                echo=echo,
+                **drawn,
+            )
+            for prompt in prompts
+            for number in range(body.n)
+        )
+        reply = Reply(kind, body.model, setting.told, sum(map(len, prompts)), top)
+        return Prepared(asks, reply)
+
+    def _most_tokens(self, prompt: int, wanted: int | None, param: str) -> int:
+        """Return how long an answer may become; a prompt and what is wanted must fit."""
+        limit, context = self.limits.max_tokens, self.live.context
+        if wanted is not None and wanted > limit:
+            raise ApiError(
+                400,
+                f"max_tokens {wanted} is above this server's limit of {limit}.",
+                param="max_tokens",
+            )
+        room = limit if context is None else context - prompt
+        if room < (1 if wanted is None else wanted):
+            asked = "" if wanted is None else f" and {wanted} of an answer"
+            raise ApiError(
+                400,
+                f"The prompt of {prompt} tokens{asked} does not fit the model's context of "
+                f"{context} tokens: shorten it, or ask for fewer.",
+                param=param,
+                code="context_length_exceeded",
+            )
+        return min(DEFAULT_TOKENS, limit, room) if wanted is None else wanted
+
+    def prepare_owed(self, body: OwedRequest) -> tuple[list[Ask], int]:
+        """Make the asks that score an answer at the base ± φ/2, and say where the answer begins."""
+        axis, reference = parse_reference(body.axis)
+        prompt = self.live.render(
+            _turns(body.messages), body.chat_template_kwargs, terms=(Term(axis, 1.0, reference),)
+        )
+        written = self.live.tokenizer(body.answer, add_special_tokens=False)["input_ids"]
+        whole = (*prompt, *written)
+        self._most_tokens(len(whole), 0, "answer")
+        asks = [
+            Ask(
+                prompt=whole,
+                terms=(Term(axis, eta, reference),),
+                max_tokens=0,
+                top_logprobs=0,
+                echo=True,
+            )
+            for eta in (0.5, -0.5)
+        ]
+        return asks, len(prompt)
+
+    def note(self, *, first: float | None = None, whole: float | None = None) -> None:
+        """Take note of the seconds until an answer's first piece, or its last."""
+        if first is not None:
+            self.metrics.first_token(first)
+        if whole is not None:
+            self._lasting += (whole - self._lasting) / 8  # the mean of the last few
+
+    def wait(self) -> int:
+        """Guess in how many seconds those that wait now will have been served."""
+        state = self.live.state()
+        rounds = 1 + state.waiting / max(1, state.running)
+        return max(1, min(60, round(rounds * self._lasting)))
+
+    def models(self) -> list[dict[str, Any]]:
+        """Return the model with the setting that stands, and each preset that fits it."""
+        return [self._model(self.name, self.check(self.live.terms, "model"))]
+
+    def model(self, name: str) -> dict[str, Any]:
+        """Return what is known of a model, whatever setting its name says."""
+        return self._model(name, self.setting(name, None))
+
+    def _model(self, name: str, setting: Setting) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.began,
+            "owned_by": "prefreg",
+            "max_model_len": self.live.context,
+            "prefreg": setting.told,
+        }
+
+
+def _turns(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+    return tuple(Message(each.role, each.content) for each in messages)
+
+
+def _seed(seed: int | None, number: int) -> int | None:
+    """Return the seed of one of several answers; that of the first is the one given."""
+    if seed is None or not number:
+        return None if seed is None else seed & MAX_SEED
+    return int.from_bytes(sha256(f"{seed} {number}".encode()).digest()[:8]) & MAX_SEED
