@@ -23,6 +23,8 @@ from prefreg.terms import as_terms, brief_eta, parse_reference
         ("helpful@12:1", Term("helpful", 1.0, "12")),
         ("helpful@stable:1", Term("helpful", 1.0, "stable")),
         ("helpful@v1.2-rc_1:1", Term("helpful", 1.0, "v1.2-rc_1")),
+        ("calm", Term("calm", 1.0, preset=True)),
+        ("calm@2", Term("calm", 1.0, "2", preset=True)),
     ],
 )
 def test_parses(text: str, term: Term) -> None:
@@ -34,7 +36,12 @@ def test_parses(text: str, term: Term) -> None:
     [
         "",
         ":",
-        "helpful",
+        "calm@",
+        "calm@0",
+        "calm@stable",
+        "calm@1@2",
+        "Calm",
+        "calm ",
         "helpful:",
         ":1",
         "helpful:one",
@@ -65,6 +72,12 @@ def test_refuses(text: str) -> None:
 names = st.from_regex(r"[a-z][a-z0-9_-]{0,12}", fullmatch=True)
 references = st.none() | st.from_regex(r"[0-9]{1,6}|[a-z][a-z0-9.-]{0,6}", fullmatch=True)
 etas = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(names, st.none() | st.integers(1, 99999).map(str))
+def test_text_of_a_preset_reads_back(name: str, number: str | None) -> None:
+    term = Term(name, 1.0, number, preset=True)
+    assert parse_term(str(term)) == term
 
 
 @given(names, references, etas)

@@ -1,4 +1,4 @@
-"""The words of a composition: `axis[@version|@alias]:eta`."""
+"""The words of a composition: `axis[@version|@alias]:eta`, or `preset[@version]`."""
 
 import math
 import re
@@ -10,23 +10,28 @@ from prefreg.errors import UsageError
 AXIS_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 ALIAS_NAME = re.compile(r"(?!\d+$)[A-Za-z0-9][A-Za-z0-9._-]*")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+PRESET = re.compile(rf"{AXIS_NAME.pattern}(@0*[1-9]\d{{0,17}})?", re.ASCII)
 _LONGEST_NUMBER = 18
 _BRIEF = 8
-_FORM = "Write AXIS:ETA, as in helpful:1 or harmless@2:-0.5."
+TERM_FORM = "Write AXIS:ETA, as in helpful:1 or harmless@2:-0.5."
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One axis with its coefficient."""
+    """One axis with its coefficient, or a preset, which stands for several."""
 
     axis: str
-    """The axis or one of its aliases, as written."""
+    """The axis or one of its aliases, or the preset, as written."""
     eta: float
     reference: str | None = None
     """A version number (all digits) or a version alias; the newest version if absent."""
+    preset: bool = False
+    """Whether a preset is named; its terms are found where the registry is open."""
 
     def __str__(self) -> str:
         at = f"@{self.reference}" if self.reference else ""
+        if self.preset:
+            return f"{self.axis}{at}"
         return f"{self.axis}{at}:{format_eta(self.eta)}"
 
 
@@ -45,7 +50,7 @@ def parse_reference(text: str) -> tuple[str, str | None]:
     """Split `axis[@reference]` into axis and reference."""
     axis, at, reference = text.partition("@")
     if not AXIS_NAME.fullmatch(axis):
-        raise UsageError(f"{text!r} does not begin with an axis name. {_FORM}")
+        raise UsageError(f"{text!r} does not begin with an axis name. {TERM_FORM}")
     if at and not (
         (reference.isascii() and reference.isdigit()) or ALIAS_NAME.fullmatch(reference)
     ):
@@ -56,21 +61,32 @@ def parse_reference(text: str) -> tuple[str, str | None]:
 
 
 def parse_term(text: str) -> Term:
-    """Read one term.
+    """Read one term; a name without a coefficient is that of a preset.
 
     Raises:
         UsageError: The text is malformed or its coefficient is not a finite number.
     """
+    if PRESET.fullmatch(text):
+        name, _, number = text.partition("@")
+        return Term(name, 1.0, number or None, preset=True)
     if text.count(":") != 1:
-        raise UsageError(f"{text!r} is not a term. {_FORM}")
+        raise UsageError(f"{text!r} is not a term. {TERM_FORM}")
     head, _, number = text.partition(":")
     axis, reference = parse_reference(head)
     if not NUMBER.fullmatch(number):
-        raise UsageError(f"{number!r} in {text!r} is not a number. {_FORM}")
+        raise UsageError(f"{number!r} in {text!r} is not a number. {TERM_FORM}")
     eta = float(number)
     if not math.isfinite(eta):
-        raise UsageError(f"{number!r} in {text!r} is not finite. {_FORM}")
+        raise UsageError(f"{number!r} in {text!r} is not finite. {TERM_FORM}")
     return Term(axis, eta, reference)
+
+
+def parse_preset(text: str) -> tuple[str, int | None]:
+    """Split `preset[@version]` into the name and the number."""
+    if not PRESET.fullmatch(text):
+        raise UsageError(f"{text!r} names no preset. Write NAME or NAME@NUMBER, as in calm@2.")
+    name, _, number = text.partition("@")
+    return name, int(number) if number else None
 
 
 def parse_dial(text: str) -> Term:

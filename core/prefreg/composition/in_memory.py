@@ -23,6 +23,7 @@ from prefreg.composition.engine import compose_tensor, require_finite
 from prefreg.composition.output import Composed
 from prefreg.composition.plan import rounded_eta
 from prefreg.composition.resolve import (
+    ResolvedTerm,
     base_spec,
     identify,
     range_warnings,
@@ -498,7 +499,11 @@ def _load_again(
 
 
 class VectorShelf:
-    """Finds the vectors of terms on one base, and keeps those it has opened."""
+    """Finds the vectors of terms on one base, and keeps those it has opened.
+
+    What a term means is looked up again when the registry has changed, and no longer when it is
+    gone.
+    """
 
     def __init__(self, base: BaseModel, access: Access, at: datetime | None = None) -> None:
         """Look vectors of `base` up in the registry, as of a moment where one is given."""
@@ -506,6 +511,8 @@ class VectorShelf:
         self._access = access
         self._at = at
         self._vectors: dict[str, Vector] = {}
+        self._meant: dict[Term, tuple[ResolvedTerm, ...]] = {}
+        self._mark: tuple[object, ...] | None = None
 
     def __call__(self, terms: Sequence[Term]) -> list[tuple[float, Vector]]:
         """Return coefficient and vector of every term that is not at 0, in canonical order."""
@@ -515,17 +522,45 @@ class VectorShelf:
         """Return the vector of every term that is not at 0, in canonical order."""
         if not terms:
             return []  # needs no registry
-        with self._access.reading() as store:
-            found = resolve_on(store, terms, self._base.fingerprint.weights, self._at)
-            refuse_mixed_contrasts([term.record for term in found if term.eta])
-            for term in found:
-                if term.record.sha256 not in self._vectors:
-                    source = store.vector_source(term.record)
-                    self._vectors[term.record.sha256] = open_vector(
-                        source, kind=term.record.kind, label=f"The vector of {term.record}"
-                    )
+        found = self._recall(terms)
+        if found is None:
+            with self._access.reading() as store:
+                weights = self._base.fingerprint.weights
+                found = resolve_on(store, terms, weights, self._at)
+                for term in terms:
+                    meant = resolve_on(store, [term], weights, self._at)
+                    self._meant[_unscaled(term)] = meant
+                for each in found:
+                    if each.record.sha256 not in self._vectors:
+                        source = store.vector_source(each.record)
+                        self._vectors[each.record.sha256] = open_vector(
+                            source, kind=each.record.kind, label=f"The vector of {each.record}"
+                        )
+        turned = [term for term in found if term.eta]
+        refuse_mixed_contrasts([term.record for term in turned])
         return [
             ScaledVector(term.record, term.eta, self._vectors[term.record.sha256])
-            for term in found
-            if term.eta
+            for term in turned
         ]
+
+    def _recall(self, terms: Sequence[Term]) -> tuple[ResolvedTerm, ...] | None:
+        """Return what terms mean where that is known; None where the registry has to say it."""
+        mark = self._access.mark()
+        if mark != self._mark and mark != ():
+            self._meant.clear()
+            self._mark = mark
+        known = [self._meant.get(_unscaled(term)) for term in terms]
+        if mark is None or None in known:
+            return None
+        found = [
+            each if term.preset else replace(each, eta=term.eta)
+            for term, meant in zip(terms, known, strict=True)
+            for each in meant or ()
+        ]
+        if len({each.record.axis for each in found}) < len(found):
+            return None  # which it will refuse
+        return tuple(sorted(found, key=lambda each: each.record.axis))
+
+
+def _unscaled(term: Term) -> Term:
+    return term if term.preset else replace(term, eta=1.0)

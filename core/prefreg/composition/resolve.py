@@ -49,7 +49,7 @@ def resolve_terms(
 
     `at` asks for the versions that they named at a moment.
     """
-    _check_terms(store, terms)
+    terms = _expand(store, terms, at)
     if base is not None:
         model = resolve_base(base)
         weights = None if force_base else model.fingerprint.weights
@@ -62,7 +62,7 @@ def resolve_on(
     store: Store, terms: Sequence[Term], weights: str | None, at: datetime | None = None
 ) -> tuple[ResolvedTerm, ...]:
     """Find the versions of terms on the base with this fingerprint, ordered by axis."""
-    _check_terms(store, terms)
+    terms = _expand(store, terms, at)
     found = [
         ResolvedTerm(store.resolve(term.axis, term.reference, base=weights, at=at), term.eta)
         for term in terms
@@ -93,6 +93,7 @@ def refuse_mixed_contrasts(records: Sequence[VersionRecord]) -> None:
 
 def only_base(store: Store, terms: Sequence[Term], at: datetime | None = None) -> BaseRecord:
     """Find the one base that has a version of every term."""
+    terms = _expand(store, terms, at)
     candidates = store.bases()
     found = [(base, _find_all(store, terms, base, at)) for base in candidates]
     fitting = [base for base, versions in found if versions is not None]
@@ -176,16 +177,10 @@ def identify(model: BaseModel) -> BaseIdentity:
     )
 
 
-def _check_terms(store: Store, terms: Sequence[Term]) -> None:
+def _expand(store: Store, terms: Sequence[Term], at: datetime | None) -> tuple[Term, ...]:
     if len(terms) > MOST_TERMS:
         raise UsageError(f"A composition takes at most {MOST_TERMS} terms, not {len(terms)}.")
-    written: dict[str, str] = {}
-    for term in terms:
-        canonical = store.canonical(term.axis) or term.axis
-        if canonical in written:
-            also = "" if written[canonical] == term.axis else f" ({term.axis!r} is its alias)"
-            raise UsageError(f"The axis {canonical!r} is named twice{also}; give it one term.")
-        written[canonical] = term.axis
+    return store.expand(terms, at)
 
 
 def _find_all(
@@ -270,6 +265,8 @@ def translate(
     access: Access, terms: Sequence[Term], base: str | None, at: datetime | None = None
 ) -> tuple[Term, ...]:
     """Turn calibrated coefficients into raw ones, each by the scale kept with its version."""
+    if presets := [str(term) for term in terms if term.preset]:
+        raise UsageError(f"{presets[0]} holds raw coefficients already: leave calibration out.")
     with access.reading() as store:
         found = resolve_stored(store, terms, base, at)
     raw, goals = [], dict[str, list[str]]()

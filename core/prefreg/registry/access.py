@@ -66,13 +66,18 @@ class Access:
             return default_registry().exists() or self._starter() is not None
         return "://" in str(named) or Path(named).exists()
 
-    def stamp(self) -> tuple[int, int, int] | None:
-        """Return what differs once the registry was written to; None where no file tells it."""
-        try:
-            found = os.stat(self._named() or default_registry())
-        except OSError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
+    def mark(self) -> tuple[object, ...] | None:
+        """Return what is another after every change of the registry; None where nothing tells.
+
+        Of a registry that is missing it is empty.
+        """
+        place = self._named() or default_registry()
+        if "://" in str(place):
+            return None  # a server
+        starter = self._starter()
+        if not Path(place).exists():
+            return () if self._named() or starter is None else (_change(starter),)
+        return tuple(_change(each) for each in (place, starter) if each is not None)
 
     def _open(self, place: str | Path, *, write: bool) -> Store:
         starter = self._starter()
@@ -91,3 +96,14 @@ class Access:
 
     def _starter(self) -> Path | None:
         return starter_registry() if self.starter and starter_wanted() else None
+
+
+def _change(database: str | Path) -> tuple[int, ...]:
+    """Return which file a database is, and the counter in its head that every commit raises."""
+    try:
+        with Path(database).open("rb") as file:
+            found = os.fstat(file.fileno())
+            counter = int.from_bytes(file.read(28)[24:], "big")
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, counter

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session, joinedload
 
 from prefreg.errors import NotStoredError, RegistryError, UsageError, did_you_mean
 from prefreg.registry.known_bases import describe_base, record_base
+from prefreg.registry.presets import refuse_presets
 from prefreg.registry.records import AliasAction, AliasEvent, describe_moment
 from prefreg.registry.schema import (
     AliasEventRow,
@@ -91,6 +92,7 @@ def check_names(session: Session, axis: str, aliases: Iterable[str]) -> tuple[st
     wanted = tuple(alias for alias in dict.fromkeys(aliases) if alias != axis)
     for name in (axis, *wanted):
         check_axis_name(name)
+    refuse_presets(session, (axis, *wanted))
     for other, other_aliases in axis_names(session).items():
         if other == axis:
             continue

@@ -287,7 +287,7 @@ def _choose_newest(
     session: Session, axis: str, base: str | None, at: datetime | None, *, forms: bool
 ) -> int:
     newest = _of(func.max(VersionRow.number), axis, base)
-    if not forms and session.info.get("has_tags", True):
+    if not forms and "tags" not in session.info.get("lacks", ()):
         is_form = TagRow.name.startswith(FORM_OF, autoescape=True)
         newest = newest.where(~exists().where(TagRow.version_id == VersionRow.id, is_form))
     then = newest if at is None else newest.where(VersionRow.created <= at)

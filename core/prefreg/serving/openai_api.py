@@ -2,9 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from prefreg.errors import did_you_mean
 from prefreg.serving.asking import LONGEST_STOP, MOST_STOPS
@@ -71,6 +71,19 @@ class ApiError(Exception):
         }
 
 
+_NO_OBJECT = "The body is no JSON object. Send one, with Content-Type: application/json."
+
+
+def _whole_text(text: str) -> str:
+    if not is_unicode(text):
+        raise ValueError("half of a surrogate pair is no text")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole_text)]
+"""Text that can be written as UTF-8, which JSON may escape halves of."""
+
+
 class _Body(BaseModel):
     """A body whose fields are known; a field that is null is as good as absent."""
 
@@ -80,7 +93,7 @@ class _Body(BaseModel):
     @classmethod
     def _take_known(cls, data: Any) -> Any:
         if not isinstance(data, dict):
-            raise ApiError(400, "The body is no JSON object.")
+            raise ApiError(400, _NO_OBJECT)
         given = {str(name): value for name, value in data.items() if value is not None}
         for name in [*given]:
             if name in cls.model_fields:
@@ -112,8 +125,8 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    role: str
-    content: str
+    role: Text
+    content: Text
 
     @model_validator(mode="before")
     @classmethod
@@ -147,7 +160,7 @@ class StreamOptions(BaseModel):
 class _Steered(_Body):
     """A body that may say how the model is steered."""
 
-    model: str = Field(min_length=1, max_length=4000)
+    model: Text = Field(min_length=1, max_length=4000)
     preferences: dict[str, float] | None = None
     """The coefficient of each axis; the setting is exactly this."""
 
@@ -171,10 +184,10 @@ class _Answering(_Steered):
     top_p: float | None = Field(None, gt=0, le=1)
     n: int = Field(1, ge=1, le=MOST_CHOICES)
     seed: int | None = Field(None, ge=-MAX_SEED - 1, le=MAX_SEED)
-    stop: list[str] = []
+    stop: list[Text] = []
     stream: bool = False
     stream_options: StreamOptions | None = None
-    user: str | None = None
+    user: Text | None = None
     """Whose request it is, which changes no answer."""
 
     @field_validator("stop", mode="before")
@@ -215,8 +228,7 @@ class ChatRequest(_Answering):
     @field_validator("chat_template_kwargs")
     @classmethod
     def _can_be_written(cls, found: dict[str, Any] | None) -> dict[str, Any] | None:
-        if not is_unicode(json.dumps(found, ensure_ascii=False)):
-            raise ValueError("half of a surrogate pair is no text")
+        _whole_text(json.dumps(found, ensure_ascii=False))
         return found
 
     @model_validator(mode="after")
@@ -246,7 +258,7 @@ class ChatRequest(_Answering):
 class CompletionRequest(_Answering):
     """The body of /v1/completions."""
 
-    prompt: list[str | list[int]]
+    prompt: list[Text | list[int]]
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=MOST_TOP_LOGPROBS)
@@ -284,16 +296,17 @@ def _is_ids(found: Any) -> bool:
 class OwedRequest(_Body):
     """The body of /v1/owed: an answer whose tokens are told what they owe to an axis."""
 
-    axis: str = Field(min_length=1, max_length=400)
+    axis: Text = Field(min_length=1, max_length=400)
     messages: list[ChatMessage] = Field(min_length=1)
-    answer: str = Field(min_length=1)
+    answer: Text = Field(min_length=1)
     chat_template_kwargs: dict[str, Any] | None = None
 
 
 class PresetRequest(_Body):
     """The body of PUT /v1/presets/NAME: terms as on the command line, or a coefficient an axis."""
 
-    terms: list[str] | dict[str, float]
+    terms: list[Text] | dict[str, float]
+    note: Text | None = None
 
 
 def refusal(errors: Sequence[Any]) -> ApiError:
@@ -304,9 +317,7 @@ def refusal(errors: Sequence[Any]) -> ApiError:
         why = (first.get("ctx") or {}).get("error", "")
         return ApiError(400, f"The body is no JSON: {why}.", code="invalid_json")
     if not place:
-        return ApiError(
-            400, "The body is no JSON object. Send one, with Content-Type: application/json."
-        )
+        return ApiError(400, _NO_OBJECT)
     param = "".join(
         f"[{each}]" if isinstance(each, int) else f".{each}" if at else str(each)
         for at, each in enumerate(place)

@@ -36,6 +36,7 @@ from prefreg.serving.openai_api import (
     ChatRequest,
     CompletionRequest,
     OwedRequest,
+    PresetRequest,
     SettingRequest,
     refusal,
 )
@@ -83,6 +84,7 @@ def make_app(
     _handle_errors(app, service)
     _add_answers(app, service)
     _add_dials(app, service)
+    _add_presets(app, service)
     _add_watching(app, service)
     if PAGE.is_dir():
         app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
@@ -245,6 +247,25 @@ def _add_dials(app: FastAPI, service: Service) -> None:
     async def cosines() -> Response:
         found = await to_thread.run_sync(service.dials.cosines)
         return JSONResponse({"object": "cosines", **found})
+
+
+def _add_presets(app: FastAPI, service: Service) -> None:
+    """Add the routes of named settings."""
+
+    @app.get("/v1/presets")
+    async def presets() -> Response:
+        found = await to_thread.run_sync(service.presets)
+        for each in found:
+            each["model"] = (each.pop("shown") or {}).get("id")
+        return JSONResponse({"object": "list", "data": found})
+
+    @app.put("/v1/presets/{name}")
+    async def save(name: str, body: PresetRequest) -> Response:
+        return JSONResponse(await to_thread.run_sync(service.save_preset, name, body))
+
+    @app.delete("/v1/presets/{name}")
+    async def remove(name: str) -> Response:
+        return JSONResponse(await to_thread.run_sync(service.remove_preset, name))
 
 
 def _add_watching(app: FastAPI, service: Service) -> None:

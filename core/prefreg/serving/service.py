@@ -11,7 +11,7 @@ from typing import Any
 from prefreg.axes.axis import Message
 from prefreg.composition.in_memory import ScaledVector
 from prefreg.composition.resolve import base_spec, identify, range_warnings
-from prefreg.errors import did_you_mean
+from prefreg.errors import PrefregError, RegistryError, did_you_mean
 from prefreg.evaluation.candidates import Candidate
 from prefreg.registry import Access
 from prefreg.serving.asking import Ask
@@ -25,6 +25,7 @@ from prefreg.serving.openai_api import (
     ChatRequest,
     CompletionRequest,
     OwedRequest,
+    PresetRequest,
 )
 from prefreg.serving.replies import Kind, Reply
 from prefreg.serving.serving_request import ServingRequest
@@ -104,17 +105,18 @@ class Service:
 
     def check(self, terms: Sequence[Term], param: str) -> Setting:
         """Look the versions of terms up, and say what the setting is."""
-        for term in terms:
-            if abs(term.eta) > self.limits.max_eta:
+        found = self.live.check(terms)
+        limit = self.limits.max_eta
+        for each in found:
+            if abs(each.eta) > limit:
                 raise ApiError(
                     400,
-                    f"The coefficient {brief_eta(term.eta)} of {term.axis!r} is out of bounds: "
-                    f"this server takes -{brief_eta(self.limits.max_eta)} to "
-                    f"{brief_eta(self.limits.max_eta)}.",
+                    f"The coefficient {brief_eta(each.eta)} of {each.record.axis!r} is out of "
+                    f"bounds: this server takes -{brief_eta(limit)} to {brief_eta(limit)}.",
                     param=param,
                     code="eta_out_of_range",
                 )
-        return self._describe(self.live.check(terms))
+        return self._describe(found)
 
     def _describe(self, found: Sequence[ScaledVector]) -> Setting:
         candidate = Candidate(self.live.base, tuple((each.eta, each.record) for each in found))
@@ -257,8 +259,41 @@ class Service:
         return max(1, min(60, round(rounds * self._lasting)))
 
     def models(self) -> list[dict[str, Any]]:
-        """Return the model with the setting that stands, and each preset that fits it."""
-        return [self._model(self.name, self.check(self.live.terms, "model"))]
+        """Return the model with the setting that stands, and with each preset that fits it."""
+        own = self._model(self.name, self.check(self.live.terms, "model"))
+        return [own, *(each.pop("shown") for each in self.presets() if each["shown"])]
+
+    def presets(self) -> list[dict[str, Any]]:
+        """Return every preset, and what the model with it is called where it fits this base."""
+        if not self.access.is_present():
+            return []
+        with self.access.reading() as store:
+            found = store.presets()
+        return [each.to_json() | {"shown": self._with_preset(each.name)} for each in found]
+
+    def _with_preset(self, name: str) -> dict[str, Any] | None:
+        term = Term(name, 1.0, preset=True)
+        try:
+            return self._model(model_name(self.name, [term]), self.check([term], "model"))
+        except (ApiError, PrefregError):  # it is for another base, or beyond what is served
+            return None
+
+    def save_preset(self, name: str, body: PresetRequest) -> dict[str, Any]:
+        """Save a setting under a name, which is a model's from then on."""
+        terms = as_terms(body.terms)
+        self.check(terms, "terms")
+        with self.access.reading() as store:
+            try:
+                store.check_preset(name, terms)  # before a registry is created
+            except RegistryError as error:
+                raise ApiError(409, str(error), code="name_taken") from error
+        with self.access.writing() as store:
+            return store.save_preset(name, terms, body.note).to_json()
+
+    def remove_preset(self, name: str) -> dict[str, Any]:
+        """Remove a preset."""
+        with self.access.changing() as store:
+            return store.remove_preset(name).to_json()
 
     def model(self, name: str) -> dict[str, Any]:
         """Return what is known of a model, whatever setting its name says."""

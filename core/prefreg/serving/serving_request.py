@@ -41,10 +41,10 @@ class ServingRequest:
     """Answers that may wait for their turn; more are refused with 429."""
 
     def __post_init__(self) -> None:
-        check_number(self.port, "port", low=0, high=65535)
-        check_number(self.max_tokens, "max_tokens", low=1)
-        check_number(self.max_eta, "max_eta", low=0)
-        check_number(self.max_waiting, "max_waiting", low=1)
+        check_number(self.port, "--port", low=0, high=65535)
+        check_number(self.max_tokens, "--max-tokens", low=1)
+        check_number(self.max_eta, "--max-eta", low=0)
+        check_number(self.max_waiting, "--max-waiting", low=1)
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
             raise UsageError("An API key is of printable ASCII characters: headers take no others.")
         if not self.api_key and not is_loopback(self.host):

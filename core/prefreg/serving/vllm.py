@@ -41,7 +41,7 @@ class Resolver:
     def __init__(self, access: Access) -> None:
         """Look vectors up in a registry, at every change of it anew."""
         self.access = access
-        self._stamp = access.stamp()
+        self._mark = access.mark()
         self._models: Any = None  # an OpenAIServingModels, which carries no types here
         self._adapters: Adapters | None = None
         self._largest = 0
@@ -101,9 +101,9 @@ class Resolver:
         return model_name(name.removesuffix(f"+{setting}"), terms), terms
 
     def _canonical(self, name: str) -> str | None:
-        stamp = self.access.stamp()
-        if stamp != self._stamp:
-            self._stamp = stamp
+        mark = self.access.mark()
+        if mark != self._mark:
+            self._mark = mark
             self._models.lora_requests.forget()
         try:
             found = self._read(name)
