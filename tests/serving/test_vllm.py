@@ -211,6 +211,16 @@ def test_a_worker_of_quantised_weights_refuses(worker: Worker) -> None:
     assert worker.weights == {}
 
 
+@pytest.mark.parametrize(
+    ("model", "revision", "spec"),
+    [("org/name", "main", "org/name@main"), ("org/name", None, "org/name"), ("/", "main", "/")],
+)
+def test_the_base_of_an_engine_is_named_by_its_configuration(
+    model: str, revision: str | None, spec: str
+) -> None:
+    assert vllm.base_of(SimpleNamespace(model=model, revision=revision)) == spec
+
+
 def test_the_command_has_room_for_every_axis(
     registry: Path, base: BaseModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

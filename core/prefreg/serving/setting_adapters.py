@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from prefreg.composition.plan import Plan
     from prefreg.vectors.lora_layers import LoraLayers
 
+LOG = logging.getLogger("vllm.prefreg")
+"""Below vLLM's own, so that it is shown as vLLM's is."""
 DIGITS = 3
 """Significant digits of a coefficient: settings that differ by less than half a percent are one."""
 SETTLING = 10.0
@@ -31,8 +33,6 @@ ROUTE = "/v1/preferences"
 
 _NEXT_TO_NOTHING = 1e-30
 """A coefficient that changes no sum; vLLM knows no adapter without factors."""
-
-_log = logging.getLogger("vllm.prefreg")  # below vLLM's own, so that it is shown as vLLM's is
 
 
 def round_eta(eta: float) -> float:
@@ -123,7 +123,7 @@ class Adapters:
 
         plan = make_plan(self._access, self._base, terms)
         for warning in range_warnings(plan.active):
-            _log.warning("%s", warning)
+            LOG.warning("%s", warning)
         etas = ",".join(f"{term.record.sha256}:{term.eta}" for term in plan.terms)
         folder = self._folder / hash_bytes(etas.encode())[:24]
         if folder not in self._made:

@@ -14,12 +14,20 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from prefreg.errors import PrefregError, RegistryError, UsageError, reason
 from prefreg.registry import Access
 from prefreg.serving.model_names import model_name, parse_setting, setting_in
-from prefreg.serving.setting_adapters import ROUTE, Adapters, Settings, make_plan, round_terms
+from prefreg.serving.setting_adapters import (
+    LOG,
+    ROUTE,
+    Adapters,
+    Settings,
+    make_plan,
+    round_terms,
+)
 from prefreg.terms import Term, as_terms, format_eta
 
 if TYPE_CHECKING:
@@ -85,11 +93,8 @@ class Resolver:
     def _read(self, name: str) -> tuple[str, tuple[Term, ...]] | None:
         """Return the one name of a setting and its terms as served."""
         if self._models is None:
-            if "+" not in name:
-                return None
-            raise UsageError(
-                f"Start vLLM with VLLM_PLUGINS={NAME}, which lets prefreg unload what is not used."
-            )
+            LOG.warning("Settings as models need VLLM_PLUGINS=%s: else none is unloaded.", NAME)
+            return None
         bases = [path.name for path in self._models.base_model_paths]
         try:
             setting = setting_in(name, bases)
@@ -211,7 +216,7 @@ async def set_preferences(engine: Any, terms: Sequence[str]) -> str | None:
     """Set the weights of a running AsyncLLM to a composition; return what was wrong with it.
 
     Answers under way end first, as none shall change in its middle; what is asked for meanwhile
-    waits. After a problem the base stands.
+    waits. Of versions that cannot be had nothing is changed; after an overflow the base stands.
     """
     await engine.pause_generation(mode="wait")
     try:
@@ -280,7 +285,10 @@ def _weights(plan: "OpenPlan", problems: list[str]) -> Iterator[tuple[str, "torc
 
 def base_of(config: Any) -> str:
     """Return what `--base` takes to name the model of an engine, by its ModelConfig."""
-    return f"{config.model}@{config.revision}" if config.revision else str(config.model)
+    # Offline, vLLM puts the folder of a revision in the place of the repository's name.
+    if config.revision and not Path(config.model).exists():
+        return f"{config.model}@{config.revision}"
+    return str(config.model)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -290,6 +298,9 @@ def main(arguments: Sequence[str]) -> int:
     except PrefregError as error:
         print(f"Error: {error}", file=sys.stderr)
         return error.exit_code
+    if "--enable-lora" not in command:
+        why = "The registry has no low-rank vector of this base, so a model's name is no setting."
+        print(f"{why} Dense dials are set by PUT {ROUTE}.", file=sys.stderr)
     told = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items())
     print(f"{told} {shlex.join(command)}", file=sys.stderr, flush=True)
     os.execve(command[0], command, os.environ | environment)
