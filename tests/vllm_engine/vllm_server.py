@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-TOKENS = 20
+TOKENS = 16
 
 
 class Server:
@@ -30,10 +30,10 @@ class Server:
         answer: str = response.json()["choices"][0]["message"]["content"]
         return answer
 
-    def ask_together(self, asked: Sequence[tuple[str, str]], tokens: int = TOKENS) -> list[str]:
-        """Return the greedy answers to models and prompts that are asked at once."""
-        with ThreadPoolExecutor(len(asked)) as pool:
-            return list(pool.map(lambda each: self.ask(*each, tokens), asked))
+    def ask_together(self, models: Sequence[str], prompt: str) -> list[str]:
+        """Return the greedy answers of models that are asked at once."""
+        with ThreadPoolExecutor(len(models)) as pool:
+            return list(pool.map(lambda each: self.ask(each, prompt), models))
 
     def set_preferences(self, preferences: dict[str, Any]) -> httpx.Response:
         """Set the dials that stand for everyone."""
