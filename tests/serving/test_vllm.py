@@ -173,6 +173,9 @@ class Worker(DialWorker):
     def reload_weights(self, *, weights_iterator: Iterator[tuple[str, torch.Tensor]]) -> None:
         self.weights = dict(weights_iterator)
 
+    def pack_heads(self) -> None:
+        """Have no heads."""
+
 
 @pytest.fixture
 def worker(base: BaseModel, registry: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:

@@ -257,7 +257,20 @@ class DialWorker:
                 self.preferences = ()
         except PrefregError as error:
             return reason(error)
+        self.pack_heads()
         return problems[0] if problems else None
+
+    def pack_heads(self) -> None:
+        """Let heads that share the weight of the embeddings have its new values.
+
+        vLLM packs weights for the CPU, and reloads no head that is not stored (0.32).
+        """
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+        worker: Any = self
+        for module in worker.get_model().modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
 
 
 def _weights(plan: "OpenPlan", problems: list[str]) -> Iterator[tuple[str, "torch.Tensor"]]:
