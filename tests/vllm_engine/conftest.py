@@ -56,7 +56,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(url, process, log)
-        yield Server(url, registry)
+        client = Server(url, registry)
+        yield client
+        client.http.close()
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
