@@ -9,10 +9,10 @@ INSTALLED := $(VENV)/.installed
 VLLM := .venv-vllm
 VLLM_INSTALLED := $(VLLM)/.installed
 
-.PHONY: demo chat-model test test-vllm lint pocket registry commands bench clean help
+.PHONY: demo chat-model test test-clients test-vllm lint pocket registry commands bench clean help
 
 help:  ## Show the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,12 @@ lint: $(INSTALLED)  ## Style, types and layers
 
 test: $(INSTALLED)  ## The whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+CLIENTS := .venv-clients
+test-clients: $(INSTALLED)  ## Ask a server with llm, lm-eval and LangChain, in an environment of their own
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet -c constraints.txt llm==0.36 'lm-eval[api]==0.4.13' langchain-openai==1.7.4 transformers
+	OMP_NUM_THREADS=1 $(BIN)/python tools/check_clients.py $(CLIENTS)/bin
 
 $(VLLM_INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VLLM)
@@ -65,4 +71,4 @@ bench: $(INSTALLED)  ## Measure every figure of docs/results.md on the bundled m
 	$(BIN)/python benchmarks/pocket_tables.py out/bars.json
 
 clean:  ## Remove what the targets made
-	rm -rf $(VENV) $(VLLM) dist demo-output composed .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(CLIENTS) $(VLLM) dist demo-output composed .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,17 +1,24 @@
 """A headless Chromium that tests drive by its own protocol, over two pipes and nothing else."""
 
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_BECOME = (
+    "import os, sys\n"
+    "os.dup2(int(sys.argv[1]), 3), os.dup2(int(sys.argv[2]), 4)\n"
+    "os.execvp(sys.argv[3], sys.argv[3:])"
+)
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 PATIENCE = 60.0
 """Seconds for what a page does to be seen: busy machines are slow."""
@@ -32,7 +39,6 @@ class Browser:
         self._read, self._last, self._session = b"", 0, None
         self.errors: list[str] = []
         """What the page complained of: exceptions, and what its policy refused."""
-        self._dialogs = True
         target = self._send("Target.createTarget", url="about:blank")["targetId"]
         attached = self._send("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -40,9 +46,12 @@ class Browser:
             self._send(f"{domain}.enable")
 
     def open(self, address: str) -> None:
-        """Load a page, and wait until it is there."""
+        """Load a page afresh, and wait until it is there; it may use the clipboard."""
+        rights = ["clipboardReadWrite", "clipboardSanitizedWrite"]
+        self._send("Browser.grantPermissions", permissions=rights)
+        self._send("Page.navigate", url="about:blank")
         self._send("Page.navigate", url=address)
-        self.wait("document.readyState === 'complete'")
+        self.wait("location.href !== 'about:blank' && document.readyState === 'complete'")
 
     def reload(self) -> None:
         """Load the page again."""
@@ -71,7 +80,7 @@ class Browser:
         return found["result"].get("value")
 
     def wait(self, condition: str, patience: float = PATIENCE) -> Any:
-        """Wait until an expression is true, and return it."""
+        """Wait until what an expression gives is true in Python, and return it."""
         until = time.monotonic() + patience
         while True:
             try:
@@ -103,9 +112,9 @@ class Browser:
 
     def press(self, key: str, *, shift: bool = False) -> None:
         """Press a key, by its name in the DOM."""
-        code = {"Enter": 13, "Tab": 9, "Escape": 27, "ArrowRight": 39, "ArrowLeft": 37, "Home": 36}
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
         text = {"text": "\r"} if key == "Enter" and not shift else {}
-        common = {"key": key, "code": key, "windowsVirtualKeyCode": code[key]}
+        common: dict[str, Any] = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
         common["modifiers"] = 8 if shift else 0
         self._send("Input.dispatchKeyEvent", type="keyDown", **common, **text)
         self._send("Input.dispatchKeyEvent", type="keyUp", **common)
@@ -171,20 +180,21 @@ def browsing(program: str, folder: Path) -> Iterator[Browser]:
     """Start a browser with a profile of its own in a folder, and end it."""
     there, to = os.pipe()
     back, here = os.pipe()
-    # The browser reads from 3 and writes to 4.
+    # The browser reads from 3 and writes to 4; what is put there must not be in its own way.
+    ends = [fcntl.fcntl(each, fcntl.F_DUPFD, 16) for each in (there, here)]
     process = subprocess.Popen(
         [
-            "/bin/sh", "-c", f'exec "$0" "$@" 3<&{there} 4>&{here}', program,
+            sys.executable, "-c", _BECOME, *map(str, ends), program,
             "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu",
             "--disable-dev-shm-usage", "--no-first-run", "--disable-extensions",
             "--disable-background-networking", "--hide-scrollbars", "--force-color-profile=srgb",
             f"--user-data-dir={folder}",
         ],
-        pass_fds=(there, here), stdin=subprocess.DEVNULL,
+        pass_fds=ends, stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    os.close(there)
-    os.close(here)
+    for each in (there, here, *ends):
+        os.close(each)
     try:
         yield Browser(process, to, back)
     finally:

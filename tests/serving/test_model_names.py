@@ -14,14 +14,20 @@ from prefreg.terms import Term
 axes = st.from_regex(r"[a-z][a-z0-9_-]{0,12}", fullmatch=True)
 references = st.none() | st.integers(1, 10**6).map(str)
 etas = st.floats(allow_nan=False, allow_infinity=False)
-presets = st.builds(Term, axes, st.just(1.0), references, st.just(True))
-settings = st.lists(st.builds(Term, axes, etas, references) | presets, min_size=1, max_size=5)
+presets = st.builds(Term, axes, st.just(1.0), references, preset=st.just(True))
+phases = st.none() | st.integers(0, 10**9 - 1)
+terms = st.builds(Term, axes, etas, references, phases)
+settings = st.lists(terms | presets, min_size=1, max_size=5)
 
 
 def test_a_name_has_its_terms_behind_a_plus() -> None:
     terms = (Term("helpful", 1.0), Term("verbose", -0.3, "2"))
     assert model_name("smollm2", terms) == "smollm2+helpful:1,verbose@2:-0.3"
     assert parse_setting("helpful:1, verbose@2:-0.3") == terms
+    assert parse_setting("helpful:+1e+0+verbose@2:-0.3+calm") == (
+        *terms,
+        Term("calm", 1.0, preset=True),
+    )
     assert model_name("smollm2", ()) == "smollm2"
 
 

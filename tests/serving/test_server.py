@@ -15,7 +15,7 @@ import torch
 
 import prefreg
 from prefreg.composition.in_memory import SteeredModel
-from served import QUESTION, Served, serving
+from served import QUESTION, STARTER, Served, serving
 
 pytestmark = pytest.mark.slow
 ASK: list[Any] = [{"role": "user", "content": QUESTION}]
@@ -80,6 +80,15 @@ def test_a_stream_adds_up_to_the_whole_and_ends_as_clients_expect(served: Served
     raw = served.post("/v1/chat/completions", {"model": "pocket", **GREEDY, "stream": True})
     assert raw.text.endswith("}\n\ndata: [DONE]\n\n")
     assert raw.headers["content-type"].startswith("text/event-stream")
+
+
+def test_the_example_of_the_document_runs(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (STARTER.parent / "docs" / "serving.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code.replace("http://127.0.0.1:8000", served.url), {})
+    assert capsys.readouterr().out.endswith(" base + 1·helpful@1 − 0.5·verbosity@1\n")
 
 
 def test_stops_are_a_text_or_several(served: Served, steered: SteeredModel) -> None:
@@ -339,7 +348,14 @@ def test_figures_and_pictures_of_a_version(served: Served) -> None:
     assert cosines[one][other] == pytest.approx(right.geometry.pairs[0].cosine, abs=1e-6)
     assert cosines[one][one] == pytest.approx(1)
     assert served.get("/v1/axes/kind").status_code == 404
-    assert served.get("/v1/axes/..%2f..%2fetc").status_code in (400, 404)
+    for path in (
+        "/v1/axes/..%2f..%2fetc",
+        "/..%2fserver.py",
+        "/server.py",
+        "/none?file=/etc/passwd",
+    ):
+        assert served.get(path).status_code in (400, 404)
+    assert b"root:" not in served.get("/?file=/etc/passwd").content
 
 
 def test_models_are_listed_and_any_setting_is_one(served: Served) -> None:
@@ -351,6 +367,13 @@ def test_models_are_listed_and_any_setting_is_one(served: Served) -> None:
         client.models.retrieve("gpt-4")
     told = served.post("/v1/setting", {"model": "pocket", "preferences": {"helpful": 9}}).json()
     assert told["model"] == "pocket+helpful@1:9"
+    phase = {"model": "pocket", "preferences": {"helpful[answer]": 1}}
+    partly = served.post("/v1/setting", phase).json()
+    assert partly["formula"] == "base + 1·helpful@1[answer]"
+    assert partly["command"].startswith("prefreg chat 'helpful@1:1[answer]' --base pocket")
+    assert chat(served, model=partly["model"]).model_extra["prefreg"] | {"object": "setting"} == (
+        partly
+    )
     assert "outside its range" in told["warnings"][0]
 
 

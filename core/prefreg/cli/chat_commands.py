@@ -96,7 +96,7 @@ class _Chat:
     def completions(self, written: str) -> list[str]:
         """Return what a word may go on as, at the beginning of a line with /, else an axis."""
         if written.startswith("/"):
-            return [f"/{name}" for name in self.commands if name.startswith(written[1:])]
+            return [f"/{name} " for name in self.commands if name.startswith(written[1:])]
         names = [each["name"] for each in self._conversation.axes()]
         names += [each.name for each in self._conversation.presets()]
         return [name for name in names if name.startswith(written)]

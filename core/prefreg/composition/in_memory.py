@@ -52,7 +52,7 @@ from prefreg.models.generation import sample
 from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.sampling import Sampling
 from prefreg.plain_yaml import read_assignments
-from prefreg.registry import Access, VersionRecord
+from prefreg.registry import Access, Store, VersionRecord
 from prefreg.requests import make_request
 from prefreg.terms import Term, as_terms
 from prefreg.vectors import Vector, open_vector
@@ -253,6 +253,8 @@ class ScaledVector(NamedTuple):
     record: VersionRecord
     eta: float
     vector: Vector
+    since: int | None = None
+    """As in `Term`."""
 
 
 def _sum_terms(first: Sequence[ScaledVector], second: Sequence[ScaledVector]) -> list[ScaledVector]:
@@ -505,11 +507,22 @@ class VectorShelf:
     gone.
     """
 
-    def __init__(self, base: BaseModel, access: Access, at: datetime | None = None) -> None:
-        """Look vectors of `base` up in the registry, as of a moment where one is given."""
+    def __init__(
+        self,
+        base: BaseModel,
+        access: Access,
+        at: datetime | None = None,
+        *,
+        phases: bool = False,
+    ) -> None:
+        """Look vectors of `base` up in the registry, as of a moment where one is given.
+
+        Terms that act on a part of an answer are refused without `phases`.
+        """
         self._base = base
         self._access = access
         self._at = at
+        self._phases = phases
         self._vectors: dict[str, Vector] = {}
         self._meant: dict[Term, tuple[ResolvedTerm, ...]] = {}
         self._mark: tuple[object, ...] | None = None
@@ -525,11 +538,9 @@ class VectorShelf:
         found = self._recall(terms)
         if found is None:
             with self._access.reading() as store:
-                weights = self._base.fingerprint.weights
-                found = resolve_on(store, terms, weights, self._at)
+                found = self._resolve(store, terms)
                 for term in terms:
-                    meant = resolve_on(store, [term], weights, self._at)
-                    self._meant[_unscaled(term)] = meant
+                    self._meant[_unscaled(term)] = self._resolve(store, [term])
                 for each in found:
                     if each.record.sha256 not in self._vectors:
                         source = store.vector_source(each.record)
@@ -539,9 +550,13 @@ class VectorShelf:
         turned = [term for term in found if term.eta]
         refuse_mixed_contrasts([term.record for term in turned])
         return [
-            ScaledVector(term.record, term.eta, self._vectors[term.record.sha256])
+            ScaledVector(term.record, term.eta, self._vectors[term.record.sha256], term.since)
             for term in turned
         ]
+
+    def _resolve(self, store: Store, terms: Sequence[Term]) -> tuple[ResolvedTerm, ...]:
+        weights = self._base.fingerprint.weights
+        return resolve_on(store, terms, weights, self._at, phases=self._phases)
 
     def _recall(self, terms: Sequence[Term]) -> tuple[ResolvedTerm, ...] | None:
         """Return what terms mean where that is known; None where the registry has to say it."""

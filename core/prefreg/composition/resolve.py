@@ -27,6 +27,8 @@ class ResolvedTerm:
 
     record: VersionRecord
     eta: float
+    since: int | None = None
+    """As in `Term`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,22 @@ def resolve_terms(
 
 
 def resolve_on(
-    store: Store, terms: Sequence[Term], weights: str | None, at: datetime | None = None
+    store: Store,
+    terms: Sequence[Term],
+    weights: str | None,
+    at: datetime | None = None,
+    *,
+    phases: bool = False,
 ) -> tuple[ResolvedTerm, ...]:
-    """Find the versions of terms on the base with this fingerprint, ordered by axis."""
-    terms = _expand(store, terms, at)
+    """Find the versions of terms on the base with this fingerprint, ordered by axis.
+
+    Terms that act on a part of an answer are refused without `phases`.
+    """
+    terms = _expand(store, terms, at, phases=phases)
     found = [
-        ResolvedTerm(store.resolve(term.axis, term.reference, base=weights, at=at), term.eta)
+        ResolvedTerm(
+            store.resolve(term.axis, term.reference, base=weights, at=at), term.eta, term.since
+        )
         for term in terms
     ]
     return tuple(sorted(found, key=lambda term: term.record.axis))
@@ -177,10 +189,18 @@ def identify(model: BaseModel) -> BaseIdentity:
     )
 
 
-def _expand(store: Store, terms: Sequence[Term], at: datetime | None) -> tuple[Term, ...]:
+def _expand(
+    store: Store, terms: Sequence[Term], at: datetime | None, *, phases: bool = False
+) -> tuple[Term, ...]:
     if len(terms) > MOST_TERMS:
         raise UsageError(f"A composition takes at most {MOST_TERMS} terms, not {len(terms)}.")
-    return store.expand(terms, at)
+    found = store.expand(terms, at)
+    if not phases and (partly := [term for term in found if term.since is not None]):
+        raise UsageError(
+            f"{partly[0]} acts on a part of an answer, and these weights are to act on all of it: "
+            f"leave {partly[0].phase} out, or use `prefreg serve` or `prefreg chat`."
+        )
+    return found
 
 
 def _find_all(
@@ -296,7 +316,8 @@ def _raw(term: ResolvedTerm, kept: Mapping[str, Any]) -> Term:
             f"{record} has no scale on its {side} side, where its effect does not reach one unit. "
             "Compose it with a raw coefficient, or calibrate it to a smaller --target."
         )
-    return Term(record.axis, abs(term.eta) * scale if term.eta else 0.0, str(record.number))
+    eta = abs(term.eta) * scale if term.eta else 0.0
+    return Term(record.axis, eta, str(record.number), term.since)
 
 
 def trained_options(records: Iterable[VersionRecord]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ One thread owns the model. Whoever asks is called back from it, and should hand 
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from math import isfinite
 from typing import Any, Self
 
@@ -35,6 +36,9 @@ from prefreg.serving.engine import Engine, Row
 from prefreg.terms import Term
 
 __all__ = ["Ask", "BusyError", "Counts", "LiveModel", "Piece", "Running", "ScoredToken"]
+
+
+_COUNTED = ("finished", "cancelled", "failed", "prompt_tokens", "tokens", "switches")
 
 
 class Running:
@@ -77,9 +81,10 @@ class LiveModel:
         config = generation_config(model, tokenizer, max_new_tokens=1, temperature=0)
         self._ends = frozenset(config.eos_token_id)
         self._spelling = Spelling(tokenizer)
-        self._shelf = VectorShelf(base, access)
-        self._shelf_lock = threading.Lock()
-        self._engine = Engine(model, base)
+        self._shelf = VectorShelf(base, access, phases=True)
+        self._lock = threading.Lock()
+        with suited_threads(model):
+            self._engine = Engine(model, base)
         self._model = model
         embeddings: Any = model.get_input_embeddings()
         self._vocabulary = len(embeddings.weight)
@@ -112,7 +117,8 @@ class LiveModel:
             found = resolve_base(base)  # needs no registry: the base may be used as it is
         else:
             with access.reading() as store:
-                found = resolve_terms(store, terms, base).base
+                anywhere = [replace(term, since=None) for term in store.expand(terms)]
+                found = resolve_terms(store, anywhere, base).base
         with quiet():
             model, tokenizer = on_gpu(load_model(found, "auto")), load_tokenizer(found)
         model.train(False)
@@ -136,6 +142,9 @@ class LiveModel:
     def check(self, terms: Sequence[Term]) -> tuple[ScaledVector, ...]:
         """Return the vectors of terms that are not at 0, in canonical order.
 
+        What a name means is looked up again once the registry has changed; one that vanishes
+        changes no dial that is in use.
+
         Raises:
             UsageError: A coefficient is not finite, or an axis is named twice.
             RegistryError: An axis is unknown or has no version on this base; or the registry is
@@ -145,8 +154,8 @@ class LiveModel:
         for term in terms:
             if not isfinite(term.eta):
                 raise UsageError(f"The coefficient {term.eta} of {term.axis!r} is not finite.")
-            rounded_eta(term.eta)
-        with self._shelf_lock:
+            rounded_eta(term.eta)  # refuses what float32 does not hold
+        with self._lock:
             return tuple(self._shelf.find(terms))
 
     def render(
@@ -204,7 +213,13 @@ class LiveModel:
         if not all(0 <= token < self._vocabulary for token in ask.prompt):
             raise UsageError(f"The prompt has a token that is none of 0 to {self._vocabulary - 1}.")
         answer = Answer(ask, self._spelling, self._ends)
-        row = Row(answer, self.check(ask.terms), on_piece, on_error)
+        row = Row(
+            prompt=ask.prompt,
+            answer=answer,
+            terms=self.check(ask.terms),
+            on_piece=on_piece,
+            on_error=on_error,
+        )
         with self._changed:
             if self._closing:
                 raise BusyError("The model is closing, and takes no more.")
@@ -229,7 +244,8 @@ class LiveModel:
     def state(self) -> Counts:
         """Return what there is to do, and what was done."""
         with self._changed:
-            return Counts(len(self._waiting), len(self._engine.rows), **self._engine.counts)
+            done = {name: self._engine.counts[name] for name in _COUNTED}
+            return Counts(waiting=len(self._waiting), running=len(self._engine.rows), **done)
 
     def _wake(self) -> None:
         with self._changed:
@@ -240,11 +256,11 @@ class LiveModel:
         with torch.inference_mode(), suited_threads(self._model):
             while self._admit():
                 self._engine.step()
-            self._engine.restore()
+            self._engine.close()
 
     def _admit(self) -> bool:
         """Wait for something to do; return whether there is."""
-        engine = self._engine
+        engine, new = self._engine, list[Row]()
         with self._changed:
             while not (self._waiting or engine.rows or self._closing):
                 self._changed.wait()
@@ -254,9 +270,11 @@ class LiveModel:
             if self._hurry:
                 for row in engine.rows:
                     row.cancelled = True
+            free = self._most_rows - len(engine.rows)
             # Those that nobody waits for any longer need no place.
-            while self._waiting and (
-                len(engine.rows) < self._most_rows or self._waiting[0].cancelled
-            ):
-                engine.rows.append(self._waiting.popleft())
-            return bool(engine.rows)
+            while self._waiting and (free > 0 or self._waiting[0].cancelled):
+                new.append(self._waiting.popleft())
+                free -= 1
+        for row in new:
+            engine.admit(row)
+        return bool(engine.rows)

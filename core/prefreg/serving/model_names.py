@@ -1,13 +1,17 @@
 """A setting as the name of a model, `smollm2+helpful:1,verbose:-0.3`: all that some clients know.
 
-Behind the plus stand terms, separated by commas. The bare name means what the server was started
-with.
+Behind the plus stand terms, separated by commas or, for clients that split arguments at commas, by
+further pluses. The bare name means what the server was started with.
 """
 
+import re
 from collections.abc import Iterable
 
 from prefreg.errors import UsageError
 from prefreg.terms import Term, parse_term
+
+_BETWEEN = re.compile(r",|\+(?=[a-z])")
+"""A plus before a letter begins a term; one of a number stands before a digit or a point."""
 
 
 def model_name(base: str, terms: Iterable[Term | str]) -> str:
@@ -38,7 +42,7 @@ def parse_setting(text: str) -> tuple[Term, ...]:
     Raises:
         UsageError: A term is malformed, or a part is empty.
     """
-    parts = [part.strip() for part in text.split(",")]
+    parts = [part.strip() for part in _BETWEEN.split(text)]
     if not all(parts):
         raise UsageError(
             f"The setting {text!r} has an empty part. Write NAME+AXIS:ETA,AXIS:ETA, as in "

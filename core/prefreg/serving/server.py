@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import logging
 import signal
 import socket
 import threading
@@ -16,8 +17,7 @@ from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, StreamingResponse
-from starlette.staticfiles import StaticFiles
+from starlette.responses import FileResponse, JSONResponse, StreamingResponse
 
 from prefreg.errors import (
     BusyError,
@@ -86,9 +86,23 @@ def make_app(
     _add_dials(app, service)
     _add_presets(app, service)
     _add_watching(app, service)
-    if PAGE.is_dir():
-        app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    _add_page(app)
     return app
+
+
+def _add_page(app: FastAPI) -> None:
+    """Add a route for each file of the page, and for no other file."""
+
+    def add(file: Path) -> None:
+        # Without parameters, which would be taken from the request.
+        async def send() -> Response:
+            return FileResponse(file, headers={"Cache-Control": "no-cache"})
+
+        place = "/" if file.name == "index.html" else f"/{file.name}"
+        app.add_api_route(place, send, methods=["GET", "HEAD"], include_in_schema=False)
+
+    for file in PAGE.iterdir():
+        add(file)
 
 
 def _add_answers(app: FastAPI, service: Service) -> None:
@@ -230,6 +244,7 @@ def _add_dials(app: FastAPI, service: Service) -> None:
                     "context": service.live.context,
                 },
                 "sampling": service.sampling,
+                "examples": service.examples,
             }
         )
 
@@ -348,6 +363,8 @@ def serve(
                 ws="none", lifespan="on", timeout_graceful_shutdown=STOPPING,
             )
         )  # fmt: skip
+        # It warns of every piece that is written for a client that has left.
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
         if ready is not None:
             port = listening.getsockname()[1]
             host = f"[{request.host}]" if ":" in request.host else request.host

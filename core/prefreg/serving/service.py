@@ -12,7 +12,7 @@ from prefreg.axes.axis import Message
 from prefreg.composition.in_memory import ScaledVector
 from prefreg.composition.resolve import base_spec, identify, range_warnings
 from prefreg.errors import PrefregError, RegistryError, did_you_mean
-from prefreg.evaluation.candidates import Candidate
+from prefreg.evaluation.candidates import write_formula
 from prefreg.registry import Access
 from prefreg.serving.asking import Ask
 from prefreg.serving.dial_listing import DialListing
@@ -72,6 +72,17 @@ class Service:
         self._lasting = 1.0
         bundled = live.base.bundled
         self.sampling = {"temperature": 1.0, "top_p": 1.0, **(bundled.sampling if bundled else {})}
+        world = bundled.world if bundled else None
+        self.examples = (
+            []
+            if world is None
+            else [
+                text
+                for kind in world.kinds
+                for text in world.prompts(kind, split="test", limit=1, seed=0)
+            ]
+        )
+        """What may be asked of a base that knows a closed world: a prompt of each kind."""
 
     def setting(self, model: str, preferences: Mapping[str, float] | None) -> Setting:
         """Find the setting that a request means: by its model's name, its preferences, or neither.
@@ -119,17 +130,22 @@ class Service:
         return self._describe(found)
 
     def _describe(self, found: Sequence[ScaledVector]) -> Setting:
-        candidate = Candidate(self.live.base, tuple((each.eta, each.record) for each in found))
-        terms = candidate.terms
-        command = ["prefreg", "compose", *map(str, terms), "--base", self.spec]
+        terms = tuple(
+            Term(each.record.axis, each.eta, str(each.record.number), each.since) for each in found
+        )
+        names = [f"{each.record}{term.phase}" for each, term in zip(found, terms, strict=True)]
+        # Weights that are written act on all of an answer.
+        verb = "chat" if any(term.phase for term in terms) else "compose"
+        command = ["prefreg", verb, *map(str, terms), "--base", self.spec]
         if self.access.location is not None:
             command += ["--registry", self.access.place]
+        etas = [each.eta for each in found]
         return Setting(
             terms,
             {
-                "formula": candidate.formula,
+                "formula": write_formula(zip(etas, names, strict=True)),
                 "terms": list(map(str, terms)),
-                "model": model_name(self.name, terms) if terms else f"{self.name}",
+                "model": model_name(self.name, terms),
                 "command": shlex.join(command) if terms else None,
                 "warnings": range_warnings(found),
             },

@@ -69,19 +69,19 @@ async function call(path, { method = "GET", body, signal } = {}) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer. Is it still running?");
   }
-  if (response.status === 401) {
-    await askForKey();
-    return call(path, { method, body, signal });
-  }
-  if (!response.ok) throw await refusal(response);
-  return response;
+  if (response.ok) return response;
+  const refused = await refusal(response);
+  if (response.status !== 401) throw refused;
+  await askForKey(refused.message);
+  return call(path, { method, body, signal });
 }
 
 async function refusal(response) {
-  let said = `The server says ${response.status}.`;
-  try { said = (await response.json()).error.message || said; } catch { /* no envelope */ }
+  let told = {};
+  try { told = (await response.json()).error; } catch { /* no envelope */ }
+  const said = told.message || `The server says ${response.status}.`;
   const wait = response.status === 429 && response.headers.get("Retry-After");
-  return Object.assign(new Error(wait ? `${said} Try again in ${wait} s.` : said), { status: response.status });
+  return Object.assign(new Error(wait ? `${said} Try again in ${wait} s.` : said), { code: told.code });
 }
 
 async function get(path, options) {
@@ -89,8 +89,10 @@ async function get(path, options) {
 }
 
 let keyAsked = null;
-function askForKey() {
+function askForKey(why) {
   keyAsked ??= new Promise((given) => {
+    $("key-why").textContent = why;
+    $("key-text").value = "";
     $("key-form").onsubmit = (event) => {
       event.preventDefault();
       keep("key", $("key-text").value);
@@ -361,14 +363,14 @@ function path() {
   return found;
 }
 
-/** What a side has said and heard before a turn; where it has no answer, the other side's. */
-function historyOf(turn, side) {
+/** What a side has heard and said, with a turn; where it has no answer, the other side's. */
+function historyOf(turn, side, skipped = 0) {
   const before = [];
   for (let node = turn.parent; node.parent; node = node.parent) {
     const answer = [node.answers[side], node.answers[side === "a" ? "b" : "a"]].find((each) => each?.text && each.done);
     if (answer) before.unshift({ role: "user", content: node.text }, { role: "assistant", content: answer.text });
   }
-  return [...before, { role: "user", content: turn.text }];
+  return [...before.slice(2 * skipped), { role: "user", content: turn.text }];
 }
 
 function addTurn(parent, text) {
@@ -406,13 +408,13 @@ async function answer(turn, side, drawn, signal) {
   const it = turn.answers[side];
   const began = performance.now();
   try {
-    const response = await call("/v1/chat/completions", {
+    const response = await callWithRoom(it, (skipped) => ({
       method: "POST", signal,
       body: {
-        model: state.model, messages: historyOf(turn, side), preferences: preferences(it.setting),
+        model: state.model, messages: historyOf(turn, side, skipped), preferences: preferences(it.setting),
         stream: true, stream_options: { include_usage: true }, ...drawn,
       },
-    });
+    }));
     for await (const body of streamed(response)) {
       const choice = body.choices[0];
       if (body.usage) it.tokens = body.usage.completion_tokens;
@@ -430,6 +432,18 @@ async function answer(turn, side, drawn, signal) {
   it.done = true;
   followed(() => drawAnswer(it));
   paint(turn, side);
+}
+
+/** Ask, leaving out what was said first until the rest has room in the model's context. */
+async function callWithRoom(it, request) {
+  for (it.skipped = 0; ; it.skipped += 1) {
+    const asked = request(it.skipped);
+    try {
+      return await call("/v1/chat/completions", asked);
+    } catch (error) {
+      if (error.code !== "context_length_exceeded" || asked.body.messages.length === 1) throw error;
+    }
+  }
 }
 
 /** Change the conversation, and stay at its end if that was to be seen. */
@@ -542,6 +556,7 @@ function drawAnswer(it) {
   const told = [];
   if (it.tokens) told.push(`${it.tokens} tokens`);
   if (it.done && it.seconds) told.push(`${it.seconds.toFixed(1)} s`);
+  if (it.skipped) told.push(`without the first ${it.skipped === 1 ? "turn" : `${it.skipped} turns`}, for which there is no room`);
   if (it.finish === "length") told.push("cut at the most tokens");
   if (it.finish === "stopped") told.push("stopped");
   part("made").textContent = told.join(" · ");
@@ -559,7 +574,7 @@ async function paint(turn, side) {
   }
   try {
     it.owed[axis] ??= get("/v1/owed", {
-      method: "POST", body: { axis, messages: historyOf(turn, side), answer: it.text },
+      method: "POST", body: { axis, messages: historyOf(turn, side, it.skipped), answer: it.text },
     });
     const found = await it.owed[axis];
     if (axis !== state.colour) return;
