@@ -233,7 +233,7 @@ def test_the_command_has_room_for_every_axis(
     command, environment = vllm.serving_command([str(base.path), "--port", "1"], Access(registry))
 
     assert " ".join(command).endswith(
-        f"--model {base.path} --served-model-name {base.path} "
+        f"--model {base.path} --served-model-name llama "
         "--worker-extension-cls prefreg.serving.vllm.DialWorker --dtype float32 "
         "--enable-lora --max-lora-rank 8 --max-loras 8 --port 1"
     )

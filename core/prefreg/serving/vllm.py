@@ -337,7 +337,8 @@ def serving_command(arguments: Sequence[str], access: Access) -> tuple[list[str]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     command += ["--model", base.name if base.revision else str(base.path)]
     command += ["--revision", base.revision] if base.revision else []
-    command += ["--served-model-name", spec]
+    folder = Path(base.name)
+    command += ["--served-model-name", folder.name if folder.is_absolute() else spec]
     command += ["--worker-extension-cls", "prefreg.serving.vllm.DialWorker"]
     if base.fingerprint.dtype == "F32":
         command += ["--dtype", "float32"]  # which vLLM would round
