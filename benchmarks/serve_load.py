@@ -1,12 +1,13 @@
 """A server under 64 clients with dials of their own, with others in between that behave badly.
 
     python benchmarks/serve_load.py --json benchmarks/results/serve_load.json
-    python benchmarks/serve_load.py --base smollm2 --registry R.db --axes a,b --seconds 30
+    python benchmarks/serve_load.py --base smollm2 --low-rank 16 --seconds 30
 
 First one client asks for a while, then 64 at once, each request with random coefficients; half of
 them stream, and one in four is drawn with a seed instead of greedily. Beside them clients leave in
 the middle of an answer, send what is no request, and read without taking anything. Afterwards
-answers of the crowd are asked for again, one after the other, and must be the same.
+answers of the crowd are asked for again, one after the other, and must be the same. The vectors are
+those that ship, or with `--low-rank` three random ones.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -92,11 +94,36 @@ def _quantiles(name: str, seconds: list[float]) -> dict[str, float]:
     }
 
 
+def make_registry(folder: Path, base: str, rank: int) -> Path:
+    """Store three axes of random low-rank vectors, a tenth as large as the weights."""
+    import torch
+
+    from prefreg.checkpoints import resolve_base
+    from prefreg.checkpoints.tensor_names import weight_shapes
+    from prefreg.composition.resolve import identify
+    from prefreg.registry import NewVersion, Store
+    from prefreg.vectors.lowrank import Factors, write_low_rank
+
+    found, file = resolve_base(base), folder / "vector.safetensors"
+    with Store.open(folder / "random.db", write=True) as store:
+        for seed, axis in enumerate(("first", "second", "third")):
+            draw = torch.Generator().manual_seed(seed)
+            factors = {}
+            for name, shape in weight_shapes(found.checkpoint).items():
+                if len(shape) == 2 and "proj" in name:
+                    b = torch.randn(shape[0], rank, generator=draw)
+                    a = torch.randn(rank, shape[1], generator=draw)
+                    factors[name] = Factors(b, a * 0.1 / (rank * shape[1]) ** 0.5)
+            write_low_rank(factors, file)
+            store.add(NewVersion(axis, (), "low-rank", "F32", identify(found)), file)
+    return folder / "random.db"
+
+
 @contextmanager
-def server(base: str, registry: str | None) -> Iterator[tuple[str, psutil.Process]]:
+def server(base: str, registry: Path | None) -> Iterator[tuple[str, psutil.Process]]:
     """Run a server, and yield its address and process."""
     command = [sys.executable, "-m", "prefreg", "serve", "--base", base, "--port", "0", "--json"]
-    command += ["--registry", registry] if registry else []
+    command += ["--registry", str(registry)] if registry else []
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -251,42 +278,48 @@ async def compare(url: str, answers: list[Asked]) -> list[dict[str, Any]]:
     return mixed
 
 
-async def measure(options: argparse.Namespace) -> dict[str, Any]:
+def counts(url: str) -> dict[str, float]:
+    """Return what the server has counted of its model."""
+    lines = httpx2.get(f"{url}/metrics", timeout=60).text.splitlines()
+    return {
+        line.rsplit(" ", 1)[0].removeprefix("prefreg_"): float(line.rsplit(" ", 1)[1])
+        for line in lines
+        if line.startswith(("prefreg_answers", "prefreg_weight", "prefreg_answer_tokens_total"))
+    }
+
+
+async def measure(options: argparse.Namespace, registry: Path | None) -> dict[str, Any]:
     """Run one client, then the crowd, then every answer alone."""
     draw = random.Random(options.seed)
-    with server(options.base, options.registry) as (url, process):
-        if options.axes:
-            axes = options.axes.split(",")
-        else:
-            listed = httpx2.get(f"{url}/v1/axes", timeout=60).json()["data"]
-            axes = [each["name"] for each in listed]
+    with server(options.base, registry) as (url, process):
+        dials = httpx2.get(f"{url}/v1/axes", timeout=60).json()["data"]
+        axes = [each["name"] for each in dials]
 
         def make() -> dict[str, Any]:
             return make_body(draw, options.base, axes, options.tokens)
 
         one = await run_crowd(url, 1, options.seconds / 3, make, trouble=False)
-        before = process.memory_info().rss
+        before, memory = counts(url), process.memory_info().rss
         crowd = await run_crowd(url, options.clients, options.seconds, make, trouble=True)
-        after = process.memory_info().rss
+        after, grown = counts(url), process.memory_info().rss - memory
         again = draw.sample(crowd.answers, min(options.again, len(crowd.answers)))
         mixed = await compare(url, again)
-        metrics = httpx2.get(f"{url}/metrics", timeout=60).text
-    counted = {
-        line.rsplit(" ", 1)[0].removeprefix("prefreg_"): float(line.rsplit(" ", 1)[1])
-        for line in metrics.splitlines()
-        if line.startswith(("prefreg_answers", "prefreg_weight", "prefreg_answer_tokens_total"))
-    }
+    counted = {name: after[name] - before[name] for name in after if "ing" not in name}
     alone, together = one.row(), crowd.row()
+    # What was made for those who then left is no answer, but it was made.
+    together["tokens_a_second_made"] = round(
+        counted["answer_tokens_total"] / together["seconds"], 1
+    )
     return {
         "base": options.base,
-        "axes": axes,
+        "kinds": {each["name"]: each["kind"] for each in dials},
         "crowds": [alone, together],
-        "throughput_ratio": round(together["tokens_a_second"] / alone["tokens_a_second"], 2),
+        "throughput_ratio": round(together["tokens_a_second_made"] / alone["tokens_a_second"], 2),
         "asked_again_alone": len(again),
         "of_them_greedy": sum(each.body["temperature"] == 0 for each in again),
         "mixed_up": len(mixed),
         "first_mixed_up": mixed[:3],
-        "memory_grew_mib": round((after - before) / 2**20, 1),
+        "memory_grew_mib": round(grown / 2**20, 1),
         "server_counted": counted,
         "load": [round(each, 1) for each in os.getloadavg()],
     }
@@ -296,8 +329,7 @@ def main() -> None:
     """Measure, say it, and fail where an answer was wrong or missing."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", default="pocket")
-    parser.add_argument("--registry", help="of the vectors; what ships, if left out")
-    parser.add_argument("--axes", help="names, separated by commas; all of the base, if left out")
+    parser.add_argument("--low-rank", type=int, help="take random vectors of this rank")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--tokens", type=int, default=48)
@@ -305,7 +337,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found = asyncio.run(measure(options))
+    with tempfile.TemporaryDirectory() as folder:
+        low = options.low_rank
+        registry = make_registry(Path(folder), options.base, low) if low else None
+        found = asyncio.run(measure(options, registry))
     print(json.dumps(found, indent=1, ensure_ascii=False))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")

@@ -34,21 +34,31 @@ class Browser:
     """One page of a browser. What a script throws is raised here."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", to: int, back: int) -> None:
-        """Talk to a browser over its pipes, and open a page."""
+        """Talk to a browser over its pipes, and open a tab."""
         self._process, self._to, self._back = process, to, back
-        self._read, self._last, self._session = b"", 0, None
+        self._read, self._last = b"", 0
+        self._tab: str | None = None
+        self._session: str | None = None
         self.errors: list[str] = []
         """What the page complained of: exceptions, and what its policy refused."""
-        target = self._send("Target.createTarget", url="about:blank")["targetId"]
-        attached = self._send("Target.attachToTarget", targetId=target, flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self._send(f"{domain}.enable")
-
-    def open(self, address: str) -> None:
-        """Load a page afresh, and wait until it is there; it may use the clipboard."""
         rights = ["clipboardReadWrite", "clipboardSanitizedWrite"]
         self._send("Browser.grantPermissions", permissions=rights)
+        self.renew()
+
+    def renew(self) -> None:
+        """Go on in a new tab, which knows nothing of the one before."""
+        before, self._session = self._tab, None
+        self._tab = self._send("Target.createTarget", url="about:blank")["targetId"]
+        attached = self._send("Target.attachToTarget", targetId=self._tab, flatten=True)
+        if before is not None:
+            self._send("Target.closeTarget", targetId=before)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self._send(f"{domain}.enable")
+        self.errors = []
+
+    def open(self, address: str) -> None:
+        """Load a page afresh, and wait until it is there."""
         self._send("Page.navigate", url="about:blank")
         self._send("Page.navigate", url=address)
         self.wait("location.href !== 'about:blank' && document.readyState === 'complete'")
@@ -198,7 +208,7 @@ def browsing(program: str, folder: Path) -> Iterator[Browser]:
     try:
         yield Browser(process, to, back)
     finally:
-        process.terminate()
-        process.wait(30)
+        process.kill()  # asked to end, it may take half a minute
+        process.wait()
         os.close(to)
         os.close(back)

@@ -20,7 +20,7 @@ PREFREG = Path(sys.executable).with_name("prefreg")
 MANY = {
     "model": "pocket+helpful:1",
     "messages": [{"role": "user", "content": QUESTION}],
-    "n": 64,
+    "n": 24,
     "stream": True,
 }
 
@@ -50,7 +50,7 @@ def test_a_server_that_is_stopped_ends_the_answers_that_run() -> None:
             seen = [first, *events]
         bodies = [json.loads(each[6:]) for each in seen if each.startswith("data: {")]
         ends = [choice["finish_reason"] for each in bodies for choice in each["choices"]]
-        assert ends.count("stop") == 64
+        assert ends.count("stop") == 24
         assert seen[-2:] == ["data: [DONE]", ""]
         output, errors = process.communicate(timeout=60)
     finally:
@@ -68,6 +68,14 @@ def test_what_cannot_be_listened_at_is_told_in_a_line(run: Run) -> None:
     refused = run("serve", "--host", "no.such.host.invalid", "--api-key", "k")
     assert refused.code == 1
     assert "no.such.host.invalid:8000 cannot be listened at: " in refused.err
+
+
+def test_a_missing_extra_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "prefreg.serving.server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    refused = run("serve")
+    assert refused.code == 2
+    assert "needs uvicorn, which is not installed: pip install 'prefreg[serve]'" in refused.err
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ class DialListing:
         self._access = access
         self._summaries = {each.axis.name: each.axis.summary for each in load_axes().axes}
         self._cosines: dict[tuple[str, ...], Any] = {}
-        self._drawing = threading.Lock()
+        self._working = threading.Lock()
 
     def all(self) -> list[dict[str, Any]]:
         """Return every axis that has a version on the base, by name."""
@@ -52,7 +52,7 @@ class DialListing:
         """Return the cosines between the newest vectors of all axes, computed once for them."""
         if not self._access.is_present():
             return {"versions": [], "cosines": []}
-        with self._access.reading() as store:
+        with self._working, self._access.reading() as store:
             records = [store.resolve(axis, base=self._weights) for axis in self._versions(store)]
             key = tuple(each.sha256 for each in records)
             if key not in self._cosines:
@@ -60,7 +60,7 @@ class DialListing:
                 with opened_vectors(sources) as vectors:
                     found = align(vectors, [1.0] * len(vectors)).total.cosines.tolist()
                 self._cosines = {key: finite(found)}
-        return {"versions": list(map(str, records)), "cosines": self._cosines[key]}
+            return {"versions": list(map(str, records)), "cosines": self._cosines[key]}
 
     def curves(self, axis: str, reference: str | None = None) -> bytes:
         """Draw how the poles of a version were trained, as a PNG picture.
@@ -71,7 +71,7 @@ class DialListing:
         """
         with self._access.reading() as store:
             record = store.resolve(axis, reference, base=self._weights)
-        with self._drawing, tempfile.TemporaryDirectory() as folder:
+        with self._working, tempfile.TemporaryDirectory() as folder:
             picture = Path(folder, "curves.png")
             plot_version(record, picture)
             return picture.read_bytes()

@@ -13,6 +13,7 @@ from prefreg.wording import is_unicode, presentable
 
 MOST_TOP_LOGPROBS = 20
 """OpenAI's own limit."""
+MOST_MESSAGES = 1000
 MOST_CHOICES = 128
 """Answers to one request: of each of its prompts `n`."""
 
@@ -195,11 +196,9 @@ class _Answering(_Steered):
     def _list_stops(cls, found: Any) -> list[str]:
         stops = [found] if isinstance(found, str) else found
         if not isinstance(stops, list) or not all(isinstance(each, str) for each in stops):
-            raise ValueError("stop is a text or a list of texts")
+            raise ValueError("it is neither a text nor a list of texts")
         if len(stops) > MOST_STOPS or any(not 0 < len(each) <= LONGEST_STOP for each in stops):
-            raise ValueError(
-                f"stop takes at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} letters"
-            )
+            raise ValueError(f"it takes at most {MOST_STOPS} texts of 1 to {LONGEST_STOP} letters")
         return stops
 
     @model_validator(mode="after")
@@ -217,7 +216,7 @@ class _Answering(_Steered):
 class ChatRequest(_Answering):
     """The body of /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
@@ -275,11 +274,11 @@ class CompletionRequest(_Answering):
             or not all(isinstance(each, str) or _is_ids(each) for each in prompts)
         ):
             raise ValueError(
-                "prompt is a text, a list of texts, a list of token ids, or a list of those, and "
-                "not empty"
+                "it is a text, a list of texts, a list of token ids, or a list of those, and not "
+                "empty"
             )
         if len(prompts) > MOST_CHOICES:
-            raise ValueError(f"at most {MOST_CHOICES} prompts are taken at once")
+            raise ValueError(f"it takes at most {MOST_CHOICES} prompts at once")
         return prompts
 
     @model_validator(mode="after")
@@ -297,7 +296,7 @@ class OwedRequest(_Body):
     """The body of /v1/owed: an answer whose tokens are told what they owe to an axis."""
 
     axis: Text = Field(min_length=1, max_length=400)
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=MOST_MESSAGES)
     answer: Text = Field(min_length=1)
     chat_template_kwargs: dict[str, Any] | None = None
 

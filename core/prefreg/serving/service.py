@@ -33,6 +33,8 @@ from prefreg.serving.telling import Metrics
 from prefreg.terms import Term, as_terms, brief_eta, parse_reference
 from prefreg.values import MAX_SEED
 
+MOST_TERMS = 64
+"""Of a request: an unknown one is looked for in the whole registry."""
 DEFAULT_TOKENS = 512
 """Of an answer where the client names no limit."""
 
@@ -116,6 +118,10 @@ class Service:
 
     def check(self, terms: Sequence[Term], param: str) -> Setting:
         """Look the versions of terms up, and say what the setting is."""
+        if len(terms) > MOST_TERMS:
+            raise ApiError(
+                400, f"A setting takes at most {MOST_TERMS} terms, not {len(terms)}.", param=param
+            )
         found = self.live.check(terms)
         limit = self.limits.max_eta
         for each in found:
@@ -246,8 +252,8 @@ class Service:
         prompt = self.live.render(
             _turns(body.messages), body.chat_template_kwargs, terms=(Term(axis, 1.0, reference),)
         )
-        written = self.live.tokenizer(body.answer, add_special_tokens=False)["input_ids"]
-        whole = (*prompt, *written)
+        written = self.live.tokenizer(body.answer, add_special_tokens=False, verbose=False)
+        whole = (*prompt, *written["input_ids"])
         self._most_tokens(len(whole), 0, "answer")
         asks = [
             Ask(

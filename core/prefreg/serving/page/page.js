@@ -111,7 +111,9 @@ async function* streamed(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      throw error.name === "AbortError" ? error : new Error("The connection broke off.");
+    });
     if (done) return;
     const lines = (rest + value).split("\n");
     rest = lines.pop();
@@ -142,8 +144,9 @@ function readTerms(texts) {
     const axis = found && state.axes.find((each) => each.name === found[1] || each.aliases.includes(found[1]));
     const eta = found ? Number(found[3]) : NaN;
     if (!axis || !Number.isFinite(eta) || Math.abs(eta) > state.limits.eta) { strange.push(text); continue; }
-    const newest = !found[2] || found[2] === String(axis.version);
-    if (eta) setting[axis.name] = { eta, version: newest ? null : found[2] };
+    const version = axis.versions.find((each) => [String(each.version), ...each.aliases].includes(found[2] || String(axis.version)));
+    if (!version) { strange.push(text); continue; }
+    if (eta) setting[axis.name] = { eta, version: version.version === axis.version ? null : String(version.version) };
   }
   return { setting, strange };
 }
@@ -161,8 +164,20 @@ function readAddress() {
   const beside = given.get("beside");
   state.beside = beside === null ? "" : beside === "base" ? "base" : "other";
   state.b = state.beside === "other" ? side(beside) : {};
-  if (strange.length) notice(`Left out of the address, as it is no dial here: ${strange.join(", ")}`);
+  tellStrange(strange);
   return true;
+}
+
+function tellStrange(strange) {
+  if (strange.length) notice(`Left out, as it is no dial here: ${strange.join(", ")}`);
+}
+
+/** Begin with what the server was started with: presets and aliases as the versions that they mean. */
+async function readStanding() {
+  const told = await get("/v1/setting", { method: "POST", body: { model: state.model } });
+  const { setting, strange } = readTerms(told.terms);
+  state.a = setting;
+  tellStrange(strange);
 }
 
 function writeAddress() {
@@ -273,7 +288,7 @@ function drawSetting() {
   document.querySelector(".sheet").classList.toggle("of-b", editsB);
   for (const dial of dials) dial.sync();
   const edited = settingOf(state.edited);
-  $("zero").disabled = !Object.keys(edited).length;
+  $("zero").disabled = $("save").querySelector("button").disabled = !Object.keys(edited).length;
   $("brief").textContent = state.beside ? `${brief(state.a)}  |  ${brief(settingOf("b"))}` : brief(state.a);
   drawPresets();
   tellSetting();
@@ -292,7 +307,8 @@ const tellSetting = later(async () => {
   if (turn !== tellingOf) return;
   $("formula").textContent = told.formula && `θ = ${told.formula}`;
   $("command").textContent = told.command || "";
-  $("name").textContent = told.model || "";
+  $("name").textContent = told.command ? told.model : "";
+  $("hint").hidden = !told.command;
   const spoken = new Set(dials.flatMap(({ view }) => view.querySelector(".beyond").hidden ? [] : [view.querySelector(".axis").textContent]));
   $("warnings").replaceChildren(...told.warnings
     .filter((text) => ![...spoken].some((axis) => text.startsWith(`${axis}@`)))
@@ -316,7 +332,8 @@ function drawPresets() {
     const { setting, strange } = readTerms(preset.terms);
     const item = make("li");
     const use = make("button", preset.name, { type: "button", title: preset.terms.join(" "), disabled: strange.length > 0 });
-    const on = terms(setting).sort().join(" ") === now;
+    if (strange.length) use.title += " (there is no such dial on this base)";
+    const on = !strange.length && terms(setting).sort().join(" ") === now;
     use.setAttribute("aria-pressed", on);
     item.classList.toggle("on", on);
     use.addEventListener("click", () => {
@@ -366,7 +383,7 @@ function path() {
 /** What a side has heard and said, with a turn; where it has no answer, the other side's. */
 function historyOf(turn, side, skipped = 0) {
   const before = [];
-  for (let node = turn.parent; node.parent; node = node.parent) {
+  for (let node = turn.alone ? state.root : turn.parent; node.parent; node = node.parent) {
     const answer = [node.answers[side], node.answers[side === "a" ? "b" : "a"]].find((each) => each?.text && each.done);
     if (answer) before.unshift({ role: "user", content: node.text }, { role: "assistant", content: answer.text });
   }
@@ -374,7 +391,7 @@ function historyOf(turn, side, skipped = 0) {
 }
 
 function addTurn(parent, text) {
-  const turn = { text, answers: {}, turns: [], at: 0, parent };
+  const turn = { text, alone: $("alone").checked, answers: {}, turns: [], at: 0, parent };
   parent.turns.push(turn);
   parent.at = parent.turns.length - 1;
   return turn;
@@ -481,7 +498,7 @@ function viewEmpty() {
   const lead = state.axes.length ? "Turn a dial, ask, and see what changes." : "This base has no vectors yet.";
   const hint = state.axes.length
     ? "Every answer is made with the dials as they stand. Set one beside the base to see both at once."
-    : "`prefreg add-axis NAME` trains one; then load this page again. Until then the base answers.";
+    : "Train one with prefreg add-axis, then load this page again. Until then the base answers.";
   view.append(make("p", lead, { className: "lead" }), make("p", hint, { className: "hint" }), list);
   return view;
 }
@@ -598,7 +615,10 @@ function tokenViews(tokens, answer) {
     // Some tokenizers begin every word with a space, which the text does not.
     if (!views.length && !answer.startsWith(" ")) text = text.trimStart();
     if (!text) continue;
-    const view = make("span", text, { title: `${signed(owed)} nats`, className: owed < 0 ? "away" : "" });
+    const word = text.trimStart();
+    if (word !== text) views.push(text.slice(0, text.length - word.length));
+    if (!word) continue;
+    const view = make("span", word, { title: `${signed(owed)} nats`, className: owed < 0 ? "away" : "" });
     view.style.setProperty("--deep", (0.55 * Math.min(1, Math.abs(owed) / CONTRAST)).toFixed(3));
     views.push(view);
     owed = 0;
@@ -608,7 +628,7 @@ function tokenViews(tokens, answer) {
 
 function keepTalk() {
   const bare = (node) => ({
-    text: node.text, at: node.at, turns: node.turns.map(bare),
+    text: node.text, alone: node.alone, at: node.at, turns: node.turns.map(bare),
     answers: node.answers && Object.fromEntries(Object.entries(node.answers).map(([side, it]) => [side, { ...it, view: undefined, owed: {} }])),
   });
   keep("talk", JSON.stringify({ model: state.model, root: bare(state.root) }));
@@ -653,9 +673,6 @@ function viewCard(axis) {
   version.value = axis.version;
   version.onchange = () => fillCard(card, axis, version.value);
   card.querySelector(".summary").textContent = axis.summary || "";
-  card.querySelector(".picture").onclick = ({ currentTarget }) => {
-    currentTarget.setAttribute("aria-expanded", card.classList.toggle("wide"));
-  };
   fillCard(card, axis, axis.version);
   return card;
 }
@@ -664,21 +681,33 @@ async function fillCard(card, axis, number) {
   const part = (name) => card.querySelector(name);
   part("h2").textContent = `${axis.name}@${number}`;
   part(".picture").hidden = part(".error").hidden = true;
+  part(".picture").open = false;
   try {
     const name = `/v1/axes/${encodeURIComponent(`${axis.name}@${number}`)}`;
     const found = await get(name);
     const version = found.versions.find((each) => each.version === found.shown) || {};
     part("dl").replaceChildren(...facts(found, version).flatMap(([term, text]) => term
       ? [make("dt", term), make("dd", text)] : [make("dd", text, { className: "long" })]));
-    if (found.has_curves) {
-      const picture = await (await call(`${name}/curves.png`)).blob();
-      part("img").src = await dataUrl(picture);
-      part("img").alt = `How the poles of ${axis.name}@${number} were trained: loss and accuracy against the step`;
-      part(".picture").hidden = false;
-    }
+    part(".picture").hidden = !found.has_curves;
+    part("img").removeAttribute("src");
+    part("img").alt = `How the poles of ${axis.name}@${number} were trained: loss, margins and answers against the step`;
+    part(".picture").ontoggle = () => drawCurves(card, name);
   } catch (error) {
     part(".error").textContent = error.message;
     part(".error").hidden = false;
+  }
+}
+
+/** Fetch the picture once it is asked for: drawing it takes the server seconds. */
+async function drawCurves(card, name) {
+  const image = card.querySelector("img");
+  if (!card.querySelector(".picture").open || image.src) return;
+  try {
+    const picture = await call(`${name}/curves.png`);
+    image.src = await dataUrl(await picture.blob());
+  } catch (error) {
+    card.querySelector(".error").textContent = error.message;
+    card.querySelector(".error").hidden = false;
   }
 }
 
@@ -841,7 +870,10 @@ async function start() {
   try {
     const found = await get("/v1/axes");
     Object.assign(state, { model: found.model, axes: found.data, limits: found.limits });
-    if (found.examples?.length) state.examples = found.examples;
+    if (found.examples?.length) {
+      state.examples = found.examples;
+      $("alone").checked = true; // a closed world is asked question by question
+    }
     $("most").max = found.limits.max_tokens;
     $("most").value = Math.min(256, found.limits.max_tokens, Math.floor((found.limits.context || 1e9) / 2));
     $("model").textContent = found.model;
@@ -852,7 +884,7 @@ async function start() {
     $("legend").hidden = !state.axes.some((each) => each.range || each.calibration);
     if (units.size === 1) $("unit").textContent = `one unit: ${[...units][0]}`;
     $("colour").append(...state.axes.map((each) => make("option", each.name, { value: each.name })));
-    if (!readAddress()) state.a = readTerms(found.standing).setting;
+    if (!readAddress()) await readStanding();
     restoreTalk();
     drawTurns({ toEnd: true });
     changed();
