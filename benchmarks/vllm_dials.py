@@ -149,12 +149,14 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     client, given = Client(options.url, options.pid), (options.base, options.axes)
-    measure_latency(client, *given, options.rounds)
-    measure_speed(client, *given, max(1, options.rounds // 3))
-    text = json.dumps(client.table(), indent=2)
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    try:
+        measure_latency(client, *given, options.rounds)
+        measure_speed(client, *given, max(1, options.rounds // 3))
+    finally:  # Ctrl-C keeps what is measured
+        text = json.dumps(client.table(), indent=2)
+        print(text)
+        if options.output:
+            options.output.write_text(text + "\n")
 
 
 if __name__ == "__main__":
