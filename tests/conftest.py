@@ -10,6 +10,8 @@ from trained import surroundings, trained
 
 __all__ = ["site", "surroundings", "trained"]  # fixtures of every test
 
+collect_ignore = ["vllm_engine"]  # `make test-vllm` runs it, in an environment of its own
+
 # What ships would be in every listing; set before any fixture makes a registry.
 os.environ["PREFREG_NO_STARTER"] = "1"
 # Lines of progress, which a busy machine would put among what is compared.

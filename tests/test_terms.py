@@ -23,6 +23,11 @@ from prefreg.terms import as_terms, brief_eta, parse_reference
         ("helpful@12:1", Term("helpful", 1.0, "12")),
         ("helpful@stable:1", Term("helpful", 1.0, "stable")),
         ("helpful@v1.2-rc_1:1", Term("helpful", 1.0, "v1.2-rc_1")),
+        ("calm", Term("calm", 1.0, preset=True)),
+        ("calm@2", Term("calm", 1.0, "2", preset=True)),
+        ("helpful:1[answer]", Term("helpful", 1.0, since=0)),
+        ("helpful@2:-.5[20:]", Term("helpful", -0.5, "2", since=20)),
+        ("a:0[0:]", Term("a", 0.0, since=0)),
     ],
 )
 def test_parses(text: str, term: Term) -> None:
@@ -34,7 +39,12 @@ def test_parses(text: str, term: Term) -> None:
     [
         "",
         ":",
-        "helpful",
+        "calm@",
+        "calm@0",
+        "calm@stable",
+        "calm@1@2",
+        "Calm",
+        "calm ",
         "helpful:",
         ":1",
         "helpful:one",
@@ -55,6 +65,17 @@ def test_parses(text: str, term: Term) -> None:
         "helpful@a b:1",
         "helpful@1@2:1",
         "helpful\n:1",
+        "helpful:1[]",
+        "helpful:1[20]",
+        "helpful:1[:20]",
+        "helpful:1[-1:]",
+        "helpful:1[prompt]",
+        "helpful:1[answer][answer]",
+        "helpful:1 [answer]",
+        "helpful[answer]:1",
+        "helpful:1[answer]\n",
+        "helpful:1[1000000000:]",
+        "[answer]",
     ],
 )
 def test_refuses(text: str) -> None:
@@ -67,11 +88,21 @@ references = st.none() | st.from_regex(r"[0-9]{1,6}|[a-z][a-z0-9.-]{0,6}", fullm
 etas = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@given(names, references, etas)
-def test_text_of_a_term_reads_back(axis: str, reference: str | None, eta: float) -> None:
-    term = Term(axis, eta, reference)
+@given(names, st.none() | st.integers(1, 99999).map(str))
+def test_text_of_a_preset_reads_back(name: str, number: str | None) -> None:
+    term = Term(name, 1.0, number, preset=True)
+    assert parse_term(str(term)) == term
+
+
+@given(names, references, etas, st.none() | st.integers(0, 10**9 - 1))
+def test_text_of_a_term_reads_back(
+    axis: str, reference: str | None, eta: float, since: int | None
+) -> None:
+    term = Term(axis, eta, reference, since)
     again = parse_term(str(term))
     assert again == term
+    name = f"{axis}@{reference}" if reference else axis
+    assert as_terms({name + term.phase: eta}) == (term,)
     assert math.copysign(1, again.eta) == math.copysign(1, eta) or eta == 0
 
 

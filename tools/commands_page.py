@@ -24,20 +24,37 @@ def page() -> str:
     head, *parts = re.split(r"^## ", NOTES.read_text("utf-8"), flags=re.MULTILINE)
     notes = dict(part.split("\n", 1) for part in parts)
     group = click.Context(prefreg, info_name="prefreg")
-    if unknown := notes.keys() - set(prefreg.list_commands(group)):
+    commands = dict(_walk(prefreg, group))
+    if unknown := notes.keys() - commands.keys():
         raise SystemExit(f"{NOTES.name} has notes on what is no command: {', '.join(unknown)}.")
     common = "\n".join(_option_lines(option, group) for option in common_options())
     sections = [head.replace("COMMON OPTIONS", common).strip()]
     known: dict[str, tuple[str, str]] = {}
-    for name in prefreg.list_commands(group):
-        sections.append(_section(name, notes.get(name, "").strip(), group, known))
+    for name, command in commands.items():
+        sections.append(_section(name, command, notes.get(name, "").strip(), group, known))
     return "\n\n".join(sections) + "\n"
 
 
-def _section(name: str, note: str, group: click.Context, known: dict[str, tuple[str, str]]) -> str:
+def _walk(
+    group: click.Group, context: click.Context, before: str = ""
+) -> Iterator[tuple[str, click.Command]]:
+    """Name every command, those of groups by both names."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from _walk(command, context, f"{before}{name} ")
+        elif command is not None:
+            yield f"{before}{name}", command
+
+
+def _section(
+    name: str,
+    command: click.Command,
+    note: str,
+    group: click.Context,
+    known: dict[str, tuple[str, str]],
+) -> str:
     """Write what is to be known of one command; `known` has the options of those before it."""
-    command = prefreg.get_command(group, name)
-    assert command is not None
     context = click.Context(command, info_name=name, parent=group)
     heading = " ".join([name, *command.collect_usage_pieces(context)[1:]])
     parts = [f"## {heading}", *_paragraphs(command.help or "")]

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     )
     from prefreg.evaluation.paper.run_folder import ReproduceRequest
     from prefreg.models.sampling import Sampling
+    from prefreg.serving.serving_request import ServingRequest
     from prefreg.terms import Term, parse_term
     from prefreg.training.axis_request import AxisRequest, ImportRequest, SFTRequest
 
@@ -74,6 +75,7 @@ _HOMES = {
     "EvaluationRequest InterferenceRequest Reach",
     "evaluation.paper.run_folder": "ReproduceRequest",
     "models.sampling": "Sampling",
+    "serving.serving_request": "ServingRequest",
     "terms": "Term parse_term",
     "training.axis_request": "AxisRequest ImportRequest SFTRequest",
 }
@@ -116,6 +118,7 @@ __all__ = [
     "Row",
     "SFTRequest",
     "Sampling",
+    "ServingRequest",
     "SourceRequest",
     "SourceRows",
     "Term",

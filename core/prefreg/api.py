@@ -44,12 +44,14 @@ from prefreg.registry import (
     Copied,
     DiskUse,
     GcReport,
+    Preset,
     Problem,
     VersionRecord,
     VersionSummary,
 )
 from prefreg.registry.records import Moment, as_moment, parse_moment
 from prefreg.requests import make_request, take_options
+from prefreg.serving.serving_request import ServingRequest
 from prefreg.terms import Term, as_terms, parse_dial, parse_reference
 from prefreg.training.axis_request import AxisRequest, ImportRequest, SFTRequest
 
@@ -86,8 +88,10 @@ if TYPE_CHECKING:
     from prefreg.evaluation.paper.run_folder import ReproduceRequest
     from prefreg.evaluation.pole_curves import plot_version
     from prefreg.evaluation.sweep import Grid, Sweep
+    from prefreg.models.sampling import Sampling
     from prefreg.registry.listing import Found
     from prefreg.registry.transfer import Backup
+    from prefreg.serving.conversation import Conversation
     from prefreg.training.add_axis import AxisPreview
     from prefreg.training.doctor import Examination, empty_cache
     from prefreg.training.fine_tuning import SFTResult
@@ -389,6 +393,35 @@ class Registry:
         from prefreg.composition.in_memory import load_steered
 
         return load_steered(self.access, as_terms(terms), base, as_moment(at))
+
+    def serve(
+        self,
+        terms: "Terms | ServingRequest" = (),
+        *,
+        ready: Note | None = None,
+        **options: object,
+    ) -> None:
+        """Serve a base with live dials to OpenAI's clients until Ctrl-C or SIGTERM.
+
+        Requests that name no setting get `terms`. `ready` is told the address. Further options
+        are the fields of `ServingRequest`.
+
+        Raises:
+            UsageError: A limit is out of measure, or other machines are let in without a key.
+            OutputError: The address cannot be listened at.
+            PrefregError: The base or a vector is missing or damaged, or the extra `serve` is.
+        """
+        made = terms if isinstance(terms, ServingRequest) else ServingRequest(as_terms(terms))
+        made = make_request(ServingRequest, made, **options)
+        try:
+            from prefreg.serving.server import serve
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("prefreg"):
+                raise
+            raise UsageError(
+                f"Serving needs {error.name}, which is not installed: pip install 'prefreg[serve]'."
+            ) from error
+        serve(self.access, made, ready)
 
     def raw_terms(
         self, terms: Terms, base: str | None = None, *, at: Moment | None = None
@@ -784,6 +817,64 @@ class Registry:
         from prefreg.evaluation.compare import compare_versions
 
         return compare_versions(self.access, parse_reference(first), parse_reference(second))
+
+    def chat(
+        self,
+        terms: Terms = (),
+        *,
+        base: str | None = None,
+        sampling: "Sampling | None" = None,
+        **options: object,
+    ) -> "Conversation":
+        """Load a base for a dialogue whose dials are turned between messages; close it with `with`.
+
+        Further options are the fields of `Sampling`.
+
+        Raises:
+            UsageError: A term or an option is malformed, or an axis is named twice.
+            PrefregError: The base or a vector is missing or damaged.
+        """
+        from prefreg.models.sampling import Sampling
+        from prefreg.serving.conversation import Conversation
+        from prefreg.serving.live_model import LiveModel
+
+        wanted, drawn = as_terms(terms), make_request(Sampling, sampling, **options)
+        live = LiveModel.load(self.access, base, wanted)
+        try:
+            return Conversation(live, self.access, wanted, drawn)
+        except BaseException:
+            live.close(finish_running=False)
+            raise
+
+    def save_preset(self, name: str, terms: Terms, *, note: str | None = None) -> Preset:
+        """Save a setting under a name, as a new version if it is another one than stands there.
+
+        Raises:
+            UsageError: The name or a term is malformed, or an axis is named twice.
+            RegistryError: The name is an axis, or there is no vector of a term.
+        """
+        wanted = as_terms(terms)
+        with self.access.reading() as store:
+            store.check_preset(name, wanted)  # before a registry is created
+        with self.access.writing() as store:
+            return store.save_preset(name, wanted, note)
+
+    def remove_preset(self, name: str) -> Preset:
+        """Remove a preset with all its versions; return the newest."""
+        with self.access.changing() as store:
+            return store.remove_preset(name)
+
+    def presets(self, name: str | None = None) -> list[Preset]:
+        """Return the newest version of every preset by name, or every version of one."""
+        if not self.access.is_present():
+            return []
+        with self.access.reading() as store:
+            return store.presets(name)
+
+    def preset(self, name: str, number: int | None = None) -> Preset:
+        """Return a version of a preset, the newest without a number."""
+        with self.access.reading() as store:
+            return store.preset(name, number)
 
     def bases(self) -> list[BaseRecord]:
         """Return the base models that the registry knows."""

@@ -7,8 +7,10 @@ PrefregError            1   a known problem, told in one message
 ├── BaseModelError      1   a base model that is missing, damaged or another one
 ├── VectorError         1   a vector that is damaged or does not fit
 ├── RegistryError       1   a registry that is missing, damaged, newer or read-only
+│   └── NotStoredError  1   an axis or a version that a registry does not hold
 ├── OutputError         1   a destination that cannot or must not be written
 ├── TrainingError       1   a run that could not be carried out
+├── BusyError           1   more is asked of a live model than it keeps waiting
 └── GateError           3   a run that was carried out and did not meet its gate
 
 UserWarning
@@ -68,12 +70,20 @@ class RegistryError(PrefregError):
     """A registry that is missing, damaged, of a newer schema, or read-only."""
 
 
+class NotStoredError(RegistryError):
+    """An axis or a version that a registry does not hold, or not on the base asked for."""
+
+
 class OutputError(PrefregError):
     """A destination that cannot be written, or must not be overwritten."""
 
 
 class TrainingError(PrefregError):
     """A training run that could not be carried out."""
+
+
+class BusyError(PrefregError):
+    """More is asked of a live model than it keeps waiting: ask again later."""
 
 
 class RangeWarning(UserWarning):

@@ -1,5 +1,6 @@
 """Models with live dials, from the registry to the weights."""
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import prefreg
 import tiny
 from prefreg import BaseModelError, RegistryError, Sampling, UsageError, VectorError, pocket
 from prefreg.checkpoints import resolve_base
-from prefreg.composition.in_memory import make_dials
+from prefreg.composition.in_memory import VectorShelf, make_dials
 from prefreg.models.loading import load_model
+from prefreg.registry import Access
+from prefreg.terms import Term
 from prefreg.vectors.tensors import MemoryTensors
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -159,6 +162,33 @@ def test_a_coefficient_beyond_float32_is_refused(trained: Path, base) -> None:
 
 def test_a_base_without_terms_needs_no_registry(tmp_path: Path, base) -> None:
     assert equal(weights(prefreg.open(tmp_path / "missing.db").load("pocket").model), base)
+
+
+def test_a_shelf_sees_what_changes_in_its_registry_and_outlives_it(
+    trained: Path, tmp_path: Path
+) -> None:
+    own = Path(shutil.copyfile(trained, tmp_path / "own.db"))
+    registry = prefreg.open(own)
+    shelf = VectorShelf(resolve_base("pocket"), Access(own))
+    best = [Term("helpful", 0.5, "best"), Term("verbose", 2.0)]
+    with pytest.raises(RegistryError, match="no version alias 'best'"):
+        shelf.find(best)
+    registry.alias("helpful", 1, "best")
+    for _ in range(2):  # looked up, then remembered
+        assert [(str(each.record), each.eta) for each in shelf.find(best)] == [
+            ("helpful@1", 0.5),
+            ("verbosity@1", 2.0),
+        ]
+    with pytest.raises(UsageError, match="named twice"):
+        shelf.find([*best, Term("helpful", 1.0)])
+    registry.unalias("helpful", "best")
+    with pytest.raises(RegistryError, match="no version alias 'best'"):
+        shelf.find(best)
+    known = shelf.find([Term("helpful", 1.0)])
+    own.unlink()
+    assert shelf.find([Term("helpful", 1.0)]) == known
+    with pytest.raises(RegistryError, match="no registry"):
+        shelf.find([Term("harmless", 1.0)])
 
 
 def test_a_steered_model_answers(trained: Path) -> None:
@@ -359,3 +389,10 @@ def test_a_model_that_was_trained_on_after_steering_is_another_one(
         prefreg.steer(loaded, registry=trained, helpful=1),
     ):
         pass
+
+
+def test_a_part_of_an_answer_is_no_matter_of_weights(trained: Path) -> None:
+    registry = prefreg.open(trained)
+    for act in (registry.compose, registry.load("pocket").set, registry.evaluate):
+        with pytest.raises(UsageError, match=r"leave \[answer\] out"):
+            act(["helpful:1[answer]"])

@@ -46,6 +46,17 @@ def _versions(registry: "Registry", written: str) -> Iterator[str]:
             yield from (f"{axis}@{each}" for each in names)
 
 
+def _presets(registry: "Registry", written: str) -> Iterator[str]:
+    """Name the presets; behind an @, the versions of one."""
+    name, at, _ = written.partition("@")
+    yield from (str(each) if at else each.name for each in registry.presets(name if at else None))
+
+
+def _terms(registry: "Registry", written: str) -> Iterator[str]:
+    yield from _versions(registry, written)
+    yield from _presets(registry, written)
+
+
 def _axes(registry: "Registry", _: str) -> Iterator[str]:
     yield from (report.installed.axis.name for report in registry.axes()[0])
 
@@ -78,6 +89,8 @@ def _tags(registry: "Registry", _: str) -> Iterator[str]:
 
 
 VERSIONS = _offer(_versions)
+PRESETS = _offer(_presets)
+TERMS = _offer(_terms)
 AXES = _offer(_axes, kind="file")
 """Installed ones, or files that declare one."""
 STORED_AXES = _offer(_stored_axes)

@@ -19,6 +19,7 @@ from prefreg.cli.options import (
     WholeRange,
     base_option,
     command,
+    read_text,
     request_options,
 )
 from prefreg.cli.printing import progress_bars
@@ -299,10 +300,7 @@ def _read_prompts(prompts: tuple[str, ...]) -> tuple[str, ...]:
         raise UsageError("Standard input is one prompt: give `-p -` once.")
     if "-" not in prompts:
         return prompts
-    try:
-        text = sys.stdin.read().rstrip("\n")
-    except UnicodeDecodeError:
-        raise UsageError("Standard input is no UTF-8 text.") from None
+    text = read_text(sys.stdin.read).rstrip("\n")
     return tuple(text if prompt == "-" else prompt for prompt in prompts)
 
 

@@ -12,12 +12,15 @@ import click
 
 from prefreg.cli import (
     axis_commands,
+    chat_commands,
     choosing_commands,
     completion_commands,
     composition_commands,
     dial_commands,
     evaluation_commands,
+    preset_commands,
     registry_commands,
+    serving_commands,
     training_commands,
     vector_commands,
 )
@@ -73,7 +76,8 @@ _GROUPS = {
     "See what it does": [evaluation_commands.demo, evaluation_commands.reproduce],
     "Axes": axis_commands.COMMANDS,
     "Make vectors": [*training_commands.COMMANDS, *vector_commands.MAKING],
-    "Use vectors": composition_commands.COMMANDS,
+    "Use vectors": [*composition_commands.COMMANDS, preset_commands.preset],
+    "Serve them live": [*serving_commands.COMMANDS, *chat_commands.COMMANDS],
     "Measure": evaluation_commands.COMMANDS,
     "Tune dials": [*choosing_commands.COMMANDS, *dial_commands.COMMANDS],
     "Look at what is stored": [*vector_commands.LOOKING, registry_commands.search],

@@ -23,9 +23,16 @@ from prefreg.errors import UsageError
 from prefreg.json_values import finite
 from prefreg.progress import heard_by
 from prefreg.requests import describe_fields
-from prefreg.terms import parse_dial, parse_reference, parse_term
+from prefreg.terms import parse_dial, parse_preset, parse_reference, parse_term
 from prefreg.values import MAX_SEED, STORAGE_DTYPES, dtype_name
-from prefreg.wording import as_options, escape_json, escape_styled, hide_password, percent
+from prefreg.wording import (
+    as_options,
+    escape_json,
+    escape_styled,
+    hide_password,
+    is_unicode,
+    percent,
+)
 
 if TYPE_CHECKING:
     from prefreg.api import Registry
@@ -254,6 +261,21 @@ def _option_type(kind: Any) -> dict[str, Any]:
     return {"type": FiniteNumber() if float in kinds else str}
 
 
+def read_text(read: Callable[[], str]) -> str:
+    """Return what is read from standard input, if it is text.
+
+    Raises:
+        UsageError: It holds bytes that are no UTF-8, whatever the locale makes of them.
+    """
+    try:
+        text = read()
+    except UnicodeDecodeError:
+        text = "\udcff"
+    if not is_unicode(text):
+        raise UsageError("Standard input is no UTF-8 text.")
+    return text
+
+
 Value = TypeVar("Value")
 
 
@@ -377,7 +399,8 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
 _RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?", re.ASCII)
 _MOST_SEEDS = 1000
 
-TERM = ParsedType("term", parse_term, completing.VERSIONS)
+TERM = ParsedType("term", parse_term, completing.TERMS)
+PRESET = ParsedType("preset", parse_preset, completing.PRESETS)
 REFERENCE = ParsedType("reference", parse_reference, completing.VERSIONS)
 DIAL = ParsedType("dial", parse_dial, completing.VERSIONS)
 NAMES = ParsedType("names", _parse_names)

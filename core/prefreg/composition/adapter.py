@@ -48,7 +48,7 @@ from prefreg.vectors.tensors import is_finite, to_bytes
 from prefreg.wording import percent
 
 FORM = "adapter"
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes as --max-lora-rank."""
 
 _Part = tuple[float, Vector]
@@ -129,19 +129,21 @@ def write_adapter(
     max_rank: int | None = None,
     overwrite: bool = False,
     durable: bool = False,
+    layers: LoraLayers | None = None,
 ) -> ComposedAdapter:
     """Write Σ ηᵢ·φᵢ as one adapter that PEFT loads onto the base, with its recipe and card.
 
     Factors are concatenated, so nothing is lost unless `max_rank` is below the sum of the ranks, or
     a vector is dense: the sum for each layer is then truncated to that rank. Equal plans give equal
-    bytes. The folder appears whole or not at all.
+    bytes. The folder appears whole or not at all. Who writes many can give the base's `layers`,
+    which take a second to find.
     """
     if plan.method is not LINEAR:
         raise UsageError(
             f"An adapter holds the plain sum of vectors, not {plan.method.name}. Leave "
             "--method out, or compose a checkpoint."
         )
-    layers = LoraLayers(plan.base.checkpoint)
+    layers = layers or LoraLayers(plan.base.checkpoint)
     factors, compression = factor_sum(plan, layers, max_rank=max_rank)
     rank, placed = place_factors(factors, layers)
     tensors = adapter_tensors(placed)
@@ -254,10 +256,15 @@ def _refuse_options_of_checkpoints(request: CompositionRequest) -> None:
         )
 
 
+def vllm_rank(rank: int) -> int | None:
+    """Return the --max-lora-rank of vLLM that has room for a rank; None where none has."""
+    return next((size for size in VLLM_RANKS if size >= rank), None)
+
+
 def _serving(rank: int) -> tuple[str, ...]:
-    if rank in VLLM_RANKS:
+    room = vllm_rank(rank)
+    if room == rank:
         return ()
-    room = next((size for size in VLLM_RANKS if size >= rank), None)
     if room is None:
         return (
             f"vLLM serves adapters of rank {VLLM_RANKS[-1]} at most, and this one has rank {rank}; "

@@ -12,6 +12,9 @@ from typing import Any, TypeVar
 
 import numba
 import numpy
+from llvmlite.ir import FloatType, IntType
+from numba import types
+from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
 
 from prefreg.checkpoints.safetensors_file import read_into
@@ -24,6 +27,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Numbers = NDArray[numpy.float32]
 
 _CHUNK = 1024  # five rows of it stay in the first cache of a core
+_LARGE_CHUNK = 1 << 14  # one row stays in the second
 
 # Between these, sums of squares in float32 neither overflow nor lose what is small.
 _LEAST, _MOST = 1e-25, 1e30
@@ -154,6 +158,156 @@ def sum_block(
         requested += sums[0]
         changed += sums[1]
     return requested, changed, wanted, overlap, got
+
+
+MOST_TERMS = 8
+"""Of a sum in memory: a function is compiled for as many, and given nothing for those it lacks."""
+_EXPONENT = numpy.uint32(0x7F800000)
+"""All of these bits are set in NaN and infinity alone."""
+
+
+def _recast(kind: Any, of: Any, llvm: Any) -> Any:
+    @intrinsic
+    def recast(_: Any, __: Any) -> Any:
+        def take(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], llvm)
+
+        return kind(of), take
+
+    return recast
+
+
+_as_float = _recast(types.float32, types.uint32, FloatType())
+_as_bits = _recast(types.uint32, types.float32, IntType(32))
+
+
+# Of arrays of uint16 the numbers are bfloat16. What numba is given for a function must have the
+# same annotations as the function it is given.
+def _number(stored: Any) -> Any:
+    """Return a stored number as float32."""
+
+
+@overload(_number, inline="always")
+def _number_of_kind(stored: Any) -> Any:
+    if isinstance(stored, types.Float):
+
+        def widen(stored: Any) -> Any:
+            return stored
+    else:
+
+        def widen(stored: Any) -> Any:
+            return _as_float(numpy.uint32(stored) << numpy.uint32(16))
+
+    return widen
+
+
+def _put(target: Any, place: int, number: Any) -> Any:
+    """Store a number, rounded as `_round` does; return the exponent that is stored."""
+
+
+@overload(_put, inline="always")
+def _put_as_kind(target: Any, place: int, number: Any) -> Any:
+    if isinstance(target.dtype, types.Float):
+
+        def put(target: Any, place: int, number: Any) -> Any:
+            target[place] = number
+            return _as_bits(number) & _EXPONENT
+    else:
+
+        def put(target: Any, place: int, number: Any) -> Any:
+            bits = _as_bits(number)
+            even = (bits >> numpy.uint32(16)) & numpy.uint32(1)
+            rounded = (bits + numpy.uint32(0x7FFF) + even) & numpy.uint32(0xFFFF0000)
+            target[place] = numpy.uint16(rounded >> numpy.uint32(16))
+            return max(bits & _EXPONENT, rounded & _EXPONENT)
+
+    return put
+
+
+# One loop for one, two and three terms: so each number is read and written once.
+@_compiled()
+def _sum_one(source: Any, target: Any, etas: _Numbers, one: Any) -> Any:
+    first, largest = etas[0], numpy.uint32(0)
+    for place in range(target.shape[0]):
+        number = _number(source[place]) + first * _number(one[place])
+        largest = max(largest, _put(target, place, number))
+    return largest
+
+
+@_compiled()
+def _sum_two(source: Any, target: Any, etas: _Numbers, one: Any, two: Any) -> Any:
+    first, second, largest = etas[0], etas[1], numpy.uint32(0)
+    for place in range(target.shape[0]):
+        number = _number(source[place]) + first * _number(one[place])
+        number += second * _number(two[place])
+        largest = max(largest, _put(target, place, number))
+    return largest
+
+
+@_compiled()
+def _sum_three(source: Any, target: Any, etas: _Numbers, one: Any, two: Any, three: Any) -> Any:
+    first, second, third, largest = etas[0], etas[1], etas[2], numpy.uint32(0)
+    for place in range(target.shape[0]):
+        number = _number(source[place]) + first * _number(one[place])
+        number += second * _number(two[place])
+        number += third * _number(three[place])
+        largest = max(largest, _put(target, place, number))
+    return largest
+
+
+@_compiled()
+def _sum_few(source: Any, target: Any, etas: _Numbers, one: Any, two: Any, three: Any) -> Any:
+    if etas.shape[0] == 1:
+        return _sum_one(source, target, etas, one)
+    if etas.shape[0] == 2:
+        return _sum_two(source, target, etas, one, two)
+    return _sum_three(source, target, etas, one, two, three)
+
+
+@_compiled()
+def add_into(
+    out: Any,
+    base: Any,
+    etas: _Numbers,
+    start: int,
+    stop: int,
+    # Numba takes 80 µs to look at what is in a tuple.
+    phi_1: Any,
+    phi_2: Any,
+    phi_3: Any,
+    phi_4: Any,
+    phi_5: Any,
+    phi_6: Any,
+    phi_7: Any,
+    phi_8: Any,
+) -> bool:
+    """Write float32(`base`) + Σ `etas[i]`·`phis[i]` into the places `start:stop` of `out`.
+
+    Each is an array of float32, or of uint16 for bfloat16; `out` and `base` of the same kind, all
+    φ of the same. There are `MOST_TERMS` of these, and at least one coefficient. Returns whether
+    something that is not finite was written.
+    """
+    phis = (phi_1, phi_2, phi_3, phi_4, phi_5, phi_6, phi_7, phi_8)
+    total = numpy.empty(_LARGE_CHUNK, numpy.float32)
+    count, largest = etas.shape[0], numpy.uint32(0)
+    for first in range(start, stop, _LARGE_CHUNK):
+        last = min(first + _LARGE_CHUNK, stop)
+        source, target, sums = base[first:last], out[first:last], total[: last - first]
+        for term in range(0, count, 3):
+            one = phis[term][first:last]
+            two = phis[min(term + 1, count - 1)][first:last]
+            three = phis[min(term + 2, count - 1)][first:last]
+            some = etas[term : term + 3]
+            if term == 0 and count <= 3:
+                found = _sum_few(source, target, some, one, two, three)
+            elif term == 0:
+                found = _sum_few(source, sums, some, one, two, three)
+            elif term + 3 < count:
+                found = _sum_few(sums, sums, some, one, two, three)
+            else:
+                found = _sum_few(sums, target, some, one, two, three)
+            largest = max(largest, found)
+    return bool(largest == _EXPONENT)
 
 
 class PlainBlocks:

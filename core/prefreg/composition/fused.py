@@ -23,8 +23,8 @@ class FusedSums:
         """Begin with nothing written."""
         self._spoilt: dict[torch.device, torch.Tensor] = {}
 
-    def takes(self, weight: torch.Tensor) -> bool:
-        """Whether a weight can be written here."""
+    def takes(self, weight: torch.Tensor, terms: int) -> bool:
+        """Whether a weight can be written here, with so many terms."""
         return weight.is_cuda and weight.is_contiguous() and weight.dtype in _DTYPES
 
     def write(

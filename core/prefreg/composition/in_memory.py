@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, overload
 from weakref import WeakKeyDictionary
 
+import psutil
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,6 +24,7 @@ from prefreg.composition.engine import compose_tensor, require_finite
 from prefreg.composition.output import Composed
 from prefreg.composition.plan import rounded_eta
 from prefreg.composition.resolve import (
+    ResolvedTerm,
     base_spec,
     identify,
     range_warnings,
@@ -51,7 +53,7 @@ from prefreg.models.generation import sample
 from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.sampling import Sampling
 from prefreg.plain_yaml import read_assignments
-from prefreg.registry import Access, VersionRecord
+from prefreg.registry import Access, Store, VersionRecord
 from prefreg.requests import make_request
 from prefreg.terms import Term, as_terms
 from prefreg.vectors import Vector, open_vector
@@ -60,19 +62,20 @@ from prefreg.vectors.tensors import TORCH_DTYPES, TensorSource, read_tensor
 
 if TYPE_CHECKING:
     from prefreg.composition.fused import FusedSums
+    from prefreg.composition.sums_in_memory import CompiledSums
 
 _DIALS = "prefreg_dials"
 """Under this name a loaded model knows its dials, and so its pristine weights."""
 _SPARED = 0.1
-"""The share of a GPU's memory that kept vectors leave free, for whatever the model is asked."""
+"""The share of memory that kept vectors leave free, for whatever the model is asked."""
 
 
 class Dials:
     """A loaded model whose weights can be set to θ_base + Σ ηᵢ·φᵢ and back.
 
     The pristine weights are kept beside the model, which doubles its memory. Every setting is
-    computed from them: adding and taking away in place would drift. On a GPU, dense vectors that
-    were read once are kept there too, as long as it has room.
+    computed from them: adding and taking away in place would drift. Dense vectors that were read
+    once are kept in memory too, on a GPU in its own, as long as it has room.
     """
 
     def __init__(
@@ -101,9 +104,9 @@ class Dials:
         """Set every weight to the composition of `terms`, given in canonical order."""
         for _, vector in terms:
             self._require_reach(vector)
+        fused = _fused_sums(self.model)
         try:
             scaled = [(rounded_eta(eta), vector, set(vector.names)) for eta, vector in terms]
-            fused = _fused_sums(self.model)
             weights = self.conversion.weights(self.model)
             taken_apart = self.conversion.fused
             for name, weight in weights.items():
@@ -112,17 +115,20 @@ class Dials:
                 base, stored = self._pristine[name], self.conversion.names.get(name)
                 parts = self._parts(stored, scaled, base.device)
                 plain = not self._mixed and stored not in self._finer
-                if fused is not None and parts and plain and fused.takes(weight):
+                if fused is not None and parts and plain and fused.takes(weight, len(parts)):
                     fused.write(weight, base, parts)
                 else:
                     weight.copy_(self._compose(stored or name, base, parts))
             for fusion in self.conversion.fusions:
                 for name, weight in self._compose_stored(fusion, scaled).items():
                     weights[name].copy_(weight)
+            # On a CPU this waits for what is not yet written.
             if fused is not None and fused.spoilt:
                 for name, weight in weights.items():
                     require_finite(name, weight, self._pristine[name])
         except BaseException:
+            if fused is not None:
+                _ = fused.spoilt  # so that nothing is written any more
             self.restore()
             raise
 
@@ -199,17 +205,24 @@ class Dials:
 
     def _read(self, vector: TensorSource, name: str, device: torch.device) -> torch.Tensor:
         """Return a weight's φ on a device, from what is kept there if it is."""
-        if device.type != "cuda" or not isinstance(vector, DenseVector):
+        if not isinstance(vector, DenseVector):
             return vector.tensor(name).to(device)
         kept = self._kept.get(vector, {}).get(name)
         if kept is not None:
             return kept
         shape = vector.shape(name)
         phi = vector.stored.read(name, 0, math.prod(shape)).to(device).reshape(shape)
-        free, total = torch.cuda.mem_get_info(device)
-        if free > _SPARED * total:
+        if _has_room(device):
             self._kept.setdefault(vector, {})[name] = phi
         return phi
+
+
+def _has_room(device: torch.device) -> bool:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return free > _SPARED * total
+    memory = psutil.virtual_memory()
+    return bool(memory.available > _SPARED * memory.total)
 
 
 def _finer_than_loaded(
@@ -237,8 +250,12 @@ _Scaled = tuple[float, TensorSource, set[str]]
 """A coefficient, its vector, and the names that the vector has."""
 
 
-def _fused_sums(model: PreTrainedModel) -> "FusedSums | None":
-    """Return what composes the weights of a model on a GPU."""
+def _fused_sums(model: PreTrainedModel) -> "FusedSums | CompiledSums | None":
+    """Return what composes the weights of a model, each number moved once."""
+    if model.device.type == "cpu":
+        from prefreg.composition.sums_in_memory import CompiledSums  # loads numba
+
+        return CompiledSums()
     if model.device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return None
     from prefreg.composition.fused import FusedSums  # loads Triton
@@ -252,6 +269,8 @@ class ScaledVector(NamedTuple):
     record: VersionRecord
     eta: float
     vector: Vector
+    since: int | None = None
+    """As in `Term`."""
 
 
 def _sum_terms(first: Sequence[ScaledVector], second: Sequence[ScaledVector]) -> list[ScaledVector]:
@@ -498,14 +517,31 @@ def _load_again(
 
 
 class VectorShelf:
-    """Finds the vectors of terms on one base, and keeps those it has opened."""
+    """Finds the vectors of terms on one base, and keeps those it has opened.
 
-    def __init__(self, base: BaseModel, access: Access, at: datetime | None = None) -> None:
-        """Look vectors of `base` up in the registry, as of a moment where one is given."""
+    What a term means is looked up again when the registry has changed, and no longer when it is
+    gone.
+    """
+
+    def __init__(
+        self,
+        base: BaseModel,
+        access: Access,
+        at: datetime | None = None,
+        *,
+        phases: bool = False,
+    ) -> None:
+        """Look vectors of `base` up in the registry, as of a moment where one is given.
+
+        Terms that act on a part of an answer are refused without `phases`.
+        """
         self._base = base
         self._access = access
         self._at = at
+        self._phases = phases
         self._vectors: dict[str, Vector] = {}
+        self._meant: dict[Term, tuple[ResolvedTerm, ...]] = {}
+        self._mark: tuple[object, ...] | None = None
 
     def __call__(self, terms: Sequence[Term]) -> list[tuple[float, Vector]]:
         """Return coefficient and vector of every term that is not at 0, in canonical order."""
@@ -515,17 +551,47 @@ class VectorShelf:
         """Return the vector of every term that is not at 0, in canonical order."""
         if not terms:
             return []  # needs no registry
-        with self._access.reading() as store:
-            found = resolve_on(store, terms, self._base.fingerprint.weights, self._at)
-            refuse_mixed_contrasts([term.record for term in found if term.eta])
-            for term in found:
-                if term.record.sha256 not in self._vectors:
-                    source = store.vector_source(term.record)
-                    self._vectors[term.record.sha256] = open_vector(
-                        source, kind=term.record.kind, label=f"The vector of {term.record}"
-                    )
+        found = self._recall(terms)
+        if found is None:
+            with self._access.reading() as store:
+                found = self._resolve(store, terms)
+                for term in terms:
+                    self._meant[_unscaled(term)] = self._resolve(store, [term])
+                for each in found:
+                    if each.record.sha256 not in self._vectors:
+                        source = store.vector_source(each.record)
+                        self._vectors[each.record.sha256] = open_vector(
+                            source, kind=each.record.kind, label=f"The vector of {each.record}"
+                        )
+        turned = [term for term in found if term.eta]
+        refuse_mixed_contrasts([term.record for term in turned])
         return [
-            ScaledVector(term.record, term.eta, self._vectors[term.record.sha256])
-            for term in found
-            if term.eta
+            ScaledVector(term.record, term.eta, self._vectors[term.record.sha256], term.since)
+            for term in turned
         ]
+
+    def _resolve(self, store: Store, terms: Sequence[Term]) -> tuple[ResolvedTerm, ...]:
+        weights = self._base.fingerprint.weights
+        return resolve_on(store, terms, weights, self._at, phases=self._phases)
+
+    def _recall(self, terms: Sequence[Term]) -> tuple[ResolvedTerm, ...] | None:
+        """Return what terms mean where that is known; None where the registry has to say it."""
+        mark = self._access.mark()
+        if mark != self._mark and mark != ():
+            self._meant.clear()
+            self._mark = mark
+        known = [self._meant.get(_unscaled(term)) for term in terms]
+        if mark is None or None in known:
+            return None
+        found = [
+            each if term.preset else replace(each, eta=term.eta)
+            for term, meant in zip(terms, known, strict=True)
+            for each in meant or ()
+        ]
+        if len({each.record.axis for each in found}) < len(found):
+            return None  # which it will refuse
+        return tuple(sorted(found, key=lambda each: each.record.axis))
+
+
+def _unscaled(term: Term) -> Term:
+    return term if term.preset else replace(term, eta=1.0)

@@ -27,6 +27,8 @@ class ResolvedTerm:
 
     record: VersionRecord
     eta: float
+    since: int | None = None
+    """As in `Term`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,7 @@ def resolve_terms(
 
     `at` asks for the versions that they named at a moment.
     """
-    _check_terms(store, terms)
+    terms = _expand(store, terms, at)
     if base is not None:
         model = resolve_base(base)
         weights = None if force_base else model.fingerprint.weights
@@ -59,12 +61,22 @@ def resolve_terms(
 
 
 def resolve_on(
-    store: Store, terms: Sequence[Term], weights: str | None, at: datetime | None = None
+    store: Store,
+    terms: Sequence[Term],
+    weights: str | None,
+    at: datetime | None = None,
+    *,
+    phases: bool = False,
 ) -> tuple[ResolvedTerm, ...]:
-    """Find the versions of terms on the base with this fingerprint, ordered by axis."""
-    _check_terms(store, terms)
+    """Find the versions of terms on the base with this fingerprint, ordered by axis.
+
+    Terms that act on a part of an answer are refused without `phases`.
+    """
+    terms = _expand(store, terms, at, phases=phases)
     found = [
-        ResolvedTerm(store.resolve(term.axis, term.reference, base=weights, at=at), term.eta)
+        ResolvedTerm(
+            store.resolve(term.axis, term.reference, base=weights, at=at), term.eta, term.since
+        )
         for term in terms
     ]
     return tuple(sorted(found, key=lambda term: term.record.axis))
@@ -93,6 +105,7 @@ def refuse_mixed_contrasts(records: Sequence[VersionRecord]) -> None:
 
 def only_base(store: Store, terms: Sequence[Term], at: datetime | None = None) -> BaseRecord:
     """Find the one base that has a version of every term."""
+    terms = _expand(store, terms, at)
     candidates = store.bases()
     found = [(base, _find_all(store, terms, base, at)) for base in candidates]
     fitting = [base for base, versions in found if versions is not None]
@@ -176,16 +189,18 @@ def identify(model: BaseModel) -> BaseIdentity:
     )
 
 
-def _check_terms(store: Store, terms: Sequence[Term]) -> None:
+def _expand(
+    store: Store, terms: Sequence[Term], at: datetime | None, *, phases: bool = False
+) -> tuple[Term, ...]:
     if len(terms) > MOST_TERMS:
         raise UsageError(f"A composition takes at most {MOST_TERMS} terms, not {len(terms)}.")
-    written: dict[str, str] = {}
-    for term in terms:
-        canonical = store.canonical(term.axis) or term.axis
-        if canonical in written:
-            also = "" if written[canonical] == term.axis else f" ({term.axis!r} is its alias)"
-            raise UsageError(f"The axis {canonical!r} is named twice{also}; give it one term.")
-        written[canonical] = term.axis
+    found = store.expand(terms, at)
+    if not phases and (partly := [term for term in found if term.since is not None]):
+        raise UsageError(
+            f"{partly[0]} acts on a part of an answer, and these weights are to act on all of it: "
+            f"leave {partly[0].phase} out, or use `prefreg serve` or `prefreg chat`."
+        )
+    return found
 
 
 def _find_all(
@@ -270,6 +285,8 @@ def translate(
     access: Access, terms: Sequence[Term], base: str | None, at: datetime | None = None
 ) -> tuple[Term, ...]:
     """Turn calibrated coefficients into raw ones, each by the scale kept with its version."""
+    if presets := [str(term) for term in terms if term.preset]:
+        raise UsageError(f"{presets[0]} holds raw coefficients already: leave calibration out.")
     with access.reading() as store:
         found = resolve_stored(store, terms, base, at)
     raw, goals = [], dict[str, list[str]]()
@@ -299,7 +316,8 @@ def _raw(term: ResolvedTerm, kept: Mapping[str, Any]) -> Term:
             f"{record} has no scale on its {side} side, where its effect does not reach one unit. "
             "Compose it with a raw coefficient, or calibrate it to a smaller --target."
         )
-    return Term(record.axis, abs(term.eta) * scale if term.eta else 0.0, str(record.number))
+    eta = abs(term.eta) * scale if term.eta else 0.0
+    return Term(record.axis, eta, str(record.number), term.since)
 
 
 def trained_options(records: Iterable[VersionRecord]) -> dict[str, Any]:

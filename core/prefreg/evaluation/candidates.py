@@ -87,13 +87,18 @@ class Candidate:
     @property
     def formula(self) -> str:
         """Return the recipe for people; the terms have the exact coefficients."""
-        parts = [f"{brief_eta(eta)}·{record}" for eta, record in self.versions]
-        return " + ".join(["base", *parts]).replace("+ -", "− ")
+        return write_formula((eta, str(record)) for eta, record in self.versions)
 
     @property
     def terms(self) -> tuple[Term, ...]:
         """Return the terms with the versions that they meant."""
         return tuple(Term(record.axis, eta, str(record.number)) for eta, record in self.versions)
+
+
+def write_formula(versions: Iterable[tuple[float, str]]) -> str:
+    """Write a base with what is added to it for people."""
+    parts = [f"{brief_eta(eta)}·{name}" for eta, name in versions]
+    return " + ".join(["base", *parts]).replace("+ -", "− ")
 
 
 def find_versions(

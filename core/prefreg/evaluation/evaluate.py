@@ -192,7 +192,7 @@ def _with_axes(
     if request.axes:
         return replace(request, axes=tuple(dict.fromkeys((*request.axes, *asked))))
     with access.reading() as store:
-        own = [store.canonical(term.axis) or term.axis for term in terms]
+        own = [store.canonical(term.axis) or term.axis for term in store.expand(terms)]
         missing = [name for name in asked if (store.canonical(name) or name) not in own]
     return replace(request, axes=(*own, *missing)) if missing else request
 

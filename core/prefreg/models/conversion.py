@@ -23,7 +23,6 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
     WeightRenaming,
-    apply_renamings,
     dot_natural_key,
     rename_source_key,
 )
@@ -201,7 +200,7 @@ def find_conversion(
         converter = next(each for each in converters if used in each.source_patterns)
         restored = {}
         for each in patterns:
-            inner = apply_renamings(each, renamings)
+            inner, _ = rename_source_key(each, renamings, [])
             renamed, _ = converter.rename_source_key(inner)
             restored[_prefixed_as(name, renamed, inner, prefix)] = each
         fusion = Fusion(model, converter, name, patterns, restored)

@@ -26,7 +26,7 @@ from prefreg.models.threads import on_suited_threads
 from prefreg.progress import Steps
 
 # Below it the likeliest token has all of the probability, and divided logits are no numbers.
-_COLDEST = 1e-6
+COLDEST = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def generation_config(
     ends = {end_id(tokenizer), *also}
     drawn: dict[str, Any] = (
         {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-        if temperature >= _COLDEST
+        if temperature >= COLDEST
         else {"do_sample": False}
     )
     make: Any = GenerationConfig  # its constructor carries no types

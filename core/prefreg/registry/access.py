@@ -1,5 +1,6 @@
 """The way to a registry: where it lies, and the starter beneath it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,19 @@ class Access:
             return default_registry().exists() or self._starter() is not None
         return "://" in str(named) or Path(named).exists()
 
+    def mark(self) -> tuple[object, ...] | None:
+        """Return what is another after every change of the registry; None where nothing tells.
+
+        Of a registry that is missing it is empty.
+        """
+        place = self._named() or default_registry()
+        if "://" in str(place):
+            return None  # a server
+        starter = self._starter()
+        if not Path(place).exists():
+            return () if self._named() or starter is None else (_change(starter),)
+        return tuple(_change(each) for each in (place, starter) if each is not None)
+
     def _open(self, place: str | Path, *, write: bool) -> Store:
         starter = self._starter()
         if starter is None or is_starter(place):
@@ -82,3 +96,14 @@ class Access:
 
     def _starter(self) -> Path | None:
         return starter_registry() if self.starter and starter_wanted() else None
+
+
+def _change(database: str | Path) -> tuple[int, ...]:
+    """Return which file a database is, and the counter in its head that every commit raises."""
+    try:
+        with Path(database).open("rb") as file:
+            found = os.fstat(file.fileno())
+            counter = int.from_bytes(file.read(28)[24:], "big")
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, counter

@@ -24,11 +24,12 @@ from sqlalchemy.orm import Session
 from prefreg.config import is_starter
 from prefreg.errors import RegistryError
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """Every revision, oldest first; known here so that reading needs no Alembic."""
 
 _OUR_TABLES = frozenset({"alembic_version", "axes", "blobs", "versions"})
-_FIRST_WITH_TAGS = "0002"
+_CAME_WITH = {"tags": "0002", "presets": "0004"}
+"""Tables that not every registry has, by the revision that brought them."""
 _LAST_PORT = 65535
 _LOCK_KEY = 0x70726566726567  # "prefreg": one writer at a time on a server, as in a file
 
@@ -67,8 +68,8 @@ class Database:
         self.engine = engine
         self.path = path
         self.write = write
-        self.has_tags = True
-        """Whether the schema, which readers take as it is, has the table of tags."""
+        self.lacks: frozenset[str] = frozenset()
+        """The tables that the schema, which readers take as it is, is too old for."""
         self.starter = path is not None and is_starter(path)
         """Whether its versions are told as those that ship with prefreg."""
 
@@ -87,7 +88,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """Read one consistent state."""
-        info = {"has_tags": self.has_tags, "starter": self.starter}
+        info = {"lacks": self.lacks, "starter": self.starter}
         with _explaining(self.location), Session(self.engine, info=info) as session:
             if self.engine.dialect.name == "postgresql":
                 # Several statements must see one state; a writer, who waits first, must not.
@@ -140,7 +141,8 @@ def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> No
             f"The registry {database.location} is empty: it has no tables yet. "
             "`prefreg add-axis NAME` fills it."
         )
-    database.has_tags = revisions.index(revision) >= revisions.index(_FIRST_WITH_TAGS)
+    later = revisions[revisions.index(revision) + 1 :]
+    database.lacks = frozenset(table for table, since in _CAME_WITH.items() if since in later)
 
 
 def upgrade_schema(database: Database) -> None:

@@ -153,7 +153,7 @@ class Found:
 def find_versions(session: Session, query: Query) -> list[Found]:
     """Return the versions that meet a query, ordered by axis and number."""
     tags = check_tags(query.tags)
-    if tags and not session.info.get("has_tags", True):
+    if tags and "tags" in session.info.get("lacks", ()):
         return []  # a registry that is older than tags
     tagged = [
         VersionRow.id.in_(select(TagRow.version_id).where(TagRow.name == tag)) for tag in tags
@@ -223,9 +223,9 @@ def _attach(session: Session, conditions: Conditions) -> _Attached:
         blobs={sha256: (size, inline) for sha256, size, inline in session.execute(blobs)},
         aliases=aliases,
         axis_aliases=_grouped(session, AxisAliasRow, [AxisAliasRow.position], conditions),
-        tags=_grouped(session, TagRow, [], conditions)
-        if session.info.get("has_tags", True)
-        else {},
+        tags={}
+        if "tags" in session.info.get("lacks", ())
+        else _grouped(session, TagRow, [], conditions),
     )
 
 

@@ -11,8 +11,9 @@ from datetime import datetime
 from sqlalchemy import case, delete, func, select
 from sqlalchemy.orm import Session, joinedload
 
-from prefreg.errors import RegistryError, UsageError, did_you_mean
+from prefreg.errors import NotStoredError, RegistryError, UsageError, did_you_mean
 from prefreg.registry.known_bases import describe_base, record_base
+from prefreg.registry.presets import refuse_presets
 from prefreg.registry.records import AliasAction, AliasEvent, describe_moment
 from prefreg.registry.schema import (
     AliasEventRow,
@@ -56,15 +57,15 @@ def canonical_name(session: Session, name: str) -> str | None:
     )
 
 
-def unknown_axis(name: str, axes: Mapping[str, Sequence[str]], location: str) -> RegistryError:
+def unknown_axis(name: str, axes: Mapping[str, Sequence[str]], location: str) -> NotStoredError:
     """Say that no vector is of an axis, beside the axes, with their aliases, that have some."""
     if not axes:
-        return RegistryError(
+        return NotStoredError(
             f"There is no vector of axis {name!r}: {location} holds no vectors yet. "
             f"`prefreg add-axis {name}` makes one."
         )
     everything = [*axes, *(alias for aliases in axes.values() for alias in aliases)]
-    return RegistryError(
+    return NotStoredError(
         f"{location} has no vector of axis {name!r}. It has: {', '.join(axes)}."
         f"{did_you_mean(name, everything)}"
     )
@@ -83,6 +84,7 @@ def check_names(session: Session, axis: str, aliases: Iterable[str]) -> tuple[st
     wanted = tuple(alias for alias in dict.fromkeys(aliases) if alias != axis)
     for name in (axis, *wanted):
         check_axis_name(name)
+    refuse_presets(session, (axis, *wanted))
     for other, other_aliases in axis_names(session).items():
         if other == axis:
             continue

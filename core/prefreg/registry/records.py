@@ -7,6 +7,7 @@ from typing import Any, Literal
 from prefreg.errors import UsageError
 from prefreg.files import human_size
 from prefreg.json_values import JsonFields, fields_to_json
+from prefreg.terms import Term
 
 INLINE_LIMIT = 4 * 1024 * 1024
 """Vectors of at most this many bytes live inside the database."""
@@ -183,6 +184,31 @@ class AliasEvent:
             "action": self.action,
             "version": self.number,
             "base": self.base.name,
+            "created": self.created.isoformat(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A version of a named setting."""
+
+    name: str
+    number: int
+    terms: tuple[Term, ...]
+    """Ordered by axis; none is a preset."""
+    note: str | None
+    created: datetime
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.number}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the preset in a form that JSON can hold."""
+        return {
+            "name": self.name,
+            "version": self.number,
+            "terms": list(map(str, self.terms)),
+            "note": self.note,
             "created": self.created.isoformat(),
         }
 

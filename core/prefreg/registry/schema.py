@@ -268,3 +268,19 @@ class MeasurementRow(Base):
     value: Mapped[Any] = mapped_column(Json)
     protocol: Mapped[str]
     created: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class PresetRow(Base):
+    """A version of a preset, or its removal; append-only, so that numbers are not used again."""
+
+    __tablename__ = "presets"
+    __table_args__ = (UniqueConstraint("name", "number"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    number: Mapped[int]
+    """Of a removal, that of the version before it, and one more."""
+    terms: Mapped[str | None]
+    """As text, with spaces between; none where the preset was removed."""
+    note: Mapped[str | None]
+    created: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -10,8 +11,14 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
-from prefreg.errors import RegistryError, VectorError
-from prefreg.registry import blobs, known_bases, listing, maintenance, names, versions
+from prefreg.errors import (
+    NotStoredError,
+    RegistryError,
+    UsageError,
+    VectorError,
+    did_you_mean,
+)
+from prefreg.registry import blobs, known_bases, listing, maintenance, names, presets, versions
 from prefreg.registry.database import Database, check_schema, upgrade_schema
 from prefreg.registry.records import (
     INLINE_LIMIT,
@@ -23,11 +30,13 @@ from prefreg.registry.records import (
     GcReport,
     Measurement,
     NewVersion,
+    Preset,
     Problem,
     VersionRecord,
     VersionSummary,
 )
 from prefreg.registry.schema import AxisRow, BlobRow, VersionRow
+from prefreg.terms import TERM_FORM, Term
 
 STARTER = "starter"
 """The alias of the newest version that ships with prefreg."""
@@ -214,9 +223,9 @@ class Store:
                             refusal = error
                         else:
                             more = versions.describe_places(session, name)
-                            refusal = RegistryError(f"{refusal} The starter has {more}.")
+                            refusal = type(refusal)(f"{refusal} The starter has {more}.")
         if refusal is None:
-            raise RegistryError(f"The starter has no vector of axis {name!r}.")
+            raise NotStoredError(f"The starter has no vector of axis {name!r}.")
         raise refusal
 
     def count(self) -> dict[str, int]:
@@ -321,6 +330,88 @@ class Store:
                 if name is not None:
                     return names.read_history(session, name, alias, at)
         raise names.unknown_axis(axis, self.axes(), self.location)
+
+    def save_preset(self, name: str, terms: Sequence[Term], note: str | None = None) -> Preset:
+        """Save a setting under a name that no axis has, as a new version if it is another one."""
+        wanted = self.check_preset(name, terms)
+        with self.database.writing() as session:
+            return presets.append_preset(session, name, wanted, note, self.now())
+
+    def remove_preset(self, name: str) -> Preset:
+        """Remove a preset with all its versions; return the newest."""
+        with self.database.writing() as session:
+            return presets.drop_preset(session, name, self.location, self.now())
+
+    def presets(self, name: str | None = None) -> list[Preset]:
+        """Return the newest version of every preset by name, or every version of one."""
+        if "presets" in self.database.lacks:
+            return []
+        with self.database.reading() as session:
+            return presets.list_presets(session, name)
+
+    def preset(self, name: str, number: int | None = None, *, at: datetime | None = None) -> Preset:
+        """Return a version of a preset, the newest (of a moment) without a number."""
+        if "presets" in self.database.lacks:
+            raise presets.unknown_preset(name, (), self.location)
+        with self.database.reading() as session:
+            return presets.choose_preset(session, name, number, self.location, at=at)
+
+    def expand(self, terms: Sequence[Term], at: datetime | None = None) -> tuple[Term, ...]:
+        """Put the terms of presets, at a moment if one is given, in the place of their names.
+
+        Raises:
+            UsageError: An axis is named twice, or a name without a coefficient is of no preset.
+            RegistryError: A preset names an axis or a version that was removed.
+        """
+        found: dict[str, tuple[Term, Term]] = {}
+        for term in terms:
+            for each in self._expand(term, at) if term.preset else (term,):
+                axis = self.canonical(each.axis)
+                if axis is None and not term.preset and self.presets(each.axis):
+                    raise UsageError(
+                        f"{each.axis!r} is a preset, no axis: where terms are taken, it stands "
+                        "without a coefficient."
+                    )
+                axis = axis or each.axis
+                if axis in found:
+                    raise UsageError(_describe_twice(axis, *found[axis], term))
+                found[axis] = (term, each)
+        return tuple(each for _, each in found.values())
+
+    def _expand(self, term: Term, at: datetime | None) -> tuple[Term, ...]:
+        name = term.axis
+        if self.canonical(name) is not None:
+            raise UsageError(f"{str(term)!r} is not a term. {TERM_FORM}")
+        if not self.presets(name):
+            known = [each.name for each in self.presets()]
+            there = f"There are: {', '.join(known)}." if known else "There is none yet."
+            raise UsageError(
+                f"{str(term)!r} is not a term, nor the name of a preset. {there}"
+                f"{did_you_mean(name, [*known, *self.axes()])} {TERM_FORM}"
+            )
+        preset = self.preset(name, None if term.reference is None else int(term.reference), at=at)
+        for each in preset.terms:
+            try:
+                self.resolve(each.axis, each.reference)
+            except RegistryError as error:
+                raise RegistryError(f"The preset {preset} cannot be used: {error}") from error
+        return preset.terms
+
+    def check_preset(self, name: str, terms: Sequence[Term]) -> list[Term]:
+        """Return the terms of a preset, ordered by axis, if name, axes and versions are right."""
+        presets.check_preset_name(name)
+        if (axis := self.canonical(name)) is not None:
+            also = "" if axis == name else f" (an alias of {axis!r})"
+            raise RegistryError(f"{name!r} is an axis{also}. Use another name for the preset.")
+        checked = []
+        for term in self.expand(terms):
+            axis = self.resolve(term.axis, term.reference).axis
+            if not term.eta:
+                raise UsageError(f"{term} sets nothing: leave it out of the preset.")
+            checked.append(replace(term, axis=axis))
+        if not checked:
+            raise UsageError("A preset needs at least one term, as in helpful:0.6.")
+        return sorted(checked, key=lambda term: term.axis)
 
     def bases(self) -> list[BaseRecord]:
         """Return every known base model, by name."""
@@ -441,3 +532,13 @@ class Store:
             if not versions.has_version(session, axis, number):  # nor taken over meanwhile
                 blob = blobs.store(session, staged, self.folder)
                 versions.insert_copy(session, record, axis, blob, self.now(), number=number)
+
+
+def _describe_twice(axis: str, first: Term, meant: Term, second: Term) -> str:
+    """Say who names an axis twice: a term that means it, of itself or by a preset, and another."""
+    presets = [f"{each.axis!r}" for each in (first, second) if each.preset]
+    if presets:
+        also = f" (the preset {' and the preset '.join(presets)} sets it)"
+    else:
+        also = "" if meant.axis == axis else f" ({meant.axis!r} is its alias)"
+    return f"The axis {axis!r} is named twice{also}; give it one term."

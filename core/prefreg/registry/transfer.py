@@ -195,7 +195,7 @@ def _copy_rows(database: Database, partial: Path) -> None:
         upgrade_schema(copy)
         with database.reading() as source, copy.writing() as target:
             for table in Base.metadata.sorted_tables:
-                if table.name == "tags" and not database.has_tags:
+                if table.name in database.lacks:
                     continue
                 # A row of blobs may hold hundreds of megabytes: one at a time.
                 at_once = 1 if table is BlobRow.__table__ else _ROWS

@@ -9,7 +9,7 @@ from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.functions import Function
 
-from prefreg.errors import RegistryError, did_you_mean
+from prefreg.errors import NotStoredError, RegistryError, did_you_mean
 from prefreg.registry.known_bases import describe_base, keep_base
 from prefreg.registry.listing import load_summaries, load_version, of_axis, on_base
 from prefreg.registry.names import (
@@ -73,7 +73,7 @@ def choose_version(
         return number
     version = require_number(session, axis, reference)
     if base not in (None, version.weights):
-        raise RegistryError(
+        raise NotStoredError(
             f"{axis}@{version.number} is for base {describe_base(session, version.weights)}, "
             f"not {describe_base(session, base or '')}. {_places(session, axis)}"
         )
@@ -98,7 +98,7 @@ def require_number(session: Session, axis: str, reference: str | int, context: s
     last = last_number(session, axis)
     shown = digits if number is not None else f"{digits[:_LONGEST_NUMBER]}…"
     state = "was removed" if number is not None and 0 < number <= last else "does not exist"
-    raise RegistryError(
+    raise NotStoredError(
         f"{context}Version {shown} of axis {axis!r} {state}. "
         f"The axis has {_listed(_known_versions(session, axis))}."
     )
@@ -287,7 +287,7 @@ def _choose_newest(
     session: Session, axis: str, base: str | None, at: datetime | None, *, forms: bool
 ) -> int:
     newest = _of(func.max(VersionRow.number), axis, base)
-    if not forms and session.info.get("has_tags", True):
+    if not forms and "tags" not in session.info.get("lacks", ()):
         is_form = TagRow.name.startswith(FORM_OF, autoescape=True)
         newest = newest.where(~exists().where(TagRow.version_id == VersionRow.id, is_form))
     then = newest if at is None else newest.where(VersionRow.created <= at)
@@ -296,11 +296,11 @@ def _choose_newest(
         return number
     if at is not None and session.scalar(newest) is not None:
         oldest = session.scalars(_of(func.min(VersionRow.created), axis, base)).one()
-        raise RegistryError(
+        raise NotStoredError(
             f"Axis {axis!r} had no version{_for(session, base)} on {describe_moment(at)}: "
             f"its first was added on {describe_moment(oldest)}."
         )
-    raise RegistryError(
+    raise NotStoredError(
         f"Axis {axis!r} has no version{_for(session, base)}. {_places(session, axis)}"
     )
 
@@ -326,7 +326,7 @@ def _choose_alias(
         if at is not None:
             _refuse_moment(session, axis, alias, at)
         names = sorted({name for _, name in current_aliases(session, axis)})
-        raise RegistryError(
+        raise NotStoredError(
             f"Axis {axis!r} has no version alias {alias!r} in {location}. "
             f"It has: {', '.join(names) or 'none'}.{did_you_mean(alias, names)}"
         )
@@ -339,7 +339,7 @@ def _choose_alias(
     if base is None:
         raise RegistryError(f"{axis}@{alias} is ambiguous: {shown}. Choose with --base.")
     if base not in places:
-        raise RegistryError(
+        raise NotStoredError(
             f"{axis}@{alias} is not set for base {describe_base(session, base)}; it is {shown}."
         )
     return places[base]
@@ -355,7 +355,7 @@ def _refuse_moment(session: Session, axis: str, alias: str, at: datetime) -> Non
         told = f"it was first set on {describe_moment(events[0].created)}"
     else:
         return
-    raise RegistryError(
+    raise NotStoredError(
         f"{axis}@{alias} pointed to nothing on {describe_moment(at)}: {told}. "
         f"`prefreg alias {axis}` shows its history."
     )
@@ -368,7 +368,7 @@ def _require_added(session: Session, axis: str, number: int, at: datetime) -> No
         .where(AxisRow.name == axis, VersionRow.number == number)
     ).one()
     if created > at:
-        raise RegistryError(
+        raise NotStoredError(
             f"{axis}@{number} was added on {describe_moment(created)}, "
             f"after {describe_moment(at)}. Give a later date, or none."
         )
