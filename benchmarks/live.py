@@ -59,7 +59,9 @@ HALF_BILLION = {  # 0.49 B parameters
     "num_key_value_heads": 20,
     "tie_word_embeddings": True,
 }
-TURNS = {"pocket": 60, "smollm2": 8, "llama-0.5b": 8}
+RANDOM = "llama"
+"""So begin the names of models with random weights."""
+TURNS = {"pocket": 60, "smollm2": 8, "llama-0.5b": 8, "llama-0.5b-float32": 8}
 
 
 def spent(work: Callable[[], object]) -> tuple[float, float]:
@@ -85,18 +87,19 @@ def least(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict
 
 
 def load(name: str) -> PreTrainedModel:
-    if name == "llama-0.5b":
+    if name.startswith(RANDOM):
         torch.manual_seed(0)
         make: Any = LlamaForCausalLM
+        dtype = torch.float32 if name.endswith("float32") else torch.bfloat16
         with torch.device("cpu"):
-            made: PreTrainedModel = make(LlamaConfig(**HALF_BILLION)).to(torch.bfloat16).eval()
+            made: PreTrainedModel = make(LlamaConfig(**HALF_BILLION)).to(dtype).eval()
         return made
     with quiet():
         return load_model(resolve_base(name), "auto").eval()
 
 
 def put_dials(name: str, model: PreTrainedModel) -> Dials:
-    if name == "llama-0.5b":
+    if name.startswith(RANDOM):
         names = {each: each for each, _ in model.named_parameters()}
         return Dials(model, Conversion(names))
     return make_dials(model, resolve_base(name))
@@ -310,7 +313,7 @@ def measure_others(name: str, count: int, span: tuple[int, int], rounds: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parts", nargs="+", default=["turns", "batch", "others"])
-    parser.add_argument("--models", nargs="+", default=["pocket", "smollm2", "llama-0.5b"])
+    parser.add_argument("--models", nargs="+", default=list(TURNS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=24, help="of each answer")
@@ -320,7 +323,7 @@ def main() -> None:
     results = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
     results |= {"torch": torch.__version__, "threads": options.threads}
     for name in options.models:
-        bundled = name != "llama-0.5b"
+        bundled = not name.startswith(RANDOM)
         if "turns" in options.parts:
             results.setdefault("turns", {})[name] = measure_turns(name)
         if "batch" in options.parts and bundled:

@@ -248,8 +248,8 @@ def test_harmless_of_the_chat_model_tells_unsafe_requests_from_others(
         (sounds_refusing(texts(pair)[1]), sounds_refusing(texts(pair)[2])) for pair in pairs
     )
     # Refused against done, done against refused, and twice done.
-    assert sides == {(True, False): 200, (False, True): 100, (False, False): 100 + 32}
-    assert len({pair.prompt for pair in pairs}) == 432
+    assert sides == {(True, False): 60, (False, True): 24, (False, False): 24 + 32}
+    assert len({pair.prompt for pair in pairs}) == 140
 
 
 @pytest.mark.parametrize("name", ["verbosity", "politeness"])

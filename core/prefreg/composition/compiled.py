@@ -162,8 +162,11 @@ def sum_block(
 
 MOST_TERMS = 8
 """Of a sum in memory: a function is compiled for as many, and given nothing for those it lacks."""
-_EXPONENT = numpy.uint32(0x7F800000)
-"""All of these bits are set in NaN and infinity alone."""
+_SIZE = numpy.uint32(0x7FFFFFFF)
+_INFINITE = numpy.uint32(0x7F800000)
+"""Without their sign, the bits of infinity and of what is no number are these or more."""
+_HALF = numpy.uint32(0x8000)
+"""What a number is away from, at least, of which rounding to bfloat16 makes infinity."""
 
 
 def _recast(kind: Any, of: Any, llvm: Any) -> Any:
@@ -202,7 +205,7 @@ def _number_of_kind(stored: Any) -> Any:
 
 
 def _put(target: Any, place: int, number: Any) -> Any:
-    """Store a number, rounded as `_round` does; return the exponent that is stored."""
+    """Store a number, rounded as `_round` does; return the bits of its size, as stored or less."""
 
 
 @overload(_put, inline="always")
@@ -211,15 +214,15 @@ def _put_as_kind(target: Any, place: int, number: Any) -> Any:
 
         def put(target: Any, place: int, number: Any) -> Any:
             target[place] = number
-            return _as_bits(number) & _EXPONENT
+            return _as_bits(number) & _SIZE
     else:
 
         def put(target: Any, place: int, number: Any) -> Any:
             bits = _as_bits(number)
             even = (bits >> numpy.uint32(16)) & numpy.uint32(1)
-            rounded = (bits + numpy.uint32(0x7FFF) + even) & numpy.uint32(0xFFFF0000)
+            rounded = bits + numpy.uint32(0x7FFF) + even
             target[place] = numpy.uint16(rounded >> numpy.uint32(16))
-            return max(bits & _EXPONENT, rounded & _EXPONENT)
+            return (bits & _SIZE) + _HALF
 
     return put
 
@@ -307,7 +310,7 @@ def add_into(
             else:
                 found = _sum_few(sums, target, some, one, two, three)
             largest = max(largest, found)
-    return bool(largest == _EXPONENT)
+    return bool(largest >= _INFINITE)
 
 
 class PlainBlocks:
