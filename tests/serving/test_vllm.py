@@ -23,7 +23,7 @@ from prefreg.serving.setting_adapters import Adapters, Settings, make_plan, roun
 from prefreg.serving.vllm import DialWorker
 from prefreg.terms import as_terms
 from prefreg.vectors.dense import write_dense
-from prefreg.vectors.lora_layers import linear_layers
+from prefreg.vectors.lora_layers import LoraLayers
 from prefreg.vectors.lowrank import Factors, write_low_rank
 from prefreg.vectors.tensors import MemoryTensors
 
@@ -48,7 +48,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory, base: BaseModel) -> Path:
                     torch.randn(layer.shape[0], rank, generator=generator),
                     torch.randn(rank, layer.shape[1], generator=generator),
                 )
-                for layer in linear_layers(base.checkpoint).values()
+                for layer in LoraLayers(base.checkpoint).text.values()
                 if not layer.output
             }
             write_low_rank(factors, folder / axis)

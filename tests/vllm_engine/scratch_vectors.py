@@ -11,7 +11,7 @@ from prefreg.files import work_folder
 from prefreg.registry import NewVersion
 from prefreg.registry.store import Store
 from prefreg.vectors.dense import write_dense
-from prefreg.vectors.lora_layers import linear_layers
+from prefreg.vectors.lora_layers import LoraLayers
 from prefreg.vectors.lowrank import Factors, write_low_rank
 from prefreg.vectors.tensors import MemoryTensors, read_tensor
 
@@ -29,7 +29,7 @@ def random_factors(base: BaseModel, seed: int) -> dict[str, Factors]:
     """Make factors for every linear layer of a base, that change what it says but not the talk."""
     generator = torch.Generator().manual_seed(seed)
     found = {}
-    for layer in linear_layers(base.checkpoint).values():
+    for layer in LoraLayers(base.checkpoint).text.values():
         if layer.output:
             continue
         rows, columns = layer.shape
