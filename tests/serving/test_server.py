@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,6 +15,8 @@ import pytest
 import torch
 
 import prefreg
+import tiny
+from low_rank import add_dense
 from prefreg.composition.in_memory import SteeredModel
 from served import QUESTION, STARTER, Served, serving
 
@@ -489,6 +492,20 @@ def test_a_crowd_beyond_the_queue_is_sent_away_for_a_while(locked: Served) -> No
     assert refused.json()["error"]["type"] == "rate_limit_error"
     too_many = locked.post("/v1/chat/completions", body | {"n": 3}, **headers)
     assert "3 answers are more than the 2" in too_many.json()["error"]["message"]
+
+
+def test_a_vector_of_another_base_is_refused_by_name(served: Served, tmp_path: Path) -> None:
+    other = tiny.in_base(lambda: tiny.llama(tied=True), tmp_path / "other")
+    added = add_dense(served.registry, other, "foreign", seed=0)
+    try:
+        told = served.post("/v1/chat/completions", {**GREEDY, "model": "pocket+foreign:1"})
+        listed = served.get("/v1/axes").json()["data"]
+    finally:
+        prefreg.open(served.registry, starter=False).remove("foreign", added.number)
+    assert told.status_code == 404
+    assert "foreign" in told.json()["error"]["message"]
+    assert "other" in told.json()["error"]["message"]
+    assert "foreign" not in [axis["name"] for axis in listed]
 
 
 def test_a_registry_may_vanish_and_come_back(locked: Served) -> None:
