@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from prefreg.registry.listing import Found
     from prefreg.registry.transfer import Backup
     from prefreg.serving.conversation import Conversation
+    from prefreg.sharing.report import Report
     from prefreg.training.add_axis import AxisPreview
     from prefreg.training.doctor import Examination, empty_cache
     from prefreg.training.fine_tuning import SFTResult
@@ -952,6 +953,23 @@ class Registry:
 
         with self.access.reading() as store:
             return transfer.back_up(store, Path(file), overwrite=overwrite)
+
+    def report(
+        self,
+        output: str | Path,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> "Report":
+        """Write a site of the registry into a folder, whole or not at all; it needs no network.
+
+        Raises:
+            RegistryError: The registry is missing or damaged.
+            OutputError: The folder cannot be written, or holds what prefreg did not write.
+        """
+        from prefreg.sharing.report import write_report
+
+        return write_report(self.access, Path(output), overwrite=overwrite, progress=progress)
 
     def remove(self, axis: str, number: int, *, force: bool = False) -> VersionRecord:
         """Remove a version; one that an alias names only with `force`."""
