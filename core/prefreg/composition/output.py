@@ -13,10 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from prefreg.checkpoints.base_licence import CARD_FILE
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, INDEX_FILE, companions, read_companion
 from prefreg.composition.layout import OutputFile, index_file, parse_size, plan_files
 from prefreg.composition.plan import Plan, opened
-from prefreg.composition.recipe import CARD_FILE, checkpoint_card, config_file, recipe, recipe_file
+from prefreg.composition.recipe import (
+    checkpoint_card,
+    config_file,
+    plan_licences,
+    recipe,
+    recipe_file,
+)
 from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import THREADS, write_weights
 from prefreg.errors import OutputError, listed
@@ -32,6 +39,7 @@ from prefreg.files import (
 )
 from prefreg.json_values import fields_to_json, parse_json
 from prefreg.progress import Progress
+from prefreg.registry.licences import Licences
 from prefreg.vectors.stored import parse_dtype, require_device
 
 RECIPE_FILE = "prefreg.json"
@@ -58,6 +66,8 @@ class Composed:
     """What the rounding left of the requested change; absent when none was requested."""
     files: dict[str, str] | None
     """sha256 by file name, without the recipe and the card; only where they were asked for."""
+    licences: Licences
+    """Of the base and of the vectors that change it, as they were recorded."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -130,7 +140,9 @@ def write_composition(
             (folder / name).parent.mkdir(exist_ok=True)
             write_file(folder / name, data, durable=durable)
         write_recipe(folder, content, durable=durable)
-    return Composed(destination, plan.formula, str(plan.base), size, survival, hashes)
+    return Composed(
+        destination, plan.formula, str(plan.base), size, survival, hashes, plan_licences(plan)
+    )
 
 
 @contextmanager
