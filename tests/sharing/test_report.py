@@ -102,6 +102,8 @@ def test_the_pages_say_what_the_registry_holds(registry: Path, tmp_path: Path) -
     assert "helpful@2 verbosity@1 helpful@2 1 0.80 verbosity@1 0.80 1" in index
     assert "calm@2 helpful:0.8 verbosity:-0.3 @1 was helpful:0.6 – 2026-03-01" in index
 
+    assert "data helpsteer2 of helpful@2 cc-by-4.0 what verbosity@1 was made of not rec" in index
+
     page = Read(pages["axis-helpful.html"]).text
     assert "3 versions; the newest is helpful@2 on org/small" in page
     assert "positive pole 97.5% of 40 held-out pairs" in page

@@ -12,6 +12,7 @@ import click
 
 from prefreg.cli import (
     axis_commands,
+    bundle_commands,
     chat_commands,
     choosing_commands,
     completion_commands,
@@ -85,6 +86,7 @@ _GROUPS = {
         registry_commands.search,
         registry_commands.report,
     ],
+    "Share": bundle_commands.COMMANDS,
     "Care for it": [*vector_commands.NAMING, *registry_commands.COMMANDS],
     "This installation": [registry_commands.doctor, completion_commands.completion],
 }

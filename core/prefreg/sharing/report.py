@@ -24,7 +24,9 @@ from prefreg.files import human_size
 from prefreg.json_values import JsonFields
 from prefreg.progress import Progress
 from prefreg.registry import Access, AliasEvent, Store, VersionRecord
+from prefreg.registry.licences import licences_of
 from prefreg.sharing.charts import Chart, Line, Point, spark
+from prefreg.sharing.record_file import public_name
 from prefreg.terms import AXIS_NAME
 
 _MOST_COSINES = 16
@@ -91,7 +93,7 @@ class _Site:
             lstrip_blocks=True,
         )
         self._environment.filters |= {
-            "size": human_size, "short": _short_name, "figure": _figure, "moment": _moment,
+            "size": human_size, "short": public_name, "figure": _figure, "moment": _moment,
         }  # fmt: skip
         place = store.location
         self._environment.globals |= {
@@ -135,7 +137,7 @@ class _Site:
             ],
             "matrices": matrices,
             "presets": [(each, self._store.presets(each.name)) for each in self._store.presets()],
-            "licences": [],
+            "licences": licences_of(chain.from_iterable(newest_ones.values())),
         }
 
     def _axis(self, axis: str, records: Sequence[VersionRecord]) -> dict[str, Any]:
@@ -167,7 +169,7 @@ class _Site:
         from prefreg.evaluation.weight_geometry import align
 
         if self._progress is not None:
-            self._progress(f"cosines on {_short_name(records[0].base.name)}", 0, 1)
+            self._progress(f"cosines on {public_name(records[0].base.name)}", 0, 1)
         shown = records[:_MOST_COSINES]
         try:
             sources = [(each, self._store.vector_source(each)) for each in shown]
@@ -383,7 +385,7 @@ def _history(records: Sequence[VersionRecord], events: Sequence[AliasEvent]) -> 
 def _lineage(record: VersionRecord) -> list[tuple[str, str]]:
     """Return what a version came from, step by step."""
     base = record.base
-    steps = [("base", f"{_short_name(base.name)} · weights {base.weights[:12]}")]
+    steps = [("base", f"{public_name(base.name)} · weights {base.weights[:12]}")]
     sources = _get(record, "data", "sources")
     for source in sources if isinstance(sources, list) else ():
         rows, licence = _number(_get(source, "rows")), _get(source, "licence")
@@ -432,8 +434,3 @@ def _figure(value: Any) -> str:
 
 def _moment(value: Any) -> str:
     return f"{value:%Y-%m-%d %H:%M}"
-
-
-def _short_name(name: str) -> str:
-    """Return a base's name; of a folder only its own, as the rest tells of a machine."""
-    return Path(name).name if Path(name).is_absolute() else name
