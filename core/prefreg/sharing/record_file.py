@@ -26,12 +26,13 @@ def record_document(record: VersionRecord) -> dict[str, Any]:
     """Return the whole record for others, without the folders of this machine."""
     content = record.to_json() | {"aliases": [], "inline": False, "starter": False}
     content["base"] |= {"name": public_name(record.base.name), "path": None}
-    return {"prefreg": "vector", "format": FORMAT, **_without_folders(content)}
+    whole: dict[str, Any] = finite(_without_folders(content))
+    return {"prefreg": "vector", "format": FORMAT, **whole}
 
 
 def record_file(record: VersionRecord) -> bytes:
     """Return the record as the bytes of its file; equal records give equal bytes."""
-    text = json.dumps(finite(record_document(record)), indent=1, ensure_ascii=False)
+    text = json.dumps(record_document(record), indent=1, ensure_ascii=False)
     return f"{text}\n".encode()
 
 
