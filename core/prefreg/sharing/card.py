@@ -6,8 +6,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from prefreg.composition.resolve import CALIBRATION, RANGE, newest
-from prefreg.evaluation.evaluate import MEASUREMENT
+from prefreg.composition.resolve import CALIBRATION, EVALUATION, RANGE, newest
 from prefreg.files import human_size
 from prefreg.registry import VersionRecord
 from prefreg.registry.licences import Licences
@@ -121,7 +120,7 @@ def _results(record: VersionRecord) -> Iterator[EvalResult]:
         for name, title in _REPORTED.items():
             if name in report:
                 yield _result(sources, name, title.format(pole), report[name])
-    found = newest(record, MEASUREMENT)
+    found = newest(record, EVALUATION)
     if found is None:
         return
     for name, figure in found["figures"].items():
