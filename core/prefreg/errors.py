@@ -10,6 +10,7 @@ PrefregError            1   a known problem, told in one message
 │   └── NotStoredError  1   an axis or a version that a registry does not hold
 ├── OutputError         1   a destination that cannot or must not be written
 ├── BundleError         1   a file of vectors that is none, damaged, or not signed as it must be
+├── HubError            1   a Hub that refuses or cannot be reached, or a repository of others
 ├── TrainingError       1   a run that could not be carried out
 ├── BusyError           1   more is asked of a live model than it keeps waiting
 └── GateError           3   a run that was carried out and did not meet its gate
@@ -81,6 +82,10 @@ class OutputError(PrefregError):
 
 class BundleError(PrefregError):
     """A file of vectors that is none, is damaged, or is not signed by whom it must be."""
+
+
+class HubError(PrefregError):
+    """The Hub refuses, cannot be reached, or has a repository that is not what was asked for."""
 
 
 class TrainingError(PrefregError):

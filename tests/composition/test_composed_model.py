@@ -353,6 +353,7 @@ def test_the_card_is_one_the_hub_reads_and_tells_no_path(
     assert card.data.to_dict() == {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
+        "base_model_relation": "merge",
         "tags": ["prefreg", "preference-vectors", "merge"],
     }
     assert card.text.startswith("\n# base + 1·helpful@1\n")

@@ -46,6 +46,10 @@ def test_a_record_comes_back_without_the_folders_of_the_machine(record: VersionR
     assert record_file(found) == data
 
 
+def measured(kind: str, value: Any) -> dict[str, Any]:
+    return {"kind": kind, "value": value, "protocol": "p", "created": "2026-01-01"}
+
+
 def change(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
     def apply(content: dict[str, Any]) -> None:
         *path, last = name.split(".")
@@ -79,6 +83,17 @@ def change(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("tags", [1], "expected string"),
         ("metadata", [], "'metadata' is of another kind"),
         ("measurements", [{}], "it has no 'kind'"),
+        ("metadata.geometry", {"norm": "long"}, "'metadata.geometry.norm' is of another kind"),
+        ("metadata.geometry", 1, "'metadata.geometry' is of another kind"),
+        ("metadata.data.sources", [{"source": 1}], "'metadata.data.sources.0.source' is of"),
+        (
+            "metadata.poles",
+            {"positive": {"report": {"accuracy": ""}}},
+            "'metadata.poles.positive.report.acc",
+        ),
+        ("measurements", [measured("range", {"low": -1})], "it has no 'high'"),
+        ("measurements", [measured("range", 7)], "'range' is of another kind"),
+        ("measurements", [measured("evaluation", {"eta": 1, "figures": {"kl": {}}})], "no 'value'"),
         ("measurements", [1], "not subscriptable"),
         ("note", "\ud800", "it is no record of a vector"),
     ],

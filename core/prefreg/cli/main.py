@@ -12,7 +12,6 @@ import click
 
 from prefreg.cli import (
     axis_commands,
-    bundle_commands,
     chat_commands,
     choosing_commands,
     completion_commands,
@@ -22,6 +21,7 @@ from prefreg.cli import (
     preset_commands,
     registry_commands,
     serving_commands,
+    sharing_commands,
     training_commands,
     vector_commands,
 )
@@ -86,7 +86,7 @@ _GROUPS = {
         registry_commands.search,
         registry_commands.report,
     ],
-    "Share": bundle_commands.COMMANDS,
+    "Share": sharing_commands.COMMANDS,
     "Care for it": [*vector_commands.NAMING, *registry_commands.COMMANDS],
     "This installation": [registry_commands.doctor, completion_commands.completion],
 }

@@ -162,7 +162,8 @@ def _card(
     base = plan.base
     header = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
     if base.revision is not None:
-        header += [f"base_model: {json.dumps(base.name)}", f"base_model_relation: {relation}"]
+        header.append(f"base_model: {json.dumps(base.name)}")
+    header.append(f"base_model_relation: {relation}")  # the Hub would guess it by the files
     licences = plan_licences(plan)
     header += licences.card_header(read_licence(base).link)
     header += ["tags:", "- prefreg", "- preference-vectors", f"- {tag}", "---", ""]

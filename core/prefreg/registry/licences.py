@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from prefreg.axes.row_sources import forbids_commercial_use
 from prefreg.checkpoints.base_licence import BaseLicence, read_licence
@@ -85,6 +85,17 @@ class Licences:
     """The licences of all that went into weights: the base, the data, the vectors themselves."""
 
     parts: tuple[Licensed, ...]
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        """Read what `to_json` wrote; older recipes have nothing of it."""
+        parts = content.get("parts") if isinstance(content, dict) else None
+        return cls(
+            tuple(
+                Licensed(str(part["what"]), part.get("licence"), bool(part.get("gated")))
+                for part in parts or ({"what": "all of it"},)
+            )
+        )
 
     def warnings(self) -> dict[Concern, str]:
         """Say by concern, in one line each, what was recorded and of which things."""

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+from prefreg.composition.resolve import CALIBRATION, EVALUATION, RANGE
 from prefreg.errors import PrefregError, VectorError
 from prefreg.json_values import finite, parse_json
 from prefreg.registry import BaseRecord, Measurement, VersionRecord
@@ -19,6 +20,29 @@ VECTOR_FILE = "vector.safetensors"
 _HEX = frozenset("0123456789abcdef")
 _MOST = 2**62
 
+_NUMBER, _MAYBE = (int, float), (int, float, type(None))
+_WORDS = (str, type(None))
+_MEASURED: dict[str, dict[str, tuple[type, ...]]] = {
+    RANGE: {"low": _NUMBER, "high": _NUMBER, "below.reason": _WORDS, "above.reason": _WORDS},
+    CALIBRATION: {"goal": (str,), "unit": (str,), "positive.eta": _MAYBE, "negative.eta": _MAYBE},
+    EVALUATION: {"eta": _NUMBER, "figures.*.value": _NUMBER},
+}
+"""What commands look up in measurements, by their kind: the path to it, and what it may be."""
+_RECORDED: dict[str, tuple[type, ...]] = {
+    "geometry.norm": _MAYBE,
+    "geometry.positive_norm": _MAYBE,
+    "geometry.negative_norm": _MAYBE,
+    "geometry.cosine_poles": _MAYBE,
+    "base.licence": (dict, type(None)),
+    "data.origin": _WORDS,
+    "data.renderings": (list,),
+    "data.sources.*.source": (str,),
+    "poles.*.report.accuracy": _NUMBER,
+    "poles.*.report.mean_margin": _NUMBER,
+    "training.template_options": (dict, type(None)),
+}
+"""The same of metadata, where any of it may be missing."""
+
 Value = TypeVar("Value")
 
 
@@ -26,12 +50,13 @@ def record_document(record: VersionRecord) -> dict[str, Any]:
     """Return the whole record for others, without the folders of this machine."""
     content = record.to_json() | {"aliases": [], "inline": False, "starter": False}
     content["base"] |= {"name": public_name(record.base.name), "path": None}
-    return {"prefreg": "vector", "format": FORMAT, **_without_folders(content)}
+    whole: dict[str, Any] = finite(_without_folders(content))
+    return {"prefreg": "vector", "format": FORMAT, **whole}
 
 
 def record_file(record: VersionRecord) -> bytes:
     """Return the record as the bytes of its file; equal records give equal bytes."""
-    text = json.dumps(finite(record_document(record)), indent=1, ensure_ascii=False)
+    text = json.dumps(record_document(record), indent=1, ensure_ascii=False)
     return f"{text}\n".encode()
 
 
@@ -72,6 +97,11 @@ def _read(content: Mapping[str, Any]) -> VersionRecord:
     if not all(isinstance(name, str) and AXIS_NAME.fullmatch(name) for name in axes):
         raise VectorError("a name of its axis is none")
     created = _moment(content["created"])
+    for path, kinds in _RECORDED.items():
+        _check(content["metadata"], path, kinds, optional=True, at="metadata")
+    for each in _of(content, "measurements", list):
+        for path, kinds in _MEASURED.get(each["kind"], {}).items():
+            _check(each["value"], path, kinds, at=each["kind"])
     return VersionRecord(
         axis=content["axis"],
         number=_whole(content, "version", low=1),
@@ -113,6 +143,25 @@ def _of(content: Mapping[str, Any], name: str, *kinds: type) -> Any:
     if not isinstance(value, kinds):
         raise VectorError(f"{name!r} is of another kind")
     return value
+
+
+def _check(
+    value: Any, path: str, kinds: tuple[type, ...], *, at: str, optional: bool = False
+) -> None:
+    """Require what stands at a path of names, of which `*` means every one."""
+    if not path:
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise VectorError(f"{at!r} is of another kind")
+        return
+    name, _, rest = path.partition(".")
+    if name == "*" and isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        raise VectorError(f"{at!r} is of another kind")
+    if name != "*" and name not in value and not optional:
+        raise VectorError(f"it has no {name!r}")
+    for each in value if name == "*" else [name] if name in value else []:
+        _check(value[each], rest, kinds, optional=optional, at=f"{at}.{each}")
 
 
 def _whole(content: Mapping[str, Any], name: str, *, low: int = 0) -> int:
