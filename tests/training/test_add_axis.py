@@ -11,6 +11,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 import prefreg
 import worded
 from prefreg.errors import BaseModelError, DataError
+from prefreg.evaluation.pole_curves import plot_version
 from prefreg.registry import Access, VersionRecord
 from prefreg.training.add_axis import prepare
 from prefreg.training.axis_request import AxisRequest
@@ -132,6 +133,8 @@ def test_a_run_that_leaves_a_setting_out_is_not_one_that_set_it(
     giving = add(tmp_path, base, data, poles="sft", answers=0)
     assert giving.metadata["training"]["poles"] == "sft"
     assert giving.metadata["training"]["settings"]["loss_type"] == ["sft"]
+    assert {point["margin"] for point in giving.metadata["poles"]["negative"]["curve"]} == {None}
+    plot_version(giving, tmp_path / "giving.png")
     assert add(tmp_path, base, data, poles="sft", answers=0) == giving
     preferring = add(tmp_path, base, data, answers=0)
     assert (preferring.number, preferring.metadata["training"]["poles"]) == (2, "dpo")
