@@ -47,8 +47,9 @@ class AxisRequest:
     """A checkpoint that is the positive pole already; only the other is trained."""
     minus: str | None = None
     """The same for the negative pole."""
-    poles: Poles = "dpo"
-    """How a pole is made: dpo prefers its answers, sft gives them."""
+    poles: Poles | None = None
+    """How a pole is made: dpo prefers its answers, sft gives them.
+    [default: the axis's own, mostly dpo]"""
     limit: int | None = None
     """Read at most this many rows."""
     revision: str | None = None
