@@ -177,7 +177,6 @@ def prepare(
         request,
         found,
         base,
-        kind,
         settings,
         lora,
         existing,
@@ -185,7 +184,8 @@ def prepare(
         mixture,
         pairs,
         precision,
-        seconds=time.perf_counter() - started,
+        kind,
+        time.perf_counter() - started,
     )
 
 

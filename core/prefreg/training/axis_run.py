@@ -63,7 +63,6 @@ class AxisRun:
     request: AxisRequest
     found: FoundAxis
     base: BaseModel
-    poles: Poles
     settings: Settings
     options: LoraOptions | None
     """Of LoRA, where the poles are adapters."""
@@ -73,6 +72,7 @@ class AxisRun:
     """Where the rows came from."""
     pairs: PairSet
     precision: Precision
+    poles: Poles = "dpo"
     seconds: float = 0.0
     """What it took to come so far."""
 
