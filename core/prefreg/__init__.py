@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     __version__: str
 
     from prefreg.api import Registry, open, steer
-    from prefreg.axes.asking_sources import ContrastSource, OnPolicySource, RankedSource
+    from prefreg.axes.asking_sources import (
+        ContrastSource,
+        OnPolicySource,
+        RankedSource,
+        RewrittenSource,
+    )
     from prefreg.axes.axis import (
         AskedBase,
         Axis,
@@ -61,7 +66,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": "Registry open steer",
-    "axes.asking_sources": "ContrastSource OnPolicySource RankedSource",
+    "axes.asking_sources": "ContrastSource OnPolicySource RankedSource RewrittenSource",
     "axes.axis": "AskedBase Axis BaseAnswer LicensedSource Message PreferencePair Row "
     "SourceRequest SourceRows",
     "axes.bundled_base": "BundledBase",
@@ -119,6 +124,7 @@ __all__ = [
     "Registry",
     "RegistryError",
     "ReproduceRequest",
+    "RewrittenSource",
     "Row",
     "SFTRequest",
     "Sampling",

@@ -538,6 +538,9 @@ class Axis:
     """The licence of the data of every source that states none of its own."""
     default_data: tuple[str, ...] = field(default=(), kw_only=True)
     """What `--data` says when nobody gives it, as `("a:0.7", "b:0.3")`; else the first source."""
+    training: Mapping[str, Mapping[str, object]] = field(default_factory=dict, kw_only=True)
+    """For a base that has a name, how the axis is trained there by default: `poles`, and fields of
+    DPOConfig over the base's own."""
     owner: str | None = field(default=None, kw_only=True, compare=False, repr=False)
     """The plugin that brought the axis, for messages; set when it is loaded."""
 
@@ -555,6 +558,12 @@ class Axis:
             raise AxisError(f"The sources of axis {self.name!r} are no mapping of names.")
         if not self.sources:
             raise AxisError(f"Axis {self.name!r} has no source of rows.")
+        if not isinstance(self.training, Mapping) or not all(
+            isinstance(settings, Mapping) for settings in self.training.values()
+        ):
+            raise AxisError(
+                f"The training of axis {self.name!r} is no mapping of settings for each base."
+            )
         lines: list[tuple[str, object]] = [("summary", self.summary)]
         for name in self.sources:
             lines += [("source name", name), ("licence", self.licence_of(name) or "")]
