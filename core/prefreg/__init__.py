@@ -76,8 +76,8 @@ _HOMES = {
     "axes.yaml_axes": "axis_from_yaml",
     "choosing.choosing_request": "TuneRequest",
     "composition.composition_request": "CompositionRequest ExportRequest",
-    "errors": "AxisError BaseModelError BundleError DataError GateError HubError OutputError PrefregError "
-    "RangeWarning RegistryError TrainingError UsageError VectorError",
+    "errors": "AxisError BaseModelError BundleError DataError GateError HubError OutputError "
+    "PrefregError RangeWarning RegistryError TrainingError UsageError VectorError",
     "evaluation.evaluation_request": "Calibrating Comparing CompressionRequest ConsistencyRequest "
     "EvaluationRequest InterferenceRequest Reach",
     "evaluation.paper.run_folder": "ReproduceRequest",

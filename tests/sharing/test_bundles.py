@@ -647,24 +647,22 @@ def test_no_name_leads_out_of_a_folder(name: str) -> None:
         assert io.StringIO(name).read() == name.strip()
 
 
-@pytest.mark.parametrize(
-    "metadata",
-    [
-        {"base": [1], "data": {"sources": 7}, "licence": {}},
-        {"base": {"licence": {"licence": 7, "gated": "x"}}, "data": {"sources": [1, {}]}},
-        {"data": [], "poles": 7, "origin": [None]},
-    ],
-)
-def test_any_metadata_travels_and_is_told(
-    made: Path, tmp_path: Path, metadata: dict[str, Any]
-) -> None:
+def test_metadata_that_no_run_wrote_is_refused_or_travels(made: Path, tmp_path: Path) -> None:
     content = members(made)
-    record = json.loads(content["records/helpful@1.json"]) | {"metadata": metadata}
-    content["records/helpful@1.json"] = json.dumps(record).encode()
-    done = prefreg.open(tmp_path / "new.db").unbundle(pack(tmp_path / "b.zip", described(content)))
+    record = json.loads(content["records/helpful@1.json"])
+
+    def with_metadata(metadata: dict[str, Any]) -> Path:
+        content["records/helpful@1.json"] = json.dumps(record | {"metadata": metadata}).encode()
+        return pack(tmp_path / "b.zip", described(content))
+
+    for metadata in ({"base": [1]}, {"data": {"sources": 7}}, {"data": []}, {"poles": 7}):
+        assert "records/helpful@1.json of" in refused(with_metadata(metadata), tmp_path)
+    strange = {"base": {"licence": {"licence": 7}}, "licence": {}, "origin": [None]}
+    done = prefreg.open(tmp_path / "new.db").unbundle(with_metadata(strange))
     assert done.licences.parts[1].what == "what helpful@1 was made of"
     again = bundle(tmp_path / "new.db", tmp_path / "again.zip", "helpful@1")
-    prefreg.open(tmp_path / "newer.db").unbundle(again)
+    found = prefreg.open(tmp_path / "newer.db").unbundle(again).versions[0].record
+    assert found.metadata["origin"]["before"]["before"] == [None]
 
 
 def test_a_registry_is_not_made_of_a_bundle_that_is_refused(made: Path, tmp_path: Path) -> None:

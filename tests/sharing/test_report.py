@@ -204,7 +204,7 @@ def test_a_registry_without_a_version_has_a_site(tmp_path: Path) -> None:
 _KEYS = (
     "poles positive report accuracy pairs curve step loss geometry norm cosine_poles data sources "
     "source rows audit training settings environment packages seconds total plugin distribution "
-    "low high below above readings eta effect value figure goal"
+    "low high below above readings eta effect value figure goal base licence gated title origin"
 )
 _DOCUMENTS = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
