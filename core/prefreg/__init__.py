@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     __version__: str
 
     from prefreg.api import Registry, open, steer
+    from prefreg.axes.answer_texts import sounds_refusing
     from prefreg.axes.asking_sources import (
         ContrastSource,
         OnPolicySource,
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": "Registry open steer",
+    "axes.answer_texts": "sounds_refusing",
     "axes.asking_sources": "ContrastSource OnPolicySource RankedSource RewrittenSource",
     "axes.axis": "AskedBase Axis BaseAnswer LicensedSource Message PreferencePair Row "
     "SourceRequest SourceRows",
@@ -141,6 +143,7 @@ __all__ = [
     "hookimpl",
     "open",
     "parse_term",
+    "sounds_refusing",
     "steer",
     "stream_hub_rows",
 ]

@@ -11,10 +11,10 @@ import pytest
 
 import prefreg
 from prefreg import Axis, BaseAnswer, Message, PreferencePair, SourceRequest, pocket
+from prefreg.axes.answer_texts import sounds_refusing
 from prefreg.axes.axis import Text, plain_text
 from prefreg.axes.plugins import load_axes
 from prefreg.data.mixture import default_source
-from prefreg.models.generation import sounds_refusing
 
 PUBLISHED_ONLY = ("humanlike", "psychocounsel")
 NAMES = ("directness", "harmless", "helpful", "honesty", "politeness", "verbosity")

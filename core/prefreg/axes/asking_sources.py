@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from prefreg.axes.answer_texts import repetition, word_count
 from prefreg.axes.axis import (
     AskedBase,
     BaseAnswer,
@@ -25,8 +26,6 @@ from prefreg.axes.axis import (
     plain_text,
     read_message,
     read_told,
-    repetition,
-    word_count,
 )
 from prefreg.axes.expressions import BadExpressionError, Expression, parse_expression
 from prefreg.axes.isolation import score

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
@@ -187,21 +187,6 @@ Pair = TypeVar("Pair", bound=PreferencePair)
 def plain_text(text: Text) -> str:
     """Join the contents of messages without separators; a string is returned as it is."""
     return text if isinstance(text, str) else "".join(message.content for message in text)
-
-
-def word_count(text: Text) -> int:
-    """Count the words of a text, messages joined."""
-    return len(plain_text(text).split())
-
-
-SPAN = 4
-"""Words or tokens that make a run: shorter ones come twice in sound text."""
-
-
-def repetition(parts: Sequence[Hashable], span: int = SPAN) -> float:
-    """Return the share of runs of `span` words or tokens that occur earlier in a reply."""
-    runs = [tuple(parts[at : at + span]) for at in range(len(parts) - span + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def is_blank(text: Text) -> bool:

@@ -10,7 +10,6 @@ from prefreg.composition.resolve import CALIBRATION, EVALUATION, RANGE, newest
 from prefreg.files import human_size
 from prefreg.registry import VersionRecord
 from prefreg.registry.licences import Licences
-from prefreg.sharing.record_file import public_name
 from prefreg.terms import brief_eta
 
 PICTURE_FILE = "training.png"
@@ -44,7 +43,7 @@ def vector_card(
         found.to_yaml().rstrip(),
         "---",
         "",
-        f"# {record.axis}: a preference vector for {public_name(record.base.name)}",
+        f"# {record.axis}: a preference vector for {record.base.name}",
         "",
         "θ = θ_base + η·φ turns this model along one human preference, with η any number of any "
         f"sign, and without training. {_origin(record)} Made by prefreg.",
@@ -92,7 +91,7 @@ def _facts(record: VersionRecord) -> list[str]:
     span, unit = newest(record, RANGE), newest(record, CALIBRATION)
     facts = {
         "axis": ", ".join([record.axis, *record.axis_aliases]),
-        "base": f"{public_name(record.base.name)}, weights `{record.base.weights}`",
+        "base": f"{record.base.name}, weights `{record.base.weights}`",
         "form": f"{record.kind}, {record.dtype}, {human_size(record.size)}",
         "sha256": f"`{record.sha256}`",
         "data": data.get("origin"),

@@ -27,7 +27,7 @@ from prefreg.checkpoints.bases import BaseModel, resolve_base
 from prefreg.checkpoints.bundled import find_bundled
 from prefreg.composition.output import RECIPE_FILE, read_composed
 from prefreg.composition.plan import Plan, PlannedTerm, opened
-from prefreg.composition.resolve import find_base
+from prefreg.composition.resolve import find_base, identify
 from prefreg.errors import (
     BaseModelError,
     HubError,
@@ -131,7 +131,7 @@ def push_vector(
             repository,
             licences,
             picture=PICTURE_FILE in files,
-            adapter=len(files) > 1 + (PICTURE_FILE in files),
+            adapter=_ADAPTER in files,
         )
         document = record_document(record) | {"contents": sorted(files)}
         files[RECIPE_FILE] = _json_file(document)
@@ -195,9 +195,10 @@ def pull(access: Access, spec: str, *, base: str | None = None, name: str | None
     with opened(Plan(model, [PlannedTerm(record, 1.0, path)])):
         pass
     origin = {"hub": repository, "revision": commit, "version": str(record)}
+    here = identify(model)
     taken = replace(
         record,
-        base=replace(record.base, name=model.name, revision=model.revision, path=_folder(model)),
+        base=replace(record.base, name=here.name, revision=here.revision, path=here.path),
         metadata=record.metadata | {"origin": origin},
     )
     with access.writing() as store:
@@ -364,10 +365,6 @@ def _base_of(access: Access, record: VersionRecord, spec: str | None) -> BaseMod
             f"{model} has {model.fingerprint.weights[:12]}. Nothing was stored."
         )
     return model
-
-
-def _folder(model: BaseModel) -> str | None:
-    return model.name if Path(model.name).is_absolute() else None
 
 
 def _check_name(repository: str) -> None:
