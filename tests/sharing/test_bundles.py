@@ -232,9 +232,12 @@ def test_a_file_that_is_there_is_replaced_only_on_request(source: Path, tmp_path
         bundle(source, tmp_path / "b.zip", "helpful")
     with pytest.raises(OutputError, match="cannot be written: No such file"):
         bundle(source, tmp_path / "nowhere" / "b.zip", "helpful")
+    with pytest.raises(OutputError, match=r"b.zip is no bundle, so it is not replaced"):
+        bundle(source, tmp_path / "b.zip", "helpful", overwrite=True)
     assert (tmp_path / "b.zip").read_text() == "my thesis"
-    bundle(source, tmp_path / "b.zip", "helpful", overwrite=True)
-    assert "bundle.json" in members(tmp_path / "b.zip")
+    bundle(source, tmp_path / "c.zip", "helpful@1")
+    bundle(source, tmp_path / "c.zip", "helpful@2", overwrite=True)
+    assert "records/helpful@2.json" in members(tmp_path / "c.zip")
 
 
 def refused(file: Path, folder: Path, **options: Any) -> str:
@@ -383,6 +386,7 @@ def test_records_and_vectors_must_belong_together(made: Path, tmp_path: Path) ->
         ({"base": "0" * 64}, "holds a base of no version"),
         ({"files": {}}, "is not the file that it names"),
         ({"files": None}, "AttributeError"),
+        ({"presets": [{"name": "calm", "terms": [], "note": "\ud800"}]}, "is none of prefreg"),
     ],
 )
 def test_a_manifest_that_says_nonsense_is_refused(
@@ -645,6 +649,14 @@ def test_no_name_leads_out_of_a_folder(name: str) -> None:
         assert inside in (inside / name).parents
         assert ".." not in Path(name).parts
         assert io.StringIO(name).read() == name.strip()
+
+
+def test_what_no_file_can_hold_is_replaced(tmp_path: Path) -> None:
+    with tiny_registry.open_store(tmp_path / "r.db") as store:
+        tiny_registry.add(store, metadata={"said": "a \ud800 b"})
+    file = bundle(tmp_path / "r.db", tmp_path / "b.zip", "helpful")
+    done = prefreg.open(tmp_path / "new.db").unbundle(file)
+    assert done.versions[0].record.metadata["said"] == "a ? b"
 
 
 def test_metadata_that_no_run_wrote_is_refused_or_travels(made: Path, tmp_path: Path) -> None:

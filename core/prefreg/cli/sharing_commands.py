@@ -107,7 +107,7 @@ def pull(common: Common, repository: str, base: str | None, name: str | None) ->
 )
 @click.option("--key", type=FILE, metavar="PRIVATE.pem", help="Private key to sign with.")
 @click.option("--with-base", is_flag=True, help="Put the base model in too.")
-@click.option("--overwrite", is_flag=True, help="Replace FILE.")
+@click.option("--overwrite", is_flag=True, help="Replace FILE, if it is a bundle.")
 def bundle(
     common: Common,
     references: tuple[Reference, ...],

@@ -28,7 +28,6 @@ from prefreg.errors import (
     VectorError,
 )
 from prefreg.files import hash_bytes, hash_file, human_size, replacing, work_folder
-from prefreg.json_values import parse_json
 from prefreg.progress import Progress
 from prefreg.registry import INLINE_LIMIT, Access, Copied, Preset, Store, VersionRecord
 from prefreg.registry.licences import Licences, licences_of
@@ -36,11 +35,10 @@ from prefreg.registry.presets import check_preset_name
 from prefreg.registry.transfer import check_copies
 from prefreg.sharing import signing
 from prefreg.sharing.archive import Archive, changed, is_member_name, write_archive
-from prefreg.sharing.record_file import read_record, record_file
+from prefreg.sharing.record_file import FORMAT, read_document, read_record, record_file
 from prefreg.terms import ALIAS_NAME, Term, parse_term
 from prefreg.values import SMALL
 
-FORMAT = 1
 MANIFEST_FILE = "bundle.json"
 SIGNATURE_FILE = "bundle.sig"
 _BASE = "base/"
@@ -141,8 +139,7 @@ def write_bundle(
     """
     if not references and not presets:
         raise UsageError("Say what to bundle, as in helpful@1, or a --preset.")
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists. Name another file, or use --overwrite.")
+    _check_output(output, overwrite=overwrite)
     with access.reading() as store:
         named = [store.preset(name) for name in presets]
         terms = [term for preset in named for term in preset.terms]
@@ -243,18 +240,8 @@ class _Bundle:
             signature = archive.read(SIGNATURE_FILE, SMALL)
             signing.verify(MANIFEST_FILE, data, signature, public_key, place)
         self.digest = hash_bytes(data)
-        try:
-            content = parse_json(data)
-        except ValueError:
-            content = None
-        if not isinstance(content, dict) or content.get("prefreg") != "bundle":
-            raise BundleError(f"{MANIFEST_FILE} of {place} is none of prefreg.")
-        written = content.get("format")
-        if isinstance(written, int) and written > FORMAT:
-            raise BundleError(
-                f"{place} is of format {written}, and this prefreg knows formats up to {FORMAT}. "
-                "Upgrade prefreg."
-            )
+        strange = f"{MANIFEST_FILE} of {place} is none of prefreg."
+        content = read_document(data, "bundle", strange, place)
         try:
             self._read(content)
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
@@ -304,6 +291,7 @@ class _Bundle:
             if self.archive.hash(name) != digest:
                 raise changed(name, place)
         bearers: dict[str, str] = {}
+        seen: set[str] = set()
         for name, aliases in self._named:
             record = read_record(self.archive.read(name, SMALL), f"{name} of {place}")
             vector = _vector_name(record.sha256)
@@ -312,8 +300,9 @@ class _Bundle:
             for each in (record.axis, *record.axis_aliases):
                 if bearers.setdefault(each, record.axis) != record.axis:
                     raise BundleError(f"{place} calls two axes {each!r}, so nothing was stored.")
-            if str(record) in map(str, self.records) or record.number > _MOST_NUMBER:
+            if str(record) in seen or record.number > _MOST_NUMBER:
                 raise BundleError(f"{place} cannot hold such a {record}, so nothing was stored.")
+            seen.add(str(record))
             for source in self.source(record):
                 _check_vector(record, source)
             origin = {"bundle": Path(place).name, "manifest": self.digest, "version": str(record)}
@@ -406,6 +395,21 @@ def _save_presets(
         except (RegistryError, UsageError) as error:
             left.append(f"The preset {name!r} was not saved: {error}")
     return tuple(done), left
+
+
+def _check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what is no bundle: a registry and a private key are files too."""
+    if not output.exists():
+        return
+    if not overwrite:
+        raise OutputError(f"{output} exists. Name another file, or use --overwrite.")
+    try:
+        with Archive.open(output) as there:
+            if MANIFEST_FILE in there.sizes:
+                return
+    except BundleError:
+        pass
+    raise OutputError(f"{output} is no bundle, so it is not replaced. Name another file.")
 
 
 def _numbers(store: Store, terms: Iterable[Term]) -> set[tuple[str, int]]:
