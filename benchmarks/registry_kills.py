@@ -137,7 +137,7 @@ def write_old(house: House) -> None:
     with closing(sqlite3.connect(house.old)) as connection:
         connection.executescript(
             "DROP INDEX ix_versions_created; DROP INDEX ix_blobs_size; DROP TABLE tags; "
-            "DROP TABLE presets; "
+            "DROP TABLE presets; DROP TABLE settings; "
             f"UPDATE alembic_version SET version_num = '{REVISIONS[0]}'"
         )
 
