@@ -55,10 +55,9 @@ test: $(INSTALLED) browser  ## The whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # A private server for each worker, in a temporary folder; `test` runs test_server.py alone on one.
-test-postgres: $(INSTALLED) postgres  ## All tests of the registry on PostgreSQL, and 60 kills of its writers
+test-postgres: $(INSTALLED) postgres  ## All tests of the registry on PostgreSQL
 	PREFREG_TEST_ALL_ON_SERVER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
 		--no-loadscope-reorder tests/registry tests/cli/test_on_a_server.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/team_kills.py --kills 60
 
 CLIENTS := .venv-clients
 test-clients: $(INSTALLED)  ## Ask a server with llm, lm-eval and LangChain, in an environment of their own

@@ -28,10 +28,10 @@ _AT_ONCE = 32 << 20
 """The bytes of the largest object that one request puts, which is also held in memory."""
 _PART = 8 << 20
 _PARTS_AT_ONCE = 4
-_WINDOW = 4 << 20
+_WINDOW = 8 << 20
 """What a request reads: large enough that its answer takes longer than its way."""
-_AHEAD = 4
-_KEPT = _AHEAD + 4
+_AHEAD = 3
+_KEPT = _AHEAD + 3
 _PATIENCE = 10
 """A request that puts may take so many times as long as one that reads may be silent."""
 _RETRIES = 3
