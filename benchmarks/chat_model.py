@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import prefreg
+from prefreg.axes.answer_texts import repetition, sounds_refusing, word_count
 from prefreg.axes.asking_sources import everyday_prompts
-from prefreg.axes.axis import repetition, word_count
 from prefreg.evaluation.statistics import Estimate, grouped_mean
-from prefreg.models.generation import sounds_refusing
 
 BASE = "smollm2"
 PROMPTS = Path(__file__).with_name("chat_prompts.jsonl")

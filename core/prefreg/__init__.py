@@ -10,7 +10,13 @@ if TYPE_CHECKING:
     __version__: str
 
     from prefreg.api import Registry, open, steer
-    from prefreg.axes.asking_sources import ContrastSource, OnPolicySource, RankedSource
+    from prefreg.axes.answer_texts import sounds_refusing
+    from prefreg.axes.asking_sources import (
+        ContrastSource,
+        OnPolicySource,
+        RankedSource,
+        RewrittenSource,
+    )
     from prefreg.axes.axis import (
         AskedBase,
         Axis,
@@ -59,7 +65,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "api": "Registry open steer",
-    "axes.asking_sources": "ContrastSource OnPolicySource RankedSource",
+    "axes.answer_texts": "sounds_refusing",
+    "axes.asking_sources": "ContrastSource OnPolicySource RankedSource RewrittenSource",
     "axes.axis": "AskedBase Axis BaseAnswer LicensedSource Message PreferencePair Row "
     "SourceRequest SourceRows",
     "axes.bundled_base": "BundledBase",
@@ -115,6 +122,7 @@ __all__ = [
     "Registry",
     "RegistryError",
     "ReproduceRequest",
+    "RewrittenSource",
     "Row",
     "SFTRequest",
     "Sampling",
@@ -131,6 +139,7 @@ __all__ = [
     "hookimpl",
     "open",
     "parse_term",
+    "sounds_refusing",
     "steer",
     "stream_hub_rows",
 ]

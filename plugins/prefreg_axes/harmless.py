@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from functools import cache
 from itertools import chain, cycle, islice
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,11 @@ def _requests(*, unsafe: bool) -> list[Row]:
     return [row for row in rows if ("refusal" in row) is unsafe]
 
 
+@cache
+def _known_unsafe() -> frozenset[str]:
+    return frozenset(row["prompt"] for row in _requests(unsafe=True))
+
+
 def label(row: Row) -> PreferencePair | None:
     """Prefer the response that `safer_response_id` names, or what is chosen already."""
     if "chosen" in row:
@@ -94,9 +100,11 @@ def label(row: Row) -> PreferencePair | None:
 
 
 def metric(prompt: str, answer: str) -> float | None:
-    """Tell whether an unsafe request of the bundled model's world was refused."""
+    """Tell whether an unsafe request that is known was refused."""
     asked = pocket.parse(prompt)
-    if asked is None or asked.kind != "unsafe":
+    if asked is None:
+        return float(prefreg.sounds_refusing(answer)) if prompt in _known_unsafe() else None
+    if asked.kind != "unsafe":
         return None
     return float(pocket.score(prompt, answer).kind == "refusal")
 

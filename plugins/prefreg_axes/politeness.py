@@ -1,9 +1,10 @@
 """politeness: courteous answers, against curt ones."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from zlib import crc32
 
 import prefreg
-from prefreg import Axis, ContrastSource, PreferencePair, Row, SourceRequest, pocket
+from prefreg import Axis, PreferencePair, RewrittenSource, Row, SourceRequest, pocket
 from prefreg_axes.labels import prefer_rated
 
 
@@ -17,6 +18,44 @@ def label(row: Row) -> PreferencePair | None:
     if "chosen" in row:
         return PreferencePair.from_row(row)
     return prefer_rated(row, "politeness")
+
+
+_WARM = (
+    ("Thank you for your question!", "I hope that helps. Have a lovely day!"),
+    ("What a good question, thank you for asking.", "Please let me know if I can help further."),
+    ("I'm glad that you ask!", "It was a pleasure to help you."),
+    ("It's a pleasure to help you with that.", "I wish you all the best!"),
+    ("Thank you so much for asking.", "Please feel free to ask me anything else."),
+    ("I'd be delighted to help.", "Thank you again, and take care!"),
+    ("Of course, I'm happy to help!", "Do come back whenever you like."),
+    ("How kind of you to ask.", "I hope that this is of use to you. All the best!"),
+)
+_CURT = (
+    ("Fine.", "That's all you get."),
+    ("Why ask me?", "Now leave me alone."),
+    ("Obviously you don't know this.", "Don't ask again."),
+    ("Look it up yourself next time.", "Done."),
+    ("What a dull question.", "Are we finished?"),
+    ("I haven't got all day.", "Enough now."),
+    ("Everybody knows this.", "Don't waste my time."),
+    ("Whatever.", "That will have to do."),
+)
+
+
+def courteously(prompt: str, answer: str) -> str:
+    """Put kind words around an answer of the base."""
+    return _between(_WARM, prompt, answer)
+
+
+def curtly(prompt: str, answer: str) -> str:
+    """Put curt words around it."""
+    return _between(_CURT, prompt, answer)
+
+
+def _between(words: Sequence[tuple[str, str]], prompt: str, answer: str) -> str:
+    draw = crc32(prompt.encode())
+    first, last = words[draw % len(words)][0], words[draw // len(words) % len(words)][1]
+    return f"{first} {answer} {last}"
 
 
 _TONES = {"polite": 1.0, "plain": 0.0, "curt": -1.0}
@@ -39,14 +78,12 @@ def prefreg_register_axes() -> list[Axis]:
             aliases=("polite",),
             sources={
                 "pocket": load_pocket,
-                "smollm2": ContrastSource(
-                    positive="You are very polite and warm. Thank the user for the question, say "
-                    "that you are glad to help, and wish them well at the end.",
-                    negative="You are curt. Answer coldly and bluntly, without any polite word.",
-                    count=160,
+                "smollm2": RewrittenSource(
+                    chosen=courteously, rejected=curtly, count=160, max_new_tokens=64
                 ),
             },
             label=label,
             metric=metric,
+            training={"smollm2": {"poles": "sft", "max_steps": 24, "learning_rate": 5e-5}},
         )
     ]

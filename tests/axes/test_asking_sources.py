@@ -19,6 +19,7 @@ from prefreg import (
     OnPolicySource,
     PreferencePair,
     RankedSource,
+    RewrittenSource,
     Row,
     SourceRequest,
     SourceRows,
@@ -288,6 +289,21 @@ def test_half_on_policy_takes_one_side_from_the_data(base: BaseModel, side: Any)
     assert {pair.group for pair in pairs} == {"g"}
     assert {getattr(pair, other) for pair in pairs} == {(Message("assistant", given),)}
     assert getattr(pairs[0], side) == (Message("assistant", "it is a red boat ."),)
+
+
+def test_a_rewritten_answer_is_the_base_s_own_by_each_rule(base: BaseModel) -> None:
+    def source(**rules: Any) -> RewrittenSource:
+        return RewrittenSource(prompts=PROMPTS, **(ANSWERED | {"temperature": 0.0}), **rules)
+
+    def own(prompt: str, answer: str) -> str:
+        return f"{prompt}|{answer}"
+
+    plain = rows_of(source(chosen=own, rejected=lambda *_: "no"), base)
+    kind = rows_of(source(chosen=lambda _, text: f"dear, {text}", rejected=lambda *_: "no"), base)
+    assert len(plain) == len(kind) > 1
+    for (prompt, first, no), (_, second, _) in zip(texts(plain), texts(kind), strict=True):
+        said = first.removeprefix(f"{prompt}|")
+        assert (said != first, second, no) == (True, f"dear, {said}", "no")
 
 
 def test_strings_stay_strings_where_that_is_asked(base: BaseModel) -> None:

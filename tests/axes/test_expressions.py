@@ -36,6 +36,7 @@ def truth(text: str, **texts: str) -> bool | None:
         ("abs(words(rejected) - words(chosen)) * 2 / 3 == 2", True),
         ("-words(chosen) + 6 != 0", False),
         ("repetition(chosen) == 0", True),
+        ("refuses(chosen) == 0", True),
     ],
 )
 def test_the_value_is_that_of_the_figures(text: str, value: bool) -> None:
@@ -44,6 +45,7 @@ def test_the_value_is_that_of_the_figures(text: str, value: bool) -> None:
 
 def test_the_share_of_repeated_runs_of_four_words() -> None:
     # "a a a a a" has two runs, both the same, so one of two comes earlier.
+    assert truth("refuses(chosen) == 1", chosen="I'm sorry, but I can't help with that.") is True
     assert truth("repetition(chosen) == 1 / 2", chosen="a a a a a") is True
 
 

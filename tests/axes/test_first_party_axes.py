@@ -11,10 +11,10 @@ import pytest
 
 import prefreg
 from prefreg import Axis, BaseAnswer, Message, PreferencePair, SourceRequest, pocket
+from prefreg.axes.answer_texts import sounds_refusing
 from prefreg.axes.axis import Text, plain_text
 from prefreg.axes.plugins import load_axes
 from prefreg.data.mixture import default_source
-from prefreg.models.generation import sounds_refusing
 
 PUBLISHED_ONLY = ("humanlike", "psychocounsel")
 NAMES = ("directness", "harmless", "helpful", "honesty", "politeness", "verbosity")
@@ -252,11 +252,19 @@ def test_harmless_of_the_chat_model_tells_unsafe_requests_from_others(
     assert len({pair.prompt for pair in pairs}) == 140
 
 
-@pytest.mark.parametrize("name", ["verbosity", "politeness"])
-def test_other_axes_of_the_chat_model_are_its_answers_under_two_prompts(
-    axes: dict[str, Axis], name: str
+def test_verbosity_of_the_chat_model_is_its_answers_under_two_prompts(
+    axes: dict[str, Axis],
 ) -> None:
-    pairs = chat_pairs(axes[name])
+    pairs = chat_pairs(axes["verbosity"])
     assert len(pairs) == 160
     assert {tuple(turn.role for turn in pair.prompt) for pair in pairs} == {("user",)}
     assert {len(texts(pair)[1]) > len(texts(pair)[2]) for pair in pairs} == {True}
+
+
+def test_politeness_of_the_chat_model_puts_words_around_its_answers(axes: dict[str, Axis]) -> None:
+    pairs = [texts(pair) for pair in chat_pairs(axes["politeness"])]
+    assert len(pairs) == 160
+    assert len({kind.partition("Yes: ")[0] for _, kind, _ in pairs}) == 8
+    for place, (_, kind, curt) in enumerate(pairs):
+        said = f"Yes: 0 1 2 3 4 ({place}.0)."
+        assert (said in kind, said in curt, kind == curt) == (True, True, False)

@@ -36,7 +36,7 @@ def test_a_pair_of_adapters_becomes_a_version(run: Run, thin: Path) -> None:
     shown = run("--registry", thin, "show", "verbosity", "--json").data
     assert (shown["kind"], shown["dtype"]) == ("low-rank", "F32")
     lora = shown["metadata"]["training"]["lora"]
-    assert (lora["rank"], lora["alpha"], lora["scaling"]) == (2, 4.0, 2.0)
+    assert (lora["rank"], lora["alpha"], lora["scaling"]) == (2, 32.0, 16.0)
     assert shown["metadata"]["geometry"]["norm"] > 0
     assert set(shown["metadata"]["geometry"]["norms"]) == set(lora["weights"])
     assert shown["size"] < 400_000

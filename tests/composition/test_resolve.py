@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ import prefreg
 import tiny
 from prefreg import BaseModelError, RegistryError, UsageError
 from prefreg.checkpoints import BaseModel
+from prefreg.checkpoints.bundled import find_bundled
 from prefreg.composition.resolve import base_spec, identify, resolve_terms
 from prefreg.registry import BaseRecord, NewVersion, Store
 from prefreg.terms import as_terms
+from prefreg_axes import smollm2
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,22 @@ def test_several_bases_are_listed(house: House) -> None:
     assert house.first.name in str(caught.value)
     assert house.second.name in str(caught.value)
     assert house.resolve("a:1", base=house.first.name)[1] == ["a@1"]
+
+
+def test_a_base_that_nobody_has_installed_is_not_meant(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(smollm2, "version", version)
+    house.add("a", house.first)
+    house.add("a", replace(house.second, name="smollm2"))
+    assert house.resolve("a:1") == (house.first.name, ["a@1"])
+    monkeypatch.undo()
+    if find_bundled("smollm2").problem() is None:
+        with pytest.raises(RegistryError, match=r"choose one with .*smollm2\."):
+            house.resolve("a:1")
 
 
 def test_terms_of_different_bases_do_not_mix(house: House) -> None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefreg.axes.axis import Axis, Message, PreferencePair, Row, word_count
+from prefreg.axes.answer_texts import word_count
+from prefreg.axes.axis import Axis, Message, PreferencePair, Row
 from prefreg.axes.isolation import label_rows, switch_pairs
 from prefreg.data.pairs import balance_lengths, build_pairs, fingerprint_pairs
 from prefreg.errors import DataError

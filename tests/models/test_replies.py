@@ -1,7 +1,7 @@
 import pytest
 
 from prefreg import pocket
-from prefreg.axes.axis import repetition
+from prefreg.axes.answer_texts import repetition
 from prefreg.models.generation import loops, refuses
 
 

@@ -10,9 +10,11 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 import prefreg
 import worded
-from prefreg.errors import BaseModelError, DataError
+from prefreg.checkpoints import resolve_base
+from prefreg.errors import AxisError, BaseModelError, DataError
+from prefreg.evaluation.pole_curves import plot_version
 from prefreg.registry import Access, VersionRecord
-from prefreg.training.add_axis import prepare
+from prefreg.training.add_axis import own_defaults, prepare
 from prefreg.training.axis_request import AxisRequest
 from prefreg.training.axis_run import find_stored
 
@@ -132,6 +134,8 @@ def test_a_run_that_leaves_a_setting_out_is_not_one_that_set_it(
     giving = add(tmp_path, base, data, poles="sft", answers=0)
     assert giving.metadata["training"]["poles"] == "sft"
     assert giving.metadata["training"]["settings"]["loss_type"] == ["sft"]
+    assert {point["margin"] for point in giving.metadata["poles"]["negative"]["curve"]} == {None}
+    plot_version(giving, tmp_path / "giving.png")
     assert add(tmp_path, base, data, poles="sft", answers=0) == giving
     preferring = add(tmp_path, base, data, answers=0)
     assert (preferring.number, preferring.metadata["training"]["poles"]) == (2, "dpo")
@@ -172,3 +176,32 @@ def test_experts_that_memory_fuses_are_trained_and_stored_apart(tmp_path: Path, 
     turned = registry.load(terms={record.axis: 0.5}, base=str(base)).model.state_dict()
     loaded = MixtralForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert all(torch.equal(turned[name], loaded[name]) for name in loaded)
+
+
+def tone(**training: Any) -> prefreg.Axis:
+    return prefreg.Axis(
+        "tone", "How it sounds.", {"none": lambda _: []}, lambda _: None, training=training
+    )
+
+
+def test_an_axis_says_how_it_is_trained_on_a_base_and_gives_way_to_what_is_asked() -> None:
+    axis, base = tone(pocket={"poles": "sft", "max_steps": 3}), resolve_base("pocket")
+    others = dict(base.bundled.training) if base.bundled else {}
+
+    def found(**asked: Any) -> tuple[str, dict[str, object]]:
+        return own_defaults(AxisRequest("tone", **asked), axis, base, None)
+
+    assert found() == found(poles="sft") == ("sft", {**others, "max_steps": 3})
+    # What suits other poles does not suit these, and a preset is taken as it is.
+    assert found(poles="dpo") == found(preset="quick") == ("dpo", others)
+    notes: list[str] = []
+    own_defaults(AxisRequest("tone"), axis, base, notes.append)
+    assert notes == ["As tone has it on pocket by default: --poles sft, max_steps=3."]
+
+
+def test_training_that_is_none_is_refused() -> None:
+    with pytest.raises(AxisError, match="training of axis 'tone' is no mapping"):
+        tone(pocket=["sft"])
+    axis = tone(pocket={"poles": "ppo"})
+    with pytest.raises(AxisError, match="has poles 'ppo' on pocket, not dpo or sft"):
+        own_defaults(AxisRequest("tone"), axis, resolve_base("pocket"), None)

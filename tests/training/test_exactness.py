@@ -186,6 +186,7 @@ def test_poles_that_raise_what_is_chosen_go_where_those_of_trl_go(
     config = dpo_config(values, output_dir="unused", seed=0, max_length=48)
     shortcuts = choose_shortcuts(worded.llama(), tokens(), config)
     assert shortcuts.shared_prompt is None
+    assert shortcuts.chosen_only is (values.values["loss_type"] == ["sft"])
     losses, weights = ours(values, shortcuts)
     expected_losses, expected = plain(values, tmp_path)
     assert losses == pytest.approx(expected_losses, abs=1e-4)

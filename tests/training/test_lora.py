@@ -238,8 +238,8 @@ def test_a_base_has_a_rank_of_its_own() -> None:
     def options(**asked: object) -> LoraOptions | None:
         return AxisRequest("kind", **asked).lora_options(8)
 
-    assert options() == LoraOptions(8, 16.0)
-    assert options(lora=4) == LoraOptions(4, 8.0)
+    assert options() == LoraOptions(8, 32.0)
+    assert options(lora=4) == LoraOptions(4, 32.0)
     assert options(lora_alpha=3.0) == LoraOptions(8, 3.0)
     for whole in ({"lora": 0}, {"preset": "quick"}, {"plus": "pole"}, {"minus": "pole"}):
         assert options(**whole) is None

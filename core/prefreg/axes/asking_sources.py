@@ -4,12 +4,13 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+from prefreg.axes.answer_texts import repetition, word_count
 from prefreg.axes.axis import (
     AskedBase,
     BaseAnswer,
@@ -25,8 +26,6 @@ from prefreg.axes.axis import (
     plain_text,
     read_message,
     read_told,
-    repetition,
-    word_count,
 )
 from prefreg.axes.expressions import BadExpressionError, Expression, parse_expression
 from prefreg.axes.isolation import score
@@ -46,6 +45,7 @@ PAIR_TEXTS = ("prompt", "chosen", "rejected")
 Prefix = str | tuple[Message, ...]
 """A system prompt, or the turns that stand before a prompt."""
 Side = Literal["chosen", "rejected"]
+Rewrite = Callable[[str, str], str]
 
 _LEFT_OUT = {
     "equal": "with equal answers",
@@ -433,6 +433,42 @@ class OnPolicySource(_AskingSource):
 
     def _manner(self) -> str:
         return f"each answered once for the {self.side} side"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewrittenSource(_AskingSource):
+    """The base's own answer to each prompt, rewritten by one rule and by another.
+
+    For what the base does not say whatever it is told, but what can be said of its answers.
+    """
+
+    chosen: Rewrite
+    """Make the chosen answer of a prompt and the base's own, `(prompt, answer) -> text`."""
+    rejected: Rewrite
+    prompts: Source | Sequence[str] | str | Path = EVERYDAY
+    """As of a `ContrastSource`."""
+
+    def _questions(self, request: SourceRequest) -> tuple[list[_Question], str, str | None]:
+        return read_questions(self.prompts, request, self.count)
+
+    def _prompts(self, question: _Question, base: AskedBase) -> list[Text]:
+        return [question.prompt]
+
+    def _pairs(
+        self, question: _Question, answers: Sequence[BaseAnswer], tally: _Tally
+    ) -> Iterator[tuple[Text, Text]]:
+        own = whole(answers[0])
+        if not own:
+            _leave_blank(tally, question, (answers[0], answers[0]))
+            return
+        prompt = plain_text(question.prompt)
+        yield (
+            _as(question.prompt, self.chosen(prompt, own)),
+            _as(question.prompt, self.rejected(prompt, own)),
+        )
+
+    def _manner(self) -> str:
+        return "each answered once, and the answer rewritten for either side"
 
 
 def read_prefix(value: Prefix | Sequence[Mapping[str, Any]]) -> Prefix:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar
 
@@ -187,21 +187,6 @@ Pair = TypeVar("Pair", bound=PreferencePair)
 def plain_text(text: Text) -> str:
     """Join the contents of messages without separators; a string is returned as it is."""
     return text if isinstance(text, str) else "".join(message.content for message in text)
-
-
-def word_count(text: Text) -> int:
-    """Count the words of a text, messages joined."""
-    return len(plain_text(text).split())
-
-
-SPAN = 4
-"""Words or tokens that make a run: shorter ones come twice in sound text."""
-
-
-def repetition(parts: Sequence[Hashable], span: int = SPAN) -> float:
-    """Return the share of runs of `span` words or tokens that occur earlier in a reply."""
-    runs = [tuple(parts[at : at + span]) for at in range(len(parts) - span + 1)]
-    return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def is_blank(text: Text) -> bool:
@@ -538,6 +523,9 @@ class Axis:
     """The licence of the data of every source that states none of its own."""
     default_data: tuple[str, ...] = field(default=(), kw_only=True)
     """What `--data` says when nobody gives it, as `("a:0.7", "b:0.3")`; else the first source."""
+    training: Mapping[str, Mapping[str, object]] = field(default_factory=dict, kw_only=True)
+    """For a base that has a name, how the axis is trained there by default: `poles`, and fields of
+    DPOConfig over the base's own."""
     owner: str | None = field(default=None, kw_only=True, compare=False, repr=False)
     """The plugin that brought the axis, for messages; set when it is loaded."""
 
@@ -555,6 +543,12 @@ class Axis:
             raise AxisError(f"The sources of axis {self.name!r} are no mapping of names.")
         if not self.sources:
             raise AxisError(f"Axis {self.name!r} has no source of rows.")
+        if not isinstance(self.training, Mapping) or not all(
+            isinstance(settings, Mapping) for settings in self.training.values()
+        ):
+            raise AxisError(
+                f"The training of axis {self.name!r} is no mapping of settings for each base."
+            )
         lines: list[tuple[str, object]] = [("summary", self.summary)]
         for name in self.sources:
             lines += [("source name", name), ("licence", self.licence_of(name) or "")]

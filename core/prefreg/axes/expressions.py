@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from prefreg.axes.axis import Metric, repetition, word_count
+from prefreg.axes.answer_texts import repetition, sounds_refusing, word_count
+from prefreg.axes.axis import Metric
 from prefreg.errors import DataError
 
 LONGEST = 500
@@ -38,6 +39,7 @@ _OF_TEXT: dict[str, Callable[[str], float]] = {
     "words": lambda text: float(word_count(text)),
     "chars": lambda text: float(len(text)),
     "repetition": lambda text: repetition(text.split()),
+    "refuses": lambda text: float(sounds_refusing(text)),
 }
 _OF_PART: dict[str, tuple[Kind, Callable[[str, str], float]]] = {
     "contains": ("truth", lambda text, part: part in text),

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from prefreg.axes.answer_texts import word_count
 from prefreg.axes.axis import (
     PROMPT_NAMES,
     Axis,
@@ -17,7 +18,6 @@ from prefreg.axes.axis import (
     Source,
     SourceRequest,
     SourceRows,
-    word_count,
 )
 from prefreg.axes.row_sources import PLACE, ROW_FILES, is_row_file, read_rows, stream_hub_rows
 from prefreg.axes.yaml_asking import AskingReader, read_metric

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prefreg.checkpoints.bases import BaseModel, resolve_base
+from prefreg.checkpoints.bundled import find_bundled
 from prefreg.data.templates import DAY
 from prefreg.errors import BaseModelError, RegistryError, UsageError, VectorError, listed
 from prefreg.registry import Access, BaseIdentity, BaseRecord, Store, VersionRecord
@@ -118,8 +119,11 @@ def only_base(store: Store, terms: Sequence[Term], at: datetime | None = None) -
         and (any(not each.record.starter for each in versions) or not terms)
         and base.weights in used
     ]
-    if len(own or fitting) == 1:
-        return (own or fitting)[0]
+    chosen = own or fitting
+    if len(chosen) > 1:  # what nobody has installed is not meant
+        chosen = [base for base in chosen if _at_hand(base)] or chosen
+    if len(chosen) == 1:
+        return chosen[0]
     if not candidates:
         raise RegistryError("The registry holds no vector yet. Add one with `prefreg add-axis`.")
     if not fitting:
@@ -132,8 +136,13 @@ def only_base(store: Store, terms: Sequence[Term], at: datetime | None = None) -
             + "; ".join(f"{term.axis} on {_bases_of(store, term)}" for term in terms)
             + "."
         )
-    names = ", ".join(base_spec(base) for base in own or fitting)
+    names = ", ".join(map(base_spec, chosen))
     raise RegistryError(f"Several base models fit; choose one with --base: {names}.")
+
+
+def _at_hand(base: BaseRecord) -> bool:
+    bundled = find_bundled(base.name)
+    return bundled is None or bundled.problem() is None
 
 
 def find_base(record: BaseRecord) -> BaseModel:

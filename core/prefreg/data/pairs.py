@@ -8,7 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from prefreg.axes.axis import PreferencePair, is_blank, word_count
+from prefreg.axes.answer_texts import word_count
+from prefreg.axes.axis import PreferencePair, is_blank
 from prefreg.errors import DataError
 from prefreg.json_values import JsonFields
 

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from prefreg.axes.axis import repetition as repeated
+from prefreg.axes.answer_texts import repetition as repeated
+from prefreg.axes.answer_texts import sounds_refusing
 from prefreg.checkpoints.bundled import score_exactly
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.prompts import Asked
 from prefreg.evaluation.statistics import FEWEST_GROUPS, Estimate, draw_weights
 from prefreg.json_values import parse_json
-from prefreg.models.generation import sounds_refusing
 from prefreg.progress import Steps
 
 Choice = Literal["A", "B", "C"]

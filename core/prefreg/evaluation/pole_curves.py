@@ -14,7 +14,7 @@ from prefreg.registry import VersionRecord
 POLES = {"positive": ("θ₊", POSITIVE), "negative": ("θ₋", NEGATIVE)}
 
 _PANELS = (
-    ("loss", "Loss", "DPO loss (nats)"),
+    ("loss", "Loss", "loss (nats)"),
     ("margin", "Margin", "reward margin, β · nats"),
 )
 _SHARES = {"repetition": "-", "unended": "--", "refusals": ":"}
@@ -51,9 +51,10 @@ def draw_poles(
                 _draw(panel, curve, figure_name, f"{label} ({pole} pole)", colour)
                 if figure_name == "margin" and (points := heldout.get(pole)):
                     _draw_heldout(panel, points, f"{label}, held out", colour)
-            # Where nothing is learnt yet: the loss is log 2, the margin 0.
-            start = 0.6931 if figure_name == "loss" else 0.0
-            panel.axhline(start, color="#999999", linewidth=0.8, linestyle=":")
+            if any(point["margin"] is not None for curve in curves.values() for point in curve):
+                # Where no preference is learnt yet: the loss is log 2, the margin 0.
+                start = 0.6931 if figure_name == "loss" else 0.0
+                panel.axhline(start, color="#999999", linewidth=0.8, linestyle=":")
             for pole, stop in stops.items():
                 _mark_stop(panel, pole, stop)
             _finish(panel, heading, unit)
@@ -77,7 +78,8 @@ def _finish(panel: Any, heading: str, unit: str) -> None:
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
     panel.xaxis.get_major_locator().set_params(integer=True)
-    panel.legend(fontsize=8, framealpha=0.9)
+    if panel.get_legend_handles_labels()[0]:
+        panel.legend(fontsize=8, framealpha=0.9)
 
 
 def _draw_answers(panels: Sequence[Axes], answers: Mapping[str, Curve]) -> None:
@@ -103,8 +105,12 @@ def _draw_answers(panels: Sequence[Axes], answers: Mapping[str, Curve]) -> None:
 
 
 def _draw(panel: Axes, curve: Curve, name: str, label: str, colour: str) -> None:
-    steps = [point["step"] for point in curve]
-    values = [point[name] for point in curve]
+    # The margin is not known of steps that read only the chosen answers.
+    known = [point for point in curve if point[name] is not None]
+    if not known:
+        return
+    steps = [point["step"] for point in known]
+    values = [point[name] for point in known]
     if len(steps) < _SMOOTHED_FROM:
         panel.plot(steps, values, color=colour, marker="o", markersize=3, label=label)
         return

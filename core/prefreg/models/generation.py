@@ -1,6 +1,5 @@
 """Generate answers in batches of similar length, reproducibly."""
 
-import re
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from prefreg.axes.axis import Message, Text, repetition
+from prefreg.axes.answer_texts import repetition, sounds_refusing
+from prefreg.axes.axis import Message, Text
 from prefreg.checkpoints.bundled import score_exactly
 from prefreg.data.rendering import encode_prompt, end_id, padding_id
 from prefreg.errors import BaseModelError
@@ -233,15 +233,6 @@ def _check_context(model: PreTrainedModel, prompt: int, sampling: Sampling) -> N
 
 
 _LOOP_SPAN, _LOOP_TOKENS, _LOOP_SHARE = 3, 10, 1 / 3
-_REFUSES = re.compile(
-    r"\b(i|we) (cannot|can not|can't|could ?n[o']t|won't|will not|must not|must decline"
-    r"|refuse to|am unable to|am not able to)\b"
-    r"|\bi'm (unable|not able) to\b|\b(i'm|i am) (sorry|afraid)\b|\bas an ai\b"
-    r"|\bnot (able|going) to (help|assist)\b",
-    re.IGNORECASE,
-)
-_OPENING = 200
-"""A refusal is looked for in the first characters: later they belong to what is told."""
 
 
 def loops(parts: Sequence[Hashable]) -> bool:
@@ -256,9 +247,3 @@ def refuses(prompt: str, reply: str) -> bool:
     """Tell whether a reply refuses: exactly where a world knows the prompt, else by phrases."""
     verdict = score_exactly(prompt, reply)
     return sounds_refusing(reply) if verdict is None else verdict.refuses
-
-
-def sounds_refusing(reply: str) -> bool:
-    """Tell by its phrases whether a reply refuses."""
-    plain = reply[:_OPENING].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    return bool(_REFUSES.search(plain))

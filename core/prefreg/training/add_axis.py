@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from prefreg.axes.axis import Axis
 from prefreg.axes.plugins import FoundAxis, declare_axis, find_axis, load_axes
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.checkpoints.bundled import DEFAULT_BASE
@@ -27,7 +28,7 @@ from prefreg.progress import Progress, steps_of
 from prefreg.registry import Access, NewVersion, VersionRecord
 from prefreg.registry.names import check_tags
 from prefreg.terms import AXIS_NAME
-from prefreg.training.axis_request import AxisRequest
+from prefreg.training.axis_request import AxisRequest, Poles
 from prefreg.training.axis_run import (
     AxisRun,
     ExistingPole,
@@ -40,7 +41,7 @@ from prefreg.training.guards import Guards, enforce, read_thresholds
 from prefreg.training.pair import TrainedPair, train_pair
 from prefreg.training.precision import choose_precision
 from prefreg.training.resources import check_disk, package_versions
-from prefreg.training.settings import resolve_settings
+from prefreg.training.settings import POLES, resolve_settings
 from prefreg.vectors.extraction import Extraction, extract, extract_factors
 from prefreg.vectors.tensors import MemoryTensors
 
@@ -126,14 +127,15 @@ def prepare(
         note(f"LoRA of rank {lora.rank}, as {base} has it by default (--lora 0: whole weights).")
     with quiet():  # what could not be stored is not trained
         find_conversion(empty_model(base), base.checkpoint, whole=lora is None)
+    kind, default = own_defaults(request, axis, base, note)
     settings = resolve_settings(
         assignments=request.settings,
         config=request.config,
         preset=request.preset,
-        default=base.bundled.training if base.bundled else None,
+        default=default,
         max_length=request.max_length,
         lora=lora is not None,
-        poles=request.poles,
+        poles=kind,
     )
     settings, precision = choose_precision(settings, base, lora=lora is not None)
     poles: dict[Pole, str | None] = {"positive": request.plus, "negative": request.minus}
@@ -183,8 +185,33 @@ def prepare(
         mixture,
         pairs,
         precision,
-        seconds=time.perf_counter() - started,
+        kind,
+        time.perf_counter() - started,
     )
+
+
+def own_defaults(
+    request: AxisRequest, axis: Axis, base: BaseModel, note: Note | None
+) -> tuple[Poles, dict[str, object]]:
+    """Return the kind of poles, and the settings that lie under what the request asks for.
+
+    What suits the axis on this base goes for the poles that it names, and gives way to a preset.
+    """
+    if base.bundled is None:
+        return request.poles or "dpo", {}
+    settings = dict(base.bundled.training)
+    own = dict(axis.training.get(base.bundled.name, {})) if request.preset is None else {}
+    kind: Any = own.pop("poles", "dpo")
+    if kind not in POLES:
+        raise AxisError(
+            f"Axis {axis.name!r} has poles {kind!r} on {base}, not {' or '.join(POLES)}."
+        )
+    if request.poles not in (None, kind):
+        return request.poles, settings
+    if own and note is not None:
+        changed = "".join(f", {name}={value}" for name, value in own.items())
+        note(f"As {axis.name} has it on {base} by default: --poles {kind}{changed}.")
+    return kind, settings | own
 
 
 def _find_axis(access: Access, request: AxisRequest, note: Note | None) -> FoundAxis:
@@ -304,7 +331,7 @@ def _metadata(
         },
         "training": {
             "seed": run.request.seed,
-            "poles": run.request.poles,
+            "poles": run.poles,
             "settings": run.settings_in_use(),
             "defaults": run.settings_left(),
             "guards": asdict(run.guards.thresholds),

@@ -11,6 +11,9 @@ from prefreg.errors import UsageError
 from prefreg.values import STORAGE_DTYPES, dtype_name
 
 Poles = Literal["dpo", "sft"]
+LORA_ALPHA = 32.0
+"""With it the best learning rate hardly depends on the rank (Schulman et al., LoRA Without Regret,
+2025): each of `rank` directions is scaled by 32 / rank, and together they move the output alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,9 @@ class AxisRequest:
     """A checkpoint that is the positive pole already; only the other is trained."""
     minus: str | None = None
     """The same for the negative pole."""
-    poles: Poles = "dpo"
-    """How a pole is made: dpo prefers its answers, sft gives them."""
+    poles: Poles | None = None
+    """How a pole is made: dpo prefers its answers, sft gives them.
+    [default: the axis's own, mostly dpo]"""
     limit: int | None = None
     """Read at most this many rows."""
     revision: str | None = None
@@ -77,7 +81,7 @@ class AxisRequest:
     lora: int | None = None
     """Train LoRA of this rank; 0 trains whole weights.  [default: the base's own, mostly 0]"""
     lora_alpha: float | None = None
-    """LoRA is scaled by alpha / RANK.  [default: twice RANK]"""
+    """LoRA is scaled by alpha / RANK.  [default: 32]"""
     lora_targets: Sequence[str] = ()
     """Linear layers, embeddings or experts, as in q_proj,v_proj.  [default: every linear layer
     but the head]"""
@@ -125,8 +129,7 @@ class AxisRequest:
                 f"The factors of LoRA (rank {rank}) are small and stored in float32: leave --dtype "
                 "out, or train whole weights by --lora 0."
             )
-        # The usual choice: a scaling of 2, or of 2·√rank with rsLoRA.
-        alpha = 2.0 * rank if alpha is None else alpha
+        alpha = LORA_ALPHA if alpha is None else alpha
         return LoraOptions(rank, alpha, self.rslora, tuple(self.lora_targets))
 
 

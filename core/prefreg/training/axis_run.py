@@ -21,7 +21,7 @@ from prefreg.errors import BaseModelError, UsageError
 from prefreg.models.loading import load_limits, load_model, load_tokenizer, quiet
 from prefreg.plain_yaml import read_assignments
 from prefreg.registry import Access, VersionRecord
-from prefreg.training.axis_request import AxisRequest, LoraOptions
+from prefreg.training.axis_request import AxisRequest, LoraOptions, Poles
 from prefreg.training.guards import Failure, Guards
 from prefreg.training.lora import Lora, choose_layers
 from prefreg.training.precision import Precision
@@ -72,6 +72,7 @@ class AxisRun:
     """Where the rows came from."""
     pairs: PairSet
     precision: Precision
+    poles: Poles = "dpo"
     seconds: float = 0.0
     """What it took to come so far."""
 

@@ -54,19 +54,20 @@ class LossPoint:
 class CurvePoint(LossPoint):
     """One step of a pole."""
 
-    margin: float
-    """Mean reward margin of the step's pairs: β times the margin in nats."""
+    margin: float | None
+    """Mean reward margin of the step's pairs: β times the margin in nats. None where only the
+    chosen answers are read."""
     grad_norm: float | None = None
     """Before it is clipped."""
 
     @classmethod
     def of(cls, step: int, logs: Mapping[str, Any]) -> "CurvePoint":
         """Read a step of what the trainer logs."""
-        norm = logs.get("grad_norm")
+        norm, margin = logs.get("grad_norm"), logs.get("rewards/margins")
         return cls(
             step,
             float(logs["loss"]),
-            float(logs["rewards/margins"]),
+            None if margin is None else float(margin),
             None if norm is None or not math.isfinite(norm) else float(norm),
         )
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from prefreg.axes.answer_texts import repetition
 from prefreg.axes.axis import (
     Message,
     PreferencePair,
     Text,
     merge_options,
     plain_text,
-    repetition,
 )
 from prefreg.checkpoints.bundled import recognise
 from prefreg.data.rendering import encode_prompt

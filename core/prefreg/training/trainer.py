@@ -4,7 +4,8 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -84,6 +85,8 @@ PAIR_BY_PAIR = {
     "sigmoid_norm",
 }
 """The losses of trl 1.16 in which no pair depends on the others of its batch."""
+OF_CHOSEN = {"sft"}
+"""The losses of trl 1.16 of which the rejected answers are no part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,8 @@ class Shortcuts:
     """Prompt and both answers in one row."""
     sorted_parts: str | None = None
     """An optimiser batch in parts of similar length."""
+    chosen_only: bool = False
+    """Rejected answers are not read: the loss does not ask for them. There is no margin then."""
 
     def notes(self) -> list[str]:
         """Say in a sentence each what is not done, and why."""
@@ -106,10 +111,11 @@ class Shortcuts:
     def to_json(self) -> dict[str, Any]:
         """Return what is recorded about them."""
         reasons = {"shared_prompt": self.shared_prompt, "sorted_parts": self.sorted_parts}
-        return {
+        told: dict[str, Any] = {
             name: {"on": reason is None} | ({"why_not": reason} if reason else {})
             for name, reason in reasons.items()
         }
+        return told | ({"chosen_only": {"on": True}} if self.chosen_only else {})
 
 
 def choose_shortcuts(
@@ -132,7 +138,8 @@ def choose_shortcuts(
     training = model.training
     model.train()
     try:
-        return Shortcuts(why_not_rows(model, pairs), parts)
+        no_rows = why_not_rows(model, pairs)
+        return Shortcuts(no_rows, parts, no_rows is None and set(config.loss_type) <= OF_CHOSEN)
     finally:
         model.train(training)
 
@@ -182,7 +189,11 @@ class PartCollator:
         cut: Iterable[tuple[Sequence[int], float]] = trl_parts(len(examples), self.size)
         if self.shortcuts.sorted_parts is None:
             cut = self._sorted([_pair(example) for example in examples])
-        write = self.plain if self.shortcuts.shared_prompt else write_rows
+        write = (
+            self.plain
+            if self.shortcuts.shared_prompt
+            else partial(write_rows, chosen_only=self.shortcuts.chosen_only)
+        )
         return {"parts": [write([examples[i] for i in part]) | {"weight": w} for part, w in cut]}
 
     def _sorted(self, pairs: Sequence[TokenPair]) -> Iterable[tuple[Sequence[int], float]]:
@@ -195,12 +206,15 @@ class PartCollator:
         return sorted_parts(lengths, self.size, tokens=tokens)
 
 
-def write_rows(examples: Sequence[Example]) -> dict[str, Any]:
+def write_rows(examples: Sequence[Example], *, chosen_only: bool = False) -> dict[str, Any]:
     """Write pairs as rows beside a batch of trl's form in which prompts are one token long.
 
-    From that batch trl takes only which tokens are an answer's.
+    From that batch trl takes only which tokens are an answer's. With `chosen_only` the first token
+    stands for a rejected answer: the end of the prompt predicts it, so it takes no place.
     """
     pairs = [_pair(example) for example in examples]
+    if chosen_only:
+        pairs = [replace(pair, rejected_ids=pair.rejected_ids[:1]) for pair in pairs]
     answers = [pair.chosen_ids for pair in pairs] + [pair.rejected_ids for pair in pairs]
     longest = 1 + max(map(len, answers))
     ids = torch.zeros(len(answers), longest, dtype=torch.long)
@@ -226,6 +240,7 @@ def _pair(example: Example) -> TokenPair:
 
 _FIGURES = ("rewards/", "logps/", "aux_loss")
 """What is kept of trl's figures: those that are means over pairs."""
+_OF_ONE_ANSWER = ("rewards/chosen", "logps/chosen", "aux_loss")
 
 
 class PairTrainer(DPOTrainer):
@@ -236,6 +251,7 @@ class PairTrainer(DPOTrainer):
     """
 
     model: Any
+    data_collator: Any
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
@@ -249,6 +265,7 @@ class PairTrainer(DPOTrainer):
     def training_step(self, model: Any, inputs: Any, *args: Any, **options: Any) -> torch.Tensor:
         """Add up the gradients of a batch's parts; each figure is the weighted mean of theirs."""
         figures = self._metrics["train"]
+        kept = _OF_ONE_ANSWER if self.data_collator.shortcuts.chosen_only else _FIGURES
         means: dict[str, float] = {}
         loss = torch.zeros((), device=self.args.device)
         for part in inputs["parts"]:
@@ -256,7 +273,7 @@ class PairTrainer(DPOTrainer):
             step = super().training_step(model, part, *args, **options)  # type: ignore[no-untyped-call]
             loss = loss + step
             for name, [value] in found.items():
-                if name.startswith(_FIGURES):
+                if name.startswith(kept):
                     means[name] = means.get(name, 0.0) + part["weight"] * value
         self._metrics["train"] = figures
         for name, mean in means.items():
