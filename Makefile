@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 VLLM := .venv-vllm
 VLLM_INSTALLED := $(VLLM)/.installed
 
-.PHONY: demo play browser postgres chat-model test test-clients test-postgres test-vllm lint pocket registry commands bench clean help
+.PHONY: attack demo play browser postgres chat-model test test-clients test-postgres test-vllm lint pocket registry commands bench clean help
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ $(VLLM_INSTALLED): pyproject.toml constraints.txt
 test-vllm: $(VLLM_INSTALLED)  ## vLLM with live dials (3.5 GB to install, 6 GB of memory)
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM)/bin/python -m pytest --confcutdir=tests/vllm_engine \
 		-o pythonpath=tests/vllm_engine -W default tests/vllm_engine
+
+attack: $(INSTALLED) postgres  ## Fuzz every reader, kill and hinder every writer (under 15 minutes on two cores)
+	OMP_NUM_THREADS=1 $(BIN)/python tools/attack
 
 pocket: $(INSTALLED)  ## Train the bundled model from nothing (about 15 minutes on one core)
 	$(BIN)/python tools/pocket/build.py

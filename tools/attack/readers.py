@@ -359,9 +359,8 @@ def _bodies(made: Path) -> tuple[list[Files], Read]:
     from prefreg.serving.live_model import LiveModel
     from prefreg.serving.server import make_app
 
-    shutil.copyfile(starter_registry(), made / "served.db")
-    (made / "served.db").chmod(0o600)
-    access = Access(made / "served.db")
+    # Presets are saved in it, so it lies where things may change.
+    access = Access(shutil.copyfile(starter_registry(), made.parent / "cache" / "served.db"))
     app = make_app(LiveModel.load(access, "pocket"), access)
     loop = asyncio.new_event_loop()
     chat = {

@@ -43,58 +43,70 @@ class Outcome:
     """Bytes of memory, at the peak, more than before."""
 
 
+class Attempts:
+    """The cases of one kind, made and read one by one in a folder."""
+
+    def __init__(self, kind: str, seed: int, folder: Path) -> None:
+        """Make the samples."""
+        self.kind, self.seed, self.folder = kind, seed, folder
+        self.box = folder / "box"
+        for name in ("cache", "made"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        os.environ["PREFREG_CACHE"] = str(folder / "cache")
+        os.environ["PREFREG_CONFIG"] = str(folder / "cache" / "settings")
+        self._samples, self._read = READERS[kind].prepare(folder / "made")
+        (folder / "canary").write_text("untouched")
+        self._outside = _look(folder)
+
+    def attempt(self, case: int) -> Outcome:
+        """Read the mutated files of a case, which nothing but its number and the seed decide."""
+        dice = Random(f"{self.seed} {self.kind} {case}")
+        files = mutate(dice.choice(self._samples), dice)
+        os.chdir(self.folder)
+        shutil.rmtree(self.box, ignore_errors=True)
+        self.box.mkdir()
+        os.chdir(self.box)
+        place(files, self.box, dice)
+        size = sum(map(len, files.values()))
+        _forget_peak()
+        memory, began, told = _status("VmRSS"), process_time(), ""
+        try:
+            self._read(self.box)
+            what = "accepted"
+        except PrefregError as error:
+            what, told = "refused", str(error)
+            if "\n" in told.strip() or not told.strip():
+                what = "failed: not one line"
+        except Exception as error:
+            what, told = f"failed: {type(error).__name__}", traceback.format_exc()
+        seconds, growth = process_time() - began, max(0, _status("VmHWM") - memory)
+        if growth > GROWTH + PER_BYTE * size:
+            what = f"failed: {growth >> 20} MiB for {size >> 10} KiB"
+        if (now := _look(self.folder)) != self._outside:
+            what = f"failed: changed {sorted(set(now) ^ set(self._outside)) or 'a file'} outside"
+            self._outside = now
+        return Outcome(case, what, told[-3000:], seconds, growth)
+
+
 def work(
     kind: str, seed: int, cases: range, folder: Path, kept: Path, outcomes: Connection
 ) -> None:
-    """Make and read cases of a kind, and send the outcome of each; None when all is prepared."""
-    cache = folder / "cache"
-    cache.mkdir(exist_ok=True)
-    said = os.open(cache / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    """Send the outcome of each case of a kind, and None before them; keep the files that fail."""
+    (folder / "cache").mkdir(exist_ok=True)
+    said = os.open(folder / "cache" / "said", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 1)
     os.dup2(said, 2)
-    os.environ |= {"PREFREG_CACHE": str(cache), "PREFREG_CONFIG": str(cache / "settings")}
-    tempfile.tempdir = str(cache)
-    box = folder / "box"
-    made = folder / "made"
-    made.mkdir(exist_ok=True)
-    samples, read = READERS[kind].prepare(made)
-    (folder / "canary").write_text("untouched")
-    outside = _look(folder)
+    tempfile.tempdir = str(folder / "cache")
+    attempts = Attempts(kind, seed, folder)
     _bound_memory()
     outcomes.send(None)
     for case in cases:
-        dice = Random(f"{seed} {kind} {case}")
-        files = mutate(dice.choice(samples), dice)
-        os.chdir(folder)
-        shutil.rmtree(box, ignore_errors=True)
-        box.mkdir()
-        os.chdir(box)
-        place(files, box, dice)
-        size = sum(map(len, files.values()))
-        _forget_peak()
-        memory, began = _status("VmRSS"), process_time()
         signal.setitimer(signal.ITIMER_PROF, SECONDS)  # whose signal ends the process
-        told = ""
-        try:
-            read(box)
-            outcome = "accepted"
-        except PrefregError as error:
-            outcome, told = "refused", str(error)
-            if "\n" in told.strip() or not told.strip():
-                outcome = "failed: not one line"
-        except Exception as error:
-            outcome, told = f"failed: {type(error).__name__}", traceback.format_exc()
+        outcome = attempts.attempt(case)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        growth = max(0, _status("VmHWM") - memory)
-        if growth > GROWTH + PER_BYTE * size:
-            outcome = f"failed: {growth >> 20} MiB for {size >> 10} KiB"
-        if (now := _look(folder)) != outside:
-            outcome = f"failed: changed {sorted(set(now) ^ set(outside))[:3] or 'a file'} outside"
-            outside = now
-        seconds = process_time() - began
-        if outcome.startswith("failed"):
-            keep(box, kept / f"{kind}-{case}", told)
-        outcomes.send(Outcome(case, outcome, told[-3000:], seconds, growth))
+        if outcome.what.startswith("failed"):
+            keep(attempts.box, kept / f"{kind}-{case}", outcome.told)
+        outcomes.send(outcome)
 
 
 def keep(box: Path, to: Path, told: str) -> None:
