@@ -103,7 +103,15 @@ def test_the_commands_that_documents_show_are_understood(tmp_path: Path) -> None
     assert len(commands) >= 20
     for folder in ("my-sft-model", "base", "base-3b", "raw-model", "helpful-dpo", "my-model"):
         (tmp_path / folder).mkdir()
-    for file in ("dev.jsonl", "prompts.jsonl", "alpaca.jsonl", "instructions.jsonl"):
+    for file in (
+        "dev.jsonl",
+        "prompts.jsonl",
+        "alpaca.jsonl",
+        "instructions.jsonl",
+        "team.zip",
+        "private.pem",
+        "public.pem",
+    ):
         (tmp_path / file).touch()
     for page, (name, *arguments) in commands:
         command = group.get_command(click.Context(group), name)

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from prefreg.errors import (
         AxisError,
         BaseModelError,
+        BundleError,
         DataError,
         GateError,
         HubError,
@@ -77,8 +78,8 @@ _HOMES = {
     "axes.yaml_axes": "axis_from_yaml",
     "choosing.choosing_request": "TuneRequest",
     "composition.composition_request": "CompositionRequest ExportRequest",
-    "errors": "AxisError BaseModelError DataError GateError HubError OutputError PrefregError "
-    "RangeWarning RegistryError TrainingError UsageError VectorError",
+    "errors": "AxisError BaseModelError BundleError DataError GateError HubError OutputError "
+    "PrefregError RangeWarning RegistryError TrainingError UsageError VectorError",
     "evaluation.evaluation_request": "Calibrating Comparing CompressionRequest ConsistencyRequest "
     "EvaluationRequest InterferenceRequest Reach",
     "evaluation.paper.run_folder": "ReproduceRequest",
@@ -95,6 +96,7 @@ __all__ = [
     "AxisRequest",
     "BaseAnswer",
     "BaseModelError",
+    "BundleError",
     "BundledBase",
     "Calibrating",
     "Comparing",

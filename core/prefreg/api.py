@@ -92,7 +92,9 @@ if TYPE_CHECKING:
     from prefreg.registry.listing import Found
     from prefreg.registry.transfer import Backup
     from prefreg.serving.conversation import Conversation
+    from prefreg.sharing.bundles import Bundled, Unbundled
     from prefreg.sharing.hub import Pulled, Pushed
+    from prefreg.sharing.report import Report
     from prefreg.training.add_axis import AxisPreview
     from prefreg.training.doctor import Examination, empty_cache
     from prefreg.training.fine_tuning import SFTResult
@@ -998,6 +1000,87 @@ class Registry:
 
         with self.access.reading() as store:
             return transfer.back_up(store, Path(file), overwrite=overwrite)
+
+    def bundle(
+        self,
+        versions: str | Sequence[str],
+        output: str | Path,
+        *,
+        presets: Sequence[str] = (),
+        key: str | Path | None = None,
+        with_base: bool = False,
+        overwrite: bool = False,
+    ) -> "Bundled":
+        """Write versions, each as in `"helpful@1"`, and what belongs to them to one file.
+
+        `presets` are taken with the versions that they name; without any, those are that name
+        nothing but these versions. `key` is a file with a private key, to sign with.
+
+        Raises:
+            UsageError: What is named is malformed, or the key is none.
+            RegistryError: There is no such version or preset.
+            BaseModelError: The base is missing or another one.
+            OutputError: The file is there already or cannot be written.
+        """
+        from prefreg.sharing.bundles import write_bundle
+
+        named = [versions] if isinstance(versions, str) else versions
+        return write_bundle(
+            self.access,
+            [parse_reference(each) for each in named],
+            Path(output),
+            presets=presets,
+            key=None if key is None else Path(key),
+            with_base=with_base,
+            overwrite=overwrite,
+        )
+
+    def unbundle(
+        self,
+        file: str | Path,
+        *,
+        public_key: str | Path | None = None,
+        base_to: str | Path | None = None,
+        renumber: bool = False,
+        progress: Progress | None = None,
+    ) -> "Unbundled":
+        """Take what a bundle holds into the registry; what stands here stays as it is.
+
+        `public_key` is a file with the key of whom it must be from, `base_to` a folder for the
+        base that is in it.
+
+        Raises:
+            BundleError: It is no bundle, newer, damaged, or not signed with the key.
+            RegistryError: A number or name means something else here; nothing was stored.
+            OutputError: The folder for the base cannot be written.
+        """
+        from prefreg.sharing.bundles import unbundle
+
+        return unbundle(
+            self.access,
+            Path(file),
+            public_key=None if public_key is None else Path(public_key),
+            base_to=None if base_to is None else Path(base_to),
+            renumber=renumber,
+            progress=progress,
+        )
+
+    def report(
+        self,
+        output: str | Path,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> "Report":
+        """Write a site of the registry into a folder, whole or not at all; it needs no network.
+
+        Raises:
+            RegistryError: The registry is missing or damaged.
+            OutputError: The folder cannot be written, or holds what prefreg did not write.
+        """
+        from prefreg.sharing.report import write_report
+
+        return write_report(self.access, Path(output), overwrite=overwrite, progress=progress)
 
     def remove(self, axis: str, number: int, *, force: bool = False) -> VersionRecord:
         """Remove a version; one that an alias names only with `force`."""

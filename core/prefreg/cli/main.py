@@ -81,7 +81,11 @@ _GROUPS = {
     "Serve them live": [*serving_commands.COMMANDS, *chat_commands.COMMANDS],
     "Measure": evaluation_commands.COMMANDS,
     "Tune dials": [*choosing_commands.COMMANDS, *dial_commands.COMMANDS],
-    "Look at what is stored": [*vector_commands.LOOKING, registry_commands.search],
+    "Look at what is stored": [
+        *vector_commands.LOOKING,
+        registry_commands.search,
+        registry_commands.report,
+    ],
     "Share": sharing_commands.COMMANDS,
     "Care for it": [*vector_commands.NAMING, *registry_commands.COMMANDS],
     "This installation": [registry_commands.doctor, completion_commands.completion],

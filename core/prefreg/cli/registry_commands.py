@@ -7,7 +7,7 @@ import click
 
 from prefreg.cli import completing
 from prefreg.cli.options import REFERENCE, Common, Reference, base_option, command
-from prefreg.cli.printing import describe_disk, plural
+from prefreg.cli.printing import describe_disk, plural, progress_bars
 from prefreg.cli.tables import sections, table
 from prefreg.errors import RegistryError, UsageError
 from prefreg.files import human_size
@@ -120,6 +120,29 @@ def backup(common: Common, file: Path, overwrite: bool) -> None:
     count = plural(done.versions, "version")
     text = f"Backed up {count} to {file} ({human_size(done.bytes)}{beside})."
     common.emit("backup", data, text)
+
+
+@command("report")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder for the pages.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace DIR, if prefreg wrote it.")
+def report(common: Common, output: Path, overwrite: bool) -> None:
+    """Write a site of the registry: pages for a browser, which need no server and no network.
+
+    It shows axes, versions, what they came from, what was measured, how vectors lie to each
+    other, presets, bases and licences.
+    """
+    with progress_bars(common) as progress:
+        done = common.open_registry().report(output, overwrite=overwrite, progress=progress)
+    count, pages = plural(done.versions, "version"), plural(done.pages, "page")
+    text = f"Wrote {pages} on {count} ({human_size(done.size)}): open {output / 'index.html'}."
+    common.emit("report", done.to_json(), text)
 
 
 @command("verify")

@@ -165,8 +165,8 @@ def licences_of(records: Iterable[VersionRecord], base: BaseModel | None = None)
             if found.licence or record.base.weights not in bases:
                 bases[record.base.weights] = found
         parts |= dict.fromkeys(_of_data(record))
-        if stated := record.metadata.get("licence"):
-            parts[Licensed(f"vector {record}", str(stated))] = None
+        if stated := _text(record.metadata, "licence"):
+            parts[Licensed(f"vector {record}", stated)] = None
     return Licences((*bases.values(), *parts))
 
 
@@ -177,10 +177,11 @@ def recorded_licence(base: BaseModel) -> dict[str, Any]:
 
 
 def _recorded(record: VersionRecord) -> BaseLicence:
-    kept = (record.metadata.get("base") or {}).get("licence")
+    base = record.metadata.get("base")
+    kept = base.get("licence") if isinstance(base, dict) else None
     if isinstance(kept, dict):
-        said: dict[str, Any] = {key: kept.get(key) for key in BaseLicence.__slots__}
-        return BaseLicence(**said)
+        licence, title, link = (_text(kept, key) for key in ("licence", "title", "link"))
+        return BaseLicence(licence, title, link, bool(kept.get("gated")))
     known = BUNDLED.get(record.base.name)
     return BaseLicence(known.licence or None if known else None)
 
@@ -194,16 +195,22 @@ def _of_base(base: str, found: BaseLicence) -> Licensed:
 
 
 def _of_data(record: VersionRecord) -> list[Licensed]:
-    data = record.metadata.get("data") or {}
-    parts = data.get("sources") or ([data] if data.get("source") else [])
-    if not parts:
-        return [Licensed(f"what {record} was made of", None)]
+    data = record.metadata.get("data")
+    sources = data.get("sources") if isinstance(data, dict) else None
+    parts = sources if isinstance(sources, list) and sources else [data]
     found = []
     for part in parts:
-        source = part["source"]
-        name = part.get("origin") if source == "file" else source
-        found.append(Licensed(f"data {name} of {record}", part.get("licence") or _of_world(source)))
-    return found
+        if source := _text(part, "source"):
+            name = _text(part, "origin") if source == "file" else source
+            licence = _text(part, "licence") or _of_world(source)
+            found.append(Licensed(f"data {name} of {record}", licence))
+    return found or [Licensed(f"what {record} was made of", None)]
+
+
+def _text(content: Any, name: str) -> str | None:
+    """Return a text of a document that a stranger may have written."""
+    value = content.get(name) if isinstance(content, dict) else None
+    return value if isinstance(value, str) else None
 
 
 def _of_world(source: str) -> str | None:

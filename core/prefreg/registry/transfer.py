@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,14 @@ from sqlalchemy import func, select
 from prefreg.config import is_starter
 from prefreg.errors import RegistryError
 from prefreg.files import beside, mark_beside, remove_abandoned, sync, try_lock
-from prefreg.registry import blobs, maintenance
+from prefreg.registry import blobs, maintenance, names
 from prefreg.registry.access import Access
 from prefreg.registry.database import Database, check_schema, upgrade_schema
 from prefreg.registry.names import check_axis_name
-from prefreg.registry.records import Copied
+from prefreg.registry.records import Copied, VersionRecord
 from prefreg.registry.schema import Base, BlobRow, VersionRow
 from prefreg.registry.store import Store
+from prefreg.registry.versions import find_copy
 
 _ATTEMPTS = 5
 _ROWS = 100
@@ -71,6 +72,20 @@ def copy_version(
         data = source.vector_source(record)
         with Access(target, access.starter).writing() as destination:
             return destination.take(record, data, axis=name, renumber=renumber)
+
+
+def check_copies(store: Store, records: Iterable[VersionRecord], *, renumber: bool) -> None:
+    """Refuse versions that `Store.take` would refuse for their numbers or names, before the first.
+
+    Raises:
+        RegistryError: A number or a name means something else here.
+    """
+    with store.database.reading() as session:
+        for record in records:
+            name = names.canonical_name(session, record.axis) or record.axis
+            aliases = record.axis_aliases if name == record.axis else ()
+            if find_copy(session, record, name, renumber=renumber) is None:
+                names.check_names(session, name, aliases)
 
 
 def _check_target(database: Database, target: Path, *, overwrite: bool) -> None:

@@ -57,7 +57,8 @@ def record_document(record: VersionRecord) -> dict[str, Any]:
 def record_file(record: VersionRecord) -> bytes:
     """Return the record as the bytes of its file; equal records give equal bytes."""
     text = json.dumps(record_document(record), indent=1, ensure_ascii=False)
-    return f"{text}\n".encode()
+    # A registry may hold half of a surrogate pair, which no file can.
+    return f"{text}\n".encode("utf-8", "replace")
 
 
 def public_name(name: str) -> str:
@@ -71,24 +72,34 @@ def read_record(data: bytes, place: str) -> VersionRecord:
     Raises:
         VectorError: It is no record of prefreg, of a newer format, or damaged.
     """
+    content = read_document(data, "vector", f"{place} is no record of a vector of prefreg.", place)
+    try:
+        return _read(content)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, PrefregError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+        raise VectorError(f"{place} is damaged: {why}.") from error
+
+
+def read_document(data: bytes, kind: str, otherwise: str, place: str) -> dict[str, Any]:
+    """Return a JSON object that says of itself what it is, of a format that is known.
+
+    Raises:
+        VectorError: It is none, which `otherwise` says, or of a newer format.
+    """
     try:
         content = finite(parse_json(data.decode("utf-8")))
         readable = is_unicode(json.dumps(content, ensure_ascii=False))
     except (ValueError, RecursionError):
         readable = False
-    if not readable or not isinstance(content, dict) or content.get("prefreg") != "vector":
-        raise VectorError(f"{place} is no record of a vector of prefreg.")
+    if not readable or not isinstance(content, dict) or content.get("prefreg") != kind:
+        raise VectorError(otherwise)
     written = content.get("format")
     if isinstance(written, int) and written > FORMAT:
         raise VectorError(
             f"{place} is of format {written}, and this prefreg knows formats up to {FORMAT}. "
             "Upgrade prefreg."
         )
-    try:
-        return _read(content)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, PrefregError) as error:
-        why = f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
-        raise VectorError(f"{place} is damaged: {why}.") from error
+    return content
 
 
 def _read(content: Mapping[str, Any]) -> VersionRecord:
