@@ -265,6 +265,6 @@ def test_politeness_of_the_chat_model_puts_words_around_its_answers(axes: dict[s
     pairs = [texts(pair) for pair in chat_pairs(axes["politeness"])]
     assert len(pairs) == 160
     assert len({kind.partition("Yes: ")[0] for _, kind, _ in pairs}) == 8
-    for place, (_, kind, curt) in enumerate(pairs):
+    for place, (_, kind, plain) in enumerate(pairs):
         said = f"Yes: 0 1 2 3 4 ({place}.0)."
-        assert (said in kind, said in curt, kind == curt) == (True, True, False)
+        assert (said in kind, plain == said) == (True, True)
