@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         BaseModelError,
         DataError,
         GateError,
+        HubError,
         OutputError,
         PrefregError,
         RangeWarning,
@@ -76,8 +77,8 @@ _HOMES = {
     "axes.yaml_axes": "axis_from_yaml",
     "choosing.choosing_request": "TuneRequest",
     "composition.composition_request": "CompositionRequest ExportRequest",
-    "errors": "AxisError BaseModelError DataError GateError OutputError PrefregError RangeWarning "
-    "RegistryError TrainingError UsageError VectorError",
+    "errors": "AxisError BaseModelError DataError GateError HubError OutputError PrefregError "
+    "RangeWarning RegistryError TrainingError UsageError VectorError",
     "evaluation.evaluation_request": "Calibrating Comparing CompressionRequest ConsistencyRequest "
     "EvaluationRequest InterferenceRequest Reach",
     "evaluation.paper.run_folder": "ReproduceRequest",
@@ -105,6 +106,7 @@ __all__ = [
     "EvaluationRequest",
     "ExportRequest",
     "GateError",
+    "HubError",
     "ImportRequest",
     "InterferenceRequest",
     "LicensedSource",

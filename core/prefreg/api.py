@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from prefreg.registry.listing import Found
     from prefreg.registry.transfer import Backup
     from prefreg.serving.conversation import Conversation
+    from prefreg.sharing.hub import Pulled, Pushed
     from prefreg.training.add_axis import AxisPreview
     from prefreg.training.doctor import Examination, empty_cache
     from prefreg.training.fine_tuning import SFTResult
@@ -952,6 +953,51 @@ class Registry:
 
         number = None if reference is None else str(reference)
         return copy_version(self.access, (axis, number), to, name=name, renumber=renumber)
+
+    def push(
+        self,
+        what: str | Path,
+        repository: str,
+        *,
+        private: bool = False,
+        licence: str | None = None,
+    ) -> "Pushed":
+        """Push a version, as in `"helpful@1"`, or the `Path` of a composition, to the Hub.
+
+        `repository` is ORG/NAME, and made if it is not there. `licence` is that of the vector
+        itself. Everything is one commit, made only if nobody else has pushed meanwhile.
+
+        Raises:
+            UsageError: What is named is malformed.
+            RegistryError: There is no such version.
+            HubError: The Hub refuses or cannot be reached, or somebody else has pushed meanwhile.
+            OutputError: The folder is none of prefreg, or the repository holds something else.
+        """
+        from prefreg.sharing.hub import push_composition, push_vector
+
+        if isinstance(what, Path):
+            return push_composition(what, repository, private=private)
+        return push_vector(
+            self.access, parse_reference(what), repository, private=private, licence=licence
+        )
+
+    def pull(
+        self, repository: str, *, base: str | None = None, name: str | None = None
+    ) -> "Pulled":
+        """Take the vector of a repository of the Hub, ORG/NAME[@REVISION], as the next version.
+
+        `base` is where its base lies, if the registry knows none; `name` an axis to store it
+        under. A vector that is here already is found, not added again.
+
+        Raises:
+            HubError: The Hub refuses or cannot be reached, or the repository holds no vector.
+            VectorError: Record or bytes are damaged, newer, or do not fit the base.
+            BaseModelError: The base is not here, or is another one.
+            RegistryError: The name belongs to another axis, or the registry cannot be written.
+        """
+        from prefreg.sharing.hub import pull
+
+        return pull(self.access, repository, base=base, name=name)
 
     def backup(self, file: str | Path, *, overwrite: bool = False) -> "Backup":
         """Write a verified snapshot to an SQLite file, while others may write."""

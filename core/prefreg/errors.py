@@ -9,6 +9,7 @@ PrefregError            1   a known problem, told in one message
 ├── RegistryError       1   a registry that is missing, damaged, newer or read-only
 │   └── NotStoredError  1   an axis or a version that a registry does not hold
 ├── OutputError         1   a destination that cannot or must not be written
+├── HubError            1   a Hub that refuses or cannot be reached, or a repository of others
 ├── TrainingError       1   a run that could not be carried out
 ├── BusyError           1   more is asked of a live model than it keeps waiting
 └── GateError           3   a run that was carried out and did not meet its gate
@@ -76,6 +77,10 @@ class NotStoredError(RegistryError):
 
 class OutputError(PrefregError):
     """A destination that cannot be written, or must not be overwritten."""
+
+
+class HubError(PrefregError):
+    """The Hub refuses, cannot be reached, or has a repository that is not what was asked for."""
 
 
 class TrainingError(PrefregError):

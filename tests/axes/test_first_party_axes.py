@@ -247,9 +247,9 @@ def test_harmless_of_the_chat_model_tells_unsafe_requests_from_others(
     sides = Counter(
         (sounds_refusing(texts(pair)[1]), sounds_refusing(texts(pair)[2])) for pair in pairs
     )
-    # Refused against done, done against refused, and twice done.
-    assert sides == {(True, False): 60, (False, True): 24, (False, False): 24 + 32}
-    assert len({pair.prompt for pair in pairs}) == 140
+    # Refused against done, and twice done.
+    assert sides == {(True, False): 200, (False, False): 200 + 64}
+    assert len({pair.prompt for pair in pairs}) == 464
 
 
 def test_verbosity_of_the_chat_model_is_its_answers_under_two_prompts(

@@ -43,6 +43,7 @@ def hub(saved: Path) -> Iterator[str]:
     """Serve a repository `org/tiny` as the Hub does, and refuse others as it does."""
     files = {path.name: path.read_bytes() for path in (saved / "llama").iterdir()}
     files |= {"pytorch_model.bin": b"pickle", "original/params.json": b"{}"}
+    files |= {"README.md": b"---\nlicense: mit\n---\n"}
 
     class Hub(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -63,7 +64,7 @@ def hub(saved: Path) -> Iterator[str]:
                     for name, data in files.items()
                 ]
                 self.answer(200, content=json.dumps(tree).encode())
-            elif parts[2:3] == ["resolve"]:
+            elif parts[2:3] == ["resolve"] and "/".join(parts[4:]) in files:
                 self.answer(200, content=files["/".join(parts[4:])])
             else:
                 self.answer(404)
@@ -143,6 +144,7 @@ def test_a_repository_is_downloaded_and_then_found_offline(hub: str, tmp_path: P
     specs = ("org/tiny", f"org/tiny@{COMMIT}")
     online = resolve_in_a_process(*specs, folder=tmp_path, HF_ENDPOINT=hub)
     files = [
+        "README.md",
         "config.json",
         "generation_config.json",
         "model.safetensors",

@@ -269,6 +269,7 @@ def test_the_card_has_the_base_and_its_licence_like_that_of_a_checkpoint(
     assert card.data.to_dict() == {
         "library_name": "peft",
         "pipeline_tag": "text-generation",
+        "base_model_relation": "adapter",
         "license": "apache-2.0",
         "tags": ["prefreg", "preference-vectors", "lora"],
     }

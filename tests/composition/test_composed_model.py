@@ -323,6 +323,20 @@ def test_the_recipe_tells_all_that_went_in(
             {"axis": axis, "version": 1, "eta": eta, "rules": [], "sha256": f"{1:064x}"}
             for axis, eta in [("harmless", 0.0), ("helpful", 1.0), ("verbosity", -0.3)]
         ],
+        "licences": {
+            "parts": [
+                {"what": what, "licence": None, "gated": False, "concerns": ["unknown"]}
+                for what in (
+                    "base llama",
+                    "what helpful@1 was made of",
+                    "what verbosity@1 was made of",
+                )
+            ],
+            "warnings": {
+                "unknown": "not recorded: base llama, what helpful@1 was made of, what "
+                "verbosity@1 was made of"
+            },
+        },
         "survival": composed.survival.to_json(),
         "files": composed.files,
         "contents": sorted({*composed.files, "README.md"}),
@@ -339,6 +353,7 @@ def test_the_card_is_one_the_hub_reads_and_tells_no_path(
     assert card.data.to_dict() == {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
+        "base_model_relation": "merge",
         "tags": ["prefreg", "preference-vectors", "merge"],
     }
     assert card.text.startswith("\n# base + 1·helpful@1\n")

@@ -1,6 +1,7 @@
 """Finding a base model: a bundled one, a folder, a GGUF file, or a repository of the Hub."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,16 +79,20 @@ def _open(
 
 def _download(name: str, revision: str | None) -> Path:
     # Imported here: the Hub's client is slow to import, and most bases are folders.
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
-        return Path(
+        path = Path(
             snapshot_download(
                 name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED
             )
         )
     except Exception as error:  # the client lets the errors of its HTTP library through
         raise BaseModelError(explain_hub_error(error, name, revision)) from error
+    # The card has the licence; for the lack of it nothing shall be fetched again.
+    with suppress(Exception):
+        hf_hub_download(name, "README.md", revision=path.name)
+    return path
 
 
 def explain_hub_error(error: Exception, name: str, revision: str | None = None) -> str:

@@ -22,7 +22,7 @@ from prefreg.cli.options import (
     read_text,
     request_options,
 )
-from prefreg.cli.printing import progress_bars
+from prefreg.cli.printing import progress_bars, tell_licences
 from prefreg.cli.tables import paragraph, sections, table
 from prefreg.errors import RangeWarning, UsageError
 from prefreg.files import human_size
@@ -116,6 +116,7 @@ def compose(
         adapter = registry.compose_adapter(request)
         made = adapter.to_json() | told
         common.emit("compose", made, _describe_written(made, adapter.compression))
+        tell_licences(common, adapter.licences)
         _warn(common, "Note", adapter.warnings)
     elif plan:
         planned = registry.plan(request)
@@ -124,6 +125,7 @@ def compose(
         with progress_bars(common, of_bytes=True) as progress:
             composed = registry.compose(request, progress=progress)
         common.emit("compose", composed.to_json() | told, _describe_composed(composed))
+        tell_licences(common, composed.licences)
         _warn(common, "Warning", composed.warnings)
 
 

@@ -21,6 +21,7 @@ from prefreg.cli import (
     preset_commands,
     registry_commands,
     serving_commands,
+    sharing_commands,
     training_commands,
     vector_commands,
 )
@@ -81,6 +82,7 @@ _GROUPS = {
     "Measure": evaluation_commands.COMMANDS,
     "Tune dials": [*choosing_commands.COMMANDS, *dial_commands.COMMANDS],
     "Look at what is stored": [*vector_commands.LOOKING, registry_commands.search],
+    "Share": sharing_commands.COMMANDS,
     "Care for it": [*vector_commands.NAMING, *registry_commands.COMMANDS],
     "This installation": [registry_commands.doctor, completion_commands.completion],
 }

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+import click
+
 from prefreg.cli.options import Common
 from prefreg.cli.tables import paragraph
 from prefreg.config import log_interval
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from prefreg.evaluation.statistics import Estimate
     from prefreg.progress import Progress
     from prefreg.registry import DiskUse, VersionSummary
+    from prefreg.registry.licences import Licences
 
 
 def plural(count: int, thing: str) -> str:
@@ -64,6 +67,12 @@ def describe_disk(disk: "DiskUse") -> str:
 def distinct_size(versions: "Iterable[VersionSummary]") -> int:
     """Add up the bytes of versions; equal bytes are kept once."""
     return sum({version.sha256: version.size for version in versions}.values())
+
+
+def tell_licences(common: Common, licences: "Licences") -> None:
+    """Say in one line what weights may be used for, where a licence on record limits it."""
+    if licences.line:
+        common.note(f"{click.style('Licences:', fg='yellow')} {licences.line}")
 
 
 class Pace:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from prefreg.checkpoints.base_licence import CARD_FILE
 from prefreg.checkpoints.safetensors_file import SafetensorsWriter
 from prefreg.composition.compose import resolve_plan
 from prefreg.composition.composition_request import CompositionRequest, eta_of
@@ -21,11 +22,12 @@ from prefreg.composition.output import (
     write_recipe,
 )
 from prefreg.composition.plan import OpenPlan, Plan, opened, rounded_eta
-from prefreg.composition.recipe import CARD_FILE, adapter_card, recipe
+from prefreg.composition.recipe import adapter_card, plan_licences, recipe
 from prefreg.errors import UsageError, VectorError, listed
 from prefreg.files import hash_bytes
 from prefreg.json_values import JsonFields
 from prefreg.registry import Access
+from prefreg.registry.licences import Licences
 from prefreg.vectors import Vector
 from prefreg.vectors.lora_layers import Experts, LoraLayer, LoraLayers, name_of
 from prefreg.vectors.lowrank import (
@@ -106,6 +108,8 @@ class ComposedAdapter(JsonFields):
     ranks: dict[str, int]
     """By the weight's name on disk."""
     compression: Compression | None
+    licences: Licences
+    """Of the base and of the vectors, as they were recorded."""
     warnings: tuple[str, ...]
 
 
@@ -173,7 +177,15 @@ def write_adapter(
         write_recipe(folder, content, durable=durable)
     ranks = {weight: part.rank for weight, part in factors.items()}
     return ComposedAdapter(
-        destination, plan.formula, str(base), size, rank, ranks, compression, _serving(rank)
+        destination,
+        plan.formula,
+        str(base),
+        size,
+        rank,
+        ranks,
+        compression,
+        plan_licences(plan),
+        _serving(rank),
     )
 
 

@@ -13,10 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from prefreg.checkpoints.base_licence import CARD_FILE
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, INDEX_FILE, companions, read_companion
 from prefreg.composition.layout import OutputFile, index_file, parse_size, plan_files
 from prefreg.composition.plan import Plan, opened
-from prefreg.composition.recipe import CARD_FILE, checkpoint_card, config_file, recipe, recipe_file
+from prefreg.composition.recipe import (
+    checkpoint_card,
+    config_file,
+    plan_licences,
+    recipe,
+    recipe_file,
+)
 from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import THREADS, write_weights
 from prefreg.errors import OutputError, listed
@@ -32,6 +39,7 @@ from prefreg.files import (
 )
 from prefreg.json_values import fields_to_json, parse_json
 from prefreg.progress import Progress
+from prefreg.registry.licences import Licences
 from prefreg.vectors.stored import parse_dtype, require_device
 
 RECIPE_FILE = "prefreg.json"
@@ -58,6 +66,8 @@ class Composed:
     """What the rounding left of the requested change; absent when none was requested."""
     files: dict[str, str] | None
     """sha256 by file name, without the recipe and the card; only where they were asked for."""
+    licences: Licences
+    """Of the base and of the vectors that change it, as they were recorded."""
     warnings: tuple[str, ...] = ()
 
     @property
@@ -130,7 +140,9 @@ def write_composition(
             (folder / name).parent.mkdir(exist_ok=True)
             write_file(folder / name, data, durable=durable)
         write_recipe(folder, content, durable=durable)
-    return Composed(destination, plan.formula, str(plan.base), size, survival, hashes)
+    return Composed(
+        destination, plan.formula, str(plan.base), size, survival, hashes, plan_licences(plan)
+    )
 
 
 @contextmanager
@@ -218,6 +230,31 @@ def require_usable(target: Path, *, overwrite: bool | None, keep: Sequence[Path]
         )
 
 
+def read_composed(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return the recipe of a folder that prefreg composed, and the names of its other files.
+
+    Raises:
+        OutputError: It is none, or what its recipe names is missing, a link, or changed since.
+    """
+    recipe = _recipe(folder)
+    if recipe is None or not isinstance(recipe.get("base"), dict) or "terms" not in recipe:
+        raise OutputError(
+            f"{folder} holds no composition of prefreg with its {RECIPE_FILE}. `prefreg compose` "
+            "writes one."
+        )
+    names = sorted(set(recipe["contents"]))
+    missing = [n for n in names if n not in _files(folder) or (folder / n).is_symlink()]
+    if missing:
+        raise OutputError(
+            f"{folder} lacks {listed(missing)}, which its {RECIPE_FILE} names. Compose it again."
+        )
+    hashes = recipe.get("files")
+    for name, digest in (hashes if isinstance(hashes, dict) else {}).items():
+        if name in names and hash_file(folder / name) != digest:
+            raise OutputError(f"{folder / name} was changed since it was composed. Compose again.")
+    return recipe, names
+
+
 def swap(partial: Path, target: Path) -> None:
     """Put a finished folder in the place of an earlier composition, or leave that as it was."""
     contents = _contents(target)
@@ -249,6 +286,12 @@ def _hashes(folder: Path, files: tuple[OutputFile, ...], small: dict[str, bytes]
 
 def _contents(folder: Path) -> set[str] | None:
     """Return the names of all files that prefreg put into a folder, if its recipe says so."""
+    recipe = _recipe(folder)
+    return None if recipe is None else {RECIPE_FILE, *recipe["contents"]}
+
+
+def _recipe(folder: Path) -> dict[str, Any] | None:
+    """Return the recipe of a folder, if it is one of ours that names the files beside it."""
     try:
         with open_regular(folder / RECIPE_FILE) as stream:
             recipe = parse_json(stream.read())
@@ -259,7 +302,7 @@ def _contents(folder: Path) -> set[str] | None:
     contents = recipe["contents"]
     if not isinstance(contents, list) or not all(isinstance(name, str) for name in contents):
         return None
-    return {RECIPE_FILE, *contents}
+    return recipe
 
 
 def _strangers(folder: Path, contents: set[str]) -> set[str]:

@@ -10,24 +10,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from prefreg.checkpoints.base_licence import read_licence
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, read_companion
 from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import FAITHFUL_GAIN, Rounding, Survival
-from prefreg.errors import BaseModelError
 from prefreg.json_values import fields_to_json
-from prefreg.plain_yaml import load_yaml
+from prefreg.registry.licences import Licences, licences_of
 from prefreg.terms import format_eta
-from prefreg.values import read_small
 from prefreg.vectors.stored import DTYPE_NAMES
 
 SCHEMA = 1
 
 _NEAREST = Rounding()
-_MOST_CARD = 1 << 18
-"""Bytes of a base's card that are read: the longest cards on the Hub have some 100 kB."""
 
 
 def recipe(
@@ -68,9 +63,15 @@ def recipe(
             }
             for term in plan.terms
         ],
+        "licences": plan_licences(plan).to_json(),
         "survival": survival.to_json() if survival else None,
         "files": dict(sorted(files.items())) if files is not None else None,
     }
+
+
+def plan_licences(plan: Plan) -> Licences:
+    """Return the licences of the base and of the vectors that change it."""
+    return licences_of([term.record for term in plan.active], plan.base)
 
 
 def recipe_file(content: Mapping[str, Any]) -> bytes:
@@ -103,9 +104,6 @@ def _with_dtype(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return changed
 
 
-CARD_FILE = "README.md"
-
-
 def checkpoint_card(
     plan: Plan,
     *,
@@ -125,6 +123,7 @@ def checkpoint_card(
     return _card(
         plan,
         library="transformers",
+        relation="merge",
         tag="merge",
         title=plan.formula,
         story=story,
@@ -138,6 +137,7 @@ def adapter_card(plan: Plan, *, files: Mapping[str, str], told: str | None) -> b
     return _card(
         plan,
         library="peft",
+        relation="adapter",
         tag="lora",
         title=plan.formula.removeprefix("base").removeprefix(" + ").strip(),
         story="A LoRA adapter composed by prefreg from preference vectors, Σ ηᵢ·φᵢ, "
@@ -152,6 +152,7 @@ def _card(
     plan: Plan,
     *,
     library: str,
+    relation: str,
     tag: str,
     title: str,
     story: str,
@@ -162,7 +163,9 @@ def _card(
     header = ["---", f"library_name: {library}", "pipeline_tag: text-generation"]
     if base.revision is not None:
         header.append(f"base_model: {json.dumps(base.name)}")
-    header += _licence_lines(base.checkpoint)
+    header.append(f"base_model_relation: {relation}")  # the Hub would guess it by the files
+    licences = plan_licences(plan)
+    header += licences.card_header(read_licence(base).link)
     header += ["tags:", "- prefreg", "- preference-vectors", f"- {tag}", "---", ""]
     lines = [
         f"# {title}",
@@ -180,6 +183,7 @@ def _card(
         ),
         "",
         *kept,
+        *licences.card_lines(),
         *_hash_lines(files),
         "`prefreg.json` holds the same as a recipe.",
     ]
@@ -219,16 +223,3 @@ def _survival_lines(survival: Survival | None) -> list[str]:
     )
     head = ["| modules | changed | gain | norm ratio | cosine |", "|---|---|---|---|---|"]
     return [line, "", *head, *rows, ""]
-
-
-def _licence_lines(checkpoint: Checkpoint) -> list[str]:
-    """Return what the base's own card says of its licence, for the header of ours."""
-    try:
-        card = read_small(checkpoint.path / "README.md", BaseModelError, most=_MOST_CARD)
-        text = card.decode("utf-8")
-        found = load_yaml(text.split("---")[1]) if text.startswith("---") else {}
-    except (BaseModelError, ValueError, IndexError, yaml.YAMLError):
-        return []  # without a card, or with one that cannot be read, nothing is known
-    said = found if isinstance(found, dict) else {}
-    keys = ("license", "license_name", "license_link")
-    return [f"{key}: {json.dumps(said[key])}" for key in keys if isinstance(said.get(key), str)]

@@ -226,7 +226,7 @@ def _bases_of(store: Store, term: Term) -> str:
     return " and ".join(sorted(bases))
 
 
-RANGE, CALIBRATION = "range", "calibration"
+RANGE, CALIBRATION, EVALUATION = "range", "calibration", "evaluation"
 """The kinds of measurement under which they are kept; the newest of a kind counts."""
 
 

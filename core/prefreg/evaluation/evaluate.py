@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from prefreg.composition.resolve import EVALUATION
 from prefreg.errors import DataError, UsageError
 from prefreg.evaluation.evaluation_request import EvaluationRequest
 from prefreg.evaluation.evaluator import Evaluator, open_evaluator
@@ -15,8 +16,6 @@ from prefreg.progress import Progress
 from prefreg.registry import Access, VersionRecord
 from prefreg.terms import AXIS_NAME, NUMBER, Term
 
-MEASUREMENT = "evaluation"
-"""The kind under which `--store` keeps figures with a version."""
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -50,7 +49,7 @@ def store_evaluation(access: Access, evaluation: Evaluation) -> VersionRecord:
     }
     with access.writing() as store:
         value = {"eta": eta, "figures": figures}
-        store.measure(record.axis, record.number, MEASUREMENT, value, _protocol(evaluation))
+        store.measure(record.axis, record.number, EVALUATION, value, _protocol(evaluation))
         return store.resolve(record.axis, str(record.number))
 
 

@@ -26,6 +26,7 @@ from prefreg.models.loading import empty_model, quiet
 from prefreg.plain_yaml import read_assignments
 from prefreg.progress import Progress, steps_of
 from prefreg.registry import Access, NewVersion, VersionRecord
+from prefreg.registry.licences import recorded_licence
 from prefreg.registry.names import check_tags
 from prefreg.terms import AXIS_NAME
 from prefreg.training.axis_request import AxisRequest, Poles
@@ -317,7 +318,10 @@ def _metadata(
             "licence": run.axis.licence,
         },
         **_declared(run.found),
-        **({"base": {"gguf": fields_to_json(run.base.gguf)}} if run.base.gguf else {}),
+        "base": {
+            **({"gguf": fields_to_json(run.base.gguf)} if run.base.gguf else {}),
+            **recorded_licence(run.base),
+        },
         "data": {
             "source": run.mixture.source,
             "origin": run.mixture.origin,

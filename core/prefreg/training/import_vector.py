@@ -10,6 +10,7 @@ from prefreg.composition.resolve import identify
 from prefreg.errors import AxisError, UsageError
 from prefreg.files import work_folder
 from prefreg.registry import Access, NewVersion, VersionRecord
+from prefreg.registry.licences import recorded_licence
 from prefreg.registry.records import Kind, StorageDtype
 from prefreg.terms import AXIS_NAME
 from prefreg.training.axis_request import ImportRequest
@@ -54,6 +55,7 @@ def import_vector(access: Access, request: ImportRequest) -> VersionRecord:
             base=identify(base),
             metadata={
                 "contrast": "positive-only" if request.positive_only else "pair",
+                "base": recorded_licence(base),
                 "import": origin,
                 "geometry": extraction.to_json(),
                 "environment": {"packages": package_versions()},

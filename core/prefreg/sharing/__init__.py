@@ -1,0 +1,1 @@
+"""Vectors for others: the Hub, and what travels with them."""
