@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 VLLM := .venv-vllm
 VLLM_INSTALLED := $(VLLM)/.installed
 
-.PHONY: demo play browser chat-model test test-clients test-vllm lint pocket registry commands bench clean help
+.PHONY: demo play browser postgres chat-model test test-clients test-postgres test-vllm lint pocket registry commands bench clean help
 
 help:  ## Show the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "%-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,8 +44,20 @@ browser:  ## Install Chromium, which the tests of the page drive, where that can
 	    { apt-get update && apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1) && exit 0; fi; \
 	echo "There is no Chromium, so the page will NOT be tested (Debian: apt install chromium)."
 
+postgres:  ## Install PostgreSQL, which registries are tested on, where that can be done unasked
+	@command -v initdb >/dev/null 2>&1 || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    (apt-get install -y --no-install-recommends postgresql >/dev/null 2>&1 || \
+	    { apt-get update && apt-get install -y --no-install-recommends postgresql; } >/dev/null 2>&1) && exit 0; fi; \
+	echo "There is no PostgreSQL, so registries on a server will NOT be tested (Debian: apt install postgresql)."
+
 test: $(INSTALLED) browser  ## The whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# A private server for each worker, in a temporary folder; `test` runs test_server.py alone on one.
+test-postgres: $(INSTALLED) postgres  ## All tests of the registry on PostgreSQL
+	PREFREG_TEST_ALL_ON_SERVER=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+		--no-loadscope-reorder tests/registry tests/cli/test_on_a_server.py
 
 CLIENTS := .venv-clients
 test-clients: $(INSTALLED)  ## Ask a server with llm, lm-eval and LangChain, in an environment of their own

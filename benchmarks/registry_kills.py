@@ -1,17 +1,18 @@
 """Kill processes at random moments while they change a registry, and see what is left.
 
     python benchmarks/registry_kills.py --kills 500
+    python benchmarks/registry_kills.py --kills 500 --registry postgresql+psycopg://… --blobs s3://…
 
-Each kill is a SIGKILL to a process that adds, removes, collects, copies, backs up or migrates,
-at a moment drawn evenly from the time that it takes. Afterwards every registry must pass `verify`,
-what was reported as done must be done, what was not begun must not be there, and no half of
-anything may remain once the registry was collected.
+The registry that is changed is a file, or the empty one that is named. Each kill is a SIGKILL to a
+process that adds, removes, collects, copies, backs up or migrates, at a moment drawn evenly from
+the time that it takes. Afterwards every registry must pass `verify`, what was reported as done
+must be done, what was not begun must not be there, and no half of anything may remain once the
+registry was collected.
 """
 
 import argparse
-import os
+import multiprocessing
 import random
-import signal
 import sqlite3
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from prefreg.registry import BaseIdentity, NewVersion, Store, VersionRecord, transfer
@@ -35,11 +37,12 @@ class House:
     """The registries of the benchmark, in a folder of their own."""
 
     folder: Path
+    named: str | None = None
 
     @property
-    def main(self) -> Path:
+    def main(self) -> str | Path:
         """The registry that is changed, copied from and backed up."""
-        return self.folder / "main.db"
+        return self.named or self.folder / "main.db"
 
     @property
     def other(self) -> Path:
@@ -60,6 +63,10 @@ class House:
         """Return one of twelve contents: versions share bytes, and files come back."""
         return bytes([content]) * (40 if content % 2 else 200_000)
 
+
+# Started from a process that has used neither database nor store: their threads are not forked.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["prefreg.registry.transfer", "alembic.command", "sqlite3"])
 
 Operation = Callable[[House, random.Random], None]
 
@@ -107,9 +114,9 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 
-def open_store(path: Path) -> Store:
+def open_store(place: str | Path) -> Store:
     """Open a registry to write, with a low limit, so that vectors lie beside it too."""
-    return Store.open(path, write=True, inline_limit=INLINE_LIMIT)
+    return Store.open(place, write=True, inline_limit=INLINE_LIMIT)
 
 
 def prepare(house: House, name: str, dice: random.Random) -> None:
@@ -137,7 +144,7 @@ def write_old(house: House) -> None:
     with closing(sqlite3.connect(house.old)) as connection:
         connection.executescript(
             "DROP INDEX ix_versions_created; DROP INDEX ix_blobs_size; DROP TABLE tags; "
-            "DROP TABLE presets; "
+            "DROP TABLE presets; DROP TABLE settings; "
             f"UPDATE alembic_version SET version_num = '{REVISIONS[0]}'"
         )
 
@@ -160,14 +167,14 @@ def look(house: House) -> State:
     """
     found = {}
     for name in ("main", "other", "backup", "old"):
-        path: Path = getattr(house, name)
-        found[name] = _read(path) if path.exists() else ()
+        place = getattr(house, name)
+        found[name] = _read(place) if isinstance(place, str) or place.exists() else ()
     return State(**found)
 
 
-def _read(path: Path) -> tuple[VersionRecord, ...]:
-    with Store.open(path, write=False) as store:
-        assert store.verify() == [], (path, store.verify())
+def _read(place: str | Path) -> tuple[VersionRecord, ...]:
+    with Store.open(place, write=False) as store:
+        assert store.verify() == [], (store.location, store.verify())
         return tuple(store.versions())
 
 
@@ -182,31 +189,31 @@ def kill_one(house: House, name: str, seed: int, usual: float) -> bool:
 
 
 def _run(house: House, name: str, dice: random.Random, after: float | None = None) -> bool:
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _work(house, name, dice, writer)
-    os.close(writer)
-    with open(reader, "rb", buffering=0) as said:
-        assert said.read(1) == b"r"
+    said, says = _PROCESSES.Pipe(duplex=False)
+    child = _PROCESSES.Process(target=_work, args=(house, name, dice, says))
+    child.start()
+    says.close()
+    with said:
+        assert said.recv() == "ready"
         if after is not None:
             time.sleep(after)
-            os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        outcome = said.read()
-    assert outcome in (b"", b"d"), outcome.decode()
-    return outcome == b"d"
+            child.kill()
+        child.join()
+        try:
+            outcome = said.recv() if said.poll() else ""
+        except EOFError:  # killed before it said anything, or in the middle of it
+            outcome = ""
+    assert outcome in ("", "done"), outcome
+    return bool(outcome)
 
 
-def _work(house: House, name: str, dice: random.Random, writer: int) -> None:
+def _work(house: House, name: str, dice: random.Random, says: Connection) -> None:
+    says.send("ready")
     try:
-        os.write(writer, b"r")
         OPERATIONS[name](house, dice)
-        os.write(writer, b"d")
+        says.send("done")
     except BaseException as error:
-        os.write(writer, f"{name}: {error!r}".encode())
-    finally:
-        os._exit(0)
+        says.send(f"{name}: {error!r}")
 
 
 def _check(house: House, name: str, before: State, finished: bool) -> None:
@@ -257,15 +264,17 @@ def _check_migration(house: House, before: State, finished: bool) -> None:
 
 def _check_tidiness(house: House) -> None:
     """Collect, and see that nothing is left that no version needs."""
-    for path in (house.main, house.other, house.backup):
-        if not path.exists():
+    for place in (house.main, house.other, house.backup):
+        if isinstance(place, Path) and not place.exists():
             continue
-        with open_store(path) as store:
-            store.gc()
-            needed = {f"{v.sha256}.safetensors" for v in store.summaries() if not v.inline}
-        folder = path.with_suffix(".vectors")
-        present = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-        assert present == needed, (path, present ^ needed)
+        with open_store(place) as store:
+            for _ in range(3):  # what a process sent before it died may arrive after
+                store.gc(grace=0)
+                needed = {f"{v.sha256}.safetensors" for v in store.summaries() if not v.inline}
+                present = set(store.place.held(0))
+                if present == needed:
+                    break
+            assert present == needed, (store.location, present ^ needed)
 
 
 def usual_times(house: House, repeats: int = 3) -> dict[str, float]:
@@ -284,12 +293,14 @@ def usual_times(house: House, repeats: int = 3) -> dict[str, float]:
 
 
 @contextmanager
-def new_house() -> Iterator[House]:
-    """Make the registries in a temporary folder."""
+def new_house(named: str | None = None, blobs: str | None = None) -> Iterator[House]:
+    """Make the registries in a temporary folder, but for one that is named."""
     with tempfile.TemporaryDirectory(prefix="prefreg-kills-") as folder:
-        house = House(Path(folder))
-        for path in (house.main, house.other):
-            Store.open(path, write=True).close()
+        house = House(Path(folder), named)
+        with Store.open(house.main, write=True, blobs_at=blobs) as store:
+            assert not store.summaries(), "Name an empty registry."
+            assert store.verify() == []  # remembers its store
+        Store.open(house.other, write=True).close()
         yield house
 
 
@@ -298,10 +309,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--registry", metavar="URL")
+    parser.add_argument("--blobs", metavar="URL")
     arguments = parser.parse_args()
     started = time.perf_counter()
     kills, late = Counter[str](), Counter[str]()
-    with new_house() as house:
+    with new_house(arguments.registry, arguments.blobs) as house:
         usual = usual_times(house)
         names = list(OPERATIONS)
         for kill in range(arguments.kills):

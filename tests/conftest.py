@@ -6,9 +6,11 @@ import pytest
 from hypothesis import settings
 
 from packages import site
+from servers import bucket, endpoint, server, url
 from trained import surroundings, trained
 
-__all__ = ["site", "surroundings", "trained"]  # fixtures of every test
+# Fixtures of every test.
+__all__ = ["bucket", "endpoint", "server", "site", "surroundings", "trained", "url"]
 
 collect_ignore = ["vllm_engine"]  # `make test-vllm` runs it, in an environment of its own
 

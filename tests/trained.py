@@ -39,5 +39,5 @@ def surroundings(
     monkeypatch.setenv("PREFREG_CACHE", str(tmp_path_factory.getbasetemp() / "fingerprints"))
     monkeypatch.setenv("PREFREG_CONFIG", str(tmp_path_factory.getbasetemp() / "settings"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("PREFREG_REGISTRY", "PREFREG_LOAD_PLUGINS", "PREFREG_DEBUG"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("REGISTRY", "BLOBS", "LOAD_PLUGINS", "DEBUG"):
+        monkeypatch.delenv(f"PREFREG_{name}", raising=False)

@@ -25,6 +25,7 @@ from prefreg.axes.discovery import disable as disable_plugin
 from prefreg.axes.discovery import enable as enable_plugin
 from prefreg.axes.plugins import InstalledAxis, Plugin, load_axes
 from prefreg.choosing.choosing_request import TuneRequest
+from prefreg.config import blobs_setting
 from prefreg.errors import PrefregError, UsageError
 from prefreg.evaluation.evaluation_request import (
     Calibrating,
@@ -49,7 +50,7 @@ from prefreg.registry import (
     VersionRecord,
     VersionSummary,
 )
-from prefreg.registry.records import Moment, as_moment, parse_moment
+from prefreg.registry.records import GRACE, Moment, as_moment, parse_moment
 from prefreg.requests import make_request, take_options
 from prefreg.serving.serving_request import ServingRequest
 from prefreg.terms import Term, as_terms, parse_dial, parse_reference
@@ -141,9 +142,15 @@ class Registry:
     Nothing is held open between calls, so processes can share one registry.
     """
 
-    def __init__(self, location: str | Path | None = None, *, starter: bool = True) -> None:
-        """Name the registry; it is opened by each call."""
-        self.access = Access(location, starter)
+    def __init__(
+        self,
+        location: str | Path | None = None,
+        *,
+        starter: bool = True,
+        blobs: str | None = None,
+    ) -> None:
+        """Name the registry, and the store of a new one's vectors; it is opened by each call."""
+        self.access = Access(location, starter, blobs or blobs_setting())
 
     def __repr__(self) -> str:
         try:
@@ -1089,13 +1096,14 @@ class Registry:
             store.remove(axis, number, force=force)
             return record
 
-    def gc(self) -> GcReport:
+    def gc(self, *, grace: float = GRACE) -> GcReport:
         """Remove the bytes that no version needs, and what killed processes left.
 
-        That is in the folder of the registry and in that of temporary files.
+        That is in the folder of the registry and in that of temporary files. Bytes in a store are
+        left until they are `grace` seconds old, for those who have not written their version yet.
         """
         with self.access.changing() as store:
-            report, path = store.gc(), store.database.path
+            report, path = store.gc(grace), store.database.path
         places = [Path(tempfile.gettempdir()), *([] if path is None else [path.parent])]
         left = [remove_abandoned(place) for place in places]
         return GcReport(
@@ -1104,14 +1112,18 @@ class Registry:
         )
 
 
-def open(location: str | Path | None = None, *, starter: bool = True) -> Registry:
+def open(
+    location: str | Path | None = None, *, starter: bool = True, blobs: str | None = None
+) -> Registry:
     """Open a registry by its path or SQLAlchemy URL.
 
     Without a location: `PREFREG_REGISTRY`, else `./registry.db`; the first write creates what is
     missing. The vectors that ship with prefreg lie beneath it, unless `starter` is false: to be
-    read, and taken over when something is kept with one of them.
+    read, and taken over when something is kept with one of them. A new registry keeps its vectors
+    in the store `blobs`, else that of `PREFREG_BLOBS`, as `s3://BUCKET/PREFIX` or
+    `file:///FOLDER`, and remembers it.
     """
-    return Registry(location, starter=starter)
+    return Registry(location, starter=starter, blobs=blobs)
 
 
 @contextmanager

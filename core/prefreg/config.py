@@ -13,6 +13,11 @@ def registry_setting() -> str | None:
     return os.environ.get("PREFREG_REGISTRY") or None
 
 
+def blobs_setting() -> str | None:
+    """Return `PREFREG_BLOBS`, the store that a new registry keeps its vectors in."""
+    return os.environ.get("PREFREG_BLOBS") or None
+
+
 def starter_registry() -> Path | None:
     """Return the read-only registry that ships with the package.
 

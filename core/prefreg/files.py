@@ -5,6 +5,7 @@ import errno
 import fcntl
 import functools
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -14,11 +15,13 @@ import stat
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 _LEFT = re.compile(
     r"(\.(?P<name>.+)\.|prefreg-)(?P<place>[0-9a-f]{8})-(?P<pid>[0-9a-f]+)-(?P<start>[0-9a-f]+)"
@@ -27,6 +30,59 @@ _LEFT = re.compile(
 _MARK = re.compile(r"\.(?P<name>.+)\.prefreg-lock")
 _FOREIGN_SECONDS = 7 * 24 * 3600
 """Whether a process of another machine or boot lives is not known: its files are left so long."""
+
+
+class ByteRanges(ABC):
+    """Bytes that lie elsewhere and are read a range at a time; safe from several threads."""
+
+    size: int
+    memory: int
+    """The bytes that it holds at most of what was read."""
+
+    @abstractmethod
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with the bytes at `offset`.
+
+        Raises:
+            OSError: They cannot be read; its `strerror` says why.
+        """
+
+    def stream(self) -> BinaryIO:
+        """Read all from the front."""
+        return cast(BinaryIO, BufferedReader(_RangeStream(self), 1 << 20))
+
+
+class _RangeStream(io.RawIOBase):
+    def __init__(self, ranges: ByteRanges) -> None:
+        self._ranges = ranges
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._ranges.size}
+        self._place = begin[whence] + offset
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), self._ranges.size - self._place)
+        if count:
+            self._ranges.read_into(self._place, memoryview(buffer)[:count])
+        self._place += count
+        return count
+
+
+Source = bytes | Path | ByteRanges
+"""Where bytes are read from: themselves, a file, or elsewhere."""
+
+
+def at_hand(source: Source) -> bytes | Path:
+    """Return a source whose bytes are here: ranges of a store are read into memory."""
+    return source.stream().read() if isinstance(source, ByteRanges) else source
 
 
 def hash_bytes(data: bytes) -> str:

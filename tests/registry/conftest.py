@@ -6,13 +6,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 import prefreg.registry
 from prefreg.registry import BaseIdentity, NewVersion, Store, VersionRecord
+from servers import new_database
 
 Add = Callable[..., VersionRecord]
 Run = Callable[..., "subprocess.Popen[str]"]
@@ -51,12 +54,31 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def store(path: Path, empty: Path) -> Iterator[Store]:
+@pytest.fixture(scope="session")
+def empty_database(server: str) -> Iterator[str]:
+    """The name of a registry on the server without a version, to be copied."""
+    with new_database(server) as database:
+        Store.open(database, write=True).close()
+        yield str(make_url(database).database)
+
+
+HOMES = ["file", *(["server"] if os.environ.get("PREFREG_TEST_ALL_ON_SERVER") else [])]
+
+
+@pytest.fixture(params=HOMES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     """An empty registry, open to write, that keeps at most 64 bytes inline."""
-    shutil.copy(empty, path)
-    with Store.open(path, write=True, inline_limit=64) as opened:
-        yield opened
+    with ExitStack() as stack:
+        if request.param == "file":
+            place: str | Path = tmp_path / "registry.db"
+            shutil.copy(request.getfixturevalue("empty"), place)
+        else:
+            of_file = request.node.get_closest_marker("file")
+            if of_file or {"path", "folder"} & set(request.fixturenames):
+                pytest.skip("it is about a file")
+            server, template = map(request.getfixturevalue, ("server", "empty_database"))
+            place = stack.enter_context(new_database(server, template))
+        yield stack.enter_context(Store.open(place, write=True, inline_limit=64))
 
 
 @pytest.fixture

@@ -117,6 +117,7 @@ def test_a_number_is_never_used_again(store: Store, add: Add) -> None:
     assert add(store).number == 3
 
 
+@pytest.mark.file
 @pytest.mark.parametrize("size", [64, 65], ids=["inline", "external"])
 def test_the_bytes_come_back(store: Store, add: Add, size: int, tmp_path: Path) -> None:
     data = os.urandom(size)
@@ -152,6 +153,7 @@ def test_the_same_bytes_may_have_been_added_under_another_limit(path: Path, add:
         assert store.verify() == []
 
 
+@pytest.mark.file
 def test_adding_the_same_vector_again_repairs_lost_bytes(store: Store, add: Add) -> None:
     record = add(store, data=b"c" * 100)
     source = store.vector_source(record)
@@ -256,6 +258,7 @@ def test_a_store_opened_to_read_does_not_write(path: Path, store: Store, add: Ad
 
 
 @pytest.mark.parametrize("change", ["content", "touch", "copy"])
+@pytest.mark.file
 def test_a_changed_file_is_hashed_again(store: Store, add: Add, change: str) -> None:
     record = add(store, data=b"d" * 100)
     source = store.vector_source(record)
@@ -274,6 +277,7 @@ def test_a_changed_file_is_hashed_again(store: Store, add: Add, change: str) -> 
     assert store.vector_source(record) == source
 
 
+@pytest.mark.file
 def test_a_change_that_keeps_size_and_times_is_found_on_demand(store: Store, add: Add) -> None:
     record = add(store, data=b"d" * 100)
     source = store.vector_source(record)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from prefreg.config import blobs_setting
 from prefreg.errors import PrefregError
 from prefreg.registry import BaseIdentity, NewVersion, Store
 
@@ -33,7 +34,9 @@ def add(registry: str, count: str, size: str) -> None:
         blob = Path(folder, "blob")
         for _ in range(int(count)):
             blob.write_bytes(os.urandom(int(size)))
-            with Store.open(registry, write=True, inline_limit=INLINE_LIMIT) as store:
+            with Store.open(
+                registry, write=True, inline_limit=INLINE_LIMIT, blobs_at=blobs_setting()
+            ) as store:
                 print(store.add(new_version("helpful"), blob).number, flush=True)
 
 

@@ -49,6 +49,7 @@ class Common:
 
     registry: str | None = None
     no_starter: bool = False
+    blobs: str | None = None
     json: bool = False
     quiet: bool = False
     spinner: Spinner = field(default_factory=Spinner)
@@ -56,7 +57,7 @@ class Common:
 
     def open_registry(self) -> "Registry":
         """Open the registry that the options name."""
-        return prefreg.open(self.registry, starter=not self.no_starter)
+        return prefreg.open(self.registry, starter=not self.no_starter, blobs=self.blobs)
 
     def emit(self, command: str, data: Any, text: str, *, asked: bool = False) -> None:
         """Write the result to stdout: the JSON document, or the text for people.
@@ -119,6 +120,14 @@ def common_options() -> list[click.Parameter]:
             expose_value=False,
             callback=_store("registry"),
             help="Registry to use.  [env: PREFREG_REGISTRY; default: ./registry.db]",
+        ),
+        click.Option(
+            ["--blobs"],
+            metavar="URL",
+            expose_value=False,
+            callback=_store("blobs"),
+            help="Store for the vectors of a new registry, which remembers it: s3://BUCKET/PREFIX "
+            "or file:///FOLDER.  [env: PREFREG_BLOBS]",
         ),
         click.Option(
             ["--no-starter"],

@@ -6,7 +6,14 @@ from typing import Any
 import click
 
 from prefreg.cli import completing
-from prefreg.cli.options import REFERENCE, Common, Reference, base_option, command
+from prefreg.cli.options import (
+    REFERENCE,
+    Common,
+    FiniteRange,
+    Reference,
+    base_option,
+    command,
+)
 from prefreg.cli.printing import describe_disk, plural, progress_bars
 from prefreg.cli.tables import sections, table
 from prefreg.errors import RegistryError, UsageError
@@ -164,13 +171,22 @@ def verify(common: Common) -> None:
     help="Empty the cache too: fingerprints, reference scores, dequantised GGUF files, and runs "
     "that were not finished.",
 )
-def gc(common: Common, cache: bool) -> None:
+@click.option(
+    "--grace",
+    type=FiniteRange(0),
+    default=24,
+    show_default=True,
+    metavar="HOURS",
+    help="Leave bytes in a store that are younger: whoever put them may not have written the "
+    "version yet.",
+)
+def gc(common: Common, cache: bool, grace: float) -> None:
     """Remove the bytes that no version needs, and what killed processes left.
 
     That is in the folder of the registry and in that of temporary files.
     """
     registry = common.open_registry()
-    report, disk = registry.gc(), registry.disk_use()
+    report, disk = registry.gc(grace=grace * 3600), registry.disk_use()
     data: dict[str, Any] = {"files": report.files, "bytes": report.bytes, "disk": disk.to_json()}
     text = (
         f"Removed {plural(report.files, 'file')} and gave {human_size(report.bytes)} back. "

@@ -23,6 +23,7 @@ from prefreg.composition.resolve import (
 from prefreg.composition.rounding import Rounding, Survival
 from prefreg.composition.streaming import buffer_bytes, estimate_seconds
 from prefreg.errors import PrefregError, UsageError, VectorError, one_line
+from prefreg.files import ByteRanges
 from prefreg.json_values import fields_to_json, parse_json
 from prefreg.plain_yaml import load_yaml
 from prefreg.progress import Progress
@@ -103,7 +104,8 @@ def plan(access: Access, request: CompositionRequest) -> CompositionPlan:
     with opened(made) as open_plan:
         rounding = Rounding(request.rounding, request.seed)
         seconds = estimate_seconds(open_plan, files, rounding=rounding, device=request.device)
-    buffers = buffer_bytes(len(made.active))
+    ahead = [each.source.memory for each in made.active if isinstance(each.source, ByteRanges)]
+    buffers = buffer_bytes(len(made.active)) + sum(ahead)
     return CompositionPlan(
         formula=made.formula,
         rule=made.rule,

@@ -16,6 +16,7 @@ from prefreg.checkpoints.tensor_names import TRAINABLE_DTYPES, tied_copies
 from prefreg.composition.composition_request import EtaRule, eta_of
 from prefreg.composition.methods import LINEAR
 from prefreg.errors import PrefregError, UsageError, VectorError, listed, reason
+from prefreg.files import Source
 from prefreg.registry.records import VersionRecord
 from prefreg.terms import format_eta
 from prefreg.vectors import Vector, open_vector
@@ -30,7 +31,7 @@ class PlannedTerm:
 
     record: VersionRecord
     eta: float
-    source: bytes | Path
+    source: Source
     rules: tuple[EtaRule, ...] = ()
     """Other coefficients for some of the weights; of two that fit, the later one."""
 

@@ -21,7 +21,7 @@ from prefreg.composition.resolve import (
 )
 from prefreg.config import cache_folder
 from prefreg.errors import RegistryError, UsageError
-from prefreg.files import hash_bytes, write_whole
+from prefreg.files import Source, hash_bytes, write_whole
 from prefreg.json_values import parse_json
 from prefreg.registry import Access, BaseRecord, Store, VersionRecord
 from prefreg.terms import Term, brief_eta
@@ -130,7 +130,7 @@ def find_vectors(
 
 @contextmanager
 def opened_vectors(
-    found: Iterable[tuple[VersionRecord, Path | bytes]],
+    found: Iterable[tuple[VersionRecord, Source]],
 ) -> Iterator[list[Vector]]:
     """Open vectors, each by its record and where its bytes are, for the length of a block."""
     with ExitStack() as stack:

@@ -64,7 +64,7 @@ def compress_version(access: Access, request: CompressionRequest) -> VersionReco
     with access.reading() as store:
         record = store.resolve(request.axis, request.reference)
         source = store.vector_source(record)
-    access.writing().close()  # known before minutes of work
+    access.check()  # known before minutes of work
     with (
         work_folder() as folder,
         open_vector(source, kind=record.kind, label=f"The vector of {record}") as original,

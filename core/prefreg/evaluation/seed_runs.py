@@ -13,6 +13,7 @@ from prefreg.config import default_registry, registry_setting
 from prefreg.data.mixture import Mixture, MixturePart
 from prefreg.errors import UsageError
 from prefreg.evaluation.evaluation_request import ConsistencyRequest
+from prefreg.files import Source
 from prefreg.progress import Progress, progress_of
 from prefreg.registry import Access, VersionRecord
 from prefreg.registry.database import file_of
@@ -29,7 +30,7 @@ class Run:
     role: Role
     seed: int
     record: VersionRecord
-    source: Path | bytes
+    source: Source
     """Where its bytes are."""
     registry: str
     trained: bool

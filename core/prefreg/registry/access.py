@@ -12,7 +12,7 @@ from prefreg.config import (
     starter_wanted,
 )
 from prefreg.errors import RegistryError
-from prefreg.registry.database import file_of
+from prefreg.registry.database import Database, file_of, is_filled
 from prefreg.registry.store import Store
 from prefreg.wording import hide_password
 
@@ -27,6 +27,8 @@ class Access:
     location: str | Path | None = None
     starter: bool = False
     """Whether the vectors that ship with prefreg lie beneath, to be read."""
+    blobs: str | None = None
+    """The store that a new registry keeps its vectors in, and remembers."""
 
     @property
     def place(self) -> str:
@@ -64,7 +66,19 @@ class Access:
         named = self._named()
         if named is None:
             return default_registry().exists() or self._starter() is not None
-        return "://" in str(named) or Path(named).exists()
+        return is_filled(named) if "://" in str(named) else Path(named).exists()
+
+    def check(self) -> None:
+        """Make sure, before work begins, that a version can be written.
+
+        A file that is missing stays so, unless it is to remember a store.
+        """
+        place = self._named() or default_registry()
+        if self.blobs is None and "://" not in str(place) and not Path(place).exists():
+            Database.open(place, write=True, busy_timeout=0).close()
+            return
+        with self.writing() as store:
+            store.check_place()
 
     def mark(self) -> tuple[object, ...] | None:
         """Return what is another after every change of the registry; None where nothing tells.
@@ -82,10 +96,10 @@ class Access:
     def _open(self, place: str | Path, *, write: bool) -> Store:
         starter = self._starter()
         if starter is None or is_starter(place):
-            return Store.open(place, write=write)
+            return Store.open(place, write=write, blobs_at=self.blobs)
         beneath = Store.open(starter, write=False)
         try:
-            return Store.open(place, write=write, beneath=beneath)
+            return Store.open(place, write=write, beneath=beneath, blobs_at=self.blobs)
         except BaseException:
             beneath.close()
             raise

@@ -1,9 +1,10 @@
 """A registry's database: its connections, its locks, its transactions, and its schema."""
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -18,20 +19,35 @@ from sqlalchemy import (
     make_url,
     text,
 )
-from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from prefreg.config import is_starter
 from prefreg.errors import RegistryError
 
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 """Every revision, oldest first; known here so that reading needs no Alembic."""
 
 _OUR_TABLES = frozenset({"alembic_version", "axes", "blobs", "versions"})
-_CAME_WITH = {"tags": "0002", "presets": "0004"}
+_CAME_WITH = {"tags": "0002", "presets": "0004", "settings": "0005"}
 """Tables that not every registry has, by the revision that brought them."""
 _LAST_PORT = 65535
 _LOCK_KEY = 0x70726566726567  # "prefreg": one writer at a time on a server, as in a file
+
+# For the length of the transaction, so that it holds behind a pool of connections too. A writer
+# that was stopped, or whose machine is gone, must not keep the lock for good.
+_BOUNDS = text(
+    "SELECT set_config('lock_timeout', :lock, true),"
+    " set_config('idle_in_transaction_session_timeout', '600000', true)"
+)
+_CONNECTING = {
+    "application_name": "prefreg",
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "prepare_threshold": None,  # poolers hand statements to other connections
+    "tcp_user_timeout": 60_000,
+}
+"""How psycopg connects, unless the URL says otherwise."""
 
 _BY_PRIMARY_CODE = {
     sqlite3.SQLITE_NOTADB: "{0} is not a registry: it is no SQLite database. Name another file.",
@@ -49,6 +65,23 @@ _BY_PRIMARY_CODE = {
     sqlite3.SQLITE_IOERR: "The disk of the registry {0} failed ({1}); nothing was changed. "
     "Check the disk and its free space.",
 }
+_BY_SQLSTATE = {
+    "08": "The connection to the registry {0} was lost. {2}",
+    "22": "The registry {0} cannot keep a value ({1}).",
+    "25006": "The registry {0} cannot be written: its server is a replica, which is only read.",
+    "42501": "The registry {0} refuses that: {1}. Ask its owner for the right.",
+    "53100": "There is no space left for the registry {0}; nothing was changed. "
+    "Free some space on its server and try again.",
+    "53300": "The server of the registry {0} has too many connections. Try again later.",
+    "55P03": _BY_PRIMARY_CODE[sqlite3.SQLITE_BUSY],
+    "57014": "The server of the registry {0} allows no more time ({1}); nothing was changed. "
+    "Raise its statement_timeout.",
+    "57P": "The server of the registry {0} went away ({1}). {2}",
+}
+"""What to say by the code of PostgreSQL, or by how it begins."""
+
+_LOST = "A change that was being written is there wholly or not at all: look before you repeat it."
+_PROTOCOL = re.compile(r"^.*failed: (FATAL: +)?|^FATAL: +")
 _INTERRUPTED = (
     "A write to the registry {0} was interrupted, and it cannot be repaired in a read-only place. "
     "Copy it, with its -journal file, to a writable place."
@@ -56,14 +89,23 @@ _INTERRUPTED = (
 
 
 class Database:
-    """A registry's tables, reached through one short connection per transaction.
+    """A registry's tables, reached through one short connection per transaction of SQLite.
 
     SQLite stays in rollback-journal mode: WAL needs a writable folder to read, breaks on
     network homes and spreads one registry over three files.
     """
 
-    def __init__(self, location: str, engine: Engine, path: Path | None, *, write: bool) -> None:
+    def __init__(
+        self,
+        location: str,
+        engine: Engine,
+        path: Path | None,
+        *,
+        write: bool,
+        timeout: float = 0,
+    ) -> None:
         """Use `Database.open`."""
+        self._timeout = timeout
         self.location = location
         self.engine = engine
         self.path = path
@@ -80,7 +122,7 @@ class Database:
         if "://" in shown:
             url = _read_url(shown)
             shown = url.render_as_string(hide_password=True)
-            return cls(shown, _server_engine(url, shown), None, write=write)
+            return cls(shown, _server_engine(url, shown), None, write=write, timeout=busy_timeout)
         path = Path(shown).resolve()
         (_check_writable if write else _check_readable)(shown, path)
         return cls(shown, _sqlite_engine(path, write, busy_timeout), path, write=write)
@@ -104,6 +146,7 @@ class Database:
         with _explaining(self.location), Session(engine) as session, session.begin():
             connection = session.connection()  # begins now: a lazy BEGIN would lock too late
             if connection.dialect.name == "postgresql":
+                connection.execute(_BOUNDS, {"lock": f"{1000 * self._timeout:.0f}"})
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_KEY})
             yield session
 
@@ -130,6 +173,16 @@ def file_of(location: str | Path) -> str | Path:
     if "://" not in text or (url := _read_url(text)).get_backend_name() != "sqlite":
         return location
     return _sqlite_path(url)
+
+
+def is_filled(location: str | Path) -> bool:
+    """Whether a server has a registry's tables, or cannot tell, which whoever reads it is told."""
+    try:
+        database = Database.open(location, write=False, busy_timeout=30)
+        with closing(database), database.reading() as session:
+            return find_revision(session.connection(), database.location) is not None
+    except RegistryError:
+        return True
 
 
 def check_schema(database: Database, revisions: Sequence[str] = REVISIONS) -> None:
@@ -202,6 +255,16 @@ def _explain(error: DBAPIError, location: str) -> str:
         return _INTERRUPTED.format(location)
     if template := _BY_PRIMARY_CODE.get(code & 0xFF):
         return template.format(location, reason)
+    state = getattr(error.orig, "sqlstate", None) or ("08" if error.connection_invalidated else "")
+    for length in (5, 3, 2):
+        if template := _BY_SQLSTATE.get(state[:length]):
+            return template.format(location, _PROTOCOL.sub("", reason), _LOST)
+    if code == 0 and isinstance(error, OperationalError):
+        reason = _PROTOCOL.sub("", reason)
+        return (
+            f"The registry {location} cannot be reached: {reason}. "
+            "Check host, port, database, user and password."
+        )
     if code == 0 and isinstance(error, DatabaseError):
         return f"The registry {location} answered: {reason}. Check its address and state."
     return f"The registry {location} failed ({reason}). Run `prefreg verify` on it."
@@ -215,7 +278,7 @@ def _read_url(text: str) -> URL:
     except (ArgumentError, ValueError) as error:  # a port that is no number is a ValueError
         raise RegistryError(
             f"{text!r} is not a database URL (its port is a number up to {_LAST_PORT}). Write "
-            "sqlite:///registry.db, or a plain path."
+            "sqlite:///registry.db, postgresql+psycopg://USER@HOST/DATABASE, or a plain path."
         ) from error
     return url
 
@@ -231,12 +294,24 @@ def _sqlite_path(url: URL) -> str:
 
 
 def _server_engine(url: URL, shown: str) -> Engine:
+    if url.drivername in ("postgres", "postgresql"):
+        url = url.set(drivername="postgresql+psycopg")
+    settings = {}
+    if url.drivername == "postgresql+psycopg":
+        settings = {name: each for name, each in _CONNECTING.items() if name not in url.query}
     try:
-        return create_engine(url, poolclass=NullPool)
-    except (ArgumentError, ImportError) as error:
+        # Connections are kept while the registry is open: making one takes as long as a command.
+        return create_engine(url, connect_args=settings, pool_pre_ping=True, max_overflow=-1)
+    except ImportError as error:
+        extra = "prefreg[postgres]" if url.get_backend_name() == "postgresql" else error.name
         raise RegistryError(
-            f"The registry {shown} cannot be reached: its database driver is not installed "
-            f"({error})."
+            f"The registry {shown} cannot be reached: its database driver is not installed. "
+            f"pip install '{extra}'."
+        ) from error
+    except ArgumentError as error:
+        raise RegistryError(
+            f"The registry {shown} cannot be reached: there is no such database ({error}). "
+            "Write postgresql+psycopg://USER@HOST/DATABASE, or a plain path."
         ) from error
 
 

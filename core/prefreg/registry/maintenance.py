@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Numeric, func, select, text
 from sqlalchemy.orm import Session, undefer
 
 from prefreg.errors import RegistryError, VectorError, one_line
-from prefreg.registry.blobs import read_source, remove_unreferenced
+from prefreg.registry.blobs import Folder, Place, reaching, read_source
 from prefreg.registry.database import Database
 from prefreg.registry.listing import load_versions
 from prefreg.registry.records import DiskUse, GcReport, Problem
@@ -15,7 +15,7 @@ from prefreg.registry.schema import AxisRow, Base, BlobRow, VersionRow
 _SERVER_SIZE = text("SELECT coalesce(sum(pg_total_relation_size(to_regclass(:name))), 0)")
 
 
-def verify_registry(database: Database, folder: Path | None) -> list[Problem]:
+def verify_registry(database: Database, place: Place) -> list[Problem]:
     """Check the database's structure and every vector against its hash.
 
     Each vector is read on its own, so that writers need not wait for the whole check.
@@ -25,34 +25,41 @@ def verify_registry(database: Database, folder: Path | None) -> list[Problem]:
         problems += _check_rows(session, database)
         hashes = session.scalars(select(BlobRow.sha256).order_by(BlobRow.sha256)).all()
     for sha256 in hashes:
-        problem = _check_blob(database, folder, sha256)
+        problem = _check_blob(database, place, sha256)
         problems += [problem] if problem else []
     return problems
 
 
-def collect_garbage(database: Database, folder: Path | None) -> GcReport:
-    """Delete files without a row, and give free pages of the database back.
+def collect_garbage(database: Database, place: Place, grace: float) -> GcReport:
+    """Delete bytes without a row, and give free pages of the database back.
 
-    The write lock is held while files are deleted: whoever adds renames its file into place
-    under the same lock, so no file is taken from under it.
+    The write lock is held while they are deleted: whoever adds makes sure under the same lock
+    that its bytes are in place, so none are taken from under it. `grace` is for those who have
+    put theirs in a store and wait for the lock.
     """
-    files = freed = 0
-    with database.writing() as session:
-        external = session.scalars(select(BlobRow.sha256).where(BlobRow.data.is_(None)))
-        if folder is not None:
-            files, freed = remove_unreferenced(folder, frozenset(external))
+    with reaching(f"{database.location} cannot be collected"):
+        held = place.held(grace)
+        with database.writing() as session:
+            needed = session.scalars(select(BlobRow.sha256).where(BlobRow.data.is_(None)))
+            for sha256 in needed:
+                held.pop(f"{sha256}.safetensors", None)
+            files, freed = place.remove(held)
     return GcReport(files, freed + database.vacuum())
 
 
-def measure_disk(database: Database, folder: Path | None) -> DiskUse:
+def measure_disk(database: Database, place: Place) -> DiskUse:
     """Add up the database and the vectors beside it.
 
     On a server other than PostgreSQL only the vectors are counted.
     """
-    if database.path is None:
-        return DiskUse(_measure_server(database), 0, 0)
-    sizes = [] if folder is None or not folder.is_dir() else _sizes(folder)
-    return DiskUse(database.path.stat().st_size, len(sizes), sum(sizes))
+    size = _measure_server(database) if database.path is None else database.path.stat().st_size
+    if isinstance(place, Folder):
+        sizes = _sizes(place.path) if place.path.is_dir() else []
+    else:
+        with database.reading() as session:  # without asking the store
+            outside = BlobRow.mtime_ns.is_not(None)
+            sizes = list(session.scalars(select(BlobRow.size).where(outside)))
+    return DiskUse(size, len(sizes), sum(sizes))
 
 
 def _check_structure(session: Session, database: Database) -> list[Problem]:
@@ -82,13 +89,14 @@ def _check_rows(session: Session, database: Database) -> list[Problem]:
     return []
 
 
-def _check_blob(database: Database, folder: Path | None, sha256: str) -> Problem | None:
+def _check_blob(database: Database, place: Place, sha256: str) -> Problem | None:
     with database.reading() as session:
         row = session.get(BlobRow, sha256, options=[undefer(BlobRow.data)])
     if row is None:
         return None  # removed since
     try:
-        read_source(row, folder, rehash=True)
+        with reaching(f"{database.location} cannot be verified"):
+            read_source(row, place, rehash=True)
     except VectorError as error:
         with database.reading() as session:
             versions = session.execute(
@@ -120,7 +128,7 @@ def _sizes(folder: Path) -> list[int]:
 def _measure_server(database: Database) -> int:
     with database.reading() as session:
         if database.engine.dialect.name != "postgresql":
-            return session.scalar(select(func.sum(BlobRow.size))) or 0
+            return int(session.scalar(select(func.sum(BlobRow.size, type_=Numeric))) or 0)
         return sum(
             int(session.scalar(_SERVER_SIZE, {"name": table.name}) or 0)
             for table in Base.metadata.sorted_tables

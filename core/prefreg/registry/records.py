@@ -12,6 +12,9 @@ from prefreg.terms import Term
 INLINE_LIMIT = 4 * 1024 * 1024
 """Vectors of at most this many bytes live inside the database."""
 
+GRACE = 24 * 3600
+"""Bytes in a store that no version has yet are left for so many seconds."""
+
 FORM_OF = "form-of/"
 """Begins the tag of a version that is another form of one, whose number follows: `form-of/1`."""
 

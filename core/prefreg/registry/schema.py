@@ -163,7 +163,7 @@ class AxisRow(Base):
 
 
 class BlobRow(Base):
-    """The bytes of a vector: inline, or the state of their file when it was last hashed."""
+    """The bytes of a vector: inline, or their state elsewhere when they were last hashed."""
 
     __tablename__ = "blobs"
 
@@ -171,7 +171,7 @@ class BlobRow(Base):
     size: Mapped[int] = mapped_column(LongWhole)
     mtime_ns: Mapped[int | None] = mapped_column(LongWhole)
     inode: Mapped[str | None]
-    """As text: file systems use all 64 bits, SQLite's integers are signed."""
+    """As text: file systems use all 64 bits, SQLite's integers are signed; in a store the e-tag."""
     data: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
 
     # Sizes are read from the index alone: the rows lie among the bytes.
@@ -284,3 +284,12 @@ class PresetRow(Base):
     """As text, with spaces between; none where the preset was removed."""
     note: Mapped[str | None]
     created: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class SettingRow(Base):
+    """Something that the registry remembers of itself."""
+
+    __tablename__ = "settings"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -18,9 +19,12 @@ from prefreg.errors import (
     VectorError,
     did_you_mean,
 )
+from prefreg.files import Source
 from prefreg.registry import blobs, known_bases, listing, maintenance, names, presets, versions
 from prefreg.registry.database import Database, check_schema, upgrade_schema
+from prefreg.registry.places import find_place
 from prefreg.registry.records import (
+    GRACE,
     INLINE_LIMIT,
     AliasEvent,
     BaseIdentity,
@@ -61,16 +65,18 @@ class Store:
         inline_limit: int,
         clock: Callable[[], datetime],
         beneath: "Store | None" = None,
+        blobs_at: str | None = None,
+        timeout: float = 30.0,
     ) -> None:
         """Use `Store.open`."""
         self.database = database
         self.beneath = beneath
         if beneath is not None:
             beneath.database.starter = True
-        self.folder = blobs.blob_folder(database.path) if database.path else None
-        """Where vectors lie that are too large for the database; on a server none is."""
-        self.inline_limit = inline_limit
         self.now = clock
+        self._find_place = partial(
+            find_place, database, blobs_at, inline_limit=inline_limit, timeout=timeout
+        )
 
     @classmethod
     def open(
@@ -82,15 +88,27 @@ class Store:
         busy_timeout: float = 30.0,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         beneath: "Store | None" = None,
+        blobs_at: str | None = None,
     ) -> Self:
-        """Open a path or SQLAlchemy URL; writing creates and upgrades, reading changes nothing."""
+        """Open a path or SQLAlchemy URL; writing creates and upgrades, reading changes nothing.
+
+        `blobs_at` names a store for the vectors of a new registry, which remembers it. Database
+        and store may be busy or silent for `busy_timeout` seconds.
+        """
         database = Database.open(location, write=write, busy_timeout=busy_timeout)
         try:
             (upgrade_schema if write else check_schema)(database)
         except BaseException:
             database.close()
             raise
-        return cls(database, inline_limit=inline_limit, clock=clock, beneath=beneath)
+        return cls(
+            database,
+            inline_limit=inline_limit,
+            clock=clock,
+            beneath=beneath,
+            blobs_at=blobs_at,
+            timeout=busy_timeout,
+        )
 
     def close(self) -> None:
         """Let go of the database, and of the one beneath."""
@@ -109,20 +127,25 @@ class Store:
         """The path or URL as it was given, without a password."""
         return self.database.location
 
+    @cached_property
+    def place(self) -> blobs.Place:
+        """Where vectors lie that are too large for the database."""
+        return self._find_place()
+
     def add(self, new: NewVersion, blob: Path) -> VersionRecord:
         """Add a version with the bytes of a file, all or nothing; the file stays the caller's."""
         with (
-            blobs.stage(blob, self.folder, self.inline_limit) as staged,
+            blobs.stage(blob, self.place) as staged,
             self.database.writing() as session,
         ):
-            row = blobs.store(session, staged, self.folder)
+            row = blobs.store(session, staged, self.place)
             after = self._last_beneath(new.axis)
             return versions.insert_version(session, new, row, self.now(), after=after)
 
     def take(
         self,
         record: VersionRecord,
-        source: bytes | Path,
+        source: Source,
         *,
         axis: str | None = None,
         renumber: bool = False,
@@ -134,7 +157,7 @@ class Store:
         """
         wanted = axis or record.axis
         with (
-            blobs.stage(source, self.folder, self.inline_limit) as staged,
+            blobs.stage(source, self.place) as staged,
             self.database.writing() as session,
         ):
             if staged.sha256 != record.sha256:
@@ -150,12 +173,17 @@ class Store:
                 session,
                 record,
                 name,
-                blobs.store(session, staged, self.folder),
+                blobs.store(session, staged, self.place),
                 self.now(),
                 number=None if renumber else record.number,
                 after=self._last_beneath(name),
             )
             return Copied(added, self.location, added=True)
+
+    def check_place(self) -> None:
+        """Make sure that a vector can be put where it belongs, before anything is trained."""
+        with blobs.reaching(f"{self.location} cannot keep a vector"):
+            self.place.check()
 
     def check_names(self, axis: str, axis_aliases: Iterable[str]) -> None:
         """Refuse names that other axes bear, before anything is trained."""
@@ -282,10 +310,11 @@ class Store:
             versions.append_measurement(versions.find_row(session, name, number), measurement)
         return measurement
 
-    def vector_source(self, record: VersionRecord, *, rehash: bool = False) -> bytes | Path:
-        """Return a vector's bytes, or the path of its file once that is known to be unchanged.
+    def vector_source(self, record: VersionRecord, *, rehash: bool = False) -> Source:
+        """Return a vector's bytes, or what reads them once they are known to be unchanged.
 
-        A file is hashed again where its size, mtime or inode changed, or `rehash` is set.
+        A file is hashed again where its size, mtime or inode changed, an object where its size or
+        e-tag did, and each where `rehash` is set.
         """
         with self.database.reading() as session:
             row = session.get(BlobRow, record.sha256, options=[undefer(BlobRow.data)])
@@ -294,7 +323,8 @@ class Store:
         if row is None:
             raise RegistryError(f"{record} is no longer in {self.location}: it was removed.")
         try:
-            return blobs.read_source(row, self.folder, rehash=rehash)
+            with blobs.reaching(f"The vector {record} of {self.location} cannot be read"):
+                return blobs.read_source(row, self.place, rehash=rehash)
         except VectorError as error:
             raise VectorError(
                 f"The vector {record} of {self.location} cannot be used: {error}. "
@@ -446,15 +476,15 @@ class Store:
 
     def verify(self) -> list[Problem]:
         """Check the database and every byte against its hash."""
-        return maintenance.verify_registry(self.database, self.folder)
+        return maintenance.verify_registry(self.database, self.place)
 
-    def gc(self) -> GcReport:
-        """Delete bytes that no version refers to."""
-        return maintenance.collect_garbage(self.database, self.folder)
+    def gc(self, grace: float = GRACE) -> GcReport:
+        """Delete bytes that no version refers to; of a store, those older than `grace` seconds."""
+        return maintenance.collect_garbage(self.database, self.place, grace)
 
     def disk_use(self) -> DiskUse:
         """Say what the registry takes on the disk."""
-        return maintenance.measure_disk(self.database, self.folder)
+        return maintenance.measure_disk(self.database, self.place)
 
     @property
     def is_starter(self) -> bool:
@@ -526,11 +556,11 @@ class Store:
             return
         record = beneath.resolve(axis, str(number))
         with (
-            blobs.stage(beneath.vector_source(record), self.folder, self.inline_limit) as staged,
+            blobs.stage(beneath.vector_source(record), self.place) as staged,
             self.database.writing() as session,
         ):
             if not versions.has_version(session, axis, number):  # nor taken over meanwhile
-                blob = blobs.store(session, staged, self.folder)
+                blob = blobs.store(session, staged, self.place)
                 versions.insert_copy(session, record, axis, blob, self.now(), number=number)
 
 

@@ -7,17 +7,19 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from prefreg.config import is_starter
-from prefreg.errors import RegistryError
+from prefreg.errors import RegistryError, VectorError
 from prefreg.files import beside, mark_beside, remove_abandoned, sync, try_lock
-from prefreg.registry import blobs, maintenance, names
+from prefreg.registry import maintenance, names
 from prefreg.registry.access import Access
+from prefreg.registry.blobs import Folder, blob_folder
 from prefreg.registry.database import Database, check_schema, upgrade_schema
 from prefreg.registry.names import check_axis_name
-from prefreg.registry.records import Copied, VersionRecord
-from prefreg.registry.schema import Base, BlobRow, VersionRow
+from prefreg.registry.places import BLOBS
+from prefreg.registry.records import INLINE_LIMIT, Copied, VersionRecord
+from prefreg.registry.schema import Base, BlobRow, SettingRow, VersionRow
 from prefreg.registry.store import Store
 from prefreg.registry.versions import find_copy
 
@@ -135,7 +137,7 @@ def _remove_database(path: Path) -> None:
 
 
 def _write(store: Store, partial: Path, target: Path) -> Backup:
-    vectors = blobs.blob_folder(target)
+    vectors = Folder(blob_folder(target), INLINE_LIMIT)
     copied: list[Path] = []
     try:
         needed, size = _snapshot_with_files(store, partial, vectors, copied)
@@ -148,35 +150,37 @@ def _write(store: Store, partial: Path, target: Path) -> Backup:
             _remove_copies(copied, vectors)
         raise
     sync(target.parent)
-    blobs.remove_unreferenced(vectors, needed)  # of the backup that was replaced
+    kept = {vectors.file(sha256).name for sha256 in needed}
+    held = vectors.held(0).items()
+    vectors.remove({name: size for name, size in held if name not in kept})  # of the one before
     return Backup(target, versions, len(needed), size)
 
 
-def _remove_copies(copied: list[Path], vectors: Path) -> None:
+def _remove_copies(copied: list[Path], vectors: Folder) -> None:
     for path in copied:
         path.unlink(missing_ok=True)
     with suppress(OSError):  # there is none, or it holds another backup's vectors
-        vectors.rmdir()
+        vectors.path.rmdir()
 
 
 def _snapshot_with_files(
-    store: Store, partial: Path, vectors: Path, copied: list[Path]
+    store: Store, partial: Path, vectors: Folder, copied: list[Path]
 ) -> tuple[frozenset[str], int]:
     for _ in range(_ATTEMPTS):
         _remove_database(partial)
         _snapshot(store.database, partial)
         try:
-            return _copy_files(partial, store.folder, vectors, copied)
-        except FileNotFoundError as error:
+            return _copy_files(partial, store, vectors, copied)
+        except VectorError as error:
             # Removed and collected after the snapshot was taken: the next one is without it.
-            missing = error
+            lost = error
     raise RegistryError(
-        f"{missing.filename} is missing, so {store.location} cannot be backed up. "
+        f"For one vector, {lost}, so {store.location} cannot be backed up. "
         "`prefreg verify` says which versions need it."
-    ) from missing
+    ) from lost
 
 
-def _check_snapshot(store: Store, partial: Path, vectors: Path) -> int:
+def _check_snapshot(store: Store, partial: Path, vectors: Folder) -> int:
     """Verify a snapshot before it appears; return the number of its versions."""
     snapshot = Database.open(partial, write=False, busy_timeout=30)
     try:
@@ -222,26 +226,25 @@ def _copy_rows(database: Database, partial: Path) -> None:
 
 
 def _copy_files(
-    partial: Path, folder: Path | None, vectors: Path, copied: list[Path]
+    partial: Path, store: Store, vectors: Folder, copied: list[Path]
 ) -> tuple[frozenset[str], int]:
     """Copy the files that a snapshot needs; return their hashes and the sum of their sizes."""
-    total = 0
-    with closing(sqlite3.connect(partial)) as connection, connection:
-        hashes = [
-            sha256
-            for (sha256,) in connection.execute(
-                "SELECT sha256 FROM blobs WHERE data IS NULL ORDER BY sha256"
-            ).fetchall()
-        ]
-        for sha256 in hashes:
-            assert folder is not None  # on a server, everything lies in the database
-            path = blobs.file_of(vectors, sha256)
-            if not path.exists():
-                copied.append(path)
-            state = blobs.copy_file(blobs.file_of(folder, sha256), vectors, sha256)
-            connection.execute(
-                "UPDATE blobs SET mtime_ns = ?, inode = ? WHERE sha256 = ?",
-                (state[1], state[2], sha256),
-            )
-            total += state[0]
-    return frozenset(hashes), total
+    needed, total = set(), 0
+    snapshot = Database.open(partial, write=True, busy_timeout=30)
+    try:
+        check_schema(snapshot)
+        with snapshot.writing() as session:
+            if SettingRow.__tablename__ not in snapshot.lacks:
+                session.execute(delete(SettingRow).where(SettingRow.name == BLOBS))
+            outside = select(BlobRow).where(BlobRow.data.is_(None)).order_by(BlobRow.sha256)
+            for row in session.scalars(outside).all():
+                path = vectors.file(row.sha256)
+                if not path.exists():
+                    copied.append(path)
+                source = store.place.source(row, rehash=False)
+                size, row.mtime_ns, row.inode = vectors.fetch(source, row.sha256)
+                total += size
+                needed.add(row.sha256)
+    finally:
+        snapshot.close()
+    return frozenset(needed), total

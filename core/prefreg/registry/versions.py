@@ -39,6 +39,9 @@ from prefreg.registry.schema import (
 )
 
 _LONGEST_NUMBER = 18
+"""Digits that a message shows of a number."""
+_LARGEST_NUMBER = 2**31 - 1
+"""Of a column of whole numbers on a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,8 @@ def require_number(session: Session, axis: str, reference: str | int, context: s
     if number is not None and weights is not None:
         return Known(number, weights)
     last = last_number(session, axis)
-    shown = digits if number is not None else f"{digits[:_LONGEST_NUMBER]}…"
+    long = len(digits) > _LONGEST_NUMBER
+    shown = f"{digits[:_LONGEST_NUMBER]}…" if long else digits
     state = "was removed" if number is not None and 0 < number <= last else "does not exist"
     raise NotStoredError(
         f"{context}Version {shown} of axis {axis!r} {state}. "
@@ -107,7 +111,8 @@ def require_number(session: Session, axis: str, reference: str | int, context: s
 def read_number(reference: str) -> int | None:
     """Return the number that a reference is; None for an alias, and beyond all numbers."""
     digits = reference.lstrip("0") or "0"
-    return int(digits) if digits.isdigit() and len(digits) <= _LONGEST_NUMBER else None
+    number = int(digits) if digits.isdigit() and len(digits) <= _LONGEST_NUMBER else None
+    return None if number is None or number > _LARGEST_NUMBER else number
 
 
 def has_version(session: Session, axis: str, number: int) -> bool:

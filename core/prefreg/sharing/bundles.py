@@ -27,7 +27,7 @@ from prefreg.errors import (
     UsageError,
     VectorError,
 )
-from prefreg.files import hash_bytes, hash_file, human_size, replacing, work_folder
+from prefreg.files import at_hand, hash_bytes, hash_file, human_size, replacing, work_folder
 from prefreg.json_values import fields_to_json
 from prefreg.progress import Progress
 from prefreg.registry import INLINE_LIMIT, Access, Copied, Preset, Store, VersionRecord
@@ -141,7 +141,7 @@ def write_bundle(
         for record in records:
             members[_record_name(record)] = record_file(record)
         for sha256, source in sources.items():
-            members[_vector_name(sha256)] = source
+            members[_vector_name(sha256)] = at_hand(source)
         from prefreg.sharing.bill import BILL_FILE, bill_of_materials  # its library takes a second
 
         licences = licences_of(records)

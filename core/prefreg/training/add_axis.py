@@ -79,6 +79,7 @@ def add_prepared(
     """Train and store a run whose pairs are there already, in the order in which they stand."""
     started = time.perf_counter() - run.seconds
     check_disk(Path(tempfile.gettempdir()), 4 * run.base.fingerprint.parameters)
+    access.check()  # known before hours of training
     pair = train_pair(run, progress=progress, note=note, resumable=True)
     with work_folder() as folder:
         blob = Path(folder) / "vector.safetensors"

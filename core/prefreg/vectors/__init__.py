@@ -1,16 +1,15 @@
 """Preference vectors: φ = θ₊ − θ₋ as tensors, with its extraction, storage and algebra."""
 
-from pathlib import Path
-
 from prefreg.errors import VectorError
+from prefreg.files import Source
 from prefreg.vectors.dense import DenseVector
 from prefreg.vectors.stored import Vector
 
 __all__ = ["Vector", "open_vector"]
 
 
-def open_vector(source: Path | bytes, *, kind: str = "dense", label: str | None = None) -> Vector:
-    """Open the vector in a file or in a registry's bytes; `label` names it in messages."""
+def open_vector(source: Source, *, kind: str = "dense", label: str | None = None) -> Vector:
+    """Open the vector in a file, or in a registry's bytes; `label` names it in messages."""
     if kind == DenseVector.kind:
         return DenseVector.open(source, label=label)
     # The other kinds load torch.

@@ -22,7 +22,7 @@ from prefreg.checkpoints.safetensors_file import (
     read_into,
 )
 from prefreg.errors import OutputError, UsageError, VectorError, listed, unreadable
-from prefreg.files import replacing
+from prefreg.files import ByteRanges, Source, replacing
 from prefreg.values import dtype_name
 
 if TYPE_CHECKING:
@@ -66,17 +66,20 @@ def blocks(elements: int, size: int = BLOCK_ELEMENTS) -> Iterator[tuple[int, int
 class StoredVector:
     """Open bytes with a checked header; what the tensors in it mean is the kinds' own matter."""
 
-    def __init__(self, header: Header, *, file: int | None, data: bytes | None, label: str) -> None:
+    def __init__(
+        self, header: Header, *, file: int | None, data: bytes | ByteRanges | None, label: str
+    ) -> None:
         """Take the bytes as they are; use `open`."""
         self.label = label
         self.metadata: Mapping[str, str] = header.metadata
         self.specs: Mapping[str, TensorSpec] = dict(sorted(header.tensors.items()))
         self._file = file
-        self._data = None if data is None else memoryview(data)
+        self._ranges = data if isinstance(data, ByteRanges) else None
+        self._data = memoryview(data) if isinstance(data, bytes) else None
 
     @classmethod
-    def open(cls, source: Path | bytes, *, label: str | None = None) -> Self:
-        """Open a file, or bytes from a registry, and check its header.
+    def open(cls, source: Source, *, label: str | None = None) -> Self:
+        """Open a file, or bytes from a registry or its store, and check its header.
 
         Messages call the vector by its label, or else by its path.
         """
@@ -87,6 +90,13 @@ class StoredVector:
             )
             return cls(header, file=None, data=source, label=name)
         name = f"{label} in {source}" if label else str(source)
+        if isinstance(source, ByteRanges):
+            try:
+                with source.stream() as stream:
+                    header = read_header_of(stream, size=source.size, name=name, error=VectorError)
+            except OSError as error:
+                raise unreadable(name, error, VectorError) from error
+            return cls(header, file=None, data=source, label=name)
         try:
             file = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -140,9 +150,12 @@ class StoredVector:
         if self._data is not None:
             view[:] = self._data[begin : begin + len(view)]
             return
-        if self._file is None:
-            raise ValueError(f"{self.label} is closed")
         try:
+            if self._ranges is not None:
+                self._ranges.read_into(begin, view)
+                return
+            if self._file is None:
+                raise ValueError(f"{self.label} is closed")
             read_into(self._file, begin, view)
         except (OSError, EOFError) as error:
             raise unreadable(self.label, error, VectorError) from error
@@ -168,8 +181,8 @@ class Vector(ABC):
         self.stored = stored
 
     @classmethod
-    def open(cls, source: Path | bytes, *, label: str | None = None) -> Self:
-        """Open a file, or bytes from a registry; `label` names it in messages."""
+    def open(cls, source: Source, *, label: str | None = None) -> Self:
+        """Open a file, or bytes from a registry or its store; `label` names it in messages."""
         stored = StoredVector.open(source, label=label)
         try:
             return cls(stored)
