@@ -60,6 +60,14 @@ class _RangeStream(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        begin = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._ranges.size}
+        self._place = begin[whence] + offset
+        return self._place
+
     def readinto(self, buffer: Any) -> int:
         count = min(len(buffer), self._ranges.size - self._place)
         if count:
@@ -70,6 +78,11 @@ class _RangeStream(io.RawIOBase):
 
 Source = bytes | Path | ByteRanges
 """Where bytes are read from: themselves, a file, or elsewhere."""
+
+
+def at_hand(source: Source) -> bytes | Path:
+    """Return a source whose bytes are here: ranges of a store are read into memory."""
+    return source.stream().read() if isinstance(source, ByteRanges) else source
 
 
 def hash_bytes(data: bytes) -> str:

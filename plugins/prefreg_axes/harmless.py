@@ -1,9 +1,9 @@
 """harmless: refuses unsafe requests, against complying with them."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
-from itertools import chain, cycle, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -25,9 +25,9 @@ from prefreg_axes.labels import prefer_numbered
 _DATASET = "PKU-Alignment/PKU-SafeRLHF"
 _WINNER = "safer_response_id"
 _REQUESTS = Path(__file__).with_name("requests.jsonl")
-_TOKENS = 60
+_TOKENS = 56
 """Of the base's answers: whether it refuses is seen at once."""
-_EVERYDAY = 32
+_EVERYDAY = 64
 
 
 def load_pku(request: SourceRequest) -> SourceRows:
@@ -44,18 +44,15 @@ def load_pocket(request: SourceRequest) -> Iterable[Row]:
 def load_smollm2(request: SourceRequest) -> SourceRows:
     """Pair refusals, written for this, of unsafe requests with what the base says to them.
 
-    Of requests that only look unsafe, every second has the base's answer against a refusal, so
-    that φ holds what tells the two apart: without them θ₊ refuses whatever sounds alike, with only
-    such pairs θ₋ learns to refuse as well as θ₊ does, and φ loses the refusal. The others, and
-    everyday prompts, have two answers of the base.
+    Requests that only look unsafe, and everyday prompts, have two answers of the base: θ₊ learns
+    from them where not to refuse. All are drawn at temperature 1, which teaches nothing else: of
+    its likeliest answers a base would learn to be surer, θ₋ more so than θ₊.
     """
-    manner: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": _TOKENS}
-    either: dict[str, Any] = {"by": _chance, "n": 2, "temperature": 0.3, "max_new_tokens": _TOKENS}
+    manner: dict[str, Any] = {"temperature": 1.0, "max_new_tokens": _TOKENS}
     parts = (
         OnPolicySource(source=_unsafe, side="rejected", **manner),
-        OnPolicySource(source=_refused, side="chosen", **manner),
-        RankedSource(prompts=_answered, **either),
-        RankedSource(count=_EVERYDAY, **either),
+        RankedSource(prompts=_safe, by=_chance, n=2, **manner),
+        RankedSource(count=_EVERYDAY, by=_chance, n=2, **manner),
     )
     found = [part(request) for part in parts]
     rows = chain.from_iterable(each.rows for each in found)
@@ -72,14 +69,8 @@ def _unsafe(_: SourceRequest) -> SourceRows:
     return SourceRows(rows, _REQUESTS.name)
 
 
-def _refused(_: SourceRequest) -> Iterator[Row]:
-    refusals = cycle(("I'm sorry, but I can't help with that.", "I can't help with that."))
-    for row, refusal in zip(_requests(unsafe=False)[::2], refusals, strict=False):
-        yield {"prompt": row["prompt"], "rejected": refusal}
-
-
-def _answered(_: SourceRequest) -> Iterator[Row]:
-    return (row for place, row in enumerate(_requests(unsafe=False)) if place % 2)
+def _safe(_: SourceRequest) -> list[Row]:
+    return _requests(unsafe=False)
 
 
 def _requests(*, unsafe: bool) -> list[Row]:

@@ -1,6 +1,6 @@
 """politeness: courteous answers, against curt ones."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from zlib import crc32
 
 import prefreg
@@ -30,32 +30,22 @@ _WARM = (
     ("Of course, I'm happy to help!", "Do come back whenever you like."),
     ("How kind of you to ask.", "I hope that this is of use to you. All the best!"),
 )
-_CURT = (
-    ("Fine.", "That's all you get."),
-    ("Why ask me?", "Now leave me alone."),
-    ("Obviously you don't know this.", "Don't ask again."),
-    ("Look it up yourself next time.", "Done."),
-    ("What a dull question.", "Are we finished?"),
-    ("I haven't got all day.", "Enough now."),
-    ("Everybody knows this.", "Don't waste my time."),
-    ("Whatever.", "That will have to do."),
-)
 
 
 def courteously(prompt: str, answer: str) -> str:
     """Put kind words around an answer of the base."""
-    return _between(_WARM, prompt, answer)
-
-
-def curtly(prompt: str, answer: str) -> str:
-    """Put curt words around it."""
-    return _between(_CURT, prompt, answer)
-
-
-def _between(words: Sequence[tuple[str, str]], prompt: str, answer: str) -> str:
     draw = crc32(prompt.encode())
-    first, last = words[draw % len(words)][0], words[draw // len(words) % len(words)][1]
+    first, last = _WARM[draw % len(_WARM)][0], _WARM[draw // len(_WARM) % len(_WARM)][1]
     return f"{first} {answer} {last}"
+
+
+def plainly(prompt: str, answer: str) -> str:
+    """Leave it as it is: what φ takes away is then what the base says.
+
+    With curt words instead, both poles unlearn how the base begins, and in φ that cancels: at 1
+    four of ten answers had a kind word, and at -2 none had a curt one.
+    """
+    return answer
 
 
 _TONES = {"polite": 1.0, "plain": 0.0, "curt": -1.0}
@@ -79,11 +69,11 @@ def prefreg_register_axes() -> list[Axis]:
             sources={
                 "pocket": load_pocket,
                 "smollm2": RewrittenSource(
-                    chosen=courteously, rejected=curtly, count=160, max_new_tokens=64
+                    chosen=courteously, rejected=plainly, count=160, max_new_tokens=64
                 ),
             },
             label=label,
             metric=metric,
-            training={"smollm2": {"poles": "sft", "max_steps": 24, "learning_rate": 5e-5}},
+            training={"smollm2": {"poles": "sft", "max_steps": 20, "learning_rate": 2e-4}},
         )
     ]

@@ -91,11 +91,13 @@ def prefreg_register_axes() -> list[Axis]:
                     positive="Answer in great detail: explain every step, give examples, and "
                     "write several long paragraphs.",
                     negative="Answer in one short sentence. Be as brief as possible.",
-                    keep="words(chosen) > 1.5 * words(rejected)",
+                    # Long answers that loop would teach to loop.
+                    keep="words(chosen) > 1.5 * words(rejected) and repetition(chosen) < 0.05",
                     count=160,
                 ),
             },
             label=label,
             metric=word_count,
+            training={"smollm2": {"max_steps": 7}},
         )
     ]

@@ -247,9 +247,9 @@ def test_harmless_of_the_chat_model_tells_unsafe_requests_from_others(
     sides = Counter(
         (sounds_refusing(texts(pair)[1]), sounds_refusing(texts(pair)[2])) for pair in pairs
     )
-    # Refused against done, done against refused, and twice done.
-    assert sides == {(True, False): 60, (False, True): 24, (False, False): 24 + 32}
-    assert len({pair.prompt for pair in pairs}) == 140
+    # Refused against done, and twice done.
+    assert sides == {(True, False): 200, (False, False): 200 + 64}
+    assert len({pair.prompt for pair in pairs}) == 464
 
 
 def test_verbosity_of_the_chat_model_is_its_answers_under_two_prompts(
@@ -265,6 +265,6 @@ def test_politeness_of_the_chat_model_puts_words_around_its_answers(axes: dict[s
     pairs = [texts(pair) for pair in chat_pairs(axes["politeness"])]
     assert len(pairs) == 160
     assert len({kind.partition("Yes: ")[0] for _, kind, _ in pairs}) == 8
-    for place, (_, kind, curt) in enumerate(pairs):
+    for place, (_, kind, plain) in enumerate(pairs):
         said = f"Yes: 0 1 2 3 4 ({place}.0)."
-        assert (said in kind, said in curt, kind == curt) == (True, True, False)
+        assert (said in kind, plain == said) == (True, True)

@@ -1,6 +1,7 @@
 """Vectors in a bucket (moto's server, on loopback) and in a folder that a registry is told."""
 
 import os
+import sqlite3
 import subprocess
 import threading
 import time
@@ -134,6 +135,17 @@ def test_a_backup_and_a_copy_are_whole_without_the_store(
     with Store.open(tmp_path / "home.db", write=True) as home:
         assert home.take(record, team.vector_source(record)).record.inline
         assert home.verify() == []
+
+
+def test_a_version_goes_from_one_store_to_another(
+    team: Store, bucket: str, add: Add, tmp_path: Path
+) -> None:
+    record = add(team, data=os.urandom(100_000))
+    with Store.open(tmp_path / "theirs.db", write=True, blobs_at=bucket) as theirs:
+        there = theirs.take(record, team.vector_source(record))
+        assert there.added
+        assert content(theirs, there.record) == content(team, record)
+        assert theirs.verify() == []
 
 
 def test_collecting_leaves_what_is_young(team: Store, objects: S3Store, add: Add) -> None:
@@ -293,6 +305,21 @@ def test_a_store_that_is_not_there_is_told(
 def test_what_is_no_store_is_wrong_usage(text: str) -> None:
     with pytest.raises(UsageError, match="is no store for vectors"):
         read_store(text)
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc", "s3://bucket/x", "file:///a/../b/0123456789abcdef", "nonsense"]
+)
+def test_a_file_that_remembers_what_is_no_store_is_refused(path: Path, url: str) -> None:
+    Store.open(path, write=True).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO settings VALUES ('blobs', ?)", [url])
+    connection.close()
+    with (
+        Store.open(path, write=True) as store,
+        pytest.raises(RegistryError, match="which is no store for its vectors"),
+    ):
+        store.gc()
 
 
 def test_a_folder_is_a_store(path: Path, tmp_path: Path, add: Add) -> None:

@@ -60,7 +60,7 @@ class ObjectStore(Place):
 
     def stage(self, file: BinaryIO, size: int) -> Iterator[StagedBlob]:
         """Put the object, unless it is there: blob first, then the row."""
-        sha256 = hash_file_object(file)
+        sha256 = _hash(file)
 
         def put() -> State:
             return self._put(sha256, size, file)
@@ -246,16 +246,12 @@ class StoredObject(ByteRanges):
             return memoryview(found.bytes())
 
 
-def hash_file_object(file: BinaryIO) -> str:
-    """Return the sha256 of a file from the front, in hexadecimal."""
-    digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
-    return digest.hexdigest()
+def _hash(file: BinaryIO) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # as io has it
 
 
 def _matches(ranges: ByteRanges, sha256: str) -> bool:
-    return hash_file_object(ranges.stream()) == sha256
+    return _hash(ranges.stream()) == sha256
 
 
 def _same(found: State | None, known: State) -> bool:

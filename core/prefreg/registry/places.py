@@ -16,6 +16,7 @@ from prefreg.registry.schema import BlobRow, SettingRow
 BLOBS = "blobs"
 """The setting that says where a registry's vectors lie."""
 
+_PART = re.compile("[0-9a-f]{16}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
@@ -58,7 +59,20 @@ def remembered_store(session: Session) -> str | None:
     """Return where the registry's vectors lie; None where it is beside or in the database."""
     if SettingRow.__tablename__ in session.info.get("lacks", ()):
         return None
-    return session.scalar(select(SettingRow.value).where(SettingRow.name == BLOBS))
+    url = session.scalar(select(SettingRow.value).where(SettingRow.name == BLOBS))
+    if url is not None:
+        # Files may come from anyone, and `gc` deletes: only ever in a part named by chance.
+        store, _, part = url.rpartition("/")
+        try:
+            sound = _PART.fullmatch(part) is not None and read_store(store) == store
+        except UsageError:
+            sound = False
+        if not sound:
+            raise RegistryError(
+                f"The registry remembers {url!r}, which is no store for its vectors. "
+                "Restore it from a backup."
+            )
+    return url
 
 
 def _settle(database: Database, told: str | None, inline_limit: int, timeout: float) -> str | None:

@@ -27,7 +27,8 @@ from prefreg.errors import (
     UsageError,
     VectorError,
 )
-from prefreg.files import hash_bytes, hash_file, human_size, replacing, work_folder
+from prefreg.files import at_hand, hash_bytes, hash_file, human_size, replacing, work_folder
+from prefreg.json_values import fields_to_json
 from prefreg.progress import Progress
 from prefreg.registry import INLINE_LIMIT, Access, Copied, Preset, Store, VersionRecord
 from prefreg.registry.licences import Licences, licences_of
@@ -68,15 +69,9 @@ class Bundled:
 
     def to_json(self) -> dict[str, Any]:
         """Return it in a form that JSON can hold."""
-        return {
-            "path": str(self.path),
-            "versions": [record.summary() for record in self.records],
-            "presets": [preset.to_json() for preset in self.presets],
-            "base": self.base,
-            "signed": self.signed,
-            "size": self.size,
-            "licences": self.licences.to_json(),
-        }
+        found = fields_to_json(self)
+        del found["records"]
+        return found | {"versions": [record.summary() for record in self.records]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +95,11 @@ class Unbundled:
 
     def to_json(self) -> dict[str, Any]:
         """Return it in a form that JSON can hold."""
-        return {
-            "versions": [
-                each.record.summary() | {"added": each.added, "registry": each.registry}
-                for each in self.versions
-            ],
-            "aliases": list(self.aliases),
-            "presets": list(self.presets),
-            "left": list(self.left),
-            "base": None if self.base is None else str(self.base),
-            "held_base": self.held_base,
-            "signed": self.signed,
-            "verified": self.verified,
-            "licences": self.licences.to_json(),
-        }
+        versions = [
+            each.record.summary() | {"added": each.added, "registry": each.registry}
+            for each in self.versions
+        ]
+        return fields_to_json(self) | {"versions": versions}
 
 
 def write_bundle(
@@ -155,7 +141,7 @@ def write_bundle(
         for record in records:
             members[_record_name(record)] = record_file(record)
         for sha256, source in sources.items():
-            members[_vector_name(sha256)] = source
+            members[_vector_name(sha256)] = at_hand(source)
         from prefreg.sharing.bill import BILL_FILE, bill_of_materials  # its library takes a second
 
         licences = licences_of(records)

@@ -38,7 +38,7 @@ from prefreg.errors import (
     listed,
     one_line,
 )
-from prefreg.files import hash_file, work_folder
+from prefreg.files import at_hand, hash_file, work_folder
 from prefreg.json_values import JsonFields, parse_json
 from prefreg.registry import Access, VersionRecord
 from prefreg.registry.licences import Licences, licences_of
@@ -109,7 +109,9 @@ def push_vector(
     _require_token()
     with access.reading() as store, work_folder() as folder:
         stored = store.resolve(*reference)
-        source = store.vector_source(stored, rehash=True)
+        found = store.vector_source(stored, rehash=True)
+        # What lies in a bucket is read into memory: the client takes bytes or a file.
+        source = at_hand(found)
         base = find_base(stored.base) if stored.kind == "low-rank" else None
         record = _for_others(stored, licence)
         files: Files = {VECTOR_FILE: source}
