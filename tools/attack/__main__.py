@@ -4,7 +4,7 @@
     python tools/attack --only templates --cases 600
 
 Every case follows from the seed, the kind and its number. Whatever fails is kept in `out/attack`,
-with what was said of it.
+with what was said of it. Of kills, `refused` counts those before the end of what was killed.
 """
 
 import argparse

@@ -59,7 +59,8 @@ class Found:
     def row(self) -> tuple[str, ...]:
         """Return its row of the table."""
         counts = [self.cases, *(self.outcomes[what] for what in ("refused", "accepted", "failed"))]
-        return self.name, *map(str, counts), f"{self.slowest:.1f} s", f"{self.growth >> 20} MiB"
+        worst = (f"{self.slowest:.1f} s", f"{self.growth >> 20} MiB") if self.growth else ("", "")
+        return self.name, *map(str, counts), *worst
 
 
 def run_cases(kind: str, seed: int, cases: range, folder: Path, kept: Path) -> Found:

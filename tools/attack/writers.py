@@ -1,5 +1,6 @@
 """Writers that are killed, hindered and crowded, and what must be there afterwards."""
 
+import importlib
 import multiprocessing
 import os
 import resource
@@ -52,18 +53,26 @@ OPERATIONS: dict[str, Callable[[Path], object]] = {
     ),
     "report": lambda house: prefreg.open(house / "r.db").report(house / "site"),
 }
+_LOADED_LATE = (
+    "alembic.command", "prefreg.composition.adapter", "prefreg.composition.compose",
+    "prefreg.composition.export", "prefreg.sharing.bill", "prefreg.sharing.bundles",
+    "prefreg.sharing.report",
+)  # fmt: skip
 _REMOVED = {"rm": {"verbosity@1"}}
 
 
 def new_house(house: Path) -> None:
-    """Fill a folder with a registry, of which some vectors lie beside it, and what is added."""
-    house.mkdir(parents=True)
-    shutil.copyfile(starter_registry(), house / "r.db")
-    with Store.open(starter_registry(), write=False) as store:
-        source = store.vector_source(store.resolve("honesty", "1"))
-        content = source if isinstance(source, bytes) else Path(str(source)).read_bytes()
-    (house / "vector").write_bytes(content)
-    prefreg.open(starter_registry()).bundle(["politeness"], house / "strange.zip")
+    """Fill a folder with a registry, a vector to be added to it, and a bundle of another one."""
+    made = house.parent / "made"
+    if not made.exists():
+        made.mkdir()
+        shutil.copyfile(starter_registry(), made / "r.db")
+        with Store.open(starter_registry(), write=False) as store:
+            source = store.vector_source(store.resolve("honesty", "1"))
+        assert isinstance(source, bytes)
+        (made / "vector").write_bytes(source)
+        prefreg.open(starter_registry()).bundle(["politeness"], made / "strange.zip")
+    shutil.copytree(made, house, dirs_exist_ok=True)
 
 
 def check_house(house: Path, name: str, before: list[VersionRecord]) -> None:
@@ -87,6 +96,7 @@ def check_house(house: Path, name: str, before: list[VersionRecord]) -> None:
 def hinder_writers(place: Path) -> Iterator[Found]:
     """Try every operation under every hindrance."""
     (place / "canary").write_text("untouched")
+    place.chmod(0o755)  # others may look into a folder that they may not write
     for kind, ways in _hindrances(place).items():
         found = Found(kind)
         for number, (name, way) in enumerate(product(OPERATIONS, ways)):
