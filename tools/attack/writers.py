@@ -252,7 +252,8 @@ def kill_writers(kills: int, seed: int) -> Iterator[Found]:
 
 
 def _operate(name: str, house: Path, hinder: Hinder, says: Connection) -> None:
-
+    for module in _LOADED_LATE:  # by then the interpreter may have no handle to load it with
+        importlib.import_module(module)
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     try:
         hinder()
