@@ -335,3 +335,12 @@ def test_a_folder_of_gguf_files_says_to_name_one(tmp_path: Path) -> None:
     ggufs.write(tmp_path / "model.gguf")
     with pytest.raises(BaseModelError, match=r"Name a file: .*model\.gguf$"):
         resolve_base(str(tmp_path))
+
+
+def test_what_is_no_file_is_refused_in_a_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    (tmp_path / "round.gguf").symlink_to("round.gguf")
+    with pytest.raises(BaseModelError, match=r"pipe\.gguf cannot be read: it is no regular file"):
+        read_gguf(tmp_path / "pipe.gguf")
+    with pytest.raises(BaseModelError, match=r"round\.gguf cannot be read: Too many levels"):
+        read_gguf(tmp_path / "round.gguf")

@@ -22,7 +22,14 @@ from typing import Any
 from prefreg.checkpoints.checkpoint import SINGLE_FILE
 from prefreg.config import cache_folder
 from prefreg.errors import BaseModelError, unreadable
-from prefreg.files import beside, hash_bytes, hash_file, remove_abandoned, write_whole
+from prefreg.files import (
+    beside,
+    hash_bytes,
+    hash_file,
+    open_regular,
+    remove_abandoned,
+    write_whole,
+)
 from prefreg.json_values import fields_to_json, parse_json
 
 HOW_TO_READ = "pip install gguf"
@@ -136,13 +143,15 @@ def read_gguf(path: Path) -> GGUFFile:
             f"{path.name} is read by the package gguf, which is absent. Get it: `{HOW_TO_READ}`"
         ) from error
     parts = _PART.search(path.name)
-    with path.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        try:
+    try:
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 version, metadata, entries, end = _Reader(data).header()
-        except (struct.error, ValueError, OverflowError, MemoryError, IndexError) as error:
-            raise BaseModelError(f"{path} cannot be read as GGUF. {_DAMAGED}") from error
+    except OSError as error:
+        raise unreadable(path, error, BaseModelError) from error
+    except (struct.error, ValueError, OverflowError, MemoryError, IndexError) as error:
+        raise BaseModelError(f"{path} cannot be read as GGUF. {_DAMAGED}") from error
     if version not in _VERSIONS:
         raise BaseModelError(f"{path} is GGUF of version {version}; versions 2 and 3 can be read.")
     if parts or int(metadata.get("split.count", 1)) > 1:
