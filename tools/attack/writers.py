@@ -20,10 +20,10 @@ from pathlib import Path
 from cases import PATIENCE, Found
 
 import prefreg
-from prefreg import PrefregError, VersionRecord
+from prefreg import PrefregError
 from prefreg.composition.output import read_composed
 from prefreg.config import starter_registry
-from prefreg.registry import NewVersion, Store
+from prefreg.registry import NewVersion, Store, VersionRecord
 
 ROOT = Path(__file__).parents[2]
 WRITERS = 64
@@ -43,7 +43,7 @@ OPERATIONS: dict[str, Callable[[Path], object]] = {
     "gc": lambda house: prefreg.open(house / "r.db").gc(grace=0),
     "alias": lambda house: prefreg.open(house / "r.db").alias("helpful", 1, "stable"),
     "preset": lambda house: prefreg.open(house / "r.db").save_preset("calm", ["helpful@1:1"]),
-    "copy": lambda house: prefreg.open(house / "r.db").copy("helpful", house / "other.db"),
+    "copy": lambda house: prefreg.open(house / "r.db").copy("helpful", 1, house / "other.db"),
     "backup": lambda house: prefreg.open(house / "r.db").backup(house / "backup.db"),
     "bundle": lambda house: prefreg.open(house / "r.db").bundle(["helpful"], house / "b.zip"),
     "unbundle": lambda house: prefreg.open(house / "r.db").unbundle(house / "strange.zip"),
