@@ -79,7 +79,7 @@ test-vllm: $(VLLM_INSTALLED)  ## vLLM with live dials (3.5 GB to install, 6 GB o
 	VLLM_CPU_KVCACHE_SPACE=1 $(VLLM)/bin/python -m pytest --confcutdir=tests/vllm_engine \
 		-o pythonpath=tests/vllm_engine -W default tests/vllm_engine
 
-attack: $(INSTALLED) postgres  ## Fuzz every reader, kill and hinder every writer (under 15 minutes on two cores)
+attack: $(INSTALLED) postgres  ## Fuzz every reader, kill and hinder every writer
 	OMP_NUM_THREADS=1 $(BIN)/python tools/attack
 
 pocket: $(INSTALLED)  ## Train the bundled model from nothing (about 15 minutes on one core)
