@@ -216,7 +216,7 @@ def compare(
     modules = {each.weight: n for n, each in LoraLayers(checkpoint(base)).linear.items()}
     adapter = lora and LoraConfig(
         r=RANK,
-        lora_alpha=2 * RANK,
+        lora_alpha=lora["alpha"],
         target_modules=[modules[weight] for weight in lora["weights"]],
         target_parameters=lora["experts"] or None,
         task_type="CAUSAL_LM",
