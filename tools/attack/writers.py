@@ -54,6 +54,8 @@ OPERATIONS: dict[str, Callable[[Path], object]] = {
     "report": lambda house: prefreg.open(house / "r.db").report(house / "site"),
 }
 _LOADED_LATE = (
+    "encodings.cp437",
+    "encodings.unicode_escape",
     "alembic.command", "prefreg.composition.adapter", "prefreg.composition.compose",
     "prefreg.composition.export", "prefreg.sharing.bill", "prefreg.sharing.bundles",
     "prefreg.sharing.report",
@@ -85,7 +87,7 @@ def check_house(house: Path, name: str, before: list[VersionRecord]) -> None:
     if (house / "composed").exists():
         read_composed(house / "composed")
     for made in (house / "other.db", house / "backup.db"):
-        if made.exists():
+        if made.exists() and made.stat().st_size:  # a registry of which nothing was written is none
             assert prefreg.open(made).verify() == [], made
     if (house / "b.zip").exists():
         prefreg.open(house / "taken.db").unbundle(house / "b.zip")
