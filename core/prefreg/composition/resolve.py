@@ -121,7 +121,7 @@ def only_base(store: Store, terms: Sequence[Term], at: datetime | None = None) -
     ]
     chosen = own or fitting
     if len(chosen) > 1:  # what nobody has installed is not meant
-        chosen = [base for base in chosen if _at_hand(base)] or chosen
+        chosen = [base for base in chosen if _is_installed(base)] or chosen
     if len(chosen) == 1:
         return chosen[0]
     if not candidates:
@@ -140,7 +140,7 @@ def only_base(store: Store, terms: Sequence[Term], at: datetime | None = None) -
     raise RegistryError(f"Several base models fit; choose one with --base: {names}.")
 
 
-def _at_hand(base: BaseRecord) -> bool:
+def _is_installed(base: BaseRecord) -> bool:
     bundled = find_bundled(base.name)
     return bundled is None or bundled.problem() is None
 
