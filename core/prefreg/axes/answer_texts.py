@@ -26,7 +26,8 @@ _REFUSES = re.compile(
     r" decline to|refuse to)|(?:i'm|i am|we're|we are) (?:unable|not able|not going|not willing) to"
     r"|not able to) (?!wait|stop)(?:\w+ ){0,3}?"
     r"(?:help(?! but\b)|assist|support|tell|explain|describe|show|teach|give|provide|share|offer"
-    r"|suggest|recommend|advise|write|create|make|plan|do|answer|discuss|fulfil|comply|engage|say(?=\s*[.,!]))\b"
+    r"|suggest|recommend|advise|write|create|make|plan|do|answer|discuss|fulfil|comply|engage"
+    r"|say(?=\s*[.,!]))\b"
     r"|\b(?:must|have to) decline\b|\b(?:i|we) refuse\b",
     re.IGNORECASE,
 )

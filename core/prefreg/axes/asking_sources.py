@@ -261,7 +261,19 @@ class _AskingSource(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastSource(_AskingSource):
+class _PromptSource(_AskingSource):
+    """A source that asks prompts, of which nothing else need be known."""
+
+    prompts: Source | Sequence[str] | str | Path = EVERYDAY
+    """A file with a column `prompt`, or a `.txt` of a prompt a line; texts; a source of rows with
+    a `prompt`; or the list that comes with prefreg."""
+
+    def _questions(self, request: SourceRequest) -> tuple[list[_Question], str, str | None]:
+        return read_questions(self.prompts, request, self.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastSource(_PromptSource):
     """The base's answers under one prefix against those under another; pairs are without both.
 
     Contrastive distillation (Yang et al., RLCD, arXiv 2307.12950): what the two prefixes make the
@@ -271,9 +283,6 @@ class ContrastSource(_AskingSource):
     positive: Prefix | Sequence[Mapping[str, Any]]
     """A system prompt, or turns that stand before the prompt; its answers are chosen."""
     negative: Prefix | Sequence[Mapping[str, Any]]
-    prompts: Source | Sequence[str] | str | Path = EVERYDAY
-    """A file with a column `prompt`, or a `.txt` of a prompt a line; texts; a source of rows with
-    a `prompt`; or the list that comes with prefreg."""
     n: int = 1
     """Pairs of each prompt."""
 
@@ -282,9 +291,6 @@ class ContrastSource(_AskingSource):
         _check_draws(self.n, 1, self.temperature)
         if read_prefix(self.positive) == read_prefix(self.negative):
             raise AxisError("The positive and the negative prefix are the same.")
-
-    def _questions(self, request: SourceRequest) -> tuple[list[_Question], str, str | None]:
-        return read_questions(self.prompts, request, self.count)
 
     def _prompts(self, question: _Question, base: AskedBase) -> list[Text]:
         both = (read_prefix(self.positive), read_prefix(self.negative))
@@ -308,13 +314,11 @@ class ContrastSource(_AskingSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankedSource(_AskingSource):
+class RankedSource(_PromptSource):
     """The best of the base's answers to a prompt, by a metric, against the worst."""
 
     by: Metric
     """Ranks the answers: `(prompt, answer) -> float`, larger along the axis."""
-    prompts: Source | Sequence[str] | str | Path = EVERYDAY
-    """As those of `ContrastSource`."""
     n: int = 8
     """Answers to each prompt."""
     system: Sequence[str] = ()
@@ -328,9 +332,6 @@ class RankedSource(_AskingSource):
         _check_draws(self.n, 2, self.temperature)
         if not 0 <= self.min_gap < math.inf:
             raise AxisError(f"min_gap is {self.min_gap!r}, and must be 0 or more.")
-
-    def _questions(self, request: SourceRequest) -> tuple[list[_Question], str, str | None]:
-        return read_questions(self.prompts, request, self.count)
 
     def _prompts(self, question: _Question, base: AskedBase) -> list[Text]:
         if not self.system:
@@ -436,7 +437,7 @@ class OnPolicySource(_AskingSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewrittenSource(_AskingSource):
+class RewrittenSource(_PromptSource):
     """The base's own answer to each prompt, rewritten by one rule and by another.
 
     For what the base does not say whatever it is told, but what can be said of its answers.
@@ -445,11 +446,6 @@ class RewrittenSource(_AskingSource):
     chosen: Rewrite
     """Make the chosen answer of a prompt and the base's own, `(prompt, answer) -> text`."""
     rejected: Rewrite
-    prompts: Source | Sequence[str] | str | Path = EVERYDAY
-    """As of a `ContrastSource`."""
-
-    def _questions(self, request: SourceRequest) -> tuple[list[_Question], str, str | None]:
-        return read_questions(self.prompts, request, self.count)
 
     def _prompts(self, question: _Question, base: AskedBase) -> list[Text]:
         return [question.prompt]
