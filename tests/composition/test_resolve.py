@@ -13,7 +13,7 @@ import tiny
 from prefreg import BaseModelError, RegistryError, UsageError
 from prefreg.checkpoints import BaseModel
 from prefreg.checkpoints.bundled import find_bundled
-from prefreg.composition.resolve import base_spec, identify, resolve_terms
+from prefreg.composition.resolve import base_spec, identify, only_base, resolve_terms
 from prefreg.registry import BaseRecord, NewVersion, Store
 from prefreg.terms import as_terms
 from prefreg_axes import smollm2
@@ -76,6 +76,16 @@ def test_several_bases_are_listed(house: House) -> None:
     assert house.first.name in str(caught.value)
     assert house.second.name in str(caught.value)
     assert house.resolve("a:1", base=house.first.name)[1] == ["a@1"]
+
+
+def test_of_what_ships_the_default_base_is_meant(house: House, tmp_path: Path) -> None:
+    house.add("a", house.first)
+    house.add("a", replace(house.second, name="pocket"))
+    own = tmp_path / "own.db"
+    with Store.open(own, write=True, beneath=Store.open(house.path, write=False)) as store:
+        assert only_base(store, as_terms(["a:1"])).name == "pocket"
+        assert only_base(store, as_terms(["a@1:1"])).name == house.first.name
+        assert store.last_base() is None
 
 
 def test_a_base_that_nobody_has_installed_is_not_meant(

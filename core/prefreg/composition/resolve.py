@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prefreg.checkpoints.bases import BaseModel, resolve_base
-from prefreg.checkpoints.bundled import find_bundled
+from prefreg.checkpoints.bundled import DEFAULT_BASE, find_bundled
 from prefreg.data.templates import DAY
 from prefreg.errors import BaseModelError, RegistryError, UsageError, VectorError, listed
 from prefreg.registry import Access, BaseIdentity, BaseRecord, Store, VersionRecord
@@ -122,6 +122,8 @@ def only_base(store: Store, terms: Sequence[Term], at: datetime | None = None) -
     chosen = own or fitting
     if len(chosen) > 1:  # what nobody has installed is not meant
         chosen = [base for base in chosen if _is_installed(base)] or chosen
+    if len(chosen) > 1 and not own:  # of what ships, the base that is meant where none is given
+        chosen = [base for base in chosen if base.name == DEFAULT_BASE] or chosen
     if len(chosen) == 1:
         return chosen[0]
     if not candidates:

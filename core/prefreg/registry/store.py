@@ -459,10 +459,9 @@ class Store:
         return found or (self.beneath.base(weights) if self.beneath else None)
 
     def last_base(self) -> BaseRecord | None:
-        """Return the base model of the newest version or registration."""
+        """Return the base model of one's own newest version or registration."""
         with self.database.reading() as session:
-            found = known_bases.last_base(session)
-        return found or (self.beneath.last_base() if self.beneath else None)
+            return known_bases.last_base(session)
 
     def register_base(self, identity: BaseIdentity) -> BaseRecord:
         """Add a base model, or note how and where a known one was seen this time."""
