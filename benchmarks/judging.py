@@ -3,7 +3,7 @@
 rewards      the ranking by φ alone beside that of the poles it came from
 labels       planted exchanges found again; with --data FILE --base DIR, on other rows
 checkpoints  fine-tunes of known composition read back, and neutral ones
-transport    vectors on bases that were trained further, or on those of --bases NAME=DIR (of
+transport    vectors on bases that were trained further, and on those of --bases NAME=DIR (of
              tools/pocket/build.py), beside vectors that are trained there
 
 Prints a JSON object a part. Everything runs on one thread.
@@ -31,7 +31,7 @@ from prefreg.evaluation.axis_scores import compare_orders
 from prefreg.evaluation.evaluation_request import Aligner, TransportRequest
 from prefreg.evaluation.evaluator import Evaluator
 from prefreg.evaluation.prompts import HeldOut
-from prefreg.evaluation.transport import measure_gain
+from prefreg.evaluation.transport import margin_slopes, measure_gain
 from prefreg.models.loading import load_model, load_tokenizer, quiet
 from prefreg.models.log_probs import text_log_probs
 from prefreg.registry import Access
@@ -113,7 +113,6 @@ def _labels(axis: str, arguments: argparse.Namespace) -> dict[str, Any]:
         data=arguments.data,
         limit=arguments.limit,
         settings=arguments.set,
-        new=arguments.data is not None,
     )
     with tempfile.TemporaryDirectory() as folder:
         registry = prefreg.open(Path(folder) / "none.db")
@@ -129,13 +128,8 @@ def _labels(axis: str, arguments: argparse.Namespace) -> dict[str, Any]:
                 for at, each in enumerate(pairs)
             )
         )
-        # The training of the axis itself, on rows of the file.
         audit = registry.audit_labels(
-            axis,
-            base=arguments.base,
-            data=str(file),
-            settings=run.settings.values | {},
-            new=arguments.data is not None,
+            axis, base=arguments.base, data=str(file), settings=arguments.set
         )
     places = {f"planted.jsonl:{at + 1}" for at in planted}
     wrong = np.array([each.place in places for each in audit.pairs])
@@ -254,7 +248,7 @@ def transports(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Move shipped vectors to other bases, and train them there too."""
     with tempfile.TemporaryDirectory() as folder:
         bases = dict(each.split("=", 1) for each in arguments.bases)
-        for steps, rate in () if bases else ((30, 3e-4), (150, 1e-3)):
+        for steps, rate in ((30, 3e-4), (150, 1e-3)):
             output = Path(folder) / f"continued-{steps}"
             fine_tune("pocket", output, steps=steps, seed=steps, rate=rate)
             bases[f"pocket and {steps} steps at {rate:g}"] = str(output)
@@ -280,7 +274,11 @@ def _transport(axis: str, base: str, folder: Path, arguments: argparse.Namespace
             found[method] = [kept["value"], kept["low"], kept["high"]]
         except GateError as error:
             found[method] = str(error).partition(" of its held-out")[0].partition("keeps ")[2]
-    trained = registry.add_axis(axis, base=base, data="pocket", keep_anyway=True)
+    own = resolve_base("pocket").bundled
+    assert own is not None
+    trained = registry.add_axis(
+        axis, base=base, data="pocket", settings=dict(own.training), keep_anyway=True
+    )
     held = HeldOut(heldout_pairs(record)[: arguments.pairs], "held out")
     here, there = (
         Evaluator(each, registry.access, pairs={axis: held}, dtype=torch.float32)
@@ -291,7 +289,8 @@ def _transport(axis: str, base: str, folder: Path, arguments: argparse.Namespace
         open_vector(store.vector_source(record), kind=record.kind) as first,
         open_vector(store.vector_source(trained), kind=trained.kind) as second,
     ):
-        kept = measure_gain(here, first, there, second, axis).kept
+        slopes = margin_slopes(here, first), margin_slopes(there, second)
+        kept = measure_gain(*slopes, held.groups).kept
     return {**found, "trained anew": [kept.value, kept.low, kept.high]}
 
 

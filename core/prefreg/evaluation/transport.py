@@ -6,7 +6,7 @@ where it has the sign of the gradient of the margin on the new base, elsewhere i
 gets its length back, so that both methods take steps of one size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,10 +19,9 @@ from prefreg.axes.row_sources import read_preference_file
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.resolve import find_base, identify
 from prefreg.data.tokens import TokenPair
-from prefreg.errors import GateError, UsageError, VectorError
+from prefreg.errors import DataError, GateError, UsageError, VectorError
 from prefreg.evaluation.evaluation_request import TransportRequest
 from prefreg.evaluation.evaluator import Evaluator
-from prefreg.evaluation.figures import Column
 from prefreg.evaluation.prompts import HeldOut
 from prefreg.evaluation.statistics import Estimate, bootstrap, grouped_mean, ratio
 from prefreg.files import at_hand, work_folder
@@ -88,12 +87,20 @@ def transport(
         _require_fit(record, vector, target)
         check_disk(Path(folder), 4 * target.fingerprint.parameters)
         held = _held_out(record, request)
-        base = find_base(record.base)
-        here, there = (_evaluator(access, each, record, held) for each in (base, target))
+        axis = record.axis
+        # One base after the other: two would need twice the memory.
+        before = margin_slopes(_evaluator(access, find_base(record.base), axis, held), vector)
+        there = _evaluator(access, target, axis, held)
         moved: TensorSource = vector
         if request.method == "gradient-sign":
             moved = _mask(there, vector, record, request, steps_of(progress, "gradients"))
-        gain = measure_gain(here, vector, there, moved, record.axis)
+        gain = measure_gain(before, margin_slopes(there, moved), held.groups)
+        if gain.before.value <= 0:
+            raise DataError(
+                f"{record} does not raise the margin of these pairs on its own base "
+                f"({gain.before.value:.2f} nats), so none of that can be kept: give others with "
+                "--data FILE."
+            )
         if gain.kept.value < request.least:
             raise GateError(
                 f"{record} keeps {gain.kept.value:.2f} [{gain.kept.low:.2f}, "
@@ -145,31 +152,30 @@ def transport(
             return store.add(new, blob)
 
 
-def measure_gain(
-    here: Evaluator, vector: TensorSource, there: Evaluator, moved: TensorSource, axis: str
-) -> Gain:
-    """Measure the slope of the margins at η = ±1 of a vector on its base, and as moved on another.
-
-    Only pairs that fit the context of both count.
-    """
-    slopes = [
-        _slopes(evaluator, each, axis) for evaluator, each in ((here, vector), (there, moved))
-    ]
-    groups = here.pairs[axis].groups
-    both = sorted(slopes[0].keys() & slopes[1].keys())
-    owners = [groups[at] for at in both]
-    before, after = (np.array([each[at] for at in both]) for each in slopes)
-    kept = bootstrap(np.stack([after, before], axis=1), owners, ratio).estimate
-    return Gain(grouped_mean(before, owners), grouped_mean(after, owners), kept)
+Slopes = Mapping[int, float]
+"""By the place of a pair: how far its margin moves, in nats a unit of η."""
 
 
-def _slopes(evaluator: Evaluator, vector: TensorSource, axis: str) -> dict[int, float]:
+def margin_slopes(evaluator: Evaluator, vector: TensorSource) -> Slopes:
+    """Measure the margins of an evaluator's held-out pairs at η = ±1, teacher-forced."""
+    [axis] = evaluator.pairs
     up, down = (
-        margins(evaluator.log_probs(axis, evaluator.turn([(eta, vector)]))).numpy()
-        for eta in (1.0, -1.0)
+        margins(evaluator.log_probs(axis, evaluator.turn([(eta, vector)]))) for eta in (1.0, -1.0)
     )
-    slopes: Column = (up - down) / 2
-    return dict(zip(evaluator.tokens(axis).kept, slopes.tolist(), strict=True))
+    return dict(zip(evaluator.tokens(axis).kept, ((up - down) / 2).tolist(), strict=True))
+
+
+def measure_gain(before: Slopes, after: Slopes, groups: Sequence[str]) -> Gain:
+    """Compare the slopes of a vector on its base and as moved to another.
+
+    Only pairs that fit the context of both count; `groups` has the group of every pair.
+    """
+    both = sorted(before.keys() & after.keys())
+    owners = [groups[at] for at in both]
+    table = np.array([[after[at], before[at]] for at in both])
+    kept = bootstrap(table, owners, ratio).estimate
+    first, second = (grouped_mean(table[:, column], owners) for column in (1, 0))
+    return Gain(first, second, kept)
 
 
 def _require_fit(record: VersionRecord, vector: Vector, target: BaseModel) -> None:
@@ -191,8 +197,8 @@ def _held_out(record: VersionRecord, request: TransportRequest) -> HeldOut:
     return HeldOut(heldout_pairs(record)[: request.pairs], f"held out of {record}")
 
 
-def _evaluator(access: Access, base: BaseModel, record: VersionRecord, held: HeldOut) -> Evaluator:
-    return Evaluator(base, access, pairs={record.axis: held}, dtype=torch.float32)
+def _evaluator(access: Access, base: BaseModel, axis: str, held: HeldOut) -> Evaluator:
+    return Evaluator(base, access, pairs={axis: held}, dtype=torch.float32)
 
 
 def _mask(
@@ -205,7 +211,7 @@ def _mask(
     """Keep φ where it has the sign of the mean gradient of the margin, at its own length."""
     train: Sequence[PreferencePair] = pairs_of(record).train[: request.pairs]
     learnt = HeldOut(tuple(train), "training pairs")
-    twin = _evaluator(evaluator.access, evaluator.base, record, learnt)
+    twin = _evaluator(evaluator.access, evaluator.base, record.axis, learnt)
     gradients = _gradients(evaluator, twin.tokens(record.axis).pairs, progress)
     kept = {
         name: torch.where(vector.tensor(name) * gradients[name].cpu() > 0, vector.tensor(name), 0.0)
