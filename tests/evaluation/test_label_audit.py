@@ -17,16 +17,26 @@ from prefreg.evaluation.label_audit import fit_exchanged
 pytestmark = pytest.mark.slow
 
 
-def test_two_normals_are_told_apart_by_their_sign() -> None:
+def test_wrong_labels_are_told_by_the_signs_of_large_margins() -> None:
     draw = np.random.default_rng(0)
     exchanged = draw.random(4000) < 0.1
-    margins = draw.normal(np.where(exchanged, -1.0, 1.0), 0.5)
-    share, wrong = fit_exchanged(margins)
-    assert share == pytest.approx(exchanged.mean(), abs=0.01)
-    # At 0 the odds are those of any row; at the middle of the wrong ones they are e^8 times that.
-    assert np.interp(-1.0, np.sort(margins), -np.sort(-wrong)) > 0.99
-    assert (wrong[margins > 0.5] < 0.01).all()
-    assert ((wrong > 0.5) == exchanged).mean() > 0.95
+    for spread in (draw.normal(0, 0.5, 4000), 0.3 * draw.standard_t(3, 4000)):
+        margins = (1 + spread) * np.where(exchanged, -1, 1)
+        share, wrong = fit_exchanged(margins)
+        assert share == pytest.approx(exchanged.mean(), abs=0.015)
+        assert ((wrong > 0.5) == exchanged).mean() > 0.95
+        assert (wrong[margins > 0.5] < 0.05).all()
+        assert (wrong[margins < -1] > 0.9).all()
+
+
+def test_a_probability_is_what_it_says() -> None:
+    # Two normals at ±1 of width 1: the odds of m are those of the share times e^(−2m).
+    draw = np.random.default_rng(1)
+    exchanged = draw.random(20000) < 0.2
+    margins = draw.normal(np.where(exchanged, -1.0, 1.0), 1.0)
+    _, wrong = fit_exchanged(margins)
+    expected = 1 / (1 + 4 * np.exp(2 * margins))
+    assert np.abs(wrong - expected).max() < 0.1
 
 
 def test_margins_that_agree_name_nobody() -> None:

@@ -1,10 +1,10 @@
 """Find mislabelled rows: each half of the pairs is judged by a vector of the other half.
 
 A vector that was trained on a wrong label would defend it, so no row is judged by one that has
-seen it, or a row of its group. A vector of mostly right labels gives a pair whose answers are
-exchanged about the negative margin that the right pair would get, so the margins are a mixture of
-two normal distributions at ±μ with one width; its share of wrong ones, and from it the
-probability that a row is wrong, are fitted by expectation maximisation.
+seen it, or a row of its group. By a vector of mostly right labels, a pair whose answers are
+exchanged gets the negative of the margin that it should have. So of the margins of one size, a
+share π of wrong labels is negative however large that size is, while right labels with a negative
+margin grow rare as e^(−k·size). π and k are fitted to the signs, whatever the sizes are like.
 """
 
 import json
@@ -37,8 +37,9 @@ from prefreg.training.pair import train_pair
 from prefreg.vectors import open_vector
 
 Column = NDArray[np.float64]
-_ROUNDS = 200
 _LIKELY = 0.5
+_SHARES = np.geomspace(1e-4, 0.49, 100)
+_SLOPES = np.geomspace(0.1, 100, 60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,20 +193,21 @@ def _judge(
 
 
 def fit_exchanged(margins: Column) -> tuple[float, Column]:
-    """Return the share of margins around −μ and not μ > 0, and of each the probability of it."""
-    centre = max(float(np.median(margins)), 1e-9)
-    width = float(np.median(np.abs(margins - centre))) * 1.4826 or 1.0
-    share = max(float((margins < 0).mean()), 1e-3)
-    wrong: Column = np.zeros_like(margins)
-    for _ in range(_ROUNDS):
-        # log p(m | wrong) − log p(m | right) = −2·m·μ/σ²
-        odds = np.log(share / (1 - share)) - 2 * margins * centre / width**2
-        wrong = 1 / (1 + np.exp(-np.clip(odds, -500, 500)))
-        turned = margins * (1 - 2 * wrong)
-        before, share = share, float(np.clip(wrong.mean(), 1e-6, 0.5))
-        centre = max(float(turned.mean()), 1e-9)
-        spread = (1 - wrong) * (margins - centre) ** 2 + wrong * (margins + centre) ** 2
-        width = float(np.sqrt(spread.mean())) or 1.0
-        if abs(share - before) < 1e-9:
-            break
+    """Return the share of exchanged pairs, and of each the probability that it is one.
+
+    The share and k are those of a grid under which the signs, given the sizes, are likeliest.
+    """
+    sizes, negative = np.abs(margins), margins < 0
+    usual = float(np.median(sizes)) or 1.0
+    best, share, slope = -np.inf, 0.0, 0.0
+    for k in _SLOPES / usual:
+        # f(−size) / f(size) of right labels
+        rare = np.exp(-k * sizes)
+        below = (_SHARES[:, None] + (1 - _SHARES[:, None]) * rare) / (1 + rare)
+        likely = np.log(np.where(negative, below, 1 - below)).sum(1)
+        at = int(likely.argmax())
+        if likely[at] > best:
+            best, share, slope = float(likely[at]), float(_SHARES[at]), float(k)
+    odds = np.log(share / (1 - share)) - slope * margins
+    wrong: Column = 1 / (1 + np.exp(-np.clip(odds, -500, 500)))
     return share, wrong
