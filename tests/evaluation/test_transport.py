@@ -72,6 +72,9 @@ def test_another_basin_is_refused_and_nothing_stored(own: prefreg.Registry, tmp_
     far = renumbered(tmp_path / "far")
     with pytest.raises(GateError, match=r"helpful@1 keeps -?\d\.\d\d .* less than 0.5"):
         own.transport("helpful", str(far), **FEW)
+    # Signs of gradients raise the margin of any vector, which makes this one no less foreign.
+    with pytest.raises(GateError, match="is a step of training, not the vector"):
+        own.transport("helpful", str(far), method="gradient-sign", least=1e-3, **FEW)
     assert len(own.summaries("helpful")) == 1
 
 

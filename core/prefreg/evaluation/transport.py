@@ -3,7 +3,9 @@
 What decides is measured: the held-out margin that the vector moves on the new base, over what it
 moves on its own. `gradient-sign` is GradFix (Rinaldi et al., arXiv 2510.09658, ICLR 2026): φ stays
 where it has the sign of the gradient of the margin on the new base, elsewhere it is zero; it then
-gets its length back, so that both methods take steps of one size.
+gets its length back, so that both methods take steps of one size. The signs alone raise the margin,
+whatever numbers they stand before: a vector of which nothing is kept as it is, is not moved but
+trained by one step, and is refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +16,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from prefreg.axes.axis import PreferencePair
 from prefreg.axes.row_sources import read_preference_file
 from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.composition.resolve import find_base, identify
@@ -44,6 +45,8 @@ from prefreg.vectors.tensors import (
     require_shapes_of,
 )
 
+LEAST_OF_PHI = 0.1
+"""What must be kept of a vector as it is, so that gradient signs may choose from it."""
 _BATCH = 8
 """Pairs whose gradients are summed at a time."""
 
@@ -92,9 +95,11 @@ def transport(
         before = margin_slopes(_evaluator(access, find_base(record.base), axis, held), vector)
         there = _evaluator(access, target, axis, held)
         moved: TensorSource = vector
+        gain = plain = measure_gain(before, margin_slopes(there, vector), held.groups)
         if request.method == "gradient-sign":
-            moved = _mask(there, vector, record, request, steps_of(progress, "gradients"))
-        gain = measure_gain(before, margin_slopes(there, moved), held.groups)
+            learnt = HeldOut(pairs_of(record).train[: request.pairs], "training pairs")
+            moved = mask_by_gradient(there, vector, learnt, steps_of(progress, "gradients"))
+            gain = measure_gain(before, margin_slopes(there, moved), held.groups)
         if gain.before.value <= 0:
             raise DataError(
                 f"{record} does not raise the margin of these pairs on its own base "
@@ -106,6 +111,13 @@ def transport(
                 f"{record} keeps {gain.kept.value:.2f} [{gain.kept.low:.2f}, "
                 f"{gain.kept.high:.2f}] of its held-out margin on {target}, less than "
                 f"{request.least:g}: nothing was stored. Train the axis there with "
+                f"`prefreg add-axis {record.axis} --base {request.to}`."
+            )
+        if plain.kept.value < LEAST_OF_PHI:
+            raise GateError(
+                f"{record} as it is keeps {plain.kept.value:.2f} of its held-out margin on "
+                f"{target}: what gradient signs make of it ({gain.kept.value:.2f}) is a step of "
+                "training, not the vector. Nothing was stored. Train the axis there with "
                 f"`prefreg add-axis {record.axis} --base {request.to}`."
             )
         blob = Path(folder) / "vector.safetensors"
@@ -144,6 +156,7 @@ def transport(
                     "least": request.least,
                     "source": held.source,
                     "margin": gain.to_json(),
+                    "kept_as_it_is": plain.kept.to_json(),
                 },
             },
             note=request.note,
@@ -201,18 +214,16 @@ def _evaluator(access: Access, base: BaseModel, axis: str, held: HeldOut) -> Eva
     return Evaluator(base, access, pairs={axis: held}, dtype=torch.float32)
 
 
-def _mask(
-    evaluator: Evaluator,
-    vector: Vector,
-    record: VersionRecord,
-    request: TransportRequest,
-    progress: Steps | None,
+def mask_by_gradient(
+    evaluator: Evaluator, vector: TensorSource, learnt: HeldOut, progress: Steps | None = None
 ) -> MemoryTensors:
-    """Keep φ where it has the sign of the mean gradient of the margin, at its own length."""
-    train: Sequence[PreferencePair] = pairs_of(record).train[: request.pairs]
-    learnt = HeldOut(tuple(train), "training pairs")
-    twin = _evaluator(evaluator.access, evaluator.base, record.axis, learnt)
-    gradients = _gradients(evaluator, twin.tokens(record.axis).pairs, progress)
+    """Keep a vector where it has the sign of the gradient of the margin, at its own length.
+
+    The gradient is that of the base of the evaluator, over the pairs `learnt`.
+    """
+    [axis] = evaluator.pairs
+    tokens = _evaluator(evaluator.access, evaluator.base, axis, learnt).tokens(axis)
+    gradients = _gradients(evaluator, tokens.pairs, progress)
     kept = {
         name: torch.where(vector.tensor(name) * gradients[name].cpu() > 0, vector.tensor(name), 0.0)
         for name in vector.names
@@ -220,7 +231,7 @@ def _mask(
     masked = MemoryTensors(kept)
     length = norm(masked)
     if not length:
-        raise VectorError(f"No weight of {record} has the sign of the gradient on the new base.")
+        raise VectorError("No weight of the vector has the sign of the gradient on the new base.")
     longer = norm(vector) / length
     return MemoryTensors({name: longer * each for name, each in kept.items()})
 
