@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from prefreg.data.tokens import TokenPair
 from prefreg.models.loading import no_numbers
-from prefreg.models.padded import score_answers, split_by_length
+from prefreg.models.padded import Text, score_answers, score_texts, split_by_length
 from prefreg.models.prompt_rows import (
     lay_out,
     longest_answered,
@@ -100,6 +100,33 @@ def answer_log_probs(
         torch.tensor([len(pair.chosen_ids) for pair in pairs], dtype=torch.int64),
         torch.tensor([len(pair.rejected_ids) for pair in pairs], dtype=torch.int64),
     )
+
+
+@on_suited_threads
+def text_log_probs(
+    model: PreTrainedModel, texts: Sequence[Text], *, progress: Steps | None = None
+) -> torch.Tensor:
+    """Return log p(answer | prompt) of each text in nats, float64 on the CPU; mode-free.
+
+    Raises:
+        BaseModelError: The model's weights make no numbers.
+    """
+    sums = torch.zeros(len(texts), dtype=torch.float64)
+    training, done = model.training, 0
+    model.train(False)
+    try:
+        lengths = [len(prompt) + len(answer) for prompt, answer in texts]
+        for batch in split_by_length(lengths, tokens=TOKENS, at_most=_AT_MOST):
+            scored = score_texts(model, [texts[i] for i in batch])
+            sums[batch] = torch.stack([each.double().sum() for each in scored])
+            done += len(batch)
+            if progress:
+                progress(done, len(texts))
+    finally:
+        model.train(training)
+    if not bool(sums.sum().isfinite()):
+        raise no_numbers(model)
+    return sums
 
 
 def require_finite_scores(model: PreTrainedModel, scores: PairLogProbs) -> PairLogProbs:

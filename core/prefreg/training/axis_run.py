@@ -252,7 +252,7 @@ def _fits(
         record.axis == run.axis.name
         and record.base.weights == run.base.fingerprint.weights
         and record.contrast == "pair"
-        and "compression" not in record.metadata
+        and not {"compression", "transport"} & record.metadata.keys()
         and training.get("seed") == run.request.seed
         # Versions of before it was recorded do not say.
         and training.get("configuration", configuration) == configuration
