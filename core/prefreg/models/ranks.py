@@ -268,7 +268,7 @@ def several(started: launch.Launch, *, shard: bool = False) -> Iterator[Ranks]:
         with quiet(), _heeding_the_end(_ranks):  # transformers warns that it trains alone
             _check_devices(_ranks)
             if torch.cuda.is_available():
-                torch.cuda.init()  # else a mesh guesses which GPU is whose
+                torch.cuda.init()  # type: ignore[no-untyped-call]  # else a mesh guesses whose GPU is whose
             yield _ranks
     except Exception as error:
         if is_lost(error):
