@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from prefreg.errors import GateError, UsageError
-from prefreg.training.guards import PoleReport, Thresholds, check_pole, enforce, read_thresholds
+from prefreg.training.guards import (
+    PoleReport,
+    Thresholds,
+    check_pair,
+    check_pole,
+    enforce,
+    read_thresholds,
+)
 
 BASE = {"weight": torch.zeros(2)}
 MOVED = {"weight": torch.tensor([0.0, 1e-9])}
@@ -81,3 +88,17 @@ def test_thresholds_are_read_and_the_others_keep_their_defaults() -> None:
 def test_a_threshold_that_is_none_is_named(text: str, words: str) -> None:
     with pytest.raises(UsageError, match=re.escape(words)):
         read_thresholds([text])
+
+
+def test_a_pole_that_only_gives_answers_need_not_prefer_them_if_the_pair_does() -> None:
+    still = replace(SOUND, accuracy=0.3, mean_margin=-2.0)
+    assert len(check_pole("negative", still, MOVED, BASE)) == 2
+    assert check_pole("negative", still, MOVED, BASE, prefers=False) == ()
+    moved = replace(SOUND, accuracy=0.8, mean_margin=12.0)
+    assert check_pair(moved, still) == ()
+    weak = replace(SOUND, accuracy=0.6, mean_margin=1.5)
+    accuracy, margin = check_pair(weak, still)
+    assert (round(accuracy.value, 2), margin.value) == (0.45, -0.25)
+    assert str(margin).startswith("the poles' mean held-out margin in nats is -0.25 (threshold 0.01)")
+    fallen = replace(still, chosen_change_per_token=-1.5)
+    assert len(check_pole("negative", fallen, MOVED, BASE, prefers=False)) == 1

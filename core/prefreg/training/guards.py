@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from statistics import fmean
 
 import torch
 
@@ -123,6 +124,10 @@ def read_thresholds(assignments: Sequence[str] | Mapping[str, float]) -> Thresho
     return Thresholds(**values)
 
 
+BOTH = "both"
+"""Stands for a pole in figures of the pair."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure(JsonFields):
     """A figure of one pole that misses its threshold."""
@@ -134,8 +139,9 @@ class Failure(JsonFields):
     advice: str
 
     def __str__(self) -> str:
+        whose = f"the {self.pole} pole's" if self.pole != BOTH else "the poles' mean"
         return (
-            f"the {self.pole} pole's {self.figure} is {self.value:.3g} "
+            f"{whose} {self.figure} is {self.value:.3g} "
             f"(threshold {self.threshold:.3g}): {self.advice}"
         )
 
@@ -146,8 +152,14 @@ def check_pole(
     weights: Mapping[str, torch.Tensor],
     base: Mapping[str, torch.Tensor],
     thresholds: Thresholds = Thresholds(),
+    *,
+    prefers: bool = True,
 ) -> tuple[Failure, ...]:
-    """Return every figure of a pole that misses its threshold."""
+    """Return every figure of a pole that misses its threshold.
+
+    Of one that was not trained to prefer, the margin is that of the pair alone (`check_pair`):
+    where the base gives the answers of a pole already, that pole stays beside it.
+    """
     broken = sum(not bool(torch.isfinite(tensor).all()) for tensor in weights.values())
     if broken:
         advice = "training diverged; lower learning_rate"
@@ -155,21 +167,9 @@ def check_pole(
     if all(torch.equal(weights[name], base[name]) for name in weights):
         advice = "training changed nothing; raise learning_rate or the number of steps"
         return (Failure(pole, "number of changed tensors", 0, 1, advice),)
-    where = "held-out" if report.split == "heldout" else "training"
+    where = _where(report)
     collapsed = "it collapsed; lower learning_rate or the number of steps, or raise beta"
-    figures = (
-        (
-            f"{where} accuracy",
-            report.accuracy,
-            thresholds.accuracy,
-            "what it learnt does not carry over; use more pairs, or check the label rule",
-        ),
-        (
-            f"{where} margin in nats",
-            report.mean_margin,
-            thresholds.mean_margin,
-            "it hardly moved; raise learning_rate, the number of steps or of pairs",
-        ),
+    changes = (
         (
             f"change of {where} chosen log-probability per token",
             report.chosen_change_per_token,
@@ -183,6 +183,47 @@ def check_pole(
             collapsed,
         ),
     )
+    margins = _margins(where, report.accuracy, report.mean_margin, thresholds) if prefers else ()
+    return _missed(pole, (*margins, *changes))
+
+
+def check_pair(
+    positive: PoleReport, negative: PoleReport, thresholds: Thresholds = Thresholds()
+) -> tuple[Failure, ...]:
+    """Return every figure of φ, the mean of both poles', that misses its threshold."""
+    both = (positive, negative)
+    accuracy = fmean(report.accuracy for report in both)
+    margin = fmean(report.mean_margin for report in both)
+    return _missed(BOTH, _margins(_where(positive), accuracy, margin, thresholds))
+
+
+_Figure = tuple[str, float, float, str]
+
+
+def _where(report: PoleReport) -> str:
+    return "held-out" if report.split == "heldout" else "training"
+
+
+def _margins(
+    where: str, accuracy: float, margin: float, thresholds: Thresholds
+) -> tuple[_Figure, ...]:
+    return (
+        (
+            f"{where} accuracy",
+            accuracy,
+            thresholds.accuracy,
+            "what it learnt does not carry over; use more pairs, or check the label rule",
+        ),
+        (
+            f"{where} margin in nats",
+            margin,
+            thresholds.mean_margin,
+            "it hardly moved; raise learning_rate, the number of steps or of pairs",
+        ),
+    )
+
+
+def _missed(pole: str, figures: Sequence[_Figure]) -> tuple[Failure, ...]:
     return tuple(
         Failure(pole, figure, value, threshold, advice)
         for figure, value, threshold, advice in figures
