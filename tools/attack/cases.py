@@ -135,17 +135,14 @@ def run_cases(kind: str, seed: int, cases: range, folder: Path, kept: Path) -> F
                 if outcome is not None:
                     _take(found, outcome)
                     cases = range(outcome.case + 1, cases.stop)
-        except TimeoutError as error:
+        except (EOFError, TimeoutError) as error:
             why = str(error)
-        except EOFError:
-            fork.process.join()
-            why = f"exit {fork.process.exitcode}"
         fork.kill()
         if cases:  # it ended in the middle of one
             told = said.read_text("utf-8", "replace")[-3000:]
             assert ready, f"{kind}: no case could be made.\n{told}"
             crashes += 1
-            _take(found, Outcome(cases.start, f"failed: the process ended: {why}", told))
+            _take(found, Outcome(cases.start, f"failed: {why}", told))
             _keep(place / "box", kept / f"{kind}-{cases.start}", told)
             cases = cases[1:]
     return found

@@ -13,6 +13,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -62,21 +63,18 @@ class Fork:
         """
         if not self._hears.poll(PATIENCE):
             raise TimeoutError(f"nothing came of it for {PATIENCE} s")
-        return self._hears.recv()
-
-    def last(self) -> Any:
-        """Return what it told before it was killed, or None: it may have said a half."""
         try:
-            return self._hears.recv() if self._hears.poll() else None
+            return self._hears.recv()
         except EOFError:
-            return None
+            self.process.join()
+            raise EOFError(f"the process ended: exit {self.process.exitcode}") from None
 
-    def kill(self) -> int | None:
-        """End it, if it has not ended, and return its exit code."""
+    def kill(self) -> Any:
+        """End it, if it has not ended; return what it told last and nobody heard, or None."""
         self.process.kill()
         self.process.join()
-        self._hears.close()
-        return self.process.exitcode
+        with self._hears, suppress(EOFError):  # after all that it said, or in the middle of it
+            return self._hears.recv()
 
 
 def in_fork(task: Callable[[], Any]) -> Any:
@@ -93,16 +91,12 @@ def in_fork(task: Callable[[], Any]) -> Any:
         except BaseException:
             says.send((False, traceback.format_exc()))
 
-    fork, why = Fork(tell), ""
+    fork = Fork(tell)
     try:
         done, found = fork.hear()
-    except TimeoutError as error:
-        why = str(error)
-    except EOFError:
-        fork.process.join()
-        why = f"the process ended: exit {fork.process.exitcode}"
+    except (EOFError, TimeoutError) as error:
+        done, found = False, str(error)
     fork.kill()
-    assert not why, why
     assert done, found
     return found
 

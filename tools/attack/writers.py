@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count, product
 from multiprocessing.connection import Connection
@@ -65,15 +65,10 @@ class House:
         return self._place("main")
 
     @property
-    def old(self) -> str | Path:
-        """A registry of the first schema."""
-        return self._place("old")
-
-    @property
     def registries(self) -> dict[str, str | Path]:
-        """Every registry that may be there."""
+        """Every registry that may be there; `old` has the first schema."""
         files = {name: self.folder / f"{name}.db" for name in ("other", "backup", "new")}
-        return {"main": self.main, "old": self.old, **files}
+        return {"main": self.main, "old": self._place("old"), **files}
 
     @property
     def registry(self) -> prefreg.Registry:
@@ -102,6 +97,8 @@ class House:
             self._on_server(f"CREATE DATABASE {self._database(name)}")
         made = self.golden / "made"
         made.mkdir()
+        (self.golden / "temporary").mkdir()
+        (self.golden / "temporary").chmod(0o777)
         base = resolve_base(str(small_base(self.golden)))
         small_registry(made / "strange.db", base, made, seed=1)
         strange = prefreg.open(made / "strange.db", starter=False)
@@ -111,7 +108,7 @@ class House:
         small_registry(
             self.main, base, self.folder, inline_limit=_INLINE_LIMIT, blobs_at=self.blobs
         )
-        write_older(self.old, "0001")
+        write_older(self.registries["old"], "0001")
         registry = self.registry
         registry.copy("verbosity", 1, self.folder / "other.db")
         registry.remove("verbosity", 1)
@@ -192,7 +189,7 @@ OPERATIONS: dict[str, Callable[[House], object]] = {
     "copy": lambda house: house.registry.copy("helpful", 1, house.folder / "new.db"),
     "copy to another": lambda house: house.registry.copy("helpful", 2, house.folder / "other.db"),
     "backup": lambda house: house.registry.backup(house.folder / "backup.db", overwrite=True),
-    "upgrade": lambda house: Store.open(house.old, write=True).close(),
+    "upgrade": lambda house: Store.open(house.registries["old"], write=True).close(),
     "bundle": lambda house: house.registry.bundle(
         ["helpful", "honesty"], house.folder / "bundle.zip", with_base=True, overwrite=True
     ),
@@ -276,11 +273,13 @@ Beginning = tuple[Facts, dict[str, str | None]]
 
 
 def begin(house: House) -> Beginning:
-    """Build a house, and look at it."""
+    """Build a house, in which this process keeps what it keeps anywhere, and look at it."""
     in_fork(house.build)
+    tempfile.tempdir = str(house.golden / "temporary")
+    for name in ("PREFREG_CACHE", "PREFREG_CONFIG"):
+        os.environ[name] = str(house.golden / "cache")
 
     def first() -> Beginning:
-        _settle_in(house)
         house.renew()
         found = look(house, {})
         files = (name for name, place in house.registries.items() if isinstance(place, Path))
@@ -295,7 +294,6 @@ def learn(house: House, name: str, beginning: Beginning) -> Known:
     before, by_bytes = beginning
 
     def once() -> tuple[Facts, float]:
-        _settle_in(house)
         house.renew()
         began = time.perf_counter()
         OPERATIONS[name](house)
@@ -308,19 +306,17 @@ def learn(house: House, name: str, beginning: Beginning) -> Known:
     return Known(before, after, statistics.median(taken for _, taken in tries), by_bytes)
 
 
-def check(
-    house: House, name: str, known: Known, finished: bool, before: Facts, *, again: bool
-) -> None:
+def check(house: House, name: str, known: Known, finished: bool, *, again: bool) -> None:
     """Require that each part is as before or as it shall be, and that nothing else is left.
 
     What was not done can then be done, which is tried where it is to be tried `again`.
     """
     found = look(house, known.by_bytes)
     for part, held in found.items():
-        wanted = [known.after[part]] + ([] if finished else [before[part]])
+        wanted = [known.after[part]] + ([] if finished else [known.before[part]])
         assert held in wanted, f"{name}: {part} holds {held}, not one of {wanted}"
     _tidy(house, known)
-    if again and not finished and found == before:
+    if again and not finished and found == known.before:
         OPERATIONS[name](house)
         found = look(house, known.by_bytes)
         assert found == known.after, f"{name}, done again: {found}, not {known.after}"
@@ -343,15 +339,6 @@ def _tidy(house: House, known: Known | None = None) -> None:
     assert left == [], f"left {left}"
 
 
-def _settle_in(house: House) -> None:
-    """Let this process keep in the house what it keeps anywhere."""
-    temporary = house.golden / "temporary"
-    temporary.mkdir(exist_ok=True)
-    tempfile.tempdir = str(temporary)
-    for name in ("PREFREG_CACHE", "PREFREG_CONFIG"):
-        os.environ[name] = str(house.golden / "cache")
-
-
 def kill_writers(title: str, house: House, kills: int, seed: int) -> Found:
     """Kill every operation at moments drawn evenly from the time that it takes."""
     found, dice = Found(title), Random(f"{seed} {title}")
@@ -372,7 +359,7 @@ def kill_writers(title: str, house: House, kills: int, seed: int) -> Found:
                 try:
                     finished = _kill(house, name, after=dice.uniform(0, known.seconds))
                     hits += not finished
-                    in_fork(partial(_after, house, name, known, finished, again=kill % 4 == 0))
+                    in_fork(partial(check, house, name, known, finished, again=kill % 4 == 0))
                     found.take("accepted" if finished else "refused", where)
                 except AssertionError as error:
                     found.take(f"failed: {error}", where)
@@ -388,7 +375,6 @@ def _kill(house: House, name: str, *, after: float) -> bool:
     def work(says: Connection) -> None:
         be_quiet()
         try:
-            _settle_in(house)
             house.renew()
             says.send("ready")
             OPERATIONS[name](house)
@@ -398,19 +384,12 @@ def _kill(house: House, name: str, *, after: float) -> bool:
 
     fork = Fork(work)
     try:
-        assert (said := fork.hear()) == "ready", said
+        assert (ready := fork.hear()) == "ready", ready
         time.sleep(after)
-        fork.process.kill()
-        said = fork.last()
     finally:
-        fork.kill()
+        said = fork.kill()
     assert said in (None, "done"), said
     return said is not None
-
-
-def _after(house: House, name: str, known: Known, finished: bool, *, again: bool) -> None:
-    _settle_in(house)
-    check(house, name, known, finished, known.before, again=again)
 
 
 def hinder_writers(place: Path) -> Iterator[Found]:
@@ -436,7 +415,6 @@ def hinder_writers(place: Path) -> Iterator[Found]:
 
 
 def _operate(house: House, name: str, hinder: "Hinder") -> str:
-    _settle_in(house)
     try:
         hinder()
         OPERATIONS[name](house)
@@ -446,18 +424,21 @@ def _operate(house: House, name: str, hinder: "Hinder") -> str:
 
 
 def _unhindered(house: House, name: str, known: Known, what: str) -> None:
-    _settle_in(house)
     house.folder.chmod(0o755)
     (house.folder / "filling").unlink(missing_ok=True)
-    before = dict(known.before)
+    before, after = dict(known.before), dict(known.after)
     for path in house.folder.iterdir():
         if path.is_symlink():
             assert os.readlink(path).endswith("canary"), f"{path} is another link"
             path.unlink()
-            before[path.stem if path.suffix == ".db" else path.name] = None
+            part = path.stem if path.suffix == ".db" else path.name
+            if after[part] == before[part]:
+                after[part] = None
+            before[part] = None
         elif path.suffix == ".db":
             path.chmod(0o644)
-    check(house, name, known, what == "accepted", before, again=True)
+    expected = replace(known, before=before, after=after)
+    check(house, name, expected, what == "accepted", again=True)
 
 
 Hinder = Callable[[], object]
@@ -551,7 +532,7 @@ def _unmount(folder: Path) -> None:
 def crowd_writers(place: Path) -> Found:
     """Let 64 processes add a version to one registry, all at once."""
     found, house = Found(f"{WRITERS} writers at once"), House(place / "crowded" / "house")
-    in_fork(house.build)
+    begin(house)
     before = in_fork(partial(_count, house))
     gate, opens = os.pipe()
 
@@ -581,7 +562,6 @@ def crowd_writers(place: Path) -> Found:
 
 
 def _count(house: House) -> int:
-    _settle_in(house)
     assert house.registry.verify() == []
     _tidy(house)
     return len(house.registry.vectors())
