@@ -91,7 +91,7 @@ class House:
 
     def build(self) -> None:
         """Make what it begins with."""
-        self.folder.mkdir(parents=True)
+        (self.folder / "store").mkdir(parents=True)
         self.golden.mkdir()
         for name in ("main", "old"):
             self._on_server(f"CREATE DATABASE {self._database(name)}")
@@ -477,8 +477,10 @@ def _limit_files(size: int) -> None:
 
 
 def _limit_handles(more: int) -> None:
-    most = max(map(int, os.listdir("/dev/fd"))) + more
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    last, most = os.open(os.devnull, os.O_RDONLY), max(map(int, os.listdir("/dev/fd")))
+    while last < most:  # in the gaps, too, handles would be free
+        last = os.dup(last)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1 + more, last + 1 + more))
 
 
 @contextmanager
