@@ -26,7 +26,8 @@ PATIENCE = 180
 FORK = multiprocessing.get_context("fork")
 _LOADED = (
     "encodings.cp437", "encodings.unicode_escape", "alembic.command", "gguf", "psycopg",
-    "pyarrow.parquet", "sqlite3", "torch", "transformers.models.llama.modeling_llama",
+    "pyarrow.parquet", "sqlalchemy.dialects.postgresql.psycopg", "sqlalchemy.dialects.sqlite",
+    "sqlite3", "torch", "transformers.models.llama.modeling_llama",
     "prefreg.api", "prefreg.composition.adapter", "prefreg.composition.compose",
     "prefreg.composition.export", "prefreg.composition.methods", "prefreg.evaluation.knowledge",
     "prefreg.models.loading", "prefreg.serving.server", "prefreg.sharing.bill",

@@ -246,7 +246,7 @@ def _hashes(path: Path) -> list[str]:
     ]
 
 
-def _hold(place: str | Path) -> str:
+def _hold(place: str | Path) -> str | None:
     with Store.open(place, write=False) as store:
         assert store.verify() == [], (store.location, store.verify())
         held = [
@@ -255,7 +255,8 @@ def _hold(place: str | Path) -> str:
             [each.to_json() for each in store.presets()],
             [each.to_json() for axis in store.axes() for each in store.alias_history(axis)],
         ]
-        return _MOMENT.sub('"then"', json.dumps(held))
+        # One that was made, and nothing more, is as if it were not there.
+        return _MOMENT.sub('"then"', json.dumps(held)) if any(held) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +330,8 @@ def _tidy(house: House, known: Known | None = None) -> None:
             untouched = known is not None and _bytes_of(house, name) in known.by_bytes
             if not place.exists() or place.stat().st_size == 0 or (untouched and name != "main"):
                 continue
+        elif name == "old":  # collecting would upgrade it
+            continue
         prefreg.open(place, starter=False).gc(grace=0)
         with Store.open(place, write=True) as store:
             needed = {f"{v.sha256}.safetensors" for v in store.summaries() if not v.inline}
