@@ -32,7 +32,9 @@ def make_run(
     """Return a run as it is prepared; `asked` are fields of its request."""
     found = FoundAxis(InstalledAxis(axis, Plugin("tests", "tests", "0", axes=(axis,))))
     request, mixture = AxisRequest(axis.name, **asked), Mixture(iter(()))
-    settings, precision = choose_precision(settings, base, lora=lora is not None)
+    settings, precision = choose_precision(
+        settings, base, lora=lora is not None, four_bit=request.four_bit
+    )
     return AxisRun(
         request, found, base, settings, lora, existing, guards, mixture, pairs, precision
     )

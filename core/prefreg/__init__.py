@@ -58,6 +58,8 @@ if TYPE_CHECKING:
         EvaluationRequest,
         InterferenceRequest,
         Reach,
+        ScoreRequest,
+        TransportRequest,
     )
     from prefreg.evaluation.paper.run_folder import ReproduceRequest
     from prefreg.models.sampling import Sampling
@@ -81,7 +83,7 @@ _HOMES = {
     "errors": "AxisError BaseModelError BundleError DataError GateError HubError OutputError "
     "PrefregError RangeWarning RegistryError TrainingError UsageError VectorError",
     "evaluation.evaluation_request": "Calibrating Comparing CompressionRequest ConsistencyRequest "
-    "EvaluationRequest InterferenceRequest Reach",
+    "EvaluationRequest InterferenceRequest Reach ScoreRequest TransportRequest",
     "evaluation.paper.run_folder": "ReproduceRequest",
     "models.sampling": "Sampling",
     "serving.serving_request": "ServingRequest",
@@ -130,11 +132,13 @@ __all__ = [
     "Row",
     "SFTRequest",
     "Sampling",
+    "ScoreRequest",
     "ServingRequest",
     "SourceRequest",
     "SourceRows",
     "Term",
     "TrainingError",
+    "TransportRequest",
     "TuneRequest",
     "UsageError",
     "VectorError",

@@ -35,6 +35,8 @@ from prefreg.evaluation.evaluation_request import (
     EvaluationRequest,
     InterferenceRequest,
     Reach,
+    ScoreRequest,
+    TransportRequest,
 )
 from prefreg.files import remove_abandoned
 from prefreg.progress import Progress
@@ -73,7 +75,9 @@ if TYPE_CHECKING:
     from prefreg.composition.in_memory import SteeredModel
     from prefreg.composition.methods import method_names
     from prefreg.composition.output import Composed
+    from prefreg.evaluation.axis_scores import AxisScores
     from prefreg.evaluation.calibration import Calibration
+    from prefreg.evaluation.checkpoint_audit import CheckpointAudit
     from prefreg.evaluation.compare import Comparison
     from prefreg.evaluation.consistency import Consistency, plot_consistency
     from prefreg.evaluation.demonstration import demonstrate
@@ -83,6 +87,7 @@ if TYPE_CHECKING:
     from prefreg.evaluation.evaluate import Gate, Requirement
     from prefreg.evaluation.figures import Evaluation
     from prefreg.evaluation.interference import Interference, draw_interference
+    from prefreg.evaluation.label_audit import LabelAudit
     from prefreg.evaluation.layer_profile import LayerProfile
     from prefreg.evaluation.paper.catalogue import EXPERIMENTS
     from prefreg.evaluation.paper.reproduce import Reproduced
@@ -221,6 +226,29 @@ class Registry:
 
         return plan_axis(self.access, make_request(AxisRequest, request, **options), tell)
 
+    def audit_labels(
+        self,
+        request: AxisRequest | str,
+        *,
+        progress: Progress | None = None,
+        tell: Note | None = None,
+        **options: object,
+    ) -> "LabelAudit":
+        """Find rows of an axis whose answers may be exchanged; nothing is stored.
+
+        Each half of the pairs is judged by a vector that was trained on the other, which takes as
+        long as two vectors. `audit_labels("helpful", base="pocket")` takes the fields of
+        `AxisRequest`.
+
+        Raises:
+            DataError: There are too few pairs, or the rows cannot become any.
+            PrefregError: Whatever `add_axis` raises but for guards.
+        """
+        from prefreg.evaluation.label_audit import audit_labels
+
+        wanted = make_request(AxisRequest, request, **options)
+        return audit_labels(self.access, wanted, progress, tell)
+
     def consistency(
         self,
         request: ConsistencyRequest | str,
@@ -313,6 +341,35 @@ class Registry:
         if reference is not None:
             options["reference"] = str(reference)
         return compress_version(self.access, make_request(CompressionRequest, axis, **options))
+
+    def transport(
+        self,
+        axis: TransportRequest | str,
+        to: str | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> VersionRecord:
+        """Store a version as one of another fine-tune of its base's architecture.
+
+        `transport("harmless@1", "my-model")`; further options are the fields of
+        `TransportRequest`. Where from, and how much of the held-out margin is kept, stands in the
+        record's metadata under `transport`.
+
+        Raises:
+            RegistryError: There is no such version.
+            VectorError: The new base is of another architecture.
+            GateError: Too little is kept; nothing was stored.
+            DataError: There are no held-out pairs to measure with.
+        """
+        from prefreg.evaluation.transport import transport
+
+        if isinstance(axis, str):
+            options["axis"], options["reference"] = parse_reference(axis)
+        given = axis if isinstance(axis, TransportRequest) else None
+        if to is not None:
+            options["to"] = to
+        return transport(self.access, make_request(TransportRequest, given, **options), progress)
 
     def compose(
         self,
@@ -469,6 +526,32 @@ class Registry:
         wanted = make_request(EvaluationRequest, request, **options)
         return evaluate(self.access, as_terms(terms), wanted, progress)
 
+    def score(
+        self,
+        axis: ScoreRequest | str,
+        file: str | Path | None = None,
+        *,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "AxisScores":
+        """Rank the answers of a file by an axis, `score("harmless@1", "answers.jsonl")`.
+
+        An axis is a reward model: β·[log π₊(y|x) − log π₋(y|x)], from its φ alone. Further options
+        are the fields of `ScoreRequest`.
+
+        Raises:
+            RegistryError: The axis has no version on the base.
+            DataError: A row has no prompt or no answer.
+            BaseModelError: An answer does not fit the base's context.
+        """
+        from prefreg.evaluation.axis_scores import score_file
+
+        if isinstance(axis, str):
+            options["axis"], options["reference"] = parse_reference(axis)
+            options["file"] = file
+        given = axis if isinstance(axis, ScoreRequest) else None
+        return score_file(self.access, make_request(ScoreRequest, given, **options), progress)
+
     def store_evaluation(self, evaluation: "Evaluation") -> VersionRecord:
         """Keep the figures of one vector among the measurements of its version.
 
@@ -610,6 +693,37 @@ class Registry:
             make_request(EvaluationRequest, request, **options),
             functional=functional,
             leakage=leakage,
+            progress=progress,
+        )
+
+    def audit(
+        self,
+        checkpoint: str | Path,
+        terms: Terms = (),
+        request: EvaluationRequest | None = None,
+        *,
+        functional: bool = True,
+        progress: Progress | None = None,
+        **options: object,
+    ) -> "CheckpointAudit":
+        """Read how far a fine-tuned checkpoint, or a PEFT adapter's folder, went along each axis.
+
+        Without terms, by the newest version of every axis on the base. Without `functional` no
+        model is loaded. Further options are the fields of `EvaluationRequest`.
+
+        Raises:
+            RegistryError: A term has no version on the base, or several bases fit.
+            BaseModelError: The checkpoint is damaged, unchanged, or of another architecture.
+            VectorError: The adapter does not fit the base.
+        """
+        from prefreg.evaluation.checkpoint_audit import audit_checkpoint
+
+        return audit_checkpoint(
+            self.access,
+            checkpoint,
+            as_terms(terms),
+            make_request(EvaluationRequest, request, **options),
+            functional=functional,
             progress=progress,
         )
 

@@ -24,8 +24,9 @@ from prefreg.training.settings import Settings, resolve_settings
 _STEPS = 6
 
 
-def settings() -> Settings:
+def settings(*assignments: str) -> Settings:
     return resolve_settings(
+        assignments=assignments,
         default={
             "num_train_epochs": 3.0,
             "max_steps": _STEPS,
@@ -33,7 +34,7 @@ def settings() -> Settings:
             "gradient_accumulation_steps": 1,
             "learning_rate": 1e-3,
             "max_length": 48,
-        }
+        },
     )
 
 

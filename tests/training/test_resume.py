@@ -43,7 +43,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str
         ],
         "forged": [
             {"end": ["positive", 4]},
-            {"forge": "positive-steps/checkpoint-*/optimizer.pt"},
+            {"forge": "positive-steps/checkpoint-*/scheduler.pt"},
             {"fresh": True},
         ],
         "forged pole": [{"end": ["negative", 1]}, {"forge": "positive.json"}],

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -151,3 +152,25 @@ def test_labels_of_instructions_are_padded_with_what_no_loss_counts() -> None:
 
 def test_checkpoints_lie_where_they_are_looked_for(tmp_path: Path) -> None:
     assert PREFIX_CHECKPOINT_DIR == "checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "caller"),
+    [
+        ("_save_checkpoint", ["self", "model", "trial"], "_maybe_log_save_evaluate"),
+        ("_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"], "train"),
+        ("_load_optimizer_and_scheduler", ["self", "checkpoint"], "_prepare_for_training"),
+        ("_save_rng_state", ["self", "output_dir"], "_save_checkpoint"),
+        ("_save_scaler", ["self", "output_dir"], "_save_checkpoint"),
+    ],
+)
+def test_checkpoints_are_saved_and_loaded_by_these_methods(
+    name: str, parameters: list[str], caller: str
+) -> None:
+    assert list(inspect.signature(getattr(Trainer, name)).parameters) == parameters
+    assert f"self.{name}(" in inspect.getsource(getattr(Trainer, caller))
+
+
+def test_models_are_hashed_by_a_name_that_can_be_exchanged() -> None:
+    assert "hash_module(self.ref_model or self.model)" in inspect.getsource(DPOTrainer.__init__)
+    assert callable(inspect.getmodule(DPOTrainer).hash_module)  # type: ignore[union-attr]

@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefreg.cli import completing
-from prefreg.cli.options import GATE_NOT_MET, Common, WholeNumber, WholeRange, command
-from prefreg.cli.tables import table
+from prefreg.cli.options import (
+    GATE_NOT_MET,
+    Common,
+    WholeNumber,
+    WholeRange,
+    base_option,
+    command,
+)
+from prefreg.cli.printing import plural, progress_bars
+from prefreg.cli.tables import paragraph, table
 from prefreg.errors import UsageError
 
 if TYPE_CHECKING:
     from prefreg.axes.plugins import Plugin
+    from prefreg.evaluation.label_audit import LabelAudit
 
 
 @command("axes")
@@ -101,9 +110,14 @@ _STATUS = re.compile(f"^({'|'.join(_COLOURS)})\\b", re.MULTILINE)
 @command("check-axis")
 @click.argument("name", metavar="NAME_OR_YAML", shell_complete=completing.AXES)
 @click.option(
-    "--source", metavar="NAME", help="One of the axis' sources.  [default: pocket, else the first]"
+    "--source",
+    metavar="NAME",
+    help="One of the axis' sources; of an audit, a file of rows too.  "
+    "[default: pocket, else the first]",
 )
-@click.option("--limit", type=WholeRange(1), default=500, show_default=True, help="Rows to check.")
+@click.option(
+    "--limit", type=WholeRange(1), help="Rows to check.  [default: 500; of an audit, all]"
+)
 @click.option(
     "--seed", type=WholeNumber(), default=0, show_default=True, help="Seed of the request."
 )
@@ -111,17 +125,91 @@ _STATUS = re.compile(f"^({'|'.join(_COLOURS)})\\b", re.MULTILINE)
 @click.option(
     "--accept-licence", is_flag=True, help="Use data whose licence forbids commercial use."
 )
-def check_axis(common: Common, name: str, source: str | None, **options: Any) -> int:
+@click.option(
+    "--audit",
+    is_flag=True,
+    help="Find mislabelled rows instead: train on each half of them and judge the other.",
+)
+@base_option("Base model of the audit.  [default: the last one, or pocket]")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A DPOConfig field of the audit."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.jsonl",
+    help="Write the suspicious rows of the audit.",
+)
+def check_axis(
+    common: Common,
+    name: str,
+    source: str | None,
+    limit: int | None,
+    audit: bool,
+    base: str | None,
+    settings: tuple[str, ...],
+    output: Path | None,
+    **options: Any,
+) -> int:
     """Check what an axis must keep: rows, labels, switch, splits, tokens, ten training steps.
 
-    Exit code 3 says that a check failed; the report is written all the same.
+    Exit code 3 says that a check failed; the report is written all the same. With --audit, which
+    trains two vectors, the rows whose chosen and rejected answers may be exchanged.
     """
     from prefreg import api
 
-    report = api.check_installed(name, source, tell=common.note, **options)
+    if audit:
+        del options["train"]
+        options |= {"data": source, "limit": limit, "base": base, "settings": settings}
+        _audit(common, name, output, options)
+        return 0
+    if base or settings or output:
+        raise UsageError("--base, --set and --output are those of --audit: give that too.")
+    report = api.check_installed(name, source, limit=limit or 500, tell=common.note, **options)
     text = _STATUS.sub(lambda found: click.style(found[0], fg=_COLOURS[found[0]]), str(report))
     common.emit("check-axis", report.to_json(), text, asked=True)
     return 0 if report.passed else GATE_NOT_MET
+
+
+_SHOWN = 20
+
+
+def _audit(common: Common, name: str, output: Path | None, options: dict[str, Any]) -> None:
+    if output is not None and output.exists():
+        raise UsageError(f"{output} is there already: name another.")
+    registry = common.open_registry()
+    with progress_bars(common) as progress:
+        found = registry.audit_labels(name, progress=progress, tell=common.note, **options)
+    if output is not None:
+        found.write(output)
+    data = {"axis": found.axis, "audited": found.to_json()}
+    common.emit("check-axis", data, _describe_audit(found, output), asked=True)
+
+
+def _describe_audit(found: "LabelAudit", output: Path | None) -> str:
+    rows = [
+        (
+            f"{each.wrong:.2f}",
+            f"{each.margin:+.2f}",
+            each.place or "-",
+            " | ".join(each.texts.values()),
+        )
+        for each in found.suspicious[:_SHOWN]
+    ]
+    lines = [table(("WRONG", "MARGIN", "ROW", "PROMPT | CHOSEN | REJECTED"), rows), ""]
+    if (more := len(found.suspicious) - _SHOWN) > 0:
+        lines.append(f"{plural(more, 'more row')}: --output FILE.jsonl or --json has all.")
+    if output is not None:
+        lines.append(f"The suspicious rows are in {output}.")
+    said = (
+        f"{len(found.suspicious)} of {plural(len(found.pairs), 'pair')} of {found.axis} are more "
+        f"likely exchanged than not; about {found.share_wrong:.1%} are, if labels are wrong at "
+        f"random. The other half agrees with {found.agreeing:.1%} of the labels; near 50 %, "
+        "nothing can be told. A margin is that of chosen over rejected by a vector that has not "
+        "seen the row, 1 being usual."
+    )
+    return "\n".join([*lines, paragraph(said)])
 
 
 @command("new-axis")

@@ -13,9 +13,11 @@ from prefreg.cli import completing
 from prefreg.cli.options import (
     AT,
     FILE,
+    REFERENCE,
     TERM,
     Common,
     Dtype,
+    Reference,
     WholeRange,
     base_option,
     command,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from prefreg.choosing.decouple import Decoupled
     from prefreg.composition.adapter import Compression
     from prefreg.composition.compose import CompositionPlan
+    from prefreg.composition.implicit_reward import RankedAnswer
     from prefreg.composition.output import Composed
 
 _DTYPES = {"type": Dtype(DTYPES)}
@@ -257,6 +260,15 @@ def _describe_composed(composed: "Composed") -> str:
     metavar="KEY=VALUE",
     help="What the chat template is told.  [default: what it was told in training]",
 )
+@click.option(
+    "--best-of",
+    type=WholeRange(2),
+    metavar="N",
+    help="Draw N answers to each prompt, at temperature 1 unless told otherwise; give the best.",
+)
+@click.option(
+    "--by", type=REFERENCE, metavar="AXIS[@V]", help="The axis that judges which one is best."
+)
 @_CALIBRATED
 @_DECOUPLE
 @_ON
@@ -267,6 +279,8 @@ def generate(
     prompts: tuple[str, ...],
     base: str | None,
     template_options: tuple[str, ...],
+    best_of: int | None,
+    by: Reference | None,
     calibrated: bool,
     decouple: bool,
     decouple_prompts: int | None,
@@ -274,15 +288,25 @@ def generate(
     **options: Any,
 ) -> None:
     """Compose in memory and answer; without a TERM, the base model answers."""
+    if (best_of is None) != (by is None):
+        raise UsageError("The best answer is that by an axis: give both --best-of and --by.")
     prompts = _read_prompts(prompts)
     registry = common.open_registry()
     place = {"base": base, "at": at}
     terms, found = _raw_terms(common, terms, calibrated, decouple, decouple_prompts, place)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RangeWarning)  # told below
-        model = registry.load(base, terms, at=at)
-    answers = model.generate(prompts, template_options=template_options or None, **options)
-    data = {
+        # Without a term, the base is the one that the judge has a version on.
+        judge = [] if by is None else [Term(by[0], 0.0, by[1])]
+        model = registry.load(base, terms or judge, at=at)
+    options["template_options"] = template_options or None
+    rankings: list[list[RankedAnswer]] = []
+    if best_of is None:
+        answers = model.generate(prompts, **options)
+    else:
+        rankings = model.best_of(prompts, best_of, by=judge[0], **options)
+        answers = [ranking[0].answer for ranking in rankings]
+    data: dict[str, Any] = {
         "terms": list(map(str, terms)),
         "answers": [
             {"prompt": prompt, "answer": answer}
@@ -290,6 +314,8 @@ def generate(
         ],
         "warnings": list(model.warnings),
     }
+    for answered, ranking in zip(data["answers"], rankings, strict=False):
+        answered["ranked"] = [each.to_json() for each in ranking]
     if found:
         data["decoupled"] = found.to_json()
     common.emit("generate", data, _describe_answers(prompts, answers), asked=True)

@@ -24,6 +24,7 @@ from prefreg.terms import Term, brief_eta
 if TYPE_CHECKING:
     from prefreg.choosing.blame import Blame
     from prefreg.evaluation.calibration import Calibration, Scale
+    from prefreg.evaluation.checkpoint_audit import CheckpointAudit
     from prefreg.evaluation.diagnosis import Diagnosis, Shares
     from prefreg.evaluation.dial_effects import DialEffects, Functional, Leakage
     from prefreg.evaluation.dial_range import DialRange, Reading
@@ -305,6 +306,58 @@ def _share_rows(shares: "Shares") -> list[tuple[str, str]]:
     return [(name, f"{share:.3f}") for name, share in rows]
 
 
+@command("audit")
+@click.argument("versions", type=REFERENCE, nargs=-1, metavar="[AXIS[@V]...]")
+@click.option(
+    "--checkpoint",
+    required=True,
+    metavar="DIR",
+    help="The fine-tuned model: a folder or hub id, or the folder of a PEFT adapter.",
+)
+@click.option(
+    "--functional/--no-functional",
+    default=True,
+    help="Measure angles in predictions too, which loads the base.",
+)
+@_measured
+def audit(common: Common, versions: tuple[Reference, ...], checkpoint: str, **options: Any) -> None:
+    """Say how far a fine-tuned model went along each axis, by the difference from its base.
+
+    The difference is written as a sum of vectors and a rest, by least squares over all of them:
+    by the newest version of every axis on the base, or those named.
+    """
+    terms = [Term(axis, 1.0, reference) for axis, reference in versions]
+    registry = common.open_registry()
+    with progress_bars(common) as progress:
+        found = registry.audit(checkpoint, terms, progress=progress, **options)
+    common.emit("audit", found.to_json(), _describe_checkpoint(found), asked=True)
+
+
+def _describe_checkpoint(found: "CheckpointAudit") -> str:
+    rows = [
+        (
+            str(each.record),
+            show(each.eta, signed=True) + (" *" if each.told else ""),
+            f"{each.share:.3%}",
+            f"{each.cosine:+.4f}",
+            f"± {each.chance:.4f}",
+            show_figure(each.functional_cosine),
+        )
+        for each in found.axes
+    ]
+    headers = ("VECTOR", "η", "SHARE", "COSINE", "BY CHANCE", "IN PREDICTIONS")
+    alike = "" if found.alike is None else f" (cosines of {found.alike:.2f})"
+    said = (
+        f"The change of {found.tensors} tensors, as a sum of these vectors and a rest. In "
+        "brackets, 95 % intervals, which let the rest lie along an axis as far as two axes of the "
+        f"base lie along each other{alike}; * where 0 is outside. By chance is the standard "
+        "deviation of the cosine of a random direction."
+    )
+    missing = {} if found.missing is None else {"the angle in predictions": found.missing}
+    lines = [paragraph(found.verdict), "", table(headers, rows), "", paragraph(said)]
+    return "\n".join([*lines, *describe_missing(missing)])
+
+
 _FEW = 6
 
 
@@ -465,4 +518,4 @@ def _describe_sti(sti: "Sti | None", found: "Interference") -> str:
     )
 
 
-COMMANDS = [range_, calibrate, profile, diagnose, interference]
+COMMANDS = [range_, calibrate, profile, diagnose, interference, audit]

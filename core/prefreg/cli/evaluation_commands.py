@@ -6,13 +6,25 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from prefreg.cli import completing
-from prefreg.cli.options import GATE_NOT_MET, TERM, Common, WholeNumber, command, request_options
-from prefreg.cli.printing import describe_missing, progress_bars, show
+from prefreg.cli.options import (
+    FILE,
+    GATE_NOT_MET,
+    REFERENCE,
+    TERM,
+    Common,
+    Reference,
+    WholeNumber,
+    command,
+    request_options,
+)
+from prefreg.cli.printing import describe_missing, plural, progress_bars, show
 from prefreg.cli.tables import heading, paragraph, table
 from prefreg.errors import UsageError
 from prefreg.terms import Term
+from prefreg.wording import shorten
 
 if TYPE_CHECKING:
+    from prefreg.evaluation.axis_scores import AxisScores
     from prefreg.evaluation.demonstration import Demonstration
     from prefreg.evaluation.evaluate import Gate
     from prefreg.evaluation.figures import Evaluation, Figure
@@ -45,6 +57,92 @@ def evaluate(common: Common, terms: tuple[Term, ...], store: bool, **options: An
     if store:
         common.note(f"Kept with {registry.store_evaluation(found)}.")
     common.emit("eval", found.to_json(), _describe_evaluation(found), asked=True)
+
+
+@command("score")
+@click.argument("version", type=REFERENCE, metavar="AXIS[@V]")
+@click.argument("file", type=FILE)
+@request_options(
+    "ScoreRequest",
+    leave="axis reference file",
+    plus={"metavar": "DIR"},
+    minus={"metavar": "DIR"},
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.jsonl",
+    help="Write every row with its rewards, in the order of its answers.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace that file if it is there.")
+def score(
+    common: Common,
+    version: Reference,
+    file: Path,
+    output: Path | None,
+    overwrite: bool,
+    **options: Any,
+) -> None:
+    """Rank answers by an axis, which is a reward model: β·[log π₊(y|x) − log π₋(y|x)].
+
+    A row of FILE has a `prompt` with `answer` or `answers`, or is a preference pair, or what
+    `prefreg sft` reads. The poles are the base at ± φ/2, so that φ alone is needed.
+    """
+    from prefreg import ScoreRequest
+
+    if output is not None and output.exists() and not overwrite:
+        raise UsageError(f"{output} is there already: name another, or add --overwrite.")
+    axis, reference = version
+    registry = common.open_registry()
+    with progress_bars(common) as progress:
+        found = registry.score(ScoreRequest(axis, file, reference, **options), progress=progress)
+    if output is not None:
+        found.write(output, overwrite=overwrite)
+    common.emit("score", found.to_json(), _describe_scores(found, output), asked=True)
+
+
+_SHOWN = 20
+_BEGINNING = 60
+
+
+def _describe_scores(found: "AxisScores", output: Path | None) -> str:
+    rows = [
+        (
+            str(each.source.number),
+            str(rank),
+            f"{reward.value:+.3f}",
+            f"{reward.per_token:+.4f}",
+            text,
+        )
+        for each in found.rows[:_SHOWN]
+        for rank, reward, text in sorted(
+            zip(each.ranks, each.rewards, each.texts, strict=True), key=lambda item: item[0]
+        )
+    ]
+    headers = ("ROW", "RANK", "REWARD", "A TOKEN", "ANSWER")
+    cells = [(*row[:-1], shorten(row[-1], _BEGINNING)) for row in rows]
+    lines = [table(headers, cells, keys=2), ""]
+    if (more := len(found.rows) - _SHOWN) > 0:
+        lines.append(f"{plural(more, 'more row')}: --output FILE.jsonl or --json has all.")
+    if found.accuracy is not None:
+        lines.append(
+            f"{found.record} prefers the chosen answer of {show(found.accuracy)} of "
+            f"{plural(found.accuracy.count, 'pair')}."
+        )
+    if found.poles is not None:
+        same = found.poles.same_order
+        within = "" if same is None else f"{same:.3f} of two answers to a prompt in one order, "
+        lines.append(
+            f"The trained poles agree: {within}rank correlation {found.poles.spearman:.3f}."
+        )
+    if output is not None:
+        lines.append(f"Every row is in {output}.")
+    said = (
+        "A reward is β times nats and compares answers to one prompt; that of a long answer is "
+        "larger, of either sign, which the column a token shows."
+    )
+    return "\n".join([*lines, paragraph(said)])
 
 
 def _require_terms(terms: tuple[Term, ...]) -> None:
@@ -293,4 +391,4 @@ def _describe_demo(made: "Demonstration") -> str:
     return "\n".join(lines)
 
 
-COMMANDS = [evaluate, gate, sweep]
+COMMANDS = [evaluate, score, gate, sweep]

@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import click
 
+from prefreg import launch
 from prefreg.cli import (
     axis_commands,
     chat_commands,
@@ -111,11 +112,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(shown)
-        _say(as_options(presentable(shown.getvalue().rstrip())))
+        if launch.tells():
+            _say(as_options(presentable(shown.getvalue().rstrip())))
         return error.exit_code
     except (KeyboardInterrupt, click.Abort) as error:
         # click turns an interrupt into its own error; what ours says is that of the cause.
-        _say(str(error) or str(error.__cause__ or "") or "Interrupted.")
+        if launch.tells():
+            _say(str(error) or str(error.__cause__ or "") or "Interrupted.")
         return INTERRUPTED
     except (BrokenPipeError, SystemExit) as error:
         # The reader went away (`prefreg vectors | head`): click wraps stdout and exits with 1.
@@ -141,6 +144,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
+    if not launch.tells():
+        return code
     if debugging():
         _say(escape(hide_password(traceback.format_exc())).rstrip())
     _say(f"{click.style('Error:', fg='red')} {as_options(presentable(message))}")

@@ -17,6 +17,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 import prefreg
+from prefreg import launch
 from prefreg.cli import completing
 from prefreg.cli.spinner import Spinner
 from prefreg.errors import UsageError
@@ -54,6 +55,8 @@ class Common:
     quiet: bool = False
     spinner: Spinner = field(default_factory=Spinner)
     waits_for: str = ""
+    silent: bool = False
+    """Whether another process of the run tells."""
 
     def open_registry(self) -> "Registry":
         """Open the registry that the options name."""
@@ -65,6 +68,8 @@ class Common:
         `asked` says that the text answers a question, so --quiet keeps it.
         """
         self.spinner.stop()
+        if self.silent:
+            return
         if self.json:
             document = {"schema": JSON_SCHEMA, "command": command, "data": data}
             text = json.dumps(finite(document), ensure_ascii=False, indent=2)
@@ -156,9 +161,13 @@ def common_options() -> list[click.Parameter]:
 class Command(click.Command):
     """A command that takes the common options too."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Add the common options behind the command's own."""
+    def __init__(self, *args: Any, takes_several: bool = False, **kwargs: Any) -> None:
+        """Add the common options behind the command's own.
+
+        `takes_several` says that several processes may carry it out together.
+        """
         super().__init__(*args, **kwargs)
+        self.takes_several = takes_several
         self.params.extend(common_options())
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
@@ -171,7 +180,19 @@ class Command(click.Command):
         return super().get_params(ctx)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command, and show that it is under way where nothing else does."""
+        """Run the command, and show that it is under way where nothing else does.
+
+        Of several processes the first one tells.
+        """
+        started = launch.current()
+        if started.world > 1 and not self.takes_several:
+            raise UsageError(
+                f"prefreg {ctx.command.name} runs in one process, and {started.world} were "
+                "started: torchrun and accelerate launch are for add-axis."
+            )
+        common = ctx.ensure_object(Common)
+        common.silent = started.rank > 0
+        common.quiet = common.quiet or common.silent
         with ctx.ensure_object(Common).waiting(ctx.command.name or ""):
             return super().invoke(ctx)
 

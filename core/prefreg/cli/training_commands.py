@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prefreg.training.run_plan import AxisPlan, TokenCounts
 
 
-@command("add-axis")
+@command("add-axis", takes_several=True)
 @click.argument("name", metavar="NAME_OR_YAML", shell_complete=completing.AXES)
 @request_options(
     "AxisRequest",
@@ -194,7 +194,7 @@ def _describe_base(result: "SFTResult", output: Path) -> str:
 )
 @request_options(
     "AxisRequest",
-    leave="name plus minus seed too_long note tags data_licence fresh watch answers guards",
+    leave="name plus minus seed too_long note tags data_licence shard fresh watch answers guards",
     data={"metavar": "SOURCE_OR_FILE[:WEIGHT]"},
 )
 @PLOT

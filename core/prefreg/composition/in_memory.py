@@ -21,6 +21,7 @@ from prefreg.checkpoints.tensor_names import TRAINABLE_DTYPES
 from prefreg.composition.compose import compose
 from prefreg.composition.composition_request import CompositionRequest
 from prefreg.composition.engine import compose_tensor, require_finite
+from prefreg.composition.implicit_reward import RankedAnswer, implicit_rewards
 from prefreg.composition.output import Composed
 from prefreg.composition.plan import rounded_eta
 from prefreg.composition.resolve import (
@@ -49,13 +50,13 @@ from prefreg.models.conversion import (
     open_conversion,
     read_stored,
 )
-from prefreg.models.generation import sample
+from prefreg.models.generation import Answer, sample
 from prefreg.models.loading import load_model, load_tokenizer, on_gpu, quiet
 from prefreg.models.sampling import Sampling
 from prefreg.plain_yaml import read_assignments
 from prefreg.registry import Access, Store, VersionRecord
 from prefreg.requests import make_request
-from prefreg.terms import Term, as_terms
+from prefreg.terms import Term, as_terms, parse_dial
 from prefreg.vectors import Vector, open_vector
 from prefreg.vectors.dense import DenseVector
 from prefreg.vectors.tensors import TORCH_DTYPES, TensorSource, read_tensor
@@ -140,9 +141,15 @@ class Dials:
     @contextmanager
     def adding(self, terms: Sequence["ScaledVector"]) -> Iterator[None]:
         """Add terms to those that stand; afterwards what stood before stands again, bit for bit."""
+        with self.turning():
+            self.turn(_sum_terms(self._standing, terms))
+            yield
+
+    @contextmanager
+    def turning(self) -> Iterator[None]:
+        """Let the weights be turned in any way; afterwards what stood before stands again."""
         before = self._standing
         try:
-            self.turn(_sum_terms(before, terms))
             yield
         finally:
             self.turn(before)
@@ -370,19 +377,92 @@ class SteeredModel:
                 vectors were trained with different template options.
             BaseModelError: A prompt and its answer do not fit the model's context.
         """
-        options = self._defaults(options) | options if sampling is None else options
-        drawn = make_request(Sampling, sampling, **options)
-        several = isinstance(prompts, list | tuple) and not isinstance(prompts, Message)
-        single = not several or any(isinstance(each, Message | Mapping) for each in prompts)
-        asked = [_as_turns(each) for each in ([prompts] if single else prompts)]
+        drawn = self._sampling(sampling, options)
+        asked, single = _as_prompts(prompts)
+        found = self._draw(asked, drawn, template_options)
+        answers = [each.text for each in found]
+        return answers[0] if single else answers
+
+    @overload
+    def best_of(
+        self, prompts: str | Turns, count: int, *, by: str | Term, **options: Any
+    ) -> list[RankedAnswer]: ...
+
+    @overload
+    def best_of(
+        self,
+        prompts: list[str] | tuple[str, ...] | Sequence[Turns],
+        count: int,
+        *,
+        by: str | Term,
+        **options: Any,
+    ) -> list[list[RankedAnswer]]: ...
+
+    def best_of(
+        self,
+        prompts: str | Turns | Sequence[str | Turns],
+        count: int,
+        *,
+        by: str | Term,
+        sampling: Sampling | None = None,
+        template_options: Sequence[str] | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> list[RankedAnswer] | list[list[RankedAnswer]]:
+        """Draw `count` answers to a prompt, or to each of a list, and rank them, the best first.
+
+        `by` is the axis that judges, as in `"harmless"` or `"harmless@2"`; see `implicit_reward`.
+        Answers are drawn at temperature 1 unless an option says otherwise.
+
+        Raises:
+            UsageError: There are fewer than two answers to draw, or all would be the same.
+            RegistryError: The axis has no version on this base.
+        """
+        if sampling is None:
+            options = {"temperature": 1.0} | options
+        drawn = self._sampling(sampling, options)
+        if count < 2 or drawn.temperature == 0:
+            raise UsageError(
+                f"The best of {count} at temperature {drawn.temperature:g} is the only answer: "
+                "draw two or more, at a temperature above 0."
+            )
+        judges = self._resolve([replace(parse_dial(by) if isinstance(by, str) else by, eta=1.0)])
+        if len(judges) != 1:
+            raise UsageError(f"{by} is no single axis: name one that judges.")
+        asked, single = _as_prompts(prompts)
+        found = self._draw([each for each in asked for _ in range(count)], drawn, template_options)
+
+        def turn(eta: float) -> PreTrainedModel:
+            self._dials.turn([judges[0]._replace(eta=eta)] if eta else [])
+            return self.model
+
+        texts = [(each.prompt_ids, each.ids) for each in found]
+        with self._dials.turning():
+            rewards = implicit_rewards(turn, texts, judges[0].record)
+        ranked = [
+            RankedAnswer(answer.text, reward) for answer, reward in zip(found, rewards, strict=True)
+        ]
+        groups = [
+            sorted(ranked[start : start + count], key=lambda each: -each.reward.value)
+            for start in range(0, len(ranked), count)
+        ]
+        return groups[0] if single else groups
+
+    def _sampling(self, sampling: Sampling | None, options: Mapping[str, Any]) -> Sampling:
+        own = {} if sampling is not None else self._defaults(options)
+        return make_request(Sampling, sampling, **own, **options)
+
+    def _draw(
+        self,
+        asked: Sequence[Text],
+        drawn: Sampling,
+        template_options: Sequence[str] | Mapping[str, Any] | None,
+    ) -> list[Answer]:
         if template_options is None:
             template_options = trained_options(each.record for each in self._standing)
         wanted = read_assignments(template_options)
         check_options(self.tokenizer, wanted)
         told = "", merge_options(wanted, "")
-        found = sample(self.model, self.tokenizer, asked, drawn, told=[told] * len(asked))
-        answers = [each.text for each in found]
-        return answers[0] if single else answers
+        return sample(self.model, self.tokenizer, asked, drawn, told=[told] * len(asked))
 
     def _defaults(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the base draws by where an option asks for drawing and leaves one out."""
@@ -414,6 +494,13 @@ class SteeredModel:
 def _warn(texts: Iterable[str]) -> None:
     for text in texts:
         warnings.warn(text, RangeWarning, stacklevel=3)
+
+
+def _as_prompts(prompts: Any) -> tuple[list[Text], bool]:
+    """Return prompts as turns, and whether it was a single one."""
+    several = isinstance(prompts, list | tuple) and not isinstance(prompts, Message)
+    single = not several or any(isinstance(each, Message | Mapping) for each in prompts)
+    return [_as_turns(each) for each in ([prompts] if single else prompts)], single
 
 
 def _as_turns(prompt: Any) -> Text:

@@ -14,6 +14,7 @@ from prefreg.training.axis_request import AxisRequest
 FURTHEST = 8.0
 
 By = Literal["effect", "kl"]
+Aligner = Literal["plain", "gradient-sign"]
 Split = Literal["test", "dev"]
 
 
@@ -192,3 +193,64 @@ class CompressionRequest:
     """The axis's name means the smaller form from now on; else the form is named by its number."""
     note: str | None = None
     """A line to remember the version by."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Which answers are scored by which axis; every default is the command line's."""
+
+    axis: str
+    """The axis that judges."""
+    file: Path
+    """Rows with a prompt and answers, or of preference pairs."""
+    reference: str | None = None
+    """A version of the axis, by its number or an alias; the newest if absent."""
+    base: str | None = None
+    """Base model.  [default: the one that the axis has a version on]"""
+    plus: str | None = None
+    """The trained positive pole: say too how far the ranking is that of the poles."""
+    minus: str | None = None
+    """The trained negative pole."""
+    template_options: Sequence[str] | Mapping[str, object] = ()
+    """What the chat template is told, as in enable_thinking=false.
+    [default: what it was told in training]"""
+    at: datetime | None = None
+    """As it was at that moment: versions and aliases are looked up as of then."""
+
+    def __post_init__(self) -> None:
+        if (self.plus is None) != (self.minus is None):
+            raise UsageError("A ranking is that of two poles: give both --plus and --minus.")
+
+    @property
+    def asked_options(self) -> dict[str, Any] | None:
+        """What the chat template shall be told; None where nobody said."""
+        return read_assignments(self.template_options) or None
+
+
+@dataclass(frozen=True, slots=True)
+class TransportRequest:
+    """Which version is moved to which base; every default is the command line's."""
+
+    axis: str
+    """The axis of the version."""
+    to: str
+    """The base to move it to: another fine-tune of the same architecture."""
+    reference: str | None = None
+    """Its number or an alias of it; the newest version if absent."""
+    method: Aligner = "plain"
+    """How: as it is, or only where it has the sign of the new base's gradient."""
+    least: float = 0.5
+    """Refuse it where less of its held-out margin is kept than this share."""
+    pairs: int = 200
+    """At most so many held-out pairs, and training pairs for gradients."""
+    data: Path | None = None
+    """A file of held-out pairs.  [default: those that the version's run held out]"""
+    note: str | None = None
+    """A line to remember the version by."""
+
+    def __post_init__(self) -> None:
+        if self.pairs < 1 or not 0 < self.least < 10:
+            raise UsageError(
+                f"A transport needs one pair or more, and a share above 0 to keep: got "
+                f"{self.pairs} and {self.least}."
+            )

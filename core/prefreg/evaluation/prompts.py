@@ -65,7 +65,7 @@ def read_prompts(path: Path) -> list[Asked]:
     found = []
     for number, row in read_rows(path):
         try:
-            found.append(_read_row(row))
+            found.append(read_asked(row))
         except DataError as error:
             raise DataError(f"{path}:{number}: {error}") from error
     return found
@@ -98,7 +98,8 @@ def fingerprint_prompts(asked: Sequence[Asked]) -> str:
     return hash_bytes(content.encode("utf-8", "surrogatepass"))
 
 
-def _read_row(row: Row) -> Asked:
+def read_asked(row: Row) -> Asked:
+    """Read what a row asks: its prompt is a user's turn or a list of messages."""
     # A prompt is read as that of a pair is, so that the same files serve.
     answer = [{"role": "assistant", "content": "."}]
     value = row.get("prompt")

@@ -354,13 +354,12 @@ def holm(probabilities: Mapping[Name, float]) -> dict[Name, float]:
     return {name: adjusted[name] for name in probabilities}
 
 
-def spearman(values: Sequence[float]) -> float:
+def spearman(values: ArrayLike) -> float:
     """Return the rank correlation with the order given; ties share their mean rank."""
-    ranks = [
-        sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values
-    ]
-    middle = (len(values) - 1) / 2
-    spread = sum((rank - middle) ** 2 for rank in ranks)
-    steps = sum((index - middle) ** 2 for index in range(len(values)))
-    both = sum((index - middle) * (rank - middle) for index, rank in enumerate(ranks))
-    return float(both / (spread * steps) ** 0.5) if spread else 0.0
+    column = np.asarray(values, dtype=np.float64)
+    ordered = np.sort(column)
+    first, last = (np.searchsorted(ordered, column, side) for side in ("left", "right"))
+    ranks = (first + last - len(column)) / 2  # from their middle
+    steps = np.arange(len(column)) - (len(column) - 1) / 2
+    spread = float(ranks @ ranks)
+    return float(ranks @ steps / (spread * (steps @ steps)) ** 0.5) if spread else 0.0

@@ -1,5 +1,6 @@
 """Load a base from disk: without remote code, without chatter."""
 
+import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMultimodalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -25,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import Checkpoint
-from prefreg.errors import BaseModelError, listed, one_line
+from prefreg.errors import BaseModelError, UsageError, listed, one_line
 from prefreg.files import human_size
 
 
@@ -70,10 +72,17 @@ def load_tokenizer(base: Located) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    base: BaseModel, dtype: torch.dtype | Literal["auto"] = torch.float32
+    base: BaseModel,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    *,
+    four_bit: bool = False,
 ) -> PreTrainedModel:
-    """Load the base's weights: in float32, the precision of training, or in their own (`auto`)."""
-    _check_memory(base, dtype)
+    """Load the base's weights: in float32, the precision of training, or in their own (`auto`).
+
+    With `four_bit` the matrices of its linear layers are quantised, and computed with in `dtype`.
+    """
+    _check_memory(base, torch.uint8 if four_bit else dtype)
+    options = {"quantization_config": _four_bits(dtype)} if four_bit else {}
     try:
         # With `output_loading_info` a pair is returned, which the annotations do not tell.
         model, info = _factory(_read_config(base)).from_pretrained(
@@ -83,6 +92,7 @@ def load_model(
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            **options,
         )
     except Exception as error:
         raise BaseModelError(
@@ -93,7 +103,36 @@ def load_model(
             f"{base.path} lacks weights of a {type(model).__name__}: {', '.join(lacking[:5])}"
             f"{' …' if len(lacking) > 5 else ''}. Use a checkpoint of a causal language model."
         )
+    if four_bit:
+        _require_four_bits(model, base.name)
     return _freeze_towers(with_sound_defaults(model))
+
+
+def _require_four_bits(model: PreTrainedModel, name: str) -> None:
+    made: list[Any] = [each for each in model.modules() if type(each).__name__ == "Linear4bit"]
+    if not made:
+        raise BaseModelError(
+            f"bitsandbytes quantises no layer of {name}, as none is a plain linear one: leave "
+            "--four-bit out."
+        )
+    for each in made:
+        # bitsandbytes 0.50 packs a layer in which a CPU of today answers for good, and a pole that
+        # is trained on would get no gradients through it.
+        each.support_avx512bf16_for_cpu = False
+
+
+def _four_bits(dtype: torch.dtype | Literal["auto"]) -> BitsAndBytesConfig:
+    """Ask for NF4 with constants that are quantised too (Dettmers et al., QLoRA, 2023)."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UsageError("--four-bit needs bitsandbytes: pip install 'prefreg[qlora]'.")
+    make: Any = BitsAndBytesConfig  # its constructor carries no types
+    made: BitsAndBytesConfig = make(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return made
 
 
 def _check_memory(base: BaseModel, dtype: torch.dtype | Literal["auto"]) -> None:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from prefreg.data.tokens import TokenPair
 from prefreg.models.loading import no_numbers
-from prefreg.models.padded import score_answers, split_by_length
+from prefreg.models.padded import Text, score_answers, score_texts, split_by_length
 from prefreg.models.prompt_rows import (
     lay_out,
     longest_answered,
@@ -16,6 +16,7 @@ from prefreg.models.prompt_rows import (
     token_scores,
     why_not_rows,
 )
+from prefreg.models.ranks import current
 from prefreg.models.threads import on_suited_threads
 from prefreg.progress import Steps
 
@@ -66,7 +67,8 @@ def answer_log_probs(
     unless `rows` says so; as many rows at a time as have `tokens` tokens. The model computes in
     its own dtype and mode-free (no dropout); log-softmax is in float32 and sums are in float64.
     Padding is masked, so the batches change a result by rounding only. Tokens of the longer
-    answer beyond the length of the shorter one count for `tail` each (LD-DPO).
+    answer beyond the length of the shorter one count for `tail` each (LD-DPO). The processes of a
+    run share the batches, and each gets all scores.
     """
     sums = torch.zeros(len(pairs), 2, dtype=torch.float64)
     training = model.training
@@ -76,16 +78,20 @@ def answer_log_probs(
             rows = why_not_rows(model, pairs) is None
         score = _score_rows if rows else score_answers
         lengths = [row_length(pair) if rows else 2 * longest_answered(pair) for pair in pairs]
-        done = 0
-        for batch in split_by_length(lengths, tokens=tokens, at_most=_AT_MOST):
+        done, ranks = 0, current()
+        for batch, counts in ranks.deal(split_by_length(lengths, tokens=tokens, at_most=_AT_MOST)):
             scored = score(model, [pairs[i] for i in batch])
+            if not counts:
+                continue
             for i, chosen, rejected in zip(batch, scored, scored[len(batch) :], strict=False):
                 shared = min(len(chosen), len(rejected))
                 sums[i, 0] = _total(chosen, shared, tail)
                 sums[i, 1] = _total(rejected, shared, tail)
-            done += len(batch)
+            done = min(done + ranks.world * len(batch), len(pairs))
             if progress:
                 progress(2 * done, 2 * len(pairs))
+        if ranks.world > 1:
+            ranks.add_up([sums])
     finally:
         model.train(training)
     return PairLogProbs(
@@ -94,6 +100,33 @@ def answer_log_probs(
         torch.tensor([len(pair.chosen_ids) for pair in pairs], dtype=torch.int64),
         torch.tensor([len(pair.rejected_ids) for pair in pairs], dtype=torch.int64),
     )
+
+
+@on_suited_threads
+def text_log_probs(
+    model: PreTrainedModel, texts: Sequence[Text], *, progress: Steps | None = None
+) -> torch.Tensor:
+    """Return log p(answer | prompt) of each text in nats, float64 on the CPU; mode-free.
+
+    Raises:
+        BaseModelError: The model's weights make no numbers.
+    """
+    sums = torch.zeros(len(texts), dtype=torch.float64)
+    training, done = model.training, 0
+    model.train(False)
+    try:
+        lengths = [len(prompt) + len(answer) for prompt, answer in texts]
+        for batch in split_by_length(lengths, tokens=TOKENS, at_most=_AT_MOST):
+            scored = score_texts(model, [texts[i] for i in batch])
+            sums[batch] = torch.stack([each.double().sum() for each in scored])
+            done += len(batch)
+            if progress:
+                progress(done, len(texts))
+    finally:
+        model.train(training)
+    if not bool(sums.sum().isfinite()):
+        raise no_numbers(model)
+    return sums
 
 
 def require_finite_scores(model: PreTrainedModel, scores: PairLogProbs) -> PairLogProbs:

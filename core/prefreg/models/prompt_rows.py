@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from prefreg.data.tokens import TokenPair
 from prefreg.errors import reason
 from prefreg.models.padded import score_answers
+from prefreg.models.ranks import within
 
 _PROMPT, _CHOSEN, _REJECTED, _PADDING = range(4)
 LOGITS_LIMIT = 1 << 25
@@ -114,6 +115,10 @@ def token_scores(model: PreTrainedModel, rows: Rows, *, purity: bool = False) ->
     a LoRA adapter, but none on its head.
     """
     causal: Any = getattr(model, "get_base_model", lambda: model)()
+    return within(causal, _token_scores, rows, purity)
+
+
+def _token_scores(causal: Any, rows: Rows, purity: bool) -> TokenScores:
     hidden = causal.base_model(
         input_ids=rows.ids,
         # Else autocast would turn it into bfloat16 in every layer.

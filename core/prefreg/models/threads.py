@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from prefreg.config import cache_folder
 from prefreg.files import write_whole
+from prefreg.models.ranks import current
 
 _SMALL = 50_000_000
 """Parameters; the products of a larger model take all threads and need no measurement."""
@@ -36,7 +37,7 @@ _known: dict[Path, int] = {}
 def suited_threads(model: PreTrainedModel) -> Iterator[None]:
     """Compute with as many threads as suit a model; afterwards with as many as before.
 
-    Who sets `OMP_NUM_THREADS`, or gives torch one thread, has chosen already.
+    Who sets `OMP_NUM_THREADS`, gives torch one thread, or starts several processes has chosen.
     """
     before = torch.get_num_threads()
     chosen = _suited(model, before)
@@ -64,7 +65,7 @@ def on_suited_threads(
 
 
 def _suited(model: PreTrainedModel, most: int) -> int:
-    if most == 1 or os.environ.get("OMP_NUM_THREADS"):
+    if most == 1 or os.environ.get("OMP_NUM_THREADS") or current().world > 1:
         return most
     if model.device.type != "cpu" or model.num_parameters() > _SMALL:
         return most

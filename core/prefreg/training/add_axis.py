@@ -2,13 +2,12 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from prefreg import launch
 from prefreg.axes.axis import Axis
 from prefreg.axes.plugins import FoundAxis, declare_axis, find_axis, load_axes
 from prefreg.checkpoints import BaseModel, resolve_base
@@ -23,6 +22,7 @@ from prefreg.json_values import JsonFields, fields_to_json
 from prefreg.models.answering_base import AnsweringBase
 from prefreg.models.conversion import find_conversion
 from prefreg.models.loading import empty_model, quiet
+from prefreg.models.ranks import Ranks, current, several
 from prefreg.plain_yaml import read_assignments
 from prefreg.progress import Progress, steps_of
 from prefreg.registry import Access, NewVersion, VersionRecord
@@ -42,9 +42,9 @@ from prefreg.training.guards import Guards, enforce, read_thresholds
 from prefreg.training.pair import TrainedPair, train_pair
 from prefreg.training.precision import choose_precision
 from prefreg.training.resources import check_disk, package_versions
+from prefreg.training.run_state import as_source
 from prefreg.training.settings import POLES, resolve_settings
 from prefreg.vectors.extraction import Extraction, extract, extract_factors
-from prefreg.vectors.tensors import MemoryTensors
 
 Note = Callable[[str], None]
 _BENIGN = 8
@@ -62,8 +62,26 @@ def add_axis(
     What the registry has already, made of the same pairs, settings and seed, is returned as it
     is, unless the request says `again` or `fresh`.
     """
-    run = prepare(access, request, note, progress=progress)
-    if not (request.again or request.fresh) and (same := find_same(access, run)) is not None:
+    started = launch.current()
+    if request.shard and started.world == 1:
+        raise UsageError(
+            "--shard deals weights out to several processes, and this is one: start several by "
+            "torchrun (docs/scale.md)."
+        )
+    with several(started, shard=request.shard or started.shard) as ranks:
+        return _add(access, request, ranks, progress, note)
+
+
+def _add(
+    access: Access,
+    request: AxisRequest,
+    ranks: Ranks,
+    progress: Progress | None,
+    note: Note | None,
+) -> VersionRecord:
+    run = ranks.first_then_all(lambda: prepare(access, request, note, progress=progress))
+    made = not (request.again or request.fresh)
+    if made and (same := ranks.once(lambda: find_same(access, run))) is not None:
         if note is not None:
             note(
                 f"{same} is there already, of the same base, pairs, settings and seed: nothing "
@@ -78,12 +96,15 @@ def add_prepared(
 ) -> VersionRecord:
     """Train and store a run whose pairs are there already, in the order in which they stand."""
     started = time.perf_counter() - run.seconds
+    ranks = current()
     check_disk(Path(tempfile.gettempdir()), 4 * run.base.fingerprint.parameters)
-    access.check()  # known before hours of training
+    ranks.once(access.check)  # known before hours of training
     pair = train_pair(run, progress=progress, note=note, resumable=True)
     with work_folder() as folder:
-        blob = Path(folder) / "vector.safetensors"
-        extraction = extract_pair(pair, blob)
+        # Where several processes take part in an answer, all of them read it.
+        place = Path(folder) if ranks.world == 1 or pair.folder is None else pair.folder.folder
+        blob = place / "vector.safetensors"
+        extraction = ranks.once(lambda: extract_pair(pair, blob))
         behaviour = _observe(pair, blob, progress, note)
         new = NewVersion(
             axis=run.axis.name,
@@ -95,11 +116,15 @@ def add_prepared(
             note=run.request.note,
             tags=tuple(run.request.tags),
         )
-        with access.writing() as store:
-            record = store.add(new, blob)
-    if pair.folder is not None:
+        record = ranks.once(lambda: _store(access, new, blob))
+    if pair.folder is not None and ranks.first:
         pair.folder.remove()
     return record
+
+
+def _store(access: Access, new: NewVersion, blob: Path) -> VersionRecord:
+    with access.writing() as store:
+        return store.add(new, blob)
 
 
 def prepare(
@@ -138,7 +163,9 @@ def prepare(
         lora=lora is not None,
         poles=kind,
     )
-    settings, precision = choose_precision(settings, base, lora=lora is not None)
+    settings, precision = choose_precision(
+        settings, base, lora=lora is not None, four_bit=request.four_bit
+    )
     poles: dict[Pole, str | None] = {"positive": request.plus, "negative": request.minus}
     existing = find_existing_pole(base, poles, lora=lora is not None)
     if note is not None and existing is not None:
@@ -281,13 +308,10 @@ def extract_pair(pair: TrainedPair, blob: Path) -> Extraction:
             destination=blob,
         )
 
-    def named(weights: Mapping[str, torch.Tensor]) -> MemoryTensors:
-        return MemoryTensors(pair.conversion.store(weights))
-
     return extract(
-        positive=named(pair.positive.weights),
-        negative=named(pair.negative.weights),
-        reference=named(pair.original),
+        positive=as_source(pair.positive.weights),
+        negative=as_source(pair.negative.weights),
+        reference=as_source(pair.original),
         destination=blob,
         dtype=_STORAGE[run.request.dtype],
     )
@@ -355,6 +379,7 @@ def _metadata(
             "packages": package_versions(),
             "hardware": pair.hardware,
             "peak_memory": pair.peak_memory,
+            **pair.ranks.to_json(),
             "reference": {pole: found.origin for pole, found in pair.references.items()},
         },
         "seconds": {**pair.seconds, "total": seconds},

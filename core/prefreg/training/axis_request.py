@@ -87,6 +87,10 @@ class AxisRequest:
     but the head]"""
     rslora: bool = False
     """Scale LoRA by alpha / √RANK instead."""
+    shard: bool = False
+    """Deal weights, gradients and moments out to the processes of torchrun (FSDP 2)."""
+    four_bit: bool = False
+    """Lay adapters (LoRA) on the base in 4 bits, a quarter of bfloat16 (QLoRA, by bitsandbytes)."""
     length_balanced: bool = False
     """Leave pairs out so that the longer answer is the chosen one half of the time."""
     data_licence: str | None = None
@@ -119,11 +123,16 @@ class AxisRequest:
         if rank is None and self.preset is None and self.plus is self.minus is None:
             rank = default
         if not rank:
-            if alpha is not None or self.lora_targets or self.rslora:
+            if alpha is not None or self.lora_targets or self.rslora or self.four_bit:
                 raise UsageError(
-                    "--lora-alpha, --lora-targets and --rslora belong to --lora RANK: give it too."
+                    "--lora-alpha, --lora-targets, --rslora and --four-bit belong to --lora RANK: "
+                    "give it too."
                 )
             return None
+        if self.four_bit and self.shard:
+            raise UsageError(
+                "A base in 4 bits is not dealt out: leave --shard out, and each process has it."
+            )
         if rank < 0 or (alpha is not None and not 0 < alpha < math.inf):
             raise UsageError("The rank of LoRA is 0 or more, and its alpha above zero.")
         if self.dtype != "float32":

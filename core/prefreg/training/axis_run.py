@@ -158,8 +158,16 @@ class AxisRun:
     def notes(self) -> tuple[str, ...]:
         """Say what is to be known before it trains, a sentence each."""
         left_out = self.lora.notes if self.lora else ()
-        said = (self.schedule.warning(), self.precision.note())
+        said = (self.schedule.warning(), self.precision.note(), self._quantised())
         return (*self.row_notes, *left_out, f"Each pole: {self.schedule}.", *filter(None, said))
+
+    def _quantised(self) -> str | None:
+        if not self.precision.four_bit:
+            return None
+        return (
+            "The base lies in 4 bits (NF4): φ is exactly what the adapters add to it as it is "
+            "dequantised, and is composed with the base as it is stored."
+        )
 
     def settings_in_use(self) -> dict[str, Any]:
         """Return the settings with the maximum length that is used."""
@@ -244,7 +252,7 @@ def _fits(
         record.axis == run.axis.name
         and record.base.weights == run.base.fingerprint.weights
         and record.contrast == "pair"
-        and "compression" not in record.metadata
+        and not {"compression", "transport"} & record.metadata.keys()
         and training.get("seed") == run.request.seed
         # Versions of before it was recorded do not say.
         and training.get("configuration", configuration) == configuration
@@ -252,8 +260,13 @@ def _fits(
         and all(known.get(key) == (others | settings).get(key) for key in {*settings, *recorded})
         and (record.metadata.get("data") or {}).get("fingerprint") == run.pairs.fingerprint
         and _same_lora(training.get("lora"), run)
+        and (_weights_of(training) == "nf4") == run.precision.four_bit
         and _same_options(training.get("template_options") or {}, run)
     )
+
+
+def _weights_of(training: dict[str, Any]) -> str | None:
+    return (training.get("precision") or {}).get("weights")
 
 
 def _same_lora(recorded: dict[str, Any] | None, run: AxisRun) -> bool:

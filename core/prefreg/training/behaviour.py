@@ -1,6 +1,6 @@
 """What a new vector does to answers at η = ±1, beside the base: its metric, and loops."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
@@ -8,16 +8,19 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from prefreg.axes.axis import Axis
 from prefreg.axes.isolation import measure
 from prefreg.composition.in_memory import make_dials
 from prefreg.errors import DataError
+from prefreg.models.ranks import own, own_rows
 from prefreg.progress import Steps
 from prefreg.training.guards import Failure, Thresholds
 from prefreg.training.pair import TrainedPair
 from prefreg.training.sample_answers import Opening, Sample
 from prefreg.vectors import open_vector
+from prefreg.vectors.tensors import TensorSource, read_tensor
 
 _MOST_OWN = 0.5
 """A base that loops more often tells nothing of what was trained on it."""
@@ -84,10 +87,10 @@ def observe(pair: TrainedPair, blob: Path, progress: Steps | None = None) -> Beh
     scores: dict[float, list[float | None]] = {}
     try:
         model = pair.load(torch.float32)
-        dials = make_dials(model, pair.run.base)
         vector = open_vector(blob, kind="low-rank" if pair.run.lora else "dense")
+        turn = _dial(pair, model, vector)
         for eta in (0.0, *_POLES):
-            dials.apply([(eta, vector)] if eta else [])
+            turn(eta)
             found, ids = prompts.answer(model, 0, before, temperature=0.0)
             before = before or Opening(prompts, found, ids)
             try:
@@ -118,6 +121,35 @@ def observe(pair: TrainedPair, blob: Path, progress: Steps | None = None) -> Beh
         tuple(notes),
         tuple(failure for failure in looping if failure),
     )
+
+
+def _dial(
+    pair: TrainedPair, model: PreTrainedModel, vector: TensorSource
+) -> Callable[[float], None]:
+    """Return what sets the model to base + η·φ; of shards each process sets its own part."""
+    if not pair.ranks.sharded:
+        dials = make_dials(model, pair.run.base)
+        return lambda eta: dials.apply([(eta, vector)] if eta else [])
+    conversion, base, names = pair.conversion, pair.run.base.checkpoint, set(vector.names)
+    held = dict(model.named_parameters())
+
+    def composed(eta: float, stored: str) -> torch.Tensor:
+        weight = read_tensor(base.tensors[stored]).float()
+        return weight + eta * vector.tensor(stored) if stored in names else weight
+
+    @torch.no_grad()
+    def turn(eta: float) -> None:
+        for name in held.keys() & conversion.names.keys():
+            if conversion.names[name] in names:
+                weight = composed(eta, conversion.names[name])
+                own(held[name]).copy_(weight[own_rows(held[name])])
+        for fusion in conversion.fusions:
+            if names.intersection(fusion.stored):
+                made = fusion.load({stored: composed(eta, stored) for stored in fusion.stored})
+                for name, weight in made.items():
+                    own(held[name]).copy_(weight[own_rows(held[name])])
+
+    return turn
 
 
 def _unseen(reason: str) -> Behaviour:

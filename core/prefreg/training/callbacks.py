@@ -18,7 +18,6 @@ from types import FrameType
 from typing import Any, Generic, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, TrainerCallback
 
 from prefreg.checkpoints.checkpoint import read_json_object
@@ -27,9 +26,11 @@ from prefreg.errors import GateError, PrefregError, TrainingError, reason
 from prefreg.files import hash_file, write_whole
 from prefreg.json_values import parse_json
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs
+from prefreg.models.ranks import current, is_lost, laid_out, own
 from prefreg.progress import Steps
 from prefreg.training.guards import Thresholds, compare
 from prefreg.training.references import References
+from prefreg.training.run_state import read_parts, write_like
 from prefreg.training.sample_answers import SampledAnswers
 from prefreg.training.settings import Settings
 
@@ -212,7 +213,7 @@ class PoleChecks(TrainerCallback):
         elif scored:
             self._sound = step
             self._good = {
-                name: parameter.detach().to("cpu", copy=True)
+                name: own(parameter.detach()).to("cpu", copy=True)
                 for name, parameter in self._model.named_parameters()
                 if parameter.requires_grad
             }
@@ -251,7 +252,7 @@ class PoleChecks(TrainerCallback):
         with torch.no_grad():
             for name, parameter in self._model.named_parameters():
                 if name in self._good:
-                    parameter.copy_(self._good[name])
+                    own(parameter).copy_(self._good[name])
         self._good = {}
 
     def save(self, folder: Path) -> None:
@@ -259,8 +260,11 @@ class PoleChecks(TrainerCallback):
         seen: dict[str, Any] = {"checks": [asdict(check) for check in self.seen]}
         if self.answers is not None:
             seen |= self.answers.to_json()
-        (folder / _STATE).write_text(json.dumps(seen))
-        save_file(self._good, folder / _GOOD)
+        if current().first:
+            (folder / _STATE).write_text(json.dumps(seen))
+        held = dict(self._model.named_parameters())
+        good = {name: laid_out(held[name], part) for name, part in self._good.items()}
+        write_like(folder / _GOOD, good)
 
     def load(self, folder: Path) -> None:
         """Take up what was seen before a checkpoint."""
@@ -272,7 +276,7 @@ class PoleChecks(TrainerCallback):
             self.answers.load(found)
         # A pole that is not sound is stopped, not saved.
         self._sound = self.seen[-1].step if self.seen else 0
-        self._good = load_file(folder / _GOOD)
+        self._good = read_parts(folder / _GOOD, self._model)
 
 
 def _tokens(pairs: Sequence[TokenPair]) -> int:
@@ -303,14 +307,17 @@ class Checkpoints(TrainerCallback):
 
     def newest(self) -> Path | None:
         """Return the newest whole checkpoint; older, unfinished and damaged ones are removed."""
+        checkpoint = self._untried = current().once(self._newest)
+        if checkpoint is not None and self._checks is not None:
+            self._checks.load(checkpoint)
+        return checkpoint
+
+    def _newest(self) -> Path | None:
         found = sorted(self.folder.glob("checkpoint-*"), key=_step, reverse=True)
         for place, checkpoint in enumerate(found):
             if self._is_whole(checkpoint):
                 for older in found[place + 1 :]:
                     shutil.rmtree(older, ignore_errors=True)
-                self._untried = checkpoint
-                if self._checks is not None:
-                    self._checks.load(checkpoint)
                 return checkpoint
             shutil.rmtree(checkpoint, ignore_errors=True)
         return None
@@ -318,9 +325,12 @@ class Checkpoints(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Ask for a checkpoint where one is due, or somebody wants to stop."""
         self._untried = None
+        ranks = current()
+        due, self.interrupted = ranks.any(
+            [time.monotonic() - self._last >= self._pause, self.interrupted or ranks.ending]
+        )
         if self.interrupted:
             control.should_training_stop = True
-        due = time.monotonic() - self._last >= self._pause
         if (due or self.interrupted) and not (self._checks and self._checks.stop):
             control.should_save = int(state.global_step) < int(state.max_steps)
             self._began = time.monotonic()
@@ -330,13 +340,16 @@ class Checkpoints(TrainerCallback):
         checkpoint = self.folder / f"checkpoint-{state.global_step}"
         if self._checks is not None:
             self._checks.save(checkpoint)
+        current().once(lambda: self._mark(checkpoint))
+        self._last = time.monotonic()
+        self._pause = max(SAVE_INTERVAL, _SAVE_SHARE * (self._last - self._began))
+
+    def _mark(self, checkpoint: Path) -> None:
         sums = {path.name: hash_file(path) for path in sorted(checkpoint.iterdir())}
         write_whole(checkpoint / _MARK, json.dumps(sums))
         for other in self.folder.glob("checkpoint-*"):
             if other != checkpoint:
                 shutil.rmtree(other, ignore_errors=True)
-        self._last = time.monotonic()
-        self._pause = max(SAVE_INTERVAL, _SAVE_SHARE * (self._last - self._began))
 
     @contextmanager
     def resuming(self) -> Iterator[None]:
@@ -346,7 +359,7 @@ class Checkpoints(TrainerCallback):
         except (PrefregError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # whatever the trainer makes of its files
-            if self._untried is None:
+            if self._untried is None or is_lost(error):
                 raise
             # Further sentences are advice for other callers: torch's, to run what is in a pickle.
             said = reason(error).partition(". ")[0]

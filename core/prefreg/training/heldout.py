@@ -1,6 +1,7 @@
-"""The pairs that a run held out, found again by what the record of its version says of its data."""
+"""The pairs of a run, found again by what the record of its version says of its data."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from prefreg.axes.row_sources import axis_of_rows
 from prefreg.axes.yaml_axes import read_declaration
 from prefreg.composition.resolve import find_base
 from prefreg.data.mixture import WantedRows, open_wanted
-from prefreg.data.pairs import build_pairs
+from prefreg.data.pairs import PairSet, build_pairs
 from prefreg.errors import AxisError, DataError
 from prefreg.models.answering_base import AnsweringBase
 from prefreg.registry import VersionRecord
@@ -34,6 +35,14 @@ def heldout_pairs(
     Raises:
         DataError: The data are gone, or others than they were.
     """
+    heldout = pairs_of(record, options).heldout
+    if not heldout:
+        raise DataError("no pairs were held out of its training")
+    return heldout
+
+
+def pairs_of(record: VersionRecord, options: Mapping[str, Any] | None = None) -> PairSet:
+    """Read the data of a run again and return all of its pairs, as `heldout_pairs` does."""
     data, parts = record.metadata.get("data") or {}, parts_of(record)
     training = record.metadata.get("training") or {}
     if not parts or "seed" not in training:
@@ -60,10 +69,11 @@ def heldout_pairs(
     if found.fingerprint != data.get("fingerprint"):
         places = " and ".join(each.name for each in wanted)
         raise DataError(f"{places} has other pairs now than when the vector was trained")
-    if not found.heldout:
-        raise DataError("no pairs were held out of its training")
     told = record.template_options or {} if options is None else options
-    return tuple(pair.tell(told) for pair in found.heldout)
+    train, heldout = (
+        tuple(pair.tell(told) for pair in part) for part in (found.train, found.heldout)
+    )
+    return replace(found, train=train, heldout=heldout)
 
 
 def declared_axis(record: VersionRecord) -> Axis | None:

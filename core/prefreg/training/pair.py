@@ -7,8 +7,8 @@ then it is judged.
 import gc
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,10 +18,11 @@ from trl.trainer.dpo_config import DPOConfig
 
 from prefreg.axes.isolation import switch_pairs
 from prefreg.data.tokens import TokenPair
-from prefreg.errors import GateError, TrainingError, reason
+from prefreg.errors import DataError, GateError, TrainingError, UsageError, reason
 from prefreg.models.conversion import Conversion, open_conversion
 from prefreg.models.loading import load_limits, load_model, quiet
 from prefreg.models.log_probs import answer_log_probs
+from prefreg.models.ranks import Ranks, current
 from prefreg.models.threads import suited_threads
 from prefreg.progress import Progress, steps_of
 from prefreg.training.axis_run import AxisRun, ExistingPole, Pole
@@ -45,7 +46,13 @@ from prefreg.training.resources import (
     package_versions,
     peak_memory,
 )
-from prefreg.training.resume import RESUME_BYTES, ResumeFolder, open_resume_folder
+from prefreg.training.resume import (
+    RESUME_BYTES,
+    ResumeFolder,
+    has_left,
+    open_resume_folder,
+)
+from prefreg.training.run_state import StoredWeights, trained, write_trained
 from prefreg.training.sample_answers import (
     AnswerWarning,
     Opening,
@@ -59,8 +66,9 @@ from prefreg.training.sample_answers import (
 from prefreg.training.schedule import count_steps
 from prefreg.training.settings import dpo_config
 from prefreg.training.trainer import Shortcuts, choose_shortcuts, train_pole
+from prefreg.vectors.tensors import CheckpointTensors
 
-Weights = dict[str, torch.Tensor]
+Weights = Mapping[str, torch.Tensor]
 _POLES: tuple[Pole, ...] = ("positive", "negative")
 
 
@@ -69,7 +77,7 @@ class TrainedPole:
     """One pole: its weights, how it got there and what it learnt."""
 
     weights: Weights
-    """Trained parameters by their names in memory, float32 on the CPU, tied ones once."""
+    """What was trained, by its names on disk (of adapters in memory), float32 on the CPU."""
     report: PoleReport
     curve: list[CurvePoint]
     failures: tuple[Failure, ...]
@@ -125,6 +133,7 @@ class TrainedPair:
     references: dict[Pole, Reference] = field(default_factory=dict)
     folder: ResumeFolder | None = None
     """What is kept of the run until its version is stored."""
+    ranks: Ranks = field(default_factory=current)
     hardware: str = ""
     """The processor, with the threads it trained on."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -142,26 +151,54 @@ class TrainedPair:
         """Return θ₋."""
         return self.poles["negative"]
 
-    def load(self, dtype: torch.dtype) -> PreTrainedModel:
-        """Load the base to where it is trained."""
-        with self.timed("loading"):
-            return self._place(load_model(self.run.base, dtype))
+    def load(self, dtype: torch.dtype, *, four_bit: bool = False) -> PreTrainedModel:
+        """Load the base to where it is trained: each of several processes its part, if so asked."""
 
-    def start(self, model: PreTrainedModel) -> None:
+        def load() -> PreTrainedModel:
+            model = load_model(self.run.base, dtype, four_bit=four_bit)
+            if not (self.conversion.stored or four_bit):
+                whole = self.run.lora is None
+                self.conversion = open_conversion(model, self.run.base, whole=whole)
+            return model
+
+        return self._place(load)
+
+    def _fresh(self) -> PreTrainedModel:
+        """Load the base as it is trained."""
+        precision = self.run.precision
+        return self.load(precision.dtype, four_bit=precision.four_bit)
+
+    def start(self, model: PreTrainedModel) -> PreTrainedModel:
         """Find out which shortcuts are exact for either pole, and keep the base's weights.
 
-        The model is in float32, whose rounding hides no mistake; afterwards as it is trained.
+        The model is in float32, whose rounding hides no mistake; it is returned as it is trained.
         """
-        self.conversion = open_conversion(model, self.run.base, whole=self.run.lora is None)
         if self.run.lora is None:
-            self.original = trained_weights(model)
+            self.original = self._base_weights(model)
         with self.timed("reference"):
             pairs = (*self.run.tokens.positive, *self.run.tokens.negative)
-            self.shortcuts = choose_shortcuts(model, pairs, self._config())
-        # transformers' annotation of `to` leaves the model itself out.
-        model.to(self.run.precision.dtype)  # type: ignore[arg-type, unused-ignore]
+            self.shortcuts = self.ranks.share(choose_shortcuts(model, pairs, self._config()))
         for sentence in self.shortcuts.notes():
             self._tell(sentence)
+        dtype, four_bit = self.run.precision.dtype, self.run.precision.four_bit
+        if (self.ranks.sharded or four_bit) and dtype != torch.float32:
+            return self._fresh()
+        if four_bit:
+            return model
+        # transformers' annotation of `to` leaves the model itself out.
+        model.to(dtype)  # type: ignore[arg-type, unused-ignore]
+        return model
+
+    def _base_weights(self, model: PreTrainedModel) -> Weights:
+        """Return the base's weights as the poles' are; several processes read them when needed."""
+        if self.ranks.world == 1:
+            return self.conversion.store(trained_weights(model))
+        held, base = trained(model), self.run.base.checkpoint
+        names = {self.conversion.names[name] for name in held if name in self.conversion.names}
+        for fusion in self.conversion.fusions:
+            if held.keys() & set(fusion.weights):
+                names.update(fusion.stored)
+        return StoredWeights(CheckpointTensors(base, {name: name for name in names}))
 
     def score_reference(self, model: PreTrainedModel) -> None:
         """Score the base once; where the switch is the plain one, that serves both poles."""
@@ -184,7 +221,7 @@ class TrainedPair:
         kept = None
         if existing is not None and existing.pole == pole:
             made = self._take(existing)
-        elif self.folder is not None and (kept := self.folder.recall(pole)) is not None:
+        elif self.folder is not None and (kept := self._kept(pole)) is not None:
             try:
                 made = self._recall(pole, *kept)
             except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -193,16 +230,28 @@ class TrainedPair:
                     f"{reason(error)}; --fresh starts over."
                 ) from error
         else:
-            made = self._train(pole, model or self.load(self.run.precision.dtype))
-            if self.folder is not None:
-                self.folder.keep(pole, made.weights, made.facts())
+            made = self._train(pole, model or self._fresh())
+            if self.folder is not None and self.ranks.first:
+                in_place = isinstance(made.weights, StoredWeights)
+                self.folder.keep(pole, None if in_place else made.weights, made.facts())
         self.poles[pole] = made
         enforce(
             made.failures, axis_name=self.run.axis.name, keep_anyway=self.run.request.keep_anyway
         )
 
+    def _kept(self, pole: Pole) -> "tuple[Weights, dict[str, Any]] | None":
+        """Return a pole that is finished; several processes leave it on the disk."""
+        assert self.folder is not None
+        folder, whole = self.folder, self.run.lora is None
+        read = StoredWeights.of_file if whole and self.ranks.world > 1 else None
+        return self.ranks.once(lambda: folder.recall(pole, read))
+
     def resume_folder(self, size: int) -> AbstractContextManager[ResumeFolder | None]:
-        """Hold the folder of the run that has this base, these tokens and all that decides on φ."""
+        """Hold the folder of the run that has this base, these tokens and all that decides on φ.
+
+        One process takes up what several have left, if it has left nothing itself. What it left
+        is its own: that goes on bit for bit.
+        """
         run, existing = self.run, self.run.existing
         tokens = run.tokens
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -218,12 +267,53 @@ class TrainedPair:
             "shortcuts": self.shortcuts.to_json(),
             "given": [existing.pole, asdict(existing.model.fingerprint)] if existing else None,
             "guards": asdict(run.guards),
-            "machine": [device, self.hardware, torch.get_num_threads()],
             "packages": package_versions(),
         }
+        if run.precision.four_bit:
+            content["weights"] = run.precision.weights
+        alone = content | {"machine": [device, self.hardware, torch.get_num_threads()]}
+        several = content | {"machine": [device, "several processes"]}
+        if self.ranks.world > 1:
+            self._agree_on(several)
+            content = several
+        else:
+            content = several if has_left(several) and not has_left(alone) else alone
         about = f"{run.axis.name} on {run.base.name}, seed {run.request.seed}"
         needed, fresh = RESUME_BYTES * size, run.request.fresh
-        return open_resume_folder(content, about, needed=needed, fresh=fresh, note=self.note)
+        if self.ranks.first:
+            return open_resume_folder(content, about, needed=needed, fresh=fresh, note=self.note)
+        return nullcontext()
+
+    def _agree_on(self, content: Mapping[str, Any]) -> None:
+        """Refuse processes that were given other data, another base or other settings."""
+        for rank, found in enumerate(self.ranks.gather(content)):
+            mine = self.ranks.share(content)
+            if other := [name for name in mine if found[name] != mine[name]]:
+                raise DataError(
+                    f"Process {rank} of {self.ranks.world} has other {' and '.join(other)} than "
+                    "the first: give all of them the same command, files, cache and packages."
+                )
+
+    @contextmanager
+    def holding(self, size: int, *, resumable: bool) -> Iterator[None]:
+        """Hold a folder that the run can be taken up from, and that several processes share."""
+        with ExitStack() as held:
+            if resumable or self.ranks.world > 1:
+                self.folder = held.enter_context(self.resume_folder(size))
+            if self.ranks.world > 1:
+                place = self.ranks.share(self.folder.folder if self.folder else None)
+                if place is None:
+                    raise TrainingError(
+                        "Several processes keep their poles in PREFREG_CACHE, which lacks room or "
+                        "rights, or another run of the same is under way."
+                    )
+                self.folder = ResumeFolder(place, self.note)
+                if not all(self.ranks.gather(place.is_dir())):
+                    raise TrainingError(
+                        f"Not every process sees {place}: set PREFREG_CACHE to a folder that all "
+                        "machines of the run share."
+                    )
+            yield
 
     def _train(self, pole: Pole, model: PreTrainedModel) -> TrainedPole:
         run, tokens = self.run, self.run.tokens
@@ -282,8 +372,7 @@ class TrainedPair:
 
     def _take(self, existing: ExistingPole) -> TrainedPole:
         """Let a checkpoint stand for a pole, under the same guards."""
-        with self.timed("loading"):
-            model = self._place(existing.load())
+        model = self._place(existing.load)
         judged = self._judge(existing.pole, model, [])
         return replace(judged, failures=existing.excuse(judged.failures), existing=existing)
 
@@ -295,12 +384,21 @@ class TrainedPair:
             pairs = self._pairs(pole)[part]
             scores = answer_log_probs(model, pairs, rows=scorer.rows, progress=steps)
         report = compare(scores, reference[part], split=self.run.tokens.split)
-        weights = trained_weights(model)
+        weights: Weights
+        if self.run.lora is not None:
+            weights = trained_weights(model)
+        elif self.ranks.world == 1:
+            weights = self.conversion.store(trained_weights(model))
+        else:
+            assert self.folder is not None
+            base = self.run.base.checkpoint
+            weights = write_trained(self.folder.file(pole), model, self.conversion, base)
         return TrainedPole(weights, report, curve, self._failures(pole, report, weights))
 
     def _failures(self, pole: Pole, report: PoleReport, weights: Weights) -> tuple[Failure, ...]:
         before = self.run.lora.unmoved(weights) if self.run.lora else self.original
-        return check_pole(pole, report, weights, before, self.run.guards.thresholds)
+        limits = self.run.guards.thresholds
+        return self.ranks.once(lambda: check_pole(pole, report, weights, before, limits))
 
     def _checks(self, pole: Pole, model: PreTrainedModel) -> PoleChecks | None:
         """Check on the first of the held-out pairs; without any there is nothing to check."""
@@ -371,14 +469,23 @@ class TrainedPair:
             self.run.base, precision.compute, weights=precision.weights, rows=rows, tail=tail
         )
 
-    def _place(self, model: Any) -> PreTrainedModel:
-        # transformers' annotation of `to` leaves the model itself out.
-        placed: PreTrainedModel = model.to(self._config().device)
-        return placed
+    def _place(self, load: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+        """Load a model to where it is trained, in one process of a machine at a time."""
+        device = self._config().device
+        mesh = self.ranks.mesh(device) if self.ranks.sharded else None
+
+        def placed() -> PreTrainedModel:
+            model: Any = load()  # transformers' annotation of `to` leaves the model itself out
+            if mesh is None:
+                return model.to(device)  # type: ignore[no-any-return]
+            self.ranks.shard(model, mesh)
+            return model  # type: ignore[no-any-return]
+
+        with self.timed("loading"):
+            return self.ranks.in_turn(placed)
 
     def _config(self) -> DPOConfig:
-        seed = self.run.request.seed
-        return dpo_config(self.run.settings, output_dir="unused", seed=seed, max_length=2)
+        return pair_config(self.run)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -390,6 +497,12 @@ class TrainedPair:
     def _tell(self, sentence: str) -> None:
         if self.note is not None:
             self.note(sentence)
+
+
+def pair_config(run: AxisRun) -> DPOConfig:
+    """Make TRL's configuration of a run, to read what it decides."""
+    seed = run.request.seed
+    return dpo_config(run.settings, output_dir="unused", seed=seed, max_length=2)
 
 
 def train_pair(
@@ -407,22 +520,28 @@ def train_pair(
     process has left there, to the same weights, unless a `fresh` start is asked for.
     """
     pair = TrainedPair(run, progress, note)
-    trained = run.lora.parameters if run.lora else None
+    adapters = run.lora.parameters if run.lora else None
     with quiet():
         tokens = run.tokens
         if note is not None:
             for sentence in run.notes():
                 note(sentence)
-        model: PreTrainedModel | None = pair.load(torch.float32)
+        check_processes(run, pair.ranks)
+        four_bit = run.precision.four_bit
+        model: PreTrainedModel | None = pair.load(torch.float32, four_bit=four_bit)
         assert model is not None
-        size = sum(parameter.numel() for parameter in model.parameters())
-        check_memory(estimate_memory(model.config, size, run.settings, tokens.max_length, trained))
+        size = run.base.fingerprint.parameters
+        if not four_bit:
+            size = sum(parameter.numel() for parameter in model.parameters())
+        need = estimate_memory(
+            model.config, size, run.settings, tokens.max_length, adapters, four_bit=four_bit
+        )
+        check_memory(need, pair.ranks)
         with ExitStack() as held:
             held.enter_context(suited_threads(model))
             pair.hardware = hardware()
-            pair.start(model)
-            if resumable:
-                pair.folder = held.enter_context(pair.resume_folder(trained or size))
+            model = pair.start(model)
+            held.enter_context(pair.holding(adapters or size, resumable=resumable))
             pair.score_reference(model)
             for pole in _POLES:
                 pair.make(pole, model)
@@ -434,12 +553,40 @@ def train_pair(
     return pair
 
 
-def trained_weights(model: PreTrainedModel) -> Weights:
-    """Copy what is trained; unlike `state_dict`, this lists tied parameters once and no buffers."""
+_OPTIMISERS = {"adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop"}
+
+
+def check_processes(run: AxisRun, ranks: Ranks) -> None:
+    """Refuse what several processes cannot do together.
+
+    Raises:
+        UsageError: They are too many, or a setting is for one process.
+    """
+    if ranks.world == 1:
+        return
+    values, config = run.settings.values, pair_config(run)
+    pairs, step = run.schedule.pairs, run.schedule.pairs_per_step
+    if ranks.world > min(pairs, step):
+        few = f"{pairs} pairs" if pairs < step else f"the {step} pairs of a step"
+        raise UsageError(
+            f"{ranks.world} processes cannot share {few}: start at most {min(pairs, step)}, or "
+            "take more pairs (per_device_train_batch_size × gradient_accumulation_steps a step)."
+        )
+    optimiser = str(getattr(config.optim, "value", config.optim))
+    if optimiser not in _OPTIMISERS:
+        raise UsageError(
+            f"optim={optimiser} is for one process; several take {', '.join(sorted(_OPTIMISERS))}."
+        )
+    for name, instead in (("fp16", "bf16=true"), ("torch_compile", "no torch_compile")):
+        if values.get(name):
+            raise UsageError(f"{name} is for one process: with several take {instead}.")
+
+
+def trained_weights(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Copy what is trained, by its names in memory."""
     return {
         name: parameter.detach().to("cpu", torch.float32, copy=True)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
+        for name, parameter in trained(model).items()
     }
 
 

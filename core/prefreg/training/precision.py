@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
+from prefreg import launch
 from prefreg.checkpoints import BaseModel
 from prefreg.config import cache_folder
 from prefreg.files import hash_bytes, write_whole
@@ -35,8 +36,9 @@ class Precision(JsonFields):
     compute: str
     """`float32`, `bfloat16` or `float16`."""
     weights: str
-    """Of the base: bfloat16 only beneath adapters, whose factors stay in float32. A step of whole
-    weights is smaller than what bfloat16 can tell apart, and would be lost."""
+    """Of the base: bfloat16, or 4 bits (`nf4`), only beneath adapters, whose factors stay in
+    float32. A step of whole weights is smaller than what those can tell apart, and would be lost.
+    """
     gain: float | None = None
     """How many times as fast products are in bfloat16 as in float32; None where not measured."""
     asked: bool = False
@@ -45,7 +47,13 @@ class Precision(JsonFields):
     @property
     def dtype(self) -> torch.dtype:
         """Return that of the base's weights in memory."""
-        return torch.bfloat16 if self.weights == "bfloat16" else torch.float32
+        half = self.weights == "bfloat16" or (self.four_bit and self.compute == "bfloat16")
+        return torch.bfloat16 if half else torch.float32
+
+    @property
+    def four_bit(self) -> bool:
+        """Whether the base lies in 4 bits beneath its adapters."""
+        return self.weights == "nf4"
 
     def note(self) -> str | None:
         """Say what was measured, and what was taken for it; None where nothing was."""
@@ -62,13 +70,16 @@ class Precision(JsonFields):
 
 
 def choose_precision(
-    settings: Settings, base: BaseModel, *, lora: bool
+    settings: Settings, base: BaseModel, *, lora: bool, four_bit: bool = False
 ) -> tuple[Settings, Precision]:
     """Return what to compute in, and the settings with it.
 
     On a CPU, adapters on a large base take bfloat16 where its products are faster, unless the
     settings say.
     """
+    launched = launch.current().precision
+    if launched and not {"bf16", "fp16"} & settings.asked:
+        settings = replace(settings, values={**settings.values, launched: True})
     values = settings.values
     asked = values.get("bf16")
     on_cpu = bool(values.get("use_cpu")) or not torch.accelerator.is_available()
@@ -81,8 +92,9 @@ def choose_precision(
         if asked is None and gain >= _WORTH:
             settings = replace(settings, values={**values, "bf16": True})
     if not settings.values.get("bf16"):
-        return settings, Precision("float32", "float32", gain)
-    return settings, Precision("bfloat16", "bfloat16" if lora else "float32", gain, bool(asked))
+        return settings, Precision("float32", "nf4" if four_bit else "float32", gain)
+    weights = "nf4" if four_bit else "bfloat16" if lora else "float32"
+    return settings, Precision("bfloat16", weights, gain, bool(asked))
 
 
 def bf16_gain(base: BaseModel) -> float:

@@ -24,6 +24,7 @@ from prefreg.config import cache_folder
 from prefreg.data.tokens import TokenPair
 from prefreg.files import hash_bytes, write_whole
 from prefreg.models.log_probs import PairLogProbs, answer_log_probs, require_finite_scores
+from prefreg.models.ranks import current
 from prefreg.progress import Steps
 from prefreg.training.resources import hardware
 
@@ -101,7 +102,8 @@ class References:
         order = sorted(range(len(pairs)), key=digests.__getitem__)
         entry = self._entry([digests[i] for i in order], tail)
         chosen_tokens, rejected_tokens = _counts(pairs)
-        sums = _recall(entry, len(pairs))
+        ranks = current()
+        sums = ranks.once(lambda: _recall(entry, len(pairs)))
         origin: Origin = "computed" if sums is None else "cached"
         if sums is None:
             with self.autocast(model):
@@ -114,7 +116,8 @@ class References:
                 )
             require_finite_scores(model, found)
             sums = torch.stack([found.chosen, found.rejected])
-            _remember(entry, sums)
+            if ranks.first:
+                _remember(entry, sums)
         placed = torch.empty_like(sums)
         placed[:, order] = sums
         placed = torch.where(torch.tensor(turned, dtype=torch.bool), placed.flip(0), placed)

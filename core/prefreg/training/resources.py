@@ -5,7 +5,7 @@ import platform
 import resource
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 
 from prefreg.errors import TrainingError
 from prefreg.files import human_size
+from prefreg.models.ranks import ALONE, Ranks
 from prefreg.training.settings import Settings
 
 _WEIGHT_BYTES = 4
@@ -34,6 +35,17 @@ class MemoryNeed:
     copies: int
     """Copies of the weights, in main memory."""
 
+    gathered: int = 0
+    """Of `model`, what is whole at a time where the rest lies in shards: the embeddings and a
+    layer, with their gradients."""
+
+    def of_each(self, shards: int) -> "MemoryNeed":
+        """Return what each of several processes needs; they keep their poles on the disk."""
+        if shards == 1:
+            return replace(self, copies=self.copies // 3)
+        model = self.model // shards + self.gathered
+        return replace(self, model=model, copies=self.copies // 3 // shards)
+
     @property
     def total(self) -> int:
         """All of it, where training happens in main memory."""
@@ -50,7 +62,13 @@ class FreeMemory:
 
 
 def estimate_memory(
-    config: Any, parameters: int, settings: Settings, max_length: int, trained: int | None = None
+    config: Any,
+    parameters: int,
+    settings: Settings,
+    max_length: int,
+    trained: int | None = None,
+    *,
+    four_bit: bool = False,
 ) -> MemoryNeed:
     """Estimate what training a pole of this model takes, all of its weights or `trained` beside.
 
@@ -69,16 +87,28 @@ def estimate_memory(
     block = number * tokens * (16 * hidden + 4 * inner)
     layers = int(text.num_hidden_layers)
     activations = block + layers * number * tokens * hidden if checkpointing else layers * block
+    tables = hidden * int(text.vocab_size) * (1 if getattr(text, "tie_word_embeddings", 0) else 2)
     weights = parameters if trained is None else parameters + trained
+    if four_bit:  # and one more for their constants; the tables stay in the dtype of products
+        weights = (trained or 0) + tables + (parameters - tables) * 17 // 128
     moving = parameters if trained is None else trained
+    at_once = min(parameters, tables + max(0, parameters - tables) // layers)
     return MemoryNeed(
-        weights * _WEIGHT_BYTES + moving * _TRAINED_BYTES, activations, moving * _COPIES_BYTES
+        weights * _WEIGHT_BYTES + moving * _TRAINED_BYTES,
+        activations,
+        moving * _COPIES_BYTES,
+        2 * at_once * _WEIGHT_BYTES,
     )
 
 
-def check_memory(need: MemoryNeed) -> None:
-    """Refuse a run that memory is too small for."""
+def check_memory(need: MemoryNeed, ranks: Ranks = ALONE) -> None:
+    """Refuse a run that memory is too small for, in each of its processes."""
     free = free_memory()
+    if ranks.world > 1:
+        need = need.of_each(ranks.world if ranks.sharded else 1)
+        here = 1 + max(ranks.gather(ranks.local_rank))  # they share the main memory
+        least = min(ranks.gather(free.gpu or 0))
+        free = FreeMemory(min(ranks.gather(free.main)) // here, least if free.gpu else None)
     if free.gpu is not None:
         _compare(need.model + need.activations, free.gpu, "GPU memory", need.model)
         _compare(need.copies, free.main, "main memory", need.copies)

@@ -34,27 +34,42 @@ class ResumeFolder:
     folder: Path
     note: Note | None
 
-    def keep(self, name: str, weights: "Mapping[str, torch.Tensor]", facts: dict[str, Any]) -> None:
-        """Keep a finished pole; it counts once its facts are there."""
+    def file(self, name: str) -> Path:
+        """Return where the weights of a pole are kept."""
+        return self.folder / f"{name}.safetensors"
+
+    def keep(
+        self, name: str, weights: "Mapping[str, torch.Tensor] | None", facts: dict[str, Any]
+    ) -> None:
+        """Keep a finished pole; it counts once its facts are there. Its file may be there already.
+
+        `weights` are None where it is.
+        """
         from safetensors.torch import save_file  # with it comes torch, which a look need not load
 
-        file = self.folder / f"{name}.safetensors"
-        with replacing(file, durable=True) as partial:
-            save_file(dict(weights), partial)
+        file = self.file(name)
+        if weights is not None:
+            with replacing(file, durable=True) as partial:
+                save_file(dict(weights), partial)
         _write(self.folder / f"{name}.json", {"sha256": hash_file(file), "facts": facts})
         shutil.rmtree(self.steps(name), ignore_errors=True)
 
-    def recall(self, name: str) -> "tuple[dict[str, torch.Tensor], dict[str, Any]] | None":
-        """Return a finished pole with its facts; None where there is none, or it is damaged."""
+    def recall(
+        self, name: str, read: "Callable[[Path], Mapping[str, torch.Tensor]] | None" = None
+    ) -> "tuple[Mapping[str, torch.Tensor], dict[str, Any]] | None":
+        """Return a finished pole with its facts; None where there is none, or it is damaged.
+
+        Its weights are loaded, unless `read` makes something else of their file.
+        """
         from safetensors.torch import load_file
 
-        file, facts = self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
+        file, facts = self.file(name), self.folder / f"{name}.json"
         if not facts.is_file():
             return None
         try:
             kept = parse_json(facts.read_bytes())
             if hash_file(file) == kept["sha256"]:
-                return load_file(file), kept["facts"]
+                return (read or load_file)(file), kept["facts"]
         except (OSError, ValueError, KeyError, TypeError, SafetensorError):
             pass
         if self.note is not None:
@@ -80,8 +95,7 @@ def open_resume_folder(
     That is where another process carries out the same run, or the cache cannot be written or has
     no room for `needed` bytes. The run then only cannot be taken up again.
     """
-    key = hash_bytes(json.dumps(content, sort_keys=True, default=str).encode())[:32]
-    folder = runs_folder() / key
+    folder = _folder_of(content)
     lock, reason = _try_lock(folder)
     if lock is None:
         if note is not None:
@@ -96,6 +110,16 @@ def open_resume_folder(
         # Kept where anything is there that a later process could go on from.
         kept = any(path.name != _ABOUT for path in folder.rglob("*") if path.is_file())
         _release(folder, lock, keep=kept)
+
+
+def has_left(content: Any) -> bool:
+    """Whether a run that `content` decides has left anything."""
+    return _folder_of(content).is_dir()
+
+
+def _folder_of(content: Any) -> Path:
+    key = hash_bytes(json.dumps(content, sort_keys=True, default=str).encode())[:32]
+    return runs_folder() / key
 
 
 def remove_run(folder: Path) -> bool:

@@ -70,7 +70,8 @@ def _measure(run: AxisRun) -> Duration:
     start = time.perf_counter()
     device = "cuda" if torch.cuda.is_available() and not values.get("use_cpu") else "cpu"
     # transformers' annotation of `to` leaves the model itself out.
-    model: Any = load_model(run.base, run.precision.dtype).to(device)  # type: ignore[arg-type, unused-ignore]
+    loaded = load_model(run.base, run.precision.dtype, four_bit=run.precision.four_bit)
+    model: Any = loaded.to(device)  # type: ignore[arg-type, unused-ignore]
     loading = time.perf_counter() - start
     short = min(train, key=lambda pair: abs(row_length(pair) - _SHORT))
     length = row_length(short)
@@ -203,7 +204,14 @@ def plan_axis(access: Access, request: AxisRequest, note: Note | None = None) ->
             note(sentence)
     with quiet():
         config = load_config(run.base)
-        need = estimate_memory(config, size, run.settings, tokens.max_length, trained)
+        need = estimate_memory(
+            config,
+            size,
+            run.settings,
+            tokens.max_length,
+            trained,
+            four_bit=run.precision.four_bit,
+        )
         try:
             check_memory(need)
             duration = _measure(run)

@@ -22,6 +22,7 @@ from prefreg.checkpoints.bundled import recognise
 from prefreg.data.rendering import encode_prompt
 from prefreg.data.tokens import TokenPair
 from prefreg.models.generation import generate, generation_config, loops, refuses
+from prefreg.models.ranks import current
 from prefreg.training.guards import Thresholds
 
 FEWEST = 4
@@ -85,7 +86,9 @@ class SampledPrompts:
             temperature=temperature,
             remove_invalid_values=True,
         )
-        answers = generate(model, self.tokens, config, seed=_SEED, batch_size=_BATCH)
+        answers = current().agreed(
+            lambda: generate(model, self.tokens, config, seed=_SEED, batch_size=_BATCH)
+        )
         ends = set(config.eos_token_id)
         contents = [ids[:-1] if ids and ids[-1] in ends else ids for ids in answers]
         replies = [self.read(ids) for ids in contents]

@@ -28,7 +28,7 @@ RESUME = "a run starts from the base and is not resumed"
 RECORD = "prefreg records every step in the version, and shows progress unless -q"
 LOAD = "prefreg loads the base, in float32 and without remote code"
 ORDER = "the order of pairs follows from --seed, the same for both poles"
-ALONE = "prefreg trains in one process"
+ALONE = "how processes share the work follows from torchrun or accelerate, and --shard"
 
 OWN: Mapping[str, str] = {
     "output_dir": KEPT,
@@ -212,7 +212,7 @@ LEARNING_RATE_FACTOR = 10
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # The paper's table: 4 pairs a device × 4 accumulated × 8 devices are 128 pairs a step.
-        # prefreg trains in one process, so accumulation stands in for the devices.
+        # A step has as many, whatever the number of processes: accumulation stands in for devices.
         "paper": {
             "num_train_epochs": 2.0,
             "max_steps": -1,

@@ -5,14 +5,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
+from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, TrainerCallback
+from trl.trainer import dpo_trainer
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 from trl.trainer.utils import FusedCausalLMOutput, disable_dropout_in_model
@@ -31,8 +34,17 @@ from prefreg.models.prompt_rows import (
     token_scores,
     why_not_rows,
 )
+from prefreg.models.ranks import ALONE, Ranks, current
 from prefreg.progress import Steps
 from prefreg.training.callbacks import Checkpoints, CurvePoint, CurveRecorder, PoleChecks
+from prefreg.training.run_state import (
+    STATE_FILE,
+    is_plain,
+    load_moments,
+    load_weights,
+    save_state,
+    trained,
+)
 from prefreg.training.settings import Settings, dpo_config
 
 if TYPE_CHECKING:
@@ -171,24 +183,30 @@ def _router_loss(model: "PreTrainedModel", config: "DPOConfig") -> float:
 
 
 Example = Mapping[str, Any]
+Part = tuple[Sequence[int], float]
+"""The places of some pairs in their batch, and their share of its loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartCollator:
     """Cut the pairs of a batch into parts, and write each as `Rows` or as trl does.
 
-    A part has the keys of trl's batch and its `weight`, its share of the loss.
+    A part has the keys of trl's batch and its `weight`, its share of the loss. Of several processes
+    each has the whole batch, and takes its parts of it.
     """
 
     plain: DataCollatorForPreference
     size: int
     shortcuts: Shortcuts
+    ranks: Ranks = ALONE
 
     def __call__(self, examples: Sequence[Example]) -> dict[str, list[dict[str, Any]]]:
         """Return the parts of a batch."""
-        cut: Iterable[tuple[Sequence[int], float]] = trl_parts(len(examples), self.size)
+        cut: Iterable[Part] = trl_parts(len(examples), self.size)
         if self.shortcuts.sorted_parts is None:
             cut = self._sorted([_pair(example) for example in examples])
+        if self.ranks.world > 1:
+            cut = self._deal(list(cut))
         write = (
             self.plain
             if self.shortcuts.shared_prompt
@@ -196,7 +214,21 @@ class PartCollator:
         )
         return {"parts": [write([examples[i] for i in part]) | {"weight": w} for part, w in cut]}
 
-    def _sorted(self, pairs: Sequence[TokenPair]) -> Iterable[tuple[Sequence[int], float]]:
+    def _deal(self, parts: list[Part]) -> Iterator[Part]:
+        """Take this process's parts; they are halved, where that changes nothing, to go round."""
+        if self.shortcuts.sorted_parts is None:
+            while len(parts) % self.ranks.world:
+                largest = max(range(len(parts)), key=lambda place: len(parts[place][0]))
+                members, weight = parts[largest]
+                if len(members) == 1:
+                    break
+                halves = members[: len(members) // 2], members[len(members) // 2 :]
+                each = weight / len(members)
+                parts[largest : largest + 1] = [(half, each * len(half)) for half in halves]
+        for (members, weight), counts in self.ranks.deal(parts):
+            yield members, weight if counts else 0.0
+
+    def _sorted(self, pairs: Sequence[TokenPair]) -> Iterable[Part]:
         """Cut pairs into sorted parts, none of more tokens than trl's largest part of them."""
         both = [2 * longest_answered(pair) for pair in pairs]
         lengths = both if self.shortcuts.shared_prompt else [row_length(pair) for pair in pairs]
@@ -238,6 +270,7 @@ def _pair(example: Example) -> TokenPair:
     return TokenPair(example["prompt_ids"], example["chosen_ids"], example["rejected_ids"])
 
 
+_SCHEDULE = "scheduler.pt"
 _FIGURES = ("rewards/", "logps/", "aux_loss")
 """What is kept of trl's figures: those that are means over pairs."""
 _OF_ONE_ANSWER = ("rewards/chosen", "logps/chosen", "aux_loss")
@@ -252,6 +285,8 @@ class PairTrainer(DPOTrainer):
 
     model: Any
     data_collator: Any
+    optimizer: Any
+    lr_scheduler: Any
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
@@ -268,17 +303,36 @@ class PairTrainer(DPOTrainer):
         kept = _OF_ONE_ANSWER if self.data_collator.shortcuts.chosen_only else _FIGURES
         means: dict[str, float] = {}
         loss = torch.zeros((), device=self.args.device)
+        share = self._gradient_share
         for part in inputs["parts"]:
             found = self._metrics["train"] = defaultdict(list)
             step = super().training_step(model, part, *args, **options)  # type: ignore[no-untyped-call]
-            loss = loss + step
+            loss = loss + step / share
             for name, [value] in found.items():
                 if name.startswith(kept):
                     means[name] = means.get(name, 0.0) + part["weight"] * value
         self._metrics["train"] = figures
+        ranks = self.data_collator.ranks
+        if ranks.world > 1:
+            loss, means = self._joined(ranks, loss, means)
         for name, mean in means.items():
             figures[name].append(mean)
         return loss
+
+    def _joined(
+        self, ranks: Ranks, loss: torch.Tensor, means: dict[str, float]
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Add up what the processes found, and the gradients that shards have not added up yet."""
+        told = torch.tensor([float(loss), *(means[name] for name in sorted(means))]).double()
+        ranks.add_up([told])
+        held = trained(self.model).values()
+        for each in held:
+            if each.grad is None:
+                each.grad = torch.zeros_like(each)
+        grads: list[Any] = [each.grad for each in held]
+        ranks.add_up(grad for grad in grads if not isinstance(grad, DTensor))
+        found = [float(value) for value in told]
+        return loss.new_tensor(found[0]), dict(zip(sorted(means), found[1:], strict=True))
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> torch.Tensor:
         """Return a part's share of trl's loss."""
@@ -286,7 +340,46 @@ class PairTrainer(DPOTrainer):
         weight: float = inputs.pop("weight")
         scored = self._score_rows if "rows" in inputs else model
         loss: torch.Tensor = super().compute_loss(scored, inputs, *args, **options)  # type: ignore[no-untyped-call]
-        return weight * loss
+        return weight * self._gradient_share * loss
+
+    @cached_property
+    def _gradient_share(self) -> int:
+        """Return what makes a sum of the mean over the processes that gradients in shards are."""
+        sharded = any(isinstance(each, DTensor) for each in trained(self.model).values())
+        return self.data_collator.ranks.world if sharded else 1
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write what a run goes on with in a form that any number of processes read."""
+        if not is_plain(self.optimizer):
+            super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
+            return
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_state(folder / STATE_FILE, self.model, self.optimizer)
+        if current().first:
+            torch.save(self.lr_scheduler.state_dict(), folder / _SCHEDULE)
+            self._save_scaler(str(folder))
+            self._save_rng_state(str(folder))
+            self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        file = Path(resume_from_checkpoint) / STATE_FILE
+        if file.is_file():
+            load_weights(file, self.model)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not (Path(checkpoint) / STATE_FILE).is_file():
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        load_moments(Path(checkpoint) / STATE_FILE, self.optimizer)
+        self.lr_scheduler.load_state_dict(
+            torch.load(Path(checkpoint) / _SCHEDULE, weights_only=True)
+        )
+        rates = self.lr_scheduler.get_last_lr()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
     def _score_rows(self, *, rows: Rows, labels: torch.Tensor, **_: Any) -> FusedCausalLMOutput:
         """Stand in for the model: score rows, and answer as trl's fused head does.
@@ -348,7 +441,10 @@ def train_pole(
             DataCollatorForPreference(pad_token_id=padding_id(tokenizer)),
             size=config.per_device_train_batch_size,
             shortcuts=shortcuts or choose_shortcuts(model, pairs, config),
+            ranks=current(),
         )
+        if current().sharded:
+            stack.enter_context(_without_hash())
         trainer = PairTrainer(
             model=model,
             args=_with_whole_batches(config),
@@ -359,6 +455,9 @@ def train_pole(
             callbacks=callbacks,
         )
         trainer.remove_callback(PrinterCallback)
+        if lora is not None:  # trl takes them in bfloat16 on a base in 4 bits: steps would be lost
+            for factor in trained(trainer.model).values():
+                factor.data = factor.data.float()
         if lora is not None and config.bf16:
             _leave_inputs(trainer.model)
         newest = checkpoints.newest() if checkpoints else None
@@ -371,6 +470,17 @@ def train_pole(
     if checks is not None:
         checks.restore()
     return recorder.curve
+
+
+@contextmanager
+def _without_hash() -> Iterator[None]:
+    """Keep trl from hashing the model for a reference pass of its own, which shards do not take."""
+    trl: Any = dpo_trainer
+    before, trl.hash_module = trl.hash_module, lambda module: ""
+    try:
+        yield
+    finally:
+        trl.hash_module = before
 
 
 def _leave_inputs(model: Any) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from prefreg.errors import VectorError
 from prefreg.vectors.lowrank import LowRankVector, inner
-from prefreg.vectors.stored import BLOCK_ELEMENTS, Vector, blocks
+from prefreg.vectors.stored import BLOCK_ELEMENTS, blocks
 from prefreg.vectors.tensors import TensorSource, require_same_names
 
 _WHAT = ("the first vector", "the second vector")
@@ -51,7 +51,7 @@ Gram = torch.Tensor
 """The inner product of every vector with every other, in float64."""
 
 
-def gram(vectors: Sequence[Vector]) -> dict[str, Gram]:
+def gram(vectors: Sequence[TensorSource]) -> dict[str, Gram]:
     """Return the inner products by the names of the tensors, sorted.
 
     Each vector is read once, and what is in memory at a time is one block, shared by all vectors
@@ -74,7 +74,7 @@ def gram(vectors: Sequence[Vector]) -> dict[str, Gram]:
     return found
 
 
-def _products(vectors: Sequence[Vector], name: str, shape: tuple[int, ...]) -> Gram:
+def _products(vectors: Sequence[TensorSource], name: str, shape: tuple[int, ...]) -> Gram:
     thin = [vector.factors(name) for vector in vectors if isinstance(vector, LowRankVector)]
     if len(thin) == len(vectors):
         return torch.tensor(
