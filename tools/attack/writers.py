@@ -35,7 +35,7 @@ from older import write_older
 from prefreg import PrefregError
 from prefreg.checkpoints import resolve_base
 from prefreg.errors import RegistryError
-from prefreg.files import hash_bytes
+from prefreg.files import hash_bytes, remove_abandoned
 from prefreg.registry import NewVersion, Store, blobs
 
 WRITERS = 64
@@ -337,6 +337,8 @@ def _tidy(house: House, known: Known | None = None) -> None:
             needed = {f"{v.sha256}.safetensors" for v in store.summaries() if not v.inline}
             held = set(store.place.held(0))
         assert held == needed, (store.location, held ^ needed)
+    if house.server:  # whose registry has no folder: the next output beside it does this
+        remove_abandoned(house.folder)
     left = [path.name for path in house.folder.rglob(".*") if not path.name.endswith("-lock")]
     left += os.listdir(house.golden / "temporary")
     assert left == [], f"left {left}"
