@@ -35,7 +35,7 @@ from prefreg.files import ByteRanges
 from prefreg.registry import NewVersion, Store, VersionRecord
 
 RANGE = 4 << 20
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 
 
 class Link(BaseHTTPRequestHandler):
@@ -45,7 +45,9 @@ class Link(BaseHTTPRequestHandler):
     rate: float
     latency: float
     objects: ClassVar[dict[str, bytes]] = {}
-    turn: ClassVar[Lock] = Lock()
+    lock: ClassVar[Lock] = Lock()
+    free: ClassVar[float] = 0.0
+    """When all that was sent has passed: answers take turns, in the order that they come."""
 
     def do_PUT(self) -> None:
         """Keep an object, or a part of one."""
@@ -104,8 +106,9 @@ class Link(BaseHTTPRequestHandler):
         self.end_headers()
         for start in range(0, len(body) if self.command != "HEAD" else 0, CHUNK):
             part = body[start : start + CHUNK]
-            with self.turn:
-                time.sleep(len(part) / self.rate)
+            with self.lock:
+                Link.free = passed = max(self.free, time.monotonic()) + len(part) / self.rate
+            time.sleep(max(0.0, passed - time.monotonic()))
             self.wfile.write(part)
 
     def log_message(self, *_: object) -> None:

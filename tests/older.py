@@ -1,12 +1,12 @@
 """Registries as earlier revisions wrote them: made by their own migrations and by plain SQL."""
 
 import hashlib
-import sqlite3
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
 import prefreg.registry.database
 
@@ -21,7 +21,7 @@ VALUES (1, 'w1', 'org/a', 'r1', '/models/a', 't', 'c', 870000, 'F32', :moment, 2
 INSERT INTO axes (id, name, last_number) VALUES (1, 'helpful', 3), (2, 'verbosity', 1);
 INSERT INTO blobs (sha256, size, mtime_ns, inode, data)
 VALUES (:inline_hash, :inline_size, NULL, NULL, :inline),
-       (:beside_hash, :beside_size, :mtime, :inode, NULL);
+       (:beside_hash, :beside_size, :mtime, :inode, :beside);
 INSERT INTO versions (id, axis_id, number, kind, dtype, sha256, base_id, base_name, base_revision,
                       base_tokenizer, base_template, note, metadata, created)
 VALUES (1, 1, 1, 'dense', 'F32', :inline_hash, 1, 'org/a', 'r0', 't', 'c', 'φ, first', :document,
@@ -41,38 +41,38 @@ _TAGS = "INSERT INTO tags (version_id, name) VALUES (1, 'good'), (1, 'paper'), (
 DOCUMENT = '{"seed": 7, "loss": [0.5, 1.0], "exact": 1.0}'
 
 
-def write_older(path: Path, revision: str) -> None:
-    """Write a registry of an earlier revision, with something in each of its tables."""
-    _create(path, revision)
-    folder = path.with_suffix(".vectors")
-    folder.mkdir()
+def write_older(place: str | Path, revision: str) -> None:
+    """Write a registry of an earlier revision, with something in each of its tables.
+
+    On a server, which is named by its URL, all vectors are in rows.
+    """
     beside_hash = hashlib.sha256(BESIDE).hexdigest()
-    file = folder / f"{beside_hash}.safetensors"
-    file.write_bytes(BESIDE)
-    values = {
+    values: dict[str, Any] = {
         "moment": MOMENT,
         "document": DOCUMENT,
         "inline": INLINE,
         "inline_hash": hashlib.sha256(INLINE).hexdigest(),
         "inline_size": len(INLINE),
+        "beside": BESIDE,
         "beside_hash": beside_hash,
         "beside_size": len(BESIDE),
-        "mtime": file.stat().st_mtime_ns,
-        "inode": str(file.stat().st_ino),
+        "mtime": None,
+        "inode": None,
     }
-    statements = (_ROWS + (_TAGS if revision >= "0002" else "")).split(";\n")
-    with sqlite3.connect(path) as connection:
-        for statement in statements:
-            connection.execute(statement, values)
-    connection.close()
-
-
-def _create(path: Path, revision: str) -> None:
+    if isinstance(place, Path):
+        file = place.with_suffix(".vectors") / f"{beside_hash}.safetensors"
+        file.parent.mkdir()
+        file.write_bytes(BESIDE)
+        found = file.stat()
+        values |= {"beside": None, "mtime": found.st_mtime_ns, "inode": str(found.st_ino)}
     config = Config()
     folder = Path(prefreg.registry.database.__file__).parent / "migrations"
     config.set_main_option("script_location", str(folder))
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(f"sqlite:///{place}" if isinstance(place, Path) else place)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
+        for statement in (_ROWS + (_TAGS if revision >= "0002" else "")).split(";\n"):
+            if statement.strip():
+                connection.execute(text(statement), values)
     engine.dispose()

@@ -8,8 +8,8 @@ import pytest
 TOOL = Path(__file__).parents[2] / "tools" / "attack"
 sys.path.append(str(TOOL))
 
+from cases import Attempts  # noqa: E402
 from mutations import mutate_json, mutate_safetensors  # noqa: E402
-from worker import Attempts  # noqa: E402
 
 CASES = {"terms": 100, "yaml": 60, "rows": 80, "records": 40, "ggufs": 60}
 """Of the kinds that are quick to prepare."""

@@ -30,7 +30,7 @@ from prefreg import Axis, DataError, LicensedSource
 from prefreg.axes import row_sources
 from prefreg.axes.axis import Message, PreferencePair, SourceRequest
 from prefreg.axes.row_sources import (
-    check_licence,
+    check_source_licence,
     forbids_commercial_use,
     read_preference_file,
     read_rows,
@@ -408,7 +408,7 @@ def test_other_licences_need_no_consent(licence: str) -> None:
 
 def test_the_refusal_names_licence_data_set_and_flag() -> None:
     with pytest.raises(DataError) as caught:
-        check_licence(licensed(), "hub", accepted=False)
+        check_source_licence(licensed(), "hub", accepted=False)
     message = str(caught.value)
     assert "\n" not in message
     for word in ("CC-BY-NC-4.0", "org/set", "`accept_licence=`"):
@@ -416,7 +416,7 @@ def test_the_refusal_names_licence_data_set_and_flag() -> None:
 
 
 def test_what_is_accepted_is_shown_all_the_same() -> None:
-    shown = check_licence(licensed(), "hub", accepted=True)
+    shown = check_source_licence(licensed(), "hub", accepted=True)
     assert shown is not None
     assert "org/set is under CC-BY-NC-4.0" in shown
     assert "accepted" in shown
@@ -424,9 +424,9 @@ def test_what_is_accepted_is_shown_all_the_same() -> None:
 
 def test_a_source_without_a_licence_of_its_own_has_the_axis_licence() -> None:
     with pytest.raises(DataError, match="source 'plain' is under CC-BY-NC-SA-4"):
-        check_licence(licensed("CC-BY-NC-SA-4.0"), "plain", accepted=False)
-    assert check_licence(licensed("CC-BY-NC-SA-4.0"), "open", accepted=False) is None
-    assert check_licence(licensed(), "plain", accepted=False) is None
+        check_source_licence(licensed("CC-BY-NC-SA-4.0"), "plain", accepted=False)
+    assert check_source_licence(licensed("CC-BY-NC-SA-4.0"), "open", accepted=False) is None
+    assert check_source_licence(licensed(), "plain", accepted=False) is None
 
 
 def test_an_axis_names_each_licence_once() -> None:

@@ -68,6 +68,42 @@ def test_a_licence_that_forbids_commercial_use_must_be_accepted(refuse, more) ->
         assert word in message
 
 
+def test_the_licence_of_a_file_is_recorded_and_said_by_compositions(run, mine: Path) -> None:
+    add = ("add-axis", "helpful", "--base", "pocket", "--data", "pocket:3", "--data", f"{mine}:1")
+    add += ("--data-licence", "CC-BY-NC-4.0", "--limit", "40", "--set", "max_steps=2")
+    result = run(*add, "--keep-anyway", "--accept-licence", "--registry", "new.db", "--json")
+    assert result.code == 0, result
+    assert (
+        "file mine.jsonl is under CC-BY-NC-4.0, which forbids commercial use (accep" in result.err
+    )
+    found = [
+        (part["licence"], part["licence_accepted"])
+        for part in result.data["metadata"]["data"]["sources"]
+    ]
+    assert found == [(None, False), ("CC-BY-NC-4.0", True)]
+    composed = run("compose", "helpful:1", "--registry", "new.db")
+    said = "no commercial use: data mine.jsonl of helpful@1 (CC-BY-NC-4.0)"
+    assert said in composed.out + composed.err
+    assert (
+        "| data mine.jsonl of helpful@1 | CC-BY-NC-4.0 |" in Path("composed/README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (("--data", "pocket", "--data-licence", "MIT"), 2, "--data-licence is of files, and no"),
+        (("--data", "FILE", "--data-licence", " "), 2, "' ' is no licence: write its identifier"),
+        (("--data", "FILE", "--data-licence", "CC-BY-NC-4.0"), 1, "it with --accept-licence"),
+    ],
+)
+def test_a_licence_that_does_not_belong_to_a_file_is_refused(
+    refuse, mine: Path, options: tuple[str, ...], code: int, said: str
+) -> None:
+    given = [str(mine) if each == "FILE" else each for each in options]
+    assert said in refuse(code, "add-axis", "helpful", "--base", "pocket", *given, "--dry-run")
+
+
 def test_an_accepted_licence_is_shown_before_the_data_are_read(run, monkeypatch) -> None:
     # With the hub switched off, reading fails, after the licence was shown.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -1,5 +1,6 @@
 """What licences on record say: each concern with its culprit, and the headers of cards."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,8 @@ def test_a_card_has_the_one_licence_or_another(
 ) -> None:
     parts = [("own", licence) for licence in licences]
     record = tiny.record("helpful", base, metadata=made_of(*parts))
-    assert licences_of([record] if parts else []).card_header("L") == header
+    found = licences_of([record] if parts else [])
+    assert replace(found, link="L").card_header() == header
 
 
 def test_a_card_lists_every_licence(base: BaseModel) -> None:

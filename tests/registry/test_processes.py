@@ -1,7 +1,6 @@
 """Several processes at one registry, and processes that are killed."""
 
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,15 +50,3 @@ def test_collecting_takes_nothing_from_a_process_that_adds(path: Path, start: St
     with Store.open(path, write=False) as store:
         assert len(store.versions()) == 25
         assert store.verify() == []
-
-
-def test_killing_at_random_moments_leaves_sound_registries() -> None:
-    benchmark = Path(__file__).parents[2] / "benchmarks" / "registry_kills.py"
-    done = subprocess.run(
-        [sys.executable, str(benchmark), "--kills", "20", "--seed", "7"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "20 kills" in done.stdout

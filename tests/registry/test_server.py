@@ -3,7 +3,6 @@
 import os
 import secrets
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -239,18 +238,6 @@ def test_rows_on_a_server_and_vectors_in_a_bucket(
     with Store.open(tmp_path / "copy.db", write=False) as copy:
         assert copy.verify() == []
         assert copy.database.path == tmp_path / "copy.db"
-
-
-def test_killing_writers_at_random_moments_loses_nothing(url: str, bucket: str) -> None:
-    benchmark = Path(__file__).parents[2] / "benchmarks" / "registry_kills.py"
-    done = subprocess.run(
-        [sys.executable, benchmark, "--kills", "12", "--registry", url, "--blobs", bucket],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "12 kills" in done.stdout
 
 
 def test_a_vector_that_is_too_large_for_a_row_needs_a_store(

@@ -525,8 +525,14 @@ def test_a_base_travels_too(on_base: tuple[Path, Path], tmp_path: Path) -> None:
     assert there == here
     (known,) = prefreg.open(tmp_path / "new.db").bases()
     assert known.path == str(tmp_path / "there")
+    # A folder that holds it already stays; so a call that was killed is made once more.
+    again = prefreg.open(tmp_path / "second.db")
+    again.unbundle(file, base_to=tmp_path / "there")
+    assert again.bases()[0].path == str(tmp_path / "there")
+    assert {each.name: each.read_bytes() for each in (tmp_path / "there").iterdir()} == there
+    (tmp_path / "there" / "model.safetensors").unlink()
     with pytest.raises(OutputError, match="there is not empty"):
-        prefreg.open(tmp_path / "new.db").unbundle(file, base_to=tmp_path / "there")
+        again.unbundle(file, base_to=tmp_path / "there")
     assert prefreg.open(tmp_path / "other.db").unbundle(file).held_base is True
 
 

@@ -13,9 +13,10 @@ from mutations import Files
 
 import prefreg
 from prefreg import DataError, PrefregError, UsageError, VectorError
-from prefreg.checkpoints import resolve_base
+from prefreg.checkpoints import BaseModel, resolve_base
 from prefreg.config import starter_registry
 
+CONTENTS = ("dense", "dense-too", "low-rank")
 Read = Callable[[Path], object]
 Prepare = Callable[[Path], tuple[list[Files], Read]]
 
@@ -157,7 +158,7 @@ def _vectors(made: Path) -> tuple[list[Files], Read]:
     return [{path.name: path.read_bytes()} for path in sorted(made.iterdir())], read
 
 
-def _base_folder(made: Path, **more: Any) -> Path:
+def small_base(made: Path, **more: Any) -> Path:
     """Save a random Llama of ten thousand parameters with the bundled tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -184,7 +185,7 @@ def _bases(made: Path) -> tuple[list[Files], Read]:
     from prefreg.models.loading import load_model, load_tokenizer, quiet
     from prefreg.vectors.lora_layers import LoraLayers
 
-    folder = _base_folder(made, max_shard_size="20KB")
+    folder = small_base(made, max_shard_size="20KB")
     files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
     assert "model.safetensors.index.json" in files
 
@@ -298,27 +299,56 @@ def _records(_: Path) -> tuple[list[Files], Read]:
     return [{"record.json": record_file(record)} for record in records[:3]], read
 
 
-def _bundles(made: Path) -> tuple[list[Files], Read]:
+def small_registry(
+    place: str | Path, base: BaseModel, folder: Path, *, seed: int = 0, **options: Any
+) -> None:
+    """Fill a registry with vectors of noise, and with all that goes with them.
+
+    Options are those of `Store.open`; the vectors stay in the folder, as `CONTENTS`.
+    """
     import torch
 
     from prefreg.checkpoints.tensor_names import weight_shapes
     from prefreg.composition.resolve import identify
     from prefreg.registry import NewVersion, Store
     from prefreg.vectors.dense import write_dense
+    from prefreg.vectors.lowrank import Factors, write_low_rank
     from prefreg.vectors.tensors import MemoryTensors
 
-    base = resolve_base(str(_base_folder(made)))
+    torch.manual_seed(seed)
     shapes = weight_shapes(base.checkpoint)
-    noise = {name: torch.randn(shapes[name]) for name in sorted(shapes)}
-    write_dense(MemoryTensors(noise), made / "vector")
-    with Store.open(made / "empty.db", write=True):
-        pass
-    registry = prefreg.open(shutil.copyfile(made / "empty.db", made / "full.db"))
-    with Store.open(made / "full.db", write=True) as store:
-        new = NewVersion("helpful", ("help",), "dense", "F32", identify(base), tags=("good",))
-        store.add(new, made / "vector")
+    for kind in ("dense", "dense-too"):
+        noise = {name: torch.randn(shapes[name]) for name in sorted(shapes)}
+        write_dense(MemoryTensors(noise), folder / kind)
+    write_low_rank(
+        {
+            name: Factors(torch.randn(shape[0], 2), torch.randn(2, shape[1]))
+            for name, shape in sorted(shapes.items())
+            if name.endswith("_proj.weight")
+        },
+        folder / "low-rank",
+    )
+    with Store.open(place, write=True, **options) as store:
+        for axis, kind in (
+            ("harmless", "dense"), ("helpful", "dense"), ("helpful", "low-rank"),
+            ("honesty", "low-rank"), ("verbosity", "dense-too"),
+        ):  # fmt: skip
+            form = kind.removesuffix("-too")
+            new = NewVersion(axis, (f"{axis}-{seed}",), form, "F32", identify(base), tags=("good",))
+            store.add(new, folder / kind)
+        store.measure("helpful", 1, "score", {"m": 0.5}, "p")
+    registry = prefreg.open(place, starter=False)
     registry.alias("helpful", 1, "stable")
     registry.save_preset("calm", ["helpful@1:0.5"])
+
+
+def _bundles(made: Path) -> tuple[list[Files], Read]:
+    from prefreg.registry import Store
+
+    with Store.open(made / "empty.db", write=True):
+        pass
+    small_registry(made / "full.db", resolve_base(str(small_base(made))), made)
+    registry = prefreg.open(made / "full.db")
     registry.bundle(["helpful@1"], made / "bare.zip")
     registry.bundle(["helpful@1"], made / "whole.zip", with_base=True)
 
@@ -339,19 +369,21 @@ def _bundles(made: Path) -> tuple[list[Files], Read]:
     return [{name: (made / name).read_bytes()} for name in ("bare.zip", "whole.zip")], read
 
 
-def _registries(_: Path) -> tuple[list[Files], Read]:
+def _registries(made: Path) -> tuple[list[Files], Read]:
+    small_registry(made / "small.db", resolve_base(str(small_base(made))), made)
+
     def read(box: Path) -> None:
-        registry = prefreg.open(box / "registry.db")
+        registry = prefreg.open(box / "registry.db", starter=False)
         _may_refuse(registry.verify)
         _may_refuse(registry.presets)
         _may_refuse(registry.doctor)
-        for record in registry.vectors():
-            _may_refuse(registry.plan, [f"{record}:1"])
+        axes = dict.fromkeys(record.axis for record in registry.vectors())
+        _may_refuse(registry.plan, [f"{axis}:1" for axis in axes])
         _may_refuse(registry.report, box / "site")
         registry.remove("helpful", 1, force=True)
         registry.gc(grace=0)
 
-    return [{"registry.db": starter_registry().read_bytes()}], read
+    return [{"registry.db": (made / "small.db").read_bytes()}], read
 
 
 def _bodies(made: Path) -> tuple[list[Files], Read]:

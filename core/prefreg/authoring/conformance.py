@@ -27,7 +27,7 @@ from prefreg.authoring.pair_checks import (
 from prefreg.axes.axis import Axis
 from prefreg.axes.isolation import off_stdout
 from prefreg.axes.plugins import find_axis
-from prefreg.axes.row_sources import check_licence
+from prefreg.axes.row_sources import check_source_licence
 from prefreg.checkpoints.bundled import DEFAULT_BASE
 from prefreg.data.mixture import default_source
 from prefreg.data.pairs import Audit, PairSet, build_pairs
@@ -74,7 +74,9 @@ def check_installed(
     """Check an axis that is installed, or that a YAML file declares; its licence is noted."""
     axis = find_axis(name).installed.axis
     read = default_source(axis, DEFAULT_BASE) if source is None else source
-    shown = check_licence(axis, read, accepted=accept_licence) if read in axis.sources else None
+    shown = (
+        check_source_licence(axis, read, accepted=accept_licence) if read in axis.sources else None
+    )
     if shown and tell is not None:
         tell(shown)
     return check_axis(axis, source, limit, seed, train)

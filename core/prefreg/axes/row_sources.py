@@ -145,14 +145,18 @@ def forbids_commercial_use(licence: str) -> bool:
     return bool({"nc", "noncommercial"} & set(words)) or "non commercial" in " ".join(words)
 
 
-def check_licence(axis: Axis, source: str, *, accepted: bool) -> str | None:
+def check_source_licence(axis: Axis, source: str, *, accepted: bool) -> str | None:
     """Return what to show about the licence of a source's data; None if it allows every use."""
-    licence = axis.licence_of(source)
-    if licence is None or not forbids_commercial_use(licence):
-        return None
     found = axis.sources[source]
     named = found.dataset if isinstance(found, LicensedSource) else f"source {source!r}"
-    fact = f"{axis.name}: {named} is under {licence}, which forbids commercial use"
+    return check_licence(axis, named, axis.licence_of(source), accepted=accepted)
+
+
+def check_licence(axis: Axis, data: str, licence: str | None, *, accepted: bool) -> str | None:
+    """Return what to show about the licence of data, named so; None if it allows every use."""
+    if licence is None or not forbids_commercial_use(licence):
+        return None
+    fact = f"{axis.name}: {data} is under {licence}, which forbids commercial use"
     if not accepted:
         raise DataError(f"{fact}. Accept it with --accept-licence, or pass other data with --data.")
     return f"{fact} (accepted)."

@@ -194,7 +194,7 @@ def _describe_base(result: "SFTResult", output: Path) -> str:
 )
 @request_options(
     "AxisRequest",
-    leave="name plus minus seed too_long note tags shard fresh watch answers guards",
+    leave="name plus minus seed too_long note tags data_licence shard fresh watch answers guards",
     data={"metavar": "SOURCE_OR_FILE[:WEIGHT]"},
 )
 @PLOT

@@ -22,7 +22,7 @@ from prefreg.composition.output import (
     write_recipe,
 )
 from prefreg.composition.plan import OpenPlan, Plan, opened, rounded_eta
-from prefreg.composition.recipe import adapter_card, plan_licences, recipe
+from prefreg.composition.recipe import adapter_card, recipe
 from prefreg.errors import UsageError, VectorError, listed
 from prefreg.files import hash_bytes
 from prefreg.json_values import JsonFields
@@ -184,7 +184,7 @@ def write_adapter(
         rank,
         ranks,
         compression,
-        plan_licences(plan),
+        plan.licences,
         _serving(rank),
     )
 

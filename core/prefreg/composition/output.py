@@ -20,7 +20,6 @@ from prefreg.composition.plan import Plan, opened
 from prefreg.composition.recipe import (
     checkpoint_card,
     config_file,
-    plan_licences,
     recipe,
     recipe_file,
 )
@@ -141,7 +140,7 @@ def write_composition(
             write_file(folder / name, data, durable=durable)
         write_recipe(folder, content, durable=durable)
     return Composed(
-        destination, plan.formula, str(plan.base), size, survival, hashes, plan_licences(plan)
+        destination, plan.formula, str(plan.base), size, survival, hashes, plan.licences
     )
 
 

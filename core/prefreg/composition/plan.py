@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from prefreg.composition.composition_request import EtaRule, eta_of
 from prefreg.composition.methods import LINEAR
 from prefreg.errors import PrefregError, UsageError, VectorError, listed, reason
 from prefreg.files import Source
+from prefreg.registry.licences import Licences, licences_of
 from prefreg.registry.records import VersionRecord
 from prefreg.terms import format_eta
 from prefreg.vectors import Vector, open_vector
@@ -46,7 +48,7 @@ class PlannedTerm:
         return f"{format_eta(abs(self.eta))}·{self.record}{rules}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """A composition that can be carried out."""
 
@@ -78,6 +80,11 @@ class Plan:
     def active(self) -> tuple[PlannedTerm, ...]:
         """The terms that change anything."""
         return tuple(term for term in self.terms if term.active)
+
+    @cached_property
+    def licences(self) -> Licences:
+        """The licences of the base and of the vectors that change it, read once."""
+        return licences_of([term.record for term in self.active], self.base)
 
     @property
     def read_paths(self) -> list[Path]:

@@ -10,13 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefreg.checkpoints.base_licence import read_licence
 from prefreg.checkpoints.bases import BaseModel
 from prefreg.checkpoints.checkpoint import CONFIG_FILE, Checkpoint, read_companion
 from prefreg.composition.plan import Plan
 from prefreg.composition.rounding import FAITHFUL_GAIN, Rounding, Survival
 from prefreg.json_values import fields_to_json
-from prefreg.registry.licences import Licences, licences_of
 from prefreg.terms import format_eta
 from prefreg.vectors.stored import DTYPE_NAMES
 
@@ -63,15 +61,10 @@ def recipe(
             }
             for term in plan.terms
         ],
-        "licences": plan_licences(plan).to_json(),
+        "licences": plan.licences.to_json(),
         "survival": survival.to_json() if survival else None,
         "files": dict(sorted(files.items())) if files is not None else None,
     }
-
-
-def plan_licences(plan: Plan) -> Licences:
-    """Return the licences of the base and of the vectors that change it."""
-    return licences_of([term.record for term in plan.active], plan.base)
 
 
 def recipe_file(content: Mapping[str, Any]) -> bytes:
@@ -164,8 +157,7 @@ def _card(
     if base.revision is not None:
         header.append(f"base_model: {json.dumps(base.name)}")
     header.append(f"base_model_relation: {relation}")  # the Hub would guess it by the files
-    licences = plan_licences(plan)
-    header += licences.card_header(read_licence(base).link)
+    header += plan.licences.card_header()
     header += ["tags:", "- prefreg", "- preference-vectors", f"- {tag}", "---", ""]
     lines = [
         f"# {title}",
@@ -183,7 +175,7 @@ def _card(
         ),
         "",
         *kept,
-        *licences.card_lines(),
+        *plan.licences.card_lines(),
         *_hash_lines(files),
         "`prefreg.json` holds the same as a recipe.",
     ]

@@ -11,6 +11,7 @@ from prefreg.axes.axis import AskedBase, Axis, PreferencePair, SourceRequest
 from prefreg.axes.isolation import label_rows, read_source
 from prefreg.axes.row_sources import (
     check_licence,
+    check_source_licence,
     read_preference_file,
 )
 from prefreg.checkpoints.bundled import find_bundled
@@ -25,6 +26,8 @@ class WantedRows:
     is_file: bool
     revision: str | None = None
     weight: float | None = None
+    licence: str | None = None
+    """Of a file, as it was stated; a source has its own."""
 
 
 def read_wanted(axis: Axis, texts: Sequence[str], revision: str | None) -> tuple[WantedRows, ...]:
@@ -85,6 +88,17 @@ def _read_weight(text: str, weight: str) -> float:
     if not (0 < value < math.inf):
         raise UsageError(f"The weight in {text!r} is no positive number: write NAME:0.7.")
     return value
+
+
+def _licensed(wanted: tuple[WantedRows, ...], licence: str) -> tuple[WantedRows, ...]:
+    """State the licence of the files."""
+    if not any(each.is_file for each in wanted):
+        raise UsageError(
+            "--data-licence is of files, and no --data names one: sources state theirs."
+        )
+    if not licence.strip() or not licence.isprintable():
+        raise UsageError(f"{licence!r} is no licence: write its identifier, as in CC-BY-4.0.")
+    return tuple(replace(each, licence=licence) if each.is_file else each for each in wanted)
 
 
 Labelled = Iterator[PreferencePair | None]
@@ -180,16 +194,19 @@ def open_rows(
     limit: int | None,
     revision: str | None,
     seed: int,
+    data_licence: str | None = None,
     accept_licence: bool = False,
     note: Callable[[str], None] | None = None,
     asked: AskedBase | None = None,
 ) -> Mixture:
     """Open sources by their names and files by their paths; without any, the base's default.
 
-    `asked` is the base that sources may ask for answers.
+    `data_licence` is that of the files; `asked` the base that sources may ask for answers.
     """
     texts = (data,) if isinstance(data, str) else tuple(data or _default_data(axis, base))
     wanted = read_wanted(axis, texts, revision)
+    if data_licence is not None:
+        wanted = _licensed(wanted, data_licence)
     return open_wanted(
         axis,
         wanted,
@@ -216,8 +233,12 @@ def open_wanted(
     restricted = set()
     for each in wanted:
         if each.is_file:
-            continue
-        if shown := check_licence(axis, each.name, accepted=accept_licence):
+            shown = check_licence(
+                axis, f"file {Path(each.name).name}", each.licence, accepted=accept_licence
+            )
+        else:
+            shown = check_source_licence(axis, each.name, accepted=accept_licence)
+        if shown:
             restricted.add(each.name)
             if note is not None:
                 note(shown)
@@ -227,7 +248,10 @@ def open_wanted(
         if each.is_file:
             path = Path(each.name)
             place = str(path.resolve())
-            part = MixturePart("file", path.name, None, None, False, each.weight, path=place)
+            part = MixturePart(
+                "file", path.name, None, each.licence, each.name in restricted, each.weight,
+                path=place,
+            )  # fmt: skip
             stream: Labelled = (pair for _, pair in read_preference_file(path))
         else:
             licence = axis.licence_of(each.name)

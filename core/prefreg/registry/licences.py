@@ -85,6 +85,8 @@ class Licences:
     """The licences of all that went into weights: the base, the data, the vectors themselves."""
 
     parts: tuple[Licensed, ...]
+    link: str | None = None
+    """Where the licence of the base can be read, if its card says so."""
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
@@ -122,7 +124,7 @@ class Licences:
             "warnings": dict(self.warnings()),
         }
 
-    def card_header(self, link: str | None = None) -> list[str]:
+    def card_header(self) -> list[str]:
         """Return the licence for the header of a card on the Hub: the one on record, else `other`.
 
         Without anything on record there is none.
@@ -133,7 +135,7 @@ class Licences:
         header = [f"license: {known[0].lower()}"]
         if known[0].lower() not in _OF_THE_HUB.split():
             header = ["license: other", f"license_name: {json.dumps(known[0])}"]
-        return [*header, f"license_link: {json.dumps(link)}"] if link else header
+        return [*header, f"license_link: {json.dumps(self.link)}"] if self.link else header
 
     def card_lines(self) -> list[str]:
         """Return a section for a card: every licence on record, and what it says of the use."""
@@ -157,17 +159,18 @@ def licences_of(records: Iterable[VersionRecord], base: BaseModel | None = None)
     """
     bases: dict[str, Licensed] = {}
     parts: dict[Licensed, None] = {}
+    stated = BaseLicence() if base is None else read_licence(base)
     if base is not None:
-        bases[base.fingerprint.weights] = _of_base(base.name, read_licence(base))
+        bases[base.fingerprint.weights] = _of_base(base.name, stated)
     for record in records:
         if base is None:
             found = _of_base(record.base.name, _recorded(record))
             if found.licence or record.base.weights not in bases:
                 bases[record.base.weights] = found
         parts |= dict.fromkeys(_of_data(record))
-        if stated := _text(record.metadata, "licence"):
-            parts[Licensed(f"vector {record}", stated)] = None
-    return Licences((*bases.values(), *parts))
+        if own := _text(record.metadata, "licence"):
+            parts[Licensed(f"vector {record}", own)] = None
+    return Licences((*bases.values(), *parts), stated.link)
 
 
 def recorded_licence(base: BaseModel) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cache
+from functools import cache, cached_property
 from threading import Lock
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -30,6 +30,8 @@ _PART = 8 << 20
 _PARTS_AT_ONCE = 4
 _WINDOW = 8 << 20
 """What a request reads: large enough that its answer takes longer than its way."""
+_FIRST = 256 << 10
+"""What the first one reads: the header, which nothing can be done without."""
 _AHEAD = 3
 _KEPT = _AHEAD + 3
 _PATIENCE = 10
@@ -55,8 +57,12 @@ class ObjectStore(Place):
         """
         self.where = url
         self._known = known
+        self._timeout = timeout
         self._reads = _connect(url, timeout)
-        self._writes = _connect(url, timeout * _PATIENCE)
+
+    @cached_property
+    def _writes(self) -> "S3Store":
+        return _connect(self.where, self._timeout * _PATIENCE)
 
     def stage(self, file: BinaryIO, size: int) -> Iterator[StagedBlob]:
         """Put the object, unless it is there: blob first, then the row."""
@@ -206,7 +212,8 @@ class StoredObject(ByteRanges):
         """Fill `view` with the bytes at `offset`."""
         done = 0
         while done < len(view):
-            number, first = divmod(offset + done, _WINDOW)
+            number = _number(offset + done)
+            first = offset + done - _start(number)
             part = self._window(number)[first : first + len(view) - done]
             if not part:
                 raise OSError(errno.EIO, f"it ends at byte {offset + done}", self._url)
@@ -217,10 +224,11 @@ class StoredObject(ByteRanges):
         with self._lock:
             # Whoever jumps gets one window: the next may not be wanted.
             follows = not number or number - 1 in self._windows or number in self._windows
-            last = min(number + (_AHEAD if follows else 0), (self.size - 1) // _WINDOW)
-            for each in range(last, number - 1, -1):
+            last = min(number + (_AHEAD if follows else 0), _number(self.size - 1))
+            for each in range(number, last + 1):  # what is wanted now is asked for first
                 if each not in self._windows:
                     self._windows[each] = _fetchers().submit(self._fetch, each)
+            for each in range(last, number - 1, -1):
                 self._windows.move_to_end(each)
             while len(self._windows) > _KEPT:
                 self._windows.popitem(last=False)
@@ -235,8 +243,7 @@ class StoredObject(ByteRanges):
     def _fetch(self, number: int) -> memoryview:
         import obstore
 
-        start = number * _WINDOW
-        stop = min(start + _WINDOW, self.size)
+        start, stop = _start(number), min(_start(number + 1), self.size)
         with _telling(self._url):
             found = obstore.get(
                 self._store,
@@ -244,6 +251,16 @@ class StoredObject(ByteRanges):
                 options={"range": (start, stop), "if_match": self._e_tag or None},
             )
             return memoryview(found.bytes())
+
+
+def _number(offset: int) -> int:
+    """Return the window that an offset lies in."""
+    return 0 if offset < _FIRST else 1 + (offset - _FIRST) // _WINDOW
+
+
+def _start(number: int) -> int:
+    """Return where a window begins."""
+    return _FIRST + (number - 1) * _WINDOW if number else 0
 
 
 def _hash(file: BinaryIO) -> str:

@@ -19,6 +19,7 @@ from prefreg.checkpoints.checkpoint import CONFIG_FILE, INDEX_FILE, companions
 from prefreg.composition.output import SMALL_FILES_BYTES, new_folder, require_usable
 from prefreg.composition.resolve import find_base
 from prefreg.errors import (
+    BaseModelError,
     BundleError,
     NotStoredError,
     OutputError,
@@ -175,7 +176,8 @@ def unbundle(
     """Take what a bundle holds into a registry, which is created if need be.
 
     Versions keep their numbers where they are free, else all get the next ones with `renumber`.
-    What is here already stays as it is: equal versions, and aliases and presets of that name.
+    What is here already stays as it is: equal versions, aliases and presets of that name, and a
+    folder that holds the base. So the same call goes on where one was ended.
 
     Raises:
         BundleError: It is no bundle, newer, damaged, or not signed with the key.
@@ -183,12 +185,13 @@ def unbundle(
         OutputError: The folder for the base cannot be written.
         UsageError: There is no base in it, or the public key is none.
     """
-    if base_to is not None:
-        require_usable(base_to.resolve(), overwrite=None, keep=())
     with Archive.open(file) as archive, ExitStack() as opened:
         bundle = _Bundle(archive, public_key)
+        there = base_to is not None and _holds(base_to, bundle.base)
+        if base_to is not None and not there:
+            require_usable(base_to.resolve(), overwrite=None, keep=())
         bundle.check(progress)
-        if base_to is not None:
+        if base_to is not None and not there:
             opened.enter_context(_base_at(bundle, base_to))
         with access.writing() as store:
             check_copies(store, bundle.records, renumber=renumber)
@@ -318,6 +321,16 @@ def _check_vector(record: VersionRecord, source: bytes | Path) -> None:
         open_vector(source, kind=record.kind, label=f"The vector of {record}").close()
     except VectorError as error:
         raise BundleError(f"{error} Nothing was stored.") from error
+
+
+def _holds(folder: Path, weights: str | None) -> bool:
+    """Whether a folder is the base with these weights."""
+    if weights is None or not folder.is_dir():
+        return False
+    try:
+        return resolve_base(str(folder.resolve())).fingerprint.weights == weights
+    except BaseModelError:
+        return False
 
 
 @contextmanager

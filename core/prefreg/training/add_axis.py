@@ -187,6 +187,7 @@ def prepare(
         limit=request.limit,
         revision=request.revision,
         seed=request.seed,
+        data_licence=request.data_licence,
         accept_licence=request.accept_licence,
         note=note,
         asked=asked,

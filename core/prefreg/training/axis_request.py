@@ -93,6 +93,8 @@ class AxisRequest:
     """Lay adapters (LoRA) on the base in 4 bits, a quarter of bfloat16 (QLoRA, by bitsandbytes)."""
     length_balanced: bool = False
     """Leave pairs out so that the longer answer is the chosen one half of the time."""
+    data_licence: str | None = None
+    """Licence of the rows in files given by data, as in CC-BY-4.0; the version records it."""
     accept_licence: bool = False
     """Use data whose licence forbids commercial use."""
     again: bool = False
