@@ -85,7 +85,7 @@ attack: $(INSTALLED) postgres  ## Fuzz every reader, kill and hinder every write
 pocket: $(INSTALLED)  ## Train the bundled model from nothing (about 15 minutes on one core)
 	$(BIN)/python tools/pocket/build.py
 
-registry: $(INSTALLED)  ## Train the shipped vectors and write registry.db anew
+registry: chat-model  ## Train the vectors that ship and are missing in registry.db
 	$(BIN)/python tools/build_registry.py
 
 commands: $(INSTALLED)  ## Write docs/commands.md from the commands

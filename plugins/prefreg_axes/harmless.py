@@ -115,6 +115,6 @@ def prefreg_register_axes() -> list[Axis]:
             },
             label=label,
             metric=metric,
-            training={"smollm2": {"poles": "sft", "max_steps": 72, "learning_rate": 2e-4}},
+            training={"smollm2": {"poles": "sft", "max_steps": 28, "learning_rate": 2e-4}},
         )
     ]

@@ -99,6 +99,8 @@ def test_a_pole_that_only_gives_answers_need_not_prefer_them_if_the_pair_does() 
     weak = replace(SOUND, accuracy=0.6, mean_margin=1.5)
     accuracy, margin = check_pair(weak, still)
     assert (round(accuracy.value, 2), margin.value) == (0.45, -0.25)
-    assert str(margin).startswith("the poles' mean held-out margin in nats is -0.25 (threshold 0.01)")
+    assert str(margin).startswith(
+        "the poles' mean held-out margin in nats is -0.25 (threshold 0.01)"
+    )
     fallen = replace(still, chosen_change_per_token=-1.5)
     assert len(check_pole("negative", fallen, MOVED, BASE, prefers=False)) == 1
