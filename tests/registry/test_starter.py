@@ -173,8 +173,10 @@ def test_in_a_clone_writers_leave_the_tracked_file_alone(
         assert (str(added), store.location) == ("helpful@2", "registry.local.db")
     with Access(starter=True).reading() as store:
         assert [str(each) for each in store.summaries("helpful")] == ["helpful@1", "helpful@2"]
+        assert store.last_base() is not None
     with pytest.raises(RegistryError, match="ships with prefreg and is only read"):
         Access("registry.db", starter=True).writing()
     with Access("registry.db", starter=True).reading() as store:
         assert {starter for _, starter in told(store)} == {True}
+        assert store.last_base() is None  # what ships says nothing of what one used last
     assert hashlib.sha256(starter.read_bytes()).hexdigest() == before

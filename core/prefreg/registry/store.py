@@ -460,6 +460,8 @@ class Store:
 
     def last_base(self) -> BaseRecord | None:
         """Return the base model of one's own newest version or registration."""
+        if self.is_starter:
+            return None
         with self.database.reading() as session:
             return known_bases.last_base(session)
 
