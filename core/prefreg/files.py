@@ -103,6 +103,11 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
         OSError: It is one of these, or cannot be opened.
         ValueError: Its name has a zero in it.
     """
+    return open(descriptor_of(path), "rb")
+
+
+def descriptor_of(path: str | os.PathLike[str]) -> int:
+    """Return a descriptor of a file to read, under the rules of `open_regular`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -110,7 +115,7 @@ def open_regular(path: str | os.PathLike[str]) -> BufferedReader:
         if stat.S_ISDIR(mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
-    return open(descriptor, "rb")
+    return descriptor
 
 
 @contextmanager

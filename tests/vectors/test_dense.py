@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,9 @@ def test_messages_call_a_vector_by_its_label(tmp_path: Path) -> None:
         open_vector(b"", label="helpful@1")
     with pytest.raises(VectorError, match=r"^helpful@1 in .*absent cannot be read: No such file"):
         open_vector(tmp_path / "absent", label="helpful@1")
+    os.mkfifo(tmp_path / "pipe.safetensors")  # to open it would wait for a writer
+    with pytest.raises(VectorError, match=r"pipe\.safetensors cannot be read: it is no regular"):
+        open_vector(tmp_path / "pipe.safetensors", kind="sparse")
     with pytest.raises(VectorError, match="kind 'wavelet' cannot be read by this version"):
         open_vector(b"", kind="wavelet")
 

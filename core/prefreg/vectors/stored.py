@@ -22,7 +22,7 @@ from prefreg.checkpoints.safetensors_file import (
     read_into,
 )
 from prefreg.errors import OutputError, UsageError, VectorError, listed, unreadable
-from prefreg.files import ByteRanges, Source, replacing
+from prefreg.files import ByteRanges, Source, descriptor_of, replacing
 from prefreg.values import dtype_name
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class StoredVector:
                 raise unreadable(name, error, VectorError) from error
             return cls(header, file=None, data=source, label=name)
         try:
-            file = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+            file = descriptor_of(source)
         except OSError as error:
             raise unreadable(name, error, VectorError) from error
         try:
