@@ -123,6 +123,13 @@ def test_a_folder_is_no_registry(tmp_path: Path, write: bool) -> None:
         Store.open(tmp_path, write=write)
 
 
+@pytest.mark.parametrize("write", [True, False])
+def test_a_link_to_itself_is_no_registry(tmp_path: Path, write: bool) -> None:
+    (tmp_path / "r.db").symlink_to("r.db")
+    with pytest.raises(RegistryError, match=r"r\.db"):
+        Store.open(tmp_path / "r.db", write=write)
+
+
 def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     with pytest.raises(RegistryError, match=r"folder of the registry .* does not exist"):
         Store.open(tmp_path / "no" / "registry.db", write=True)

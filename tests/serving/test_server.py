@@ -207,6 +207,7 @@ BAD: list[tuple[dict[str, Any], int, str | None, str]] = [
     ({"preferences": {f"a{n}": 1 for n in range(65)}}, 400, "preferences", "at most 64 terms"),
     ({"prefrences": {}}, 400, "prefrences", "no field 'prefrences' .* 'preferences'"),
     ({"top_k": 5}, 400, "top_k", "no field 'top_k'"),
+    ({"\ud800n": 5}, 400, "\\ud800n", "no field"),
     ({"frequency_penalty": 0.5}, 400, "frequency_penalty", "is not served: leave it out"),
     ({"tools": [{"type": "function"}]}, 400, "tools", "is not served"),
     ({"messages": []}, 400, "messages", "at least 1 item"),

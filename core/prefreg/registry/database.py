@@ -123,7 +123,7 @@ class Database:
             url = _read_url(shown)
             shown = url.render_as_string(hide_password=True)
             return cls(shown, _server_engine(url, shown), None, write=write, timeout=busy_timeout)
-        path = Path(shown).resolve()
+        path = Path(os.path.realpath(shown))  # a link to itself raises nothing here
         (_check_writable if write else _check_readable)(shown, path)
         return cls(shown, _sqlite_engine(path, write, busy_timeout), path, write=write)
 

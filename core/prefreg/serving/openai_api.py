@@ -66,7 +66,7 @@ class ApiError(Exception):
             "error": {
                 "message": presentable(message),
                 "type": kind,
-                "param": param,
+                "param": param and presentable(param),
                 "code": code,
             }
         }
