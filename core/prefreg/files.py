@@ -6,6 +6,7 @@ import fcntl
 import functools
 import hashlib
 import io
+import json
 import os
 import re
 import secrets
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -141,6 +142,11 @@ def write_whole(path: Path, content: bytes | str, *, durable: bool = False) -> N
     """Write a file, or replace it, whole or not at all; text in UTF-8."""
     with replacing(path, durable=durable) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, whole or not at all."""
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def beside(path: Path, ending: str = "partial") -> Path:

@@ -406,10 +406,12 @@ def transport(common: Common, version: Reference, **options: Any) -> None:
     Measured is how much of the held-out margin that it moves on its own base it moves on the new
     one; exit code 3 says that it is less than --least, and that nothing was stored.
     """
+    from prefreg import TransportRequest
+
     axis, reference = version
-    name = axis if reference is None else f"{axis}@{reference}"
+    request = TransportRequest(axis, reference=reference, **options)
     with progress_bars(common) as progress:
-        record = common.open_registry().transport(name, progress=progress, **options)
+        record = common.open_registry().transport(request, progress=progress)
     found = record.metadata["transport"]
     kept, before, after = (found["margin"][key] for key in ("kept", "before", "after"))
     fields = {

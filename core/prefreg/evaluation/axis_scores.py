@@ -1,6 +1,5 @@
 """Rank the answers of a file by an axis: rows → tokens → both poles → rewards."""
 
-import json
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from prefreg.evaluation.evaluation_request import ScoreRequest
 from prefreg.evaluation.evaluator import Evaluator
 from prefreg.evaluation.prompts import read_asked
 from prefreg.evaluation.statistics import Estimate, grouped_rate, spearman
-from prefreg.files import write_whole
+from prefreg.files import write_json_lines
 from prefreg.models import padded
 from prefreg.models.loading import load_limits
 from prefreg.models.log_probs import text_log_probs
@@ -133,8 +132,7 @@ class AxisScores:
         """
         if file.exists() and not overwrite:
             raise OutputError(f"{file} is there already: name another, or add --overwrite.")
-        lines = [json.dumps(each.to_row(), ensure_ascii=False) + "\n" for each in self.rows]
-        write_whole(file, "".join(lines))
+        write_json_lines(file, [each.to_row() for each in self.rows])
 
 
 def score_file(

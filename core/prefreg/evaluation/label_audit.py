@@ -7,7 +7,6 @@ share π of wrong labels is negative however large that size is, while right lab
 margin grow rare as e^(−k·size). π and k are fitted to the signs, whatever the sizes are like.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from prefreg.errors import DataError
 from prefreg.evaluation.evaluator import Evaluator
 from prefreg.evaluation.prompts import HeldOut
 from prefreg.evaluation.seed_runs import cut_in_halves, given_pairs
-from prefreg.files import work_folder, write_whole
+from prefreg.files import work_folder, write_json_lines
 from prefreg.models.log_probs import margins
 from prefreg.progress import Progress, progress_of
 from prefreg.registry import Access
@@ -103,8 +102,7 @@ class LabelAudit:
 
     def write(self, file: Path) -> None:
         """Write the suspicious rows with their evidence, one JSON object a line."""
-        lines = [json.dumps(each.to_row(), ensure_ascii=False) for each in self.suspicious]
-        write_whole(file, "".join(line + "\n" for line in lines))
+        write_json_lines(file, [each.to_row() for each in self.suspicious])
 
 
 def audit_labels(

@@ -65,7 +65,7 @@ from prefreg.training.sample_answers import (
 )
 from prefreg.training.schedule import count_steps
 from prefreg.training.settings import dpo_config
-from prefreg.training.trainer import OF_CHOSEN, Shortcuts, choose_shortcuts, train_pole
+from prefreg.training.trainer import Shortcuts, choose_shortcuts, reads_chosen_only, train_pole
 from prefreg.vectors.tensors import CheckpointTensors
 
 Weights = Mapping[str, torch.Tensor]
@@ -235,7 +235,7 @@ class TrainedPair:
                 in_place = isinstance(made.weights, StoredWeights)
                 self.folder.keep(pole, None if in_place else made.weights, made.facts())
         self.poles[pole] = made
-        if len(self.poles) == len(_POLES) and not self._prefers():
+        if len(self.poles) == len(_POLES) and reads_chosen_only(self._config()):
             limits = self.run.guards.thresholds
             of_both = check_pair(self.positive.report, self.negative.report, limits)
             self.poles[pole] = made = replace(made, failures=(*made.failures, *of_both))
@@ -401,15 +401,10 @@ class TrainedPair:
 
     def _failures(self, pole: Pole, report: PoleReport, weights: Weights) -> tuple[Failure, ...]:
         before = self.run.lora.unmoved(weights) if self.run.lora else self.original
-        limits, prefers = self.run.guards.thresholds, self._prefers()
+        limits, prefers = self.run.guards.thresholds, not reads_chosen_only(self._config())
         return self.ranks.once(
             lambda: check_pole(pole, report, weights, before, limits, prefers=prefers)
         )
-
-    def _prefers(self) -> bool:
-        """Whether a pole is trained to prefer answers, not only to give them."""
-        losses = self.run.settings.values.get("loss_type", ("sigmoid",))
-        return not set(losses) <= OF_CHOSEN
 
     def _checks(self, pole: Pole, model: PreTrainedModel) -> PoleChecks | None:
         """Check on the first of the held-out pairs; without any there is nothing to check."""

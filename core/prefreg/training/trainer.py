@@ -101,6 +101,11 @@ OF_CHOSEN = {"sft"}
 """The losses of trl 1.16 of which the rejected answers are no part."""
 
 
+def reads_chosen_only(config: "DPOConfig") -> bool:
+    """Whether a pole learns to give its answers, and not to prefer them to others."""
+    return set(config.loss_type) <= OF_CHOSEN
+
+
 @dataclass(frozen=True, slots=True)
 class Shortcuts:
     """Why a shortcut is not taken; None where it is."""
@@ -151,7 +156,7 @@ def choose_shortcuts(
     model.train()
     try:
         no_rows = why_not_rows(model, pairs)
-        return Shortcuts(no_rows, parts, no_rows is None and set(config.loss_type) <= OF_CHOSEN)
+        return Shortcuts(no_rows, parts, no_rows is None and reads_chosen_only(config))
     finally:
         model.train(training)
 

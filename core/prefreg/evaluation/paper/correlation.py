@@ -1,6 +1,5 @@
 """The correlation stress test: two axes are labelled on the same prompts, alike more and more."""
 
-import json
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -31,6 +30,7 @@ from prefreg.evaluation.plots import Curve
 from prefreg.evaluation.prompts import HeldOut
 from prefreg.evaluation.seed_runs import given_pairs, group_of
 from prefreg.evaluation.statistics import Estimate, show, spearman
+from prefreg.files import write_json_lines
 from prefreg.registry import VersionRecord
 from prefreg.training.add_axis import prepare
 from prefreg.vectors import Vector
@@ -184,9 +184,7 @@ def pair_sets(
 def write_pairs(pairs: PairSet, path: Path) -> None:
     """Write all pairs of a set down, as a file that `add-axis --data` takes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for pair in (*pairs.train, *pairs.heldout):
-            file.write(json.dumps(pair.to_row(), ensure_ascii=False) + "\n")
+    write_json_lines(path, (pair.to_row() for pair in (*pairs.train, *pairs.heldout)))
 
 
 @dataclass(frozen=True, slots=True)
